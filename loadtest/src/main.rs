@@ -1,0 +1,2 @@
+//! `exo-load`: plays telephony calls at an ingest node in real time.
+fn main() {}

@@ -1,0 +1,50 @@
+//! Compile-time limits, each with the reason for its value. What an operator may change is in [`crate::limits`].
+
+/// Frames between two ACKs. The quick reference promises it to clients: not a setting.
+pub const ACK_INTERVAL_FRAMES: u64 = 10;
+
+/// Longest tenant or interaction id, bytes. Keeps a call record within a kilobyte.
+pub const ID_SIZE_MAX: usize = 256;
+
+/// Largest token, bytes. An RS256 token with a 4096-bit key and generous claims is under 2 KiB.
+pub const TOKEN_SIZE_MAX: usize = 4 * 1024;
+
+/// Largest request head, bytes: a token of [`TOKEN_SIZE_MAX`] and as much again of everything else.
+pub const HEAD_SIZE_MAX: usize = 8 * 1024;
+
+/// Most header fields in a request head. Browsers send about 20, proxies add a handful.
+pub const HEAD_FIELDS_MAX: usize = 64;
+
+/// Largest payload of a control frame (RFC 6455 §5.5).
+pub const CONTROL_PAYLOAD_SIZE_MAX: usize = 125;
+
+/// Unit of the journal's alignment, bytes: batches start on it in ring and file, so that O_DIRECT takes them on any disk.
+pub const BLOCK_SIZE: usize = 4096;
+
+/// Alignment of records and of their payload, bytes: a cache line, so that streaming stores fill whole lines.
+pub const RECORD_ALIGNMENT: usize = 64;
+
+/// Largest sealed batch, bytes. About 108 whole frames: beyond it, a larger write no longer costs less per byte.
+pub const BATCH_SIZE_MAX: usize = 1024 * 1024;
+
+/// One receive buffer of the hot buffer ring, bytes (6.12 path: filled incrementally by many receives).
+pub const RECEIVE_BUFFER_SIZE: usize = 64 * 1024;
+
+/// Receive buffers per shard. 64 × 64 KiB = 4 MiB stay in the L2/L3 cache; 1,024 × 16 KiB measured 15 % slower.
+pub const RECEIVE_BUFFER_COUNT: u16 = 64;
+
+/// One receive buffer on kernels without incremental buffers, where each receive takes a whole one.
+pub const RECEIVE_BUFFER_SIZE_WHOLE: usize = 16 * 1024;
+
+/// Receive buffers on kernels without incremental buffers; the same 4 MiB in all.
+pub const RECEIVE_BUFFER_COUNT_WHOLE: u16 = 256;
+
+/// Bytes of frame ring that one received byte can turn into, at worst: a masked one-byte message is 7 bytes on the wire and a
+/// 64-byte record header plus a padded 64-byte payload in the ring.
+pub const RECORD_EXPANSION_MAX: usize = (2 * RECORD_ALIGNMENT).div_ceil(7);
+
+const _: () = assert!(HEAD_SIZE_MAX >= 2 * TOKEN_SIZE_MAX);
+const _: () = assert!(BATCH_SIZE_MAX.is_multiple_of(BLOCK_SIZE));
+const _: () = assert!(BLOCK_SIZE.is_multiple_of(RECORD_ALIGNMENT));
+const _: () = assert!(RECEIVE_BUFFER_SIZE < BATCH_SIZE_MAX / 4);
+const _: () = assert!(RECEIVE_BUFFER_COUNT.is_power_of_two() && RECEIVE_BUFFER_COUNT_WHOLE.is_power_of_two());

@@ -1,0 +1,13 @@
+//! exo-ingest: telephony audio ingest over WebSocket.
+
+pub mod auth;
+pub mod call;
+pub mod clock;
+pub mod constants;
+pub mod frame_ring;
+pub mod io;
+pub mod journal;
+pub mod limits;
+pub mod metrics;
+pub mod proto;
+pub mod session;

@@ -1,0 +1,2 @@
+//! The `exo-ingest` binary.
+fn main() {}
