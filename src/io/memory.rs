@@ -3,17 +3,40 @@
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
-/// An anonymous mapping, page-aligned, zeroed, all of its pages present from the start so that no first touch on the data path
-/// faults.
+/// An anonymous mapping; unmapped with its last owner.
 #[derive(Debug)]
-pub struct Region {
+struct Mapping {
     start: NonNull<u8>,
     size: usize,
 }
 
-// SAFETY: a Region owns its mapping as a Box<[u8]> owns its heap block; nothing in it is tied to a thread.
-unsafe impl Send for Region {}
+// SAFETY: a Mapping only carries an address; access to the bytes goes through the one Region, or through the kernel.
+unsafe impl Send for Mapping {}
+// SAFETY: as above: `&Mapping` gives no access to the bytes.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this is the whole mapping that `allocate` made, and no Region or Lease is left to use it.
+        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.size) };
+        debug_assert!(unmapped.is_ok());
+    }
+}
+
+/// Preallocated memory: page-aligned, zeroed, all of its pages present from the start so that no first touch on the data path
+/// faults. The one place its bytes are read and written from.
+#[derive(Debug)]
+pub struct Region {
+    mapping: Arc<Mapping>,
+}
+
+/// Keeps a [`Region`]'s memory mapped and knows where it is, without access to the bytes: what a ring holds for the kernel.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    mapping: Arc<Mapping>,
+}
 
 impl Region {
     /// Maps `size` bytes (at least 1). The error is the kernel's: usually not enough memory.
@@ -22,13 +45,30 @@ impl Region {
         let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
         // SAFETY: a null hint lets the kernel choose an unused range, so no existing mapping is touched.
         let start = unsafe { mmap_anonymous(std::ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, flags)? };
-        let start = NonNull::new(start.cast::<u8>()).expect("mmap without MAP_FIXED does not return the null page");
-        Ok(Region { start, size })
+        let start = NonNull::new(start.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        Ok(Region { mapping: Arc::new(Mapping { start, size }) })
     }
 
-    /// Where it starts; valid as long as the region lives, which does not move when the Region value does.
+    /// Where it starts; stays the same as long as the region or a lease on it lives.
     pub fn as_ptr(&self) -> *mut u8 {
-        self.start.as_ptr()
+        self.mapping.start.as_ptr()
+    }
+
+    /// A lease on the memory, for the kernel's side.
+    pub fn lease(&self) -> Lease {
+        Lease { mapping: Arc::clone(&self.mapping) }
+    }
+}
+
+impl Lease {
+    /// Where the memory starts.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.mapping.start.as_ptr()
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> usize {
+        self.mapping.size
     }
 }
 
@@ -36,23 +76,16 @@ impl Deref for Region {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the mapping is `size` bytes long, readable, initialised (zero pages) and lives as long as self.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.size) }
+        // SAFETY: the mapping is `size` bytes long, readable, initialised (zero pages) and lives as long as self. Leases never
+        // make references to the bytes, so `&self` and `&mut self` rule access as for any owned slice.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.mapping.size) }
     }
 }
 
 impl DerefMut for Region {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, writable, and &mut self makes the slice unique.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.size) }
-    }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        // SAFETY: this is the whole mapping that `allocate` made, and no slice into it outlives self.
-        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.size) };
-        debug_assert!(unmapped.is_ok());
+        unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.mapping.size) }
     }
 }
 
@@ -68,5 +101,8 @@ mod tests {
         assert!(region.iter().all(|byte| *byte == 0));
         region[8191] = 7;
         assert_eq!(region[8191], 7);
+        let lease = region.lease();
+        drop(region);
+        assert_eq!(lease.size(), 8192);
     }
 }

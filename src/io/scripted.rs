@@ -1,0 +1,606 @@
+//! A world in memory for tests: sockets, files and a clock that move only when the script says so.
+//!
+//! A test keeps a [`World`], gives its [`Scripted`] to a shard, and takes turns with it: what peers do ([`World::connect`],
+//! [`World::peer_sends`], …) becomes completions at the shard's next `submit`, in the order in which it was done. Time passes in
+//! [`World::advance`] alone. Faults are switches: windows that close, writes that fall short, syncs that fail.
+
+use super::{Completion, FileHandle, Io, Received, SendSlot, Socket, UserData, Wait};
+use crate::clock::{Moment, Now, UnixMicros};
+use bytes::BytesMut;
+use rustix::io::Errno;
+use std::cell::{RefCell, RefMut};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Wall-clock time at which every script starts: 2026-01-01 00:00:00 UTC, in seconds.
+pub const SCRIPT_START_UNIX: u64 = 1_767_225_600;
+
+/// The script's hold on the world. Clones share it.
+#[derive(Clone, Default)]
+pub struct World {
+    state: Rc<RefCell<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    elapsed: Duration,
+    wall_shift_secs: i64,
+    backlog: VecDeque<Result<Socket, Errno>>,
+    sockets: BTreeMap<i32, Peer>,
+    files: HashMap<i32, File>,
+    accepting: Option<UserData>,
+    listener_closed: bool,
+    waking: Option<UserData>,
+    woken: bool,
+    completions: VecDeque<Completion>,
+    receive_buffers_free: Option<usize>,
+    receive_size_max: usize,
+    last_wait: Option<Wait>,
+    socket_count: i32,
+}
+
+/// Both ends of one connection.
+struct Peer {
+    address: SocketAddr,
+    /// Peer to node, not yet received.
+    inbound: VecDeque<u8>,
+    inbound_end: Option<End>,
+    receive: Option<UserData>,
+    /// Node to peer, as far as sent.
+    outbound: Vec<u8>,
+    /// Bytes the peer's window still takes; `None` is endless.
+    window: Option<usize>,
+    sending: Option<(UserData, BytesMut)>,
+    shut_down: bool,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Finished,
+    Reset,
+}
+
+/// A file: what has been written, what would survive a power loss, and the faults it is told to have.
+#[derive(Default)]
+struct File {
+    live: Vec<u8>,
+    durable: Vec<u8>,
+    write_error: Option<Errno>,
+    sync_error: Option<Errno>,
+}
+
+impl World {
+    /// An empty world, its clocks at the start of the script.
+    pub fn new() -> World {
+        let world = World::default();
+        world.state().receive_size_max = usize::MAX;
+        world
+    }
+
+    /// A shard's view of the world, with `slot_count` send slots of `slot_size` bytes; `frame_ring` is what writes read from.
+    pub fn io(&self, slot_count: usize, slot_size: usize) -> Scripted {
+        Scripted {
+            world: self.clone(),
+            slots: vec![vec![0; slot_size]; slot_count],
+            free_slots: (0..slot_count as u32).rev().collect(),
+            queue: Vec::new(),
+            buffers: HashMap::new(),
+            buffer_count: 0,
+            rests: HashMap::new(),
+            frame_ring: None,
+            submits: 0,
+        }
+    }
+
+    fn state(&self) -> RefMut<'_, State> {
+        self.state.borrow_mut()
+    }
+
+    /// Lets time pass on both clocks.
+    pub fn advance(&self, duration: Duration) {
+        self.state().elapsed += duration;
+    }
+
+    /// Steps the wall clock alone, as an operator or NTP would.
+    pub fn step_wall_clock(&self, seconds: i64) {
+        self.state().wall_shift_secs += seconds;
+    }
+
+    /// Both clocks now.
+    pub fn now(&self) -> Now {
+        let state = self.state();
+        let unix = (SCRIPT_START_UNIX as i64 + state.wall_shift_secs) as u64 * 1_000_000;
+        Now {
+            moment: Moment::from_nanos(1_000_000_000) + state.elapsed,
+            unix: UnixMicros(unix + state.elapsed.as_micros() as u64),
+        }
+    }
+
+    /// A peer connects from `address`; the shard accepts it at its next submit.
+    pub fn connect(&self, address: &str) -> Socket {
+        let mut state = self.state();
+        state.socket_count += 1;
+        let socket = Socket(1000 + state.socket_count);
+        let peer = Peer {
+            address: address.parse().expect("the script names a socket address"),
+            inbound: VecDeque::new(),
+            inbound_end: None,
+            receive: None,
+            outbound: Vec::new(),
+            window: None,
+            sending: None,
+            shut_down: false,
+            closed: false,
+        };
+        state.sockets.insert(socket.0, peer);
+        state.backlog.push_back(Ok(socket));
+        socket
+    }
+
+    /// The next accept fails with `error`.
+    pub fn fail_accept(&self, error: Errno) {
+        self.state().backlog.push_back(Err(error));
+    }
+
+    /// The peer's bytes arrive.
+    pub fn peer_sends(&self, socket: Socket, bytes: &[u8]) {
+        self.peer(socket).inbound.extend(bytes);
+    }
+
+    /// The peer ends its direction.
+    pub fn peer_finishes(&self, socket: Socket) {
+        self.peer(socket).inbound_end = Some(End::Finished);
+    }
+
+    /// The peer resets the connection; what it had sent before is still received.
+    pub fn peer_resets(&self, socket: Socket) {
+        self.peer(socket).inbound_end = Some(End::Reset);
+    }
+
+    /// Takes everything the node has sent to the peer since the last time.
+    pub fn peer_reads(&self, socket: Socket) -> Vec<u8> {
+        std::mem::take(&mut self.peer(socket).outbound)
+    }
+
+    /// The peer's window: so many more bytes are taken; `None` takes all.
+    pub fn set_window(&self, socket: Socket, window: Option<usize>) {
+        self.peer(socket).window = window;
+    }
+
+    /// Whether the node has sent its FIN.
+    pub fn is_shut_down(&self, socket: Socket) -> bool {
+        self.peer(socket).shut_down
+    }
+
+    /// Whether the node has closed the socket.
+    pub fn is_closed(&self, socket: Socket) -> bool {
+        self.peer(socket).closed
+    }
+
+    /// Whether the node has a receive armed on the socket.
+    pub fn is_reading(&self, socket: Socket) -> bool {
+        self.peer(socket).receive.is_some()
+    }
+
+    /// Whether the node still listens.
+    pub fn is_listening(&self) -> bool {
+        !self.state().listener_closed
+    }
+
+    /// Largest number of bytes one receive brings: 1 delivers them one at a time.
+    pub fn set_receive_size_max(&self, size: usize) {
+        self.state().receive_size_max = size;
+    }
+
+    /// Receive buffers the kernel still has; with none left receives end with `ENOBUFS`. `None` is endless.
+    pub fn set_receive_buffers_free(&self, count: Option<usize>) {
+        self.state().receive_buffers_free = count;
+    }
+
+    /// What the shard's last submit was ready to wait for.
+    pub fn last_wait(&self) -> Option<Wait> {
+        self.state().last_wait
+    }
+
+    /// The mailbox's eventfd is written to.
+    pub fn wake(&self) {
+        self.state().woken = true;
+    }
+
+    /// An empty file of `size` bytes, all durable.
+    pub fn create_file(&self, size: usize) -> FileHandle {
+        let mut state = self.state();
+        let handle = FileHandle(1 + state.files.len() as i32);
+        state.files.insert(handle.0, File { live: vec![0; size], durable: vec![0; size], ..File::default() });
+        handle
+    }
+
+    /// What reads of the file would see now.
+    pub fn live_image(&self, file: FileHandle) -> Vec<u8> {
+        self.state().files[&file.0].live.clone()
+    }
+
+    /// What a power loss now would leave at the least: the file as of its last successful sync.
+    pub fn durable_image(&self, file: FileHandle) -> Vec<u8> {
+        self.state().files[&file.0].durable.clone()
+    }
+
+    /// The next write to the file fails.
+    pub fn fail_write(&self, file: FileHandle, error: Errno) {
+        self.file(file).write_error = Some(error);
+    }
+
+    /// The next sync of the file fails, and what it should have made durable is lost: later syncs succeed without it, as the
+    /// kernel's do.
+    pub fn fail_sync(&self, file: FileHandle, error: Errno) {
+        self.file(file).sync_error = Some(error);
+    }
+
+    fn peer(&self, socket: Socket) -> RefMut<'_, Peer> {
+        RefMut::map(self.state(), |state| state.sockets.get_mut(&socket.0).expect("the script names a socket it connected"))
+    }
+
+    fn file(&self, file: FileHandle) -> RefMut<'_, File> {
+        RefMut::map(self.state(), |state| state.files.get_mut(&file.0).expect("the script names a file it created"))
+    }
+}
+
+/// A queued operation.
+enum Queued {
+    Accept(UserData),
+    Receive(Socket, UserData),
+    Send { socket: Socket, bytes: Vec<u8>, user_data: UserData },
+    SendRest { socket: Socket, bytes: BytesMut, user_data: UserData },
+    ShutDown(Socket, UserData),
+    Cancel { target: UserData, user_data: UserData },
+    Close(Socket),
+    Wake(UserData),
+    Write { file: FileHandle, offset: u64, bytes: Vec<u8>, user_data: UserData },
+    Sync(FileHandle, UserData),
+}
+
+/// Reads (from, size) of the frame ring's memory.
+type ReadMemory = Box<dyn Fn(usize, usize) -> Vec<u8>>;
+
+/// The shard's side of a [`World`].
+pub struct Scripted {
+    world: World,
+    slots: Vec<Vec<u8>>,
+    free_slots: Vec<u32>,
+    queue: Vec<Queued>,
+    /// Received bytes that the shard has not recycled.
+    buffers: HashMap<u16, Vec<u8>>,
+    buffer_count: u16,
+    rests: HashMap<UserData, BytesMut>,
+    frame_ring: Option<ReadMemory>,
+    submits: u64,
+}
+
+impl Scripted {
+    /// Says how to read the frame ring's memory (from, size) when a write takes bytes from it.
+    pub fn use_frame_ring(&mut self, read: impl Fn(usize, usize) -> Vec<u8> + 'static) {
+        self.frame_ring = Some(Box::new(read));
+    }
+
+    /// Received slices that have not been recycled.
+    pub fn outstanding(&self) -> usize {
+        self.buffers.len()
+    }
+
+    fn perform(&mut self, queued: Queued) {
+        let mut state = self.world.state();
+        match queued {
+            Queued::Accept(user_data) => state.accepting = Some(user_data),
+            Queued::Wake(user_data) => state.waking = Some(user_data),
+            Queued::Receive(socket, user_data) => state.peer(socket).receive = Some(user_data),
+            Queued::Send { socket, bytes, user_data } => {
+                let result = match state.peer(socket).take(&bytes) {
+                    0 if !bytes.is_empty() => Err(Errno::AGAIN),
+                    taken => Ok(taken as u32),
+                };
+                state.complete(user_data, result);
+            }
+            Queued::SendRest { socket, bytes, user_data } => state.peer(socket).sending = Some((user_data, bytes)),
+            Queued::ShutDown(socket, user_data) => {
+                state.peer(socket).shut_down = true;
+                state.complete(user_data, Ok(0));
+            }
+            Queued::Cancel { target, user_data } => {
+                let found = state.cancel(target);
+                state.complete(user_data, if found { Ok(0) } else { Err(Errno::NOENT) });
+            }
+            Queued::Close(socket) => {
+                let peer = state.peer(socket);
+                assert!(peer.receive.is_none() && peer.sending.is_none(), "closed with an operation under way");
+                peer.closed = true;
+            }
+            Queued::Write { file, offset, bytes, user_data } => {
+                let result = state.file(file).write(offset as usize, &bytes);
+                state.complete(user_data, result);
+            }
+            Queued::Sync(file, user_data) => {
+                let result = state.file(file).sync();
+                state.complete(user_data, result);
+            }
+        }
+    }
+
+    /// Turns what peers did into completions: accepts first, then one receive per socket and round until nothing is left.
+    fn deliver(&mut self) {
+        let mut guard = self.world.state();
+        let state = &mut *guard;
+        state.deliver_accepts();
+        if state.woken
+            && let Some(user_data) = state.waking.take()
+        {
+            state.woken = false;
+            state.complete(user_data, Ok(8));
+        }
+        state.deliver_rests(&mut self.rests);
+        let sockets: Vec<i32> = state.sockets.keys().copied().collect();
+        loop {
+            let mut progress = false;
+            for socket in &sockets {
+                if let Some(bytes) = state.deliver_receive(Socket(*socket)) {
+                    progress = true;
+                    if let Some((bytes, user_data)) = bytes {
+                        self.buffer_count = self.buffer_count.wrapping_add(1);
+                        let received = Received { buffer: self.buffer_count, offset: 0, size: bytes.len() as u32 };
+                        let result = Ok(received.size);
+                        self.buffers.insert(self.buffer_count, bytes);
+                        state.completions.push_back(Completion { user_data, result, more: true, received: Some(received) });
+                    }
+                }
+            }
+            if !progress {
+                return;
+            }
+        }
+    }
+}
+
+/// Bytes on their way to the receive they belong to.
+type Delivery = (Vec<u8>, UserData);
+
+impl State {
+    fn peer(&mut self, socket: Socket) -> &mut Peer {
+        self.sockets.get_mut(&socket.0).expect("the shard names a socket it accepted")
+    }
+
+    fn file(&mut self, file: FileHandle) -> &mut File {
+        self.files.get_mut(&file.0).expect("the shard names a file it opened")
+    }
+
+    fn complete(&mut self, user_data: UserData, result: Result<u32, Errno>) {
+        self.completions.push_back(Completion { user_data, result, more: false, received: None });
+    }
+
+    fn deliver_accepts(&mut self) {
+        while let (Some(user_data), Some(next)) = (self.accepting, self.backlog.front().copied()) {
+            self.backlog.pop_front();
+            let more = next.is_ok();
+            if !more {
+                self.accepting = None;
+            }
+            let result = next.map(|socket| socket.0 as u32);
+            self.completions.push_back(Completion { user_data, result, more, received: None });
+        }
+    }
+
+    fn deliver_rests(&mut self, rests: &mut HashMap<UserData, BytesMut>) {
+        let mut done = Vec::new();
+        for peer in self.sockets.values_mut() {
+            let Some((user_data, bytes)) = peer.sending.take() else { continue };
+            match peer.take(&bytes) {
+                0 => peer.sending = Some((user_data, bytes)),
+                taken => {
+                    rests.insert(user_data, bytes);
+                    done.push((user_data, taken as u32));
+                }
+            }
+        }
+        done.into_iter().for_each(|(user_data, taken)| self.complete(user_data, Ok(taken)));
+    }
+
+    /// One receive: `None` if there is nothing to tell, `Some(None)` if the receive ended without bytes.
+    fn deliver_receive(&mut self, socket: Socket) -> Option<Option<Delivery>> {
+        let size_max = self.receive_size_max;
+        let buffers_free = self.receive_buffers_free;
+        let peer = self.peer(socket);
+        let user_data = peer.receive?;
+        if peer.inbound.is_empty() {
+            let end = peer.inbound_end?;
+            peer.receive = None;
+            self.complete(user_data, if end == End::Finished { Ok(0) } else { Err(Errno::CONNRESET) });
+            return Some(None);
+        }
+        if buffers_free == Some(0) {
+            peer.receive = None;
+            self.complete(user_data, Err(Errno::NOBUFS));
+            return Some(None);
+        }
+        let size = peer.inbound.len().min(size_max).min(crate::constants::RECEIVE_BUFFER_SIZE);
+        let bytes = peer.inbound.drain(..size).collect();
+        if let Some(free) = &mut self.receive_buffers_free {
+            *free -= 1;
+        }
+        Some(Some((bytes, user_data)))
+    }
+
+    fn cancel(&mut self, target: UserData) -> bool {
+        if self.accepting == Some(target) {
+            self.accepting = None;
+            self.complete(target, Err(Errno::CANCELED));
+            return true;
+        }
+        let mut found = false;
+        for peer in self.sockets.values_mut() {
+            if peer.receive == Some(target) {
+                peer.receive = None;
+                found = true;
+            }
+            if peer.sending.as_ref().is_some_and(|(user_data, _)| *user_data == target) {
+                // The bytes are not needed any more; take_rest answers with an empty buffer.
+                peer.sending = None;
+                found = true;
+            }
+        }
+        if found {
+            self.complete(target, Err(Errno::CANCELED));
+        }
+        found
+    }
+}
+
+impl Peer {
+    fn take(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(self.window.unwrap_or(usize::MAX));
+        self.outbound.extend_from_slice(&bytes[..taken]);
+        if let Some(window) = &mut self.window {
+            *window -= taken;
+        }
+        taken
+    }
+}
+
+impl File {
+    fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<u32, Errno> {
+        if let Some(error) = self.write_error.take() {
+            return Err(error);
+        }
+        let end = offset + bytes.len();
+        if self.live.len() < end {
+            self.live.resize(end, 0);
+        }
+        self.live[offset..end].copy_from_slice(bytes);
+        Ok(bytes.len() as u32)
+    }
+
+    fn sync(&mut self) -> Result<u32, Errno> {
+        if let Some(error) = self.sync_error.take() {
+            // The pages that failed are marked clean: they never reach the disk, and no later sync says so.
+            self.live.clone_from(&self.durable);
+            return Err(error);
+        }
+        self.durable.clone_from(&self.live);
+        Ok(0)
+    }
+}
+
+impl Io for Scripted {
+    fn now(&mut self) -> Now {
+        self.world.now()
+    }
+
+    fn accept(&mut self, user_data: UserData) {
+        self.queue.push(Queued::Accept(user_data));
+    }
+
+    fn close_listener(&mut self) {
+        self.world.state().listener_closed = true;
+    }
+
+    fn peer_address(&mut self, socket: Socket) -> Option<SocketAddr> {
+        let mut state = self.world.state();
+        let peer = state.peer(socket);
+        (peer.inbound_end != Some(End::Reset)).then_some(peer.address)
+    }
+
+    fn turn_away(&mut self, socket: Socket, bytes: &[u8]) {
+        let mut state = self.world.state();
+        let peer = state.peer(socket);
+        peer.take(bytes);
+        peer.closed = true;
+    }
+
+    fn receive(&mut self, socket: Socket, user_data: UserData) {
+        self.queue.push(Queued::Receive(socket, user_data));
+    }
+
+    fn received(&mut self, received: &Received) -> &mut [u8] {
+        self.buffers.get_mut(&received.buffer).expect("received bytes are looked at before they are recycled")
+    }
+
+    fn recycle(&mut self, received: Received) {
+        let recycled = self.buffers.remove(&received.buffer);
+        assert!(recycled.is_some(), "received bytes are recycled once");
+        if let Some(free) = &mut self.world.state().receive_buffers_free {
+            *free += 1;
+        }
+    }
+
+    fn acquire_slot(&mut self) -> Option<SendSlot> {
+        self.free_slots.pop().map(SendSlot)
+    }
+
+    fn slot(&mut self, slot: &SendSlot) -> &mut [u8] {
+        &mut self.slots[slot.0 as usize]
+    }
+
+    fn release_slot(&mut self, slot: SendSlot) {
+        assert!(!self.free_slots.contains(&slot.0), "a slot is released once");
+        self.free_slots.push(slot.0);
+    }
+
+    fn send(&mut self, socket: Socket, slot: &SendSlot, size: usize, user_data: UserData) {
+        let bytes = self.slot(slot)[..size].to_vec();
+        self.queue.push(Queued::Send { socket, bytes, user_data });
+    }
+
+    fn send_rest(&mut self, socket: Socket, bytes: BytesMut, user_data: UserData) {
+        self.queue.push(Queued::SendRest { socket, bytes, user_data });
+    }
+
+    fn take_rest(&mut self, user_data: UserData) -> BytesMut {
+        self.rests.remove(&user_data).unwrap_or_default()
+    }
+
+    fn shut_down(&mut self, socket: Socket, user_data: UserData) {
+        self.queue.push(Queued::ShutDown(socket, user_data));
+    }
+
+    fn cancel(&mut self, target: UserData, user_data: UserData) {
+        self.queue.push(Queued::Cancel { target, user_data });
+    }
+
+    fn close(&mut self, socket: Socket) {
+        self.queue.push(Queued::Close(socket));
+    }
+
+    fn await_wake(&mut self, user_data: UserData) {
+        self.queue.push(Queued::Wake(user_data));
+    }
+
+    fn write(&mut self, file: FileHandle, start: usize, size: usize, file_offset: u64, user_data: UserData) {
+        let read = self.frame_ring.as_ref().expect("use_frame_ring comes before the first write");
+        self.queue.push(Queued::Write { file, offset: file_offset, bytes: read(start, size), user_data });
+    }
+
+    fn sync(&mut self, file: FileHandle, user_data: UserData) {
+        self.queue.push(Queued::Sync(file, user_data));
+    }
+
+    fn submit(&mut self, wait: Wait) -> std::io::Result<()> {
+        self.submits += 1;
+        self.world.state().last_wait = Some(wait);
+        for queued in std::mem::take(&mut self.queue) {
+            self.perform(queued);
+        }
+        self.deliver();
+        Ok(())
+    }
+
+    fn completion(&mut self) -> Option<Completion> {
+        self.world.state().completions.pop_front()
+    }
+
+    fn system_calls(&self) -> u64 {
+        self.submits
+    }
+}
+
+#[cfg(test)]
+mod tests;

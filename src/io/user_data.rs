@@ -1,0 +1,108 @@
+//! The 64 bits that go with an operation to the kernel and come back with its completion.
+//!
+//! ```text
+//!  63      56 55                    32 31                               0
+//! +----------+------------------------+----------------------------------+
+//! |   kind   |       generation       |              index               |
+//! +----------+------------------------+----------------------------------+
+//! ```
+//! `index` is a slot in a table of the owner, `generation` counts the slot's tenants: a completion that comes after its slot
+//! was given to another is told apart.
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum OpKind {
+    /// Multishot accept on the listener.
+    Accept = 1,
+    /// Multishot receive.
+    Receive = 2,
+    /// Send from a pooled slot.
+    Send = 3,
+    /// Send of what a slot could not get rid of.
+    SendRest = 4,
+    /// End of our direction.
+    ShutDown = 5,
+    /// Cancel of another operation.
+    Cancel = 6,
+    /// Wake-up by the mailbox.
+    Wake = 7,
+    /// Write to a file.
+    Write = 8,
+    /// Sync of a file.
+    Sync = 9,
+    /// Close; completes only if it failed.
+    Close = 10,
+}
+
+impl OpKind {
+    const ALL: [OpKind; 10] = [
+        OpKind::Accept,
+        OpKind::Receive,
+        OpKind::Send,
+        OpKind::SendRest,
+        OpKind::ShutDown,
+        OpKind::Cancel,
+        OpKind::Wake,
+        OpKind::Write,
+        OpKind::Sync,
+        OpKind::Close,
+    ];
+}
+
+/// Kind, slot and generation of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UserData {
+    /// What it does.
+    pub kind: OpKind,
+    /// Slot in the owner's table.
+    pub index: u32,
+    /// Which tenant of the slot; the upper 8 bits are not kept.
+    pub generation: u32,
+}
+
+/// Generations count modulo this.
+pub const GENERATION_COUNT: u32 = 1 << 24;
+
+impl UserData {
+    /// For an operation of which a shard has only one.
+    pub const fn lone(kind: OpKind) -> Self {
+        UserData { kind, index: 0, generation: 0 }
+    }
+
+    /// For an operation of a slot's tenant.
+    pub const fn new(kind: OpKind, index: u32, generation: u32) -> Self {
+        UserData { kind, index, generation: generation % GENERATION_COUNT }
+    }
+
+    /// As the kernel carries it.
+    pub const fn pack(self) -> u64 {
+        (self.kind as u64) << 56 | (self.generation as u64) << 32 | self.index as u64
+    }
+
+    /// From what the kernel carried; `None` if no [`UserData`] was ever packed so.
+    pub fn unpack(bits: u64) -> Option<Self> {
+        let kind = OpKind::ALL.into_iter().find(|kind| *kind as u64 == bits >> 56)?;
+        Some(UserData { kind, index: bits as u32, generation: (bits >> 32) as u32 % GENERATION_COUNT })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_survives_the_round_trip() {
+        for kind in OpKind::ALL {
+            let user_data = UserData::new(kind, u32::MAX, GENERATION_COUNT - 1);
+            assert_eq!(UserData::unpack(user_data.pack()), Some(user_data));
+        }
+        assert_eq!(UserData::unpack(0), None);
+        assert_eq!(UserData::unpack(u64::MAX), None);
+    }
+
+    #[test]
+    fn generations_wrap() {
+        assert_eq!(UserData::new(OpKind::Send, 1, GENERATION_COUNT).generation, 0);
+    }
+}
