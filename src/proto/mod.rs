@@ -7,6 +7,8 @@ pub mod frame;
 pub mod handshake;
 pub mod http;
 pub mod mask;
+pub mod text;
+pub mod utf8;
 
 /// Largest piece of peer text that an error message repeats, bytes.
 pub const ECHOED_TEXT_MAX: usize = 64;
@@ -22,6 +24,21 @@ impl MaskKey {
         let mut key = self.0;
         key.rotate_left(offset % 4);
         MaskKey(key)
+    }
+
+    /// Unmasks (or masks) `bytes` where they are; the key is aligned to the first of them. For small payloads: audio is
+    /// unmasked by [`mask`] in the pass that copies it.
+    #[inline]
+    pub fn apply(self, bytes: &mut [u8]) {
+        let [a, b, c, d] = self.0;
+        let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+        let (words, rest) = bytes.as_chunks_mut::<8>();
+        for word in words {
+            *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+        }
+        for (byte, key) in rest.iter_mut().zip(self.0.iter().cycle()) {
+            *byte ^= key;
+        }
     }
 }
 
