@@ -1,6 +1,12 @@
 //! What names a call and a connection's turn at it.
 
 use crate::clock::Moment;
+use crate::constants::ID_SIZE_MAX;
+
+/// Whether `id` may name a tenant or an interaction: 1 to 256 bytes without control characters. A `/` is allowed.
+pub fn valid_id(id: &str) -> bool {
+    (1..=ID_SIZE_MAX).contains(&id.len()) && !id.chars().any(char::is_control)
+}
 
 /// The two ids of a call as the peer wrote them: 1 to 256 bytes of UTF-8 each, without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +92,16 @@ mod tests {
 
     fn identity(tenant: &str, interaction: &str) -> CallIdentity {
         CallIdentity { tenant: tenant.into(), interaction: interaction.into() }
+    }
+
+    #[test]
+    fn ids_are_short_and_printable() {
+        for id in ["a", "call/1", "Zürich ☎", " ", &"x".repeat(256), &"é".repeat(128)] {
+            assert!(valid_id(id), "{id:?}");
+        }
+        for id in ["", "a\nb", "\0", "\u{7f}", "\u{85}", &"x".repeat(257), &"é".repeat(129)] {
+            assert!(!valid_id(id), "{id:?}");
+        }
     }
 
     #[test]
