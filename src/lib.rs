@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod call;
+pub mod cli;
 pub mod clock;
 pub mod constants;
 pub mod frame_ring;
