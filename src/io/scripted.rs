@@ -9,10 +9,14 @@ use crate::clock::{Moment, Now, UnixMicros};
 use bytes::BytesMut;
 use rustix::io::Errno;
 use std::cell::{RefCell, RefMut};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
+
+mod state;
+
+use state::{End, File, Peer, State};
 
 /// Wall-clock time at which every script starts: 2026-01-01 00:00:00 UTC, in seconds.
 pub const SCRIPT_START_UNIX: u64 = 1_767_225_600;
@@ -21,55 +25,6 @@ pub const SCRIPT_START_UNIX: u64 = 1_767_225_600;
 #[derive(Clone, Default)]
 pub struct World {
     state: Rc<RefCell<State>>,
-}
-
-#[derive(Default)]
-struct State {
-    elapsed: Duration,
-    wall_shift_secs: i64,
-    backlog: VecDeque<Result<Socket, Errno>>,
-    sockets: BTreeMap<i32, Peer>,
-    files: HashMap<i32, File>,
-    accepting: Option<UserData>,
-    listener_closed: bool,
-    waking: Option<UserData>,
-    woken: bool,
-    completions: VecDeque<Completion>,
-    receive_buffers_free: Option<usize>,
-    receive_size_max: usize,
-    last_wait: Option<Wait>,
-    socket_count: i32,
-}
-
-/// Both ends of one connection.
-struct Peer {
-    address: SocketAddr,
-    /// Peer to node, not yet received.
-    inbound: VecDeque<u8>,
-    inbound_end: Option<End>,
-    receive: Option<UserData>,
-    /// Node to peer, as far as sent.
-    outbound: Vec<u8>,
-    /// Bytes the peer's window still takes; `None` is endless.
-    window: Option<usize>,
-    sending: Option<(UserData, BytesMut)>,
-    shut_down: bool,
-    closed: bool,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum End {
-    Finished,
-    Reset,
-}
-
-/// A file: what has been written, what would survive a power loss, and the faults it is told to have.
-#[derive(Default)]
-struct File {
-    live: Vec<u8>,
-    durable: Vec<u8>,
-    write_error: Option<Errno>,
-    sync_error: Option<Errno>,
 }
 
 impl World {
@@ -359,134 +314,6 @@ impl Scripted {
                 return;
             }
         }
-    }
-}
-
-/// Bytes on their way to the receive they belong to.
-type Delivery = (Vec<u8>, UserData);
-
-impl State {
-    fn peer(&mut self, socket: Socket) -> &mut Peer {
-        self.sockets.get_mut(&socket.0).expect("the shard names a socket it accepted")
-    }
-
-    fn file(&mut self, file: FileHandle) -> &mut File {
-        self.files.get_mut(&file.0).expect("the shard names a file it opened")
-    }
-
-    fn complete(&mut self, user_data: UserData, result: Result<u32, Errno>) {
-        self.completions.push_back(Completion { user_data, result, more: false, received: None });
-    }
-
-    fn deliver_accepts(&mut self) {
-        while let (Some(user_data), Some(next)) = (self.accepting, self.backlog.front().copied()) {
-            self.backlog.pop_front();
-            let more = next.is_ok();
-            if !more {
-                self.accepting = None;
-            }
-            let result = next.map(|socket| socket.0 as u32);
-            self.completions.push_back(Completion { user_data, result, more, received: None });
-        }
-    }
-
-    fn deliver_rests(&mut self, rests: &mut HashMap<UserData, BytesMut>) {
-        let mut done = Vec::new();
-        for peer in self.sockets.values_mut() {
-            let Some((user_data, bytes)) = peer.sending.take() else { continue };
-            match peer.take(&bytes) {
-                0 => peer.sending = Some((user_data, bytes)),
-                taken => {
-                    rests.insert(user_data, bytes);
-                    done.push((user_data, taken as u32));
-                }
-            }
-        }
-        done.into_iter().for_each(|(user_data, taken)| self.complete(user_data, Ok(taken)));
-    }
-
-    /// One receive: `None` if there is nothing to tell, `Some(None)` if the receive ended without bytes.
-    fn deliver_receive(&mut self, socket: Socket) -> Option<Option<Delivery>> {
-        let size_max = self.receive_size_max;
-        let buffers_free = self.receive_buffers_free;
-        let peer = self.peer(socket);
-        let user_data = peer.receive?;
-        if peer.inbound.is_empty() {
-            let end = peer.inbound_end?;
-            peer.receive = None;
-            self.complete(user_data, if end == End::Finished { Ok(0) } else { Err(Errno::CONNRESET) });
-            return Some(None);
-        }
-        if buffers_free == Some(0) {
-            peer.receive = None;
-            self.complete(user_data, Err(Errno::NOBUFS));
-            return Some(None);
-        }
-        let size = peer.inbound.len().min(size_max).min(crate::constants::RECEIVE_BUFFER_SIZE);
-        let bytes = peer.inbound.drain(..size).collect();
-        if let Some(free) = &mut self.receive_buffers_free {
-            *free -= 1;
-        }
-        Some(Some((bytes, user_data)))
-    }
-
-    fn cancel(&mut self, target: UserData) -> bool {
-        if self.accepting == Some(target) {
-            self.accepting = None;
-            self.complete(target, Err(Errno::CANCELED));
-            return true;
-        }
-        let mut found = false;
-        for peer in self.sockets.values_mut() {
-            if peer.receive == Some(target) {
-                peer.receive = None;
-                found = true;
-            }
-            if peer.sending.as_ref().is_some_and(|(user_data, _)| *user_data == target) {
-                // The bytes are not needed any more; take_rest answers with an empty buffer.
-                peer.sending = None;
-                found = true;
-            }
-        }
-        if found {
-            self.complete(target, Err(Errno::CANCELED));
-        }
-        found
-    }
-}
-
-impl Peer {
-    fn take(&mut self, bytes: &[u8]) -> usize {
-        let taken = bytes.len().min(self.window.unwrap_or(usize::MAX));
-        self.outbound.extend_from_slice(&bytes[..taken]);
-        if let Some(window) = &mut self.window {
-            *window -= taken;
-        }
-        taken
-    }
-}
-
-impl File {
-    fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<u32, Errno> {
-        if let Some(error) = self.write_error.take() {
-            return Err(error);
-        }
-        let end = offset + bytes.len();
-        if self.live.len() < end {
-            self.live.resize(end, 0);
-        }
-        self.live[offset..end].copy_from_slice(bytes);
-        Ok(bytes.len() as u32)
-    }
-
-    fn sync(&mut self) -> Result<u32, Errno> {
-        if let Some(error) = self.sync_error.take() {
-            // The pages that failed are marked clean: they never reach the disk, and no later sync says so.
-            self.live.clone_from(&self.durable);
-            return Err(error);
-        }
-        self.durable.clone_from(&self.live);
-        Ok(0)
     }
 }
 

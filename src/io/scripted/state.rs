@@ -1,0 +1,185 @@
+//! What there is in a scripted world, and how it answers to a shard's operations.
+
+use crate::io::{Completion, FileHandle, Socket, UserData, Wait};
+use bytes::BytesMut;
+use rustix::io::Errno;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) elapsed: Duration,
+    pub(super) wall_shift_secs: i64,
+    pub(super) backlog: VecDeque<Result<Socket, Errno>>,
+    pub(super) sockets: BTreeMap<i32, Peer>,
+    pub(super) files: HashMap<i32, File>,
+    pub(super) accepting: Option<UserData>,
+    pub(super) listener_closed: bool,
+    pub(super) waking: Option<UserData>,
+    pub(super) woken: bool,
+    pub(super) completions: VecDeque<Completion>,
+    pub(super) receive_buffers_free: Option<usize>,
+    pub(super) receive_size_max: usize,
+    pub(super) last_wait: Option<Wait>,
+    pub(super) socket_count: i32,
+}
+
+/// Both ends of one connection.
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    /// Peer to node, not yet received.
+    pub(super) inbound: VecDeque<u8>,
+    pub(super) inbound_end: Option<End>,
+    pub(super) receive: Option<UserData>,
+    /// Node to peer, as far as sent.
+    pub(super) outbound: Vec<u8>,
+    /// Bytes the peer's window still takes; `None` is endless.
+    pub(super) window: Option<usize>,
+    pub(super) sending: Option<(UserData, BytesMut)>,
+    pub(super) shut_down: bool,
+    pub(super) closed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum End {
+    Finished,
+    Reset,
+}
+
+/// A file: what has been written, what would survive a power loss, and the faults it is told to have.
+#[derive(Default)]
+pub(super) struct File {
+    pub(super) live: Vec<u8>,
+    pub(super) durable: Vec<u8>,
+    pub(super) write_error: Option<Errno>,
+    pub(super) sync_error: Option<Errno>,
+}
+
+/// Bytes on their way to the receive they belong to.
+pub(super) type Delivery = (Vec<u8>, UserData);
+
+impl State {
+    pub(super) fn peer(&mut self, socket: Socket) -> &mut Peer {
+        self.sockets.get_mut(&socket.0).expect("the shard names a socket it accepted")
+    }
+
+    pub(super) fn file(&mut self, file: FileHandle) -> &mut File {
+        self.files.get_mut(&file.0).expect("the shard names a file it opened")
+    }
+
+    pub(super) fn complete(&mut self, user_data: UserData, result: Result<u32, Errno>) {
+        self.completions.push_back(Completion { user_data, result, more: false, received: None });
+    }
+
+    pub(super) fn deliver_accepts(&mut self) {
+        while let (Some(user_data), Some(next)) = (self.accepting, self.backlog.front().copied()) {
+            self.backlog.pop_front();
+            let more = next.is_ok();
+            if !more {
+                self.accepting = None;
+            }
+            let result = next.map(|socket| socket.0 as u32);
+            self.completions.push_back(Completion { user_data, result, more, received: None });
+        }
+    }
+
+    pub(super) fn deliver_rests(&mut self, rests: &mut HashMap<UserData, BytesMut>) {
+        let mut done = Vec::new();
+        for peer in self.sockets.values_mut() {
+            let Some((user_data, bytes)) = peer.sending.take() else { continue };
+            match peer.take(&bytes) {
+                0 => peer.sending = Some((user_data, bytes)),
+                taken => {
+                    rests.insert(user_data, bytes);
+                    done.push((user_data, taken as u32));
+                }
+            }
+        }
+        done.into_iter().for_each(|(user_data, taken)| self.complete(user_data, Ok(taken)));
+    }
+
+    /// One receive: `None` if there is nothing to tell, `Some(None)` if the receive ended without bytes.
+    pub(super) fn deliver_receive(&mut self, socket: Socket) -> Option<Option<Delivery>> {
+        let size_max = self.receive_size_max;
+        let buffers_free = self.receive_buffers_free;
+        let peer = self.peer(socket);
+        let user_data = peer.receive?;
+        if peer.inbound.is_empty() {
+            let end = peer.inbound_end?;
+            peer.receive = None;
+            self.complete(user_data, if end == End::Finished { Ok(0) } else { Err(Errno::CONNRESET) });
+            return Some(None);
+        }
+        if buffers_free == Some(0) {
+            peer.receive = None;
+            self.complete(user_data, Err(Errno::NOBUFS));
+            return Some(None);
+        }
+        let size = peer.inbound.len().min(size_max).min(crate::constants::RECEIVE_BUFFER_SIZE);
+        let bytes = peer.inbound.drain(..size).collect();
+        if let Some(free) = &mut self.receive_buffers_free {
+            *free -= 1;
+        }
+        Some(Some((bytes, user_data)))
+    }
+
+    pub(super) fn cancel(&mut self, target: UserData) -> bool {
+        if self.accepting == Some(target) {
+            self.accepting = None;
+            self.complete(target, Err(Errno::CANCELED));
+            return true;
+        }
+        let mut found = false;
+        for peer in self.sockets.values_mut() {
+            if peer.receive == Some(target) {
+                peer.receive = None;
+                found = true;
+            }
+            if peer.sending.as_ref().is_some_and(|(user_data, _)| *user_data == target) {
+                // The bytes are not needed any more; take_rest answers with an empty buffer.
+                peer.sending = None;
+                found = true;
+            }
+        }
+        if found {
+            self.complete(target, Err(Errno::CANCELED));
+        }
+        found
+    }
+}
+
+impl Peer {
+    pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(self.window.unwrap_or(usize::MAX));
+        self.outbound.extend_from_slice(&bytes[..taken]);
+        if let Some(window) = &mut self.window {
+            *window -= taken;
+        }
+        taken
+    }
+}
+
+impl File {
+    pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<u32, Errno> {
+        if let Some(error) = self.write_error.take() {
+            return Err(error);
+        }
+        let end = offset + bytes.len();
+        if self.live.len() < end {
+            self.live.resize(end, 0);
+        }
+        self.live[offset..end].copy_from_slice(bytes);
+        Ok(bytes.len() as u32)
+    }
+
+    pub(super) fn sync(&mut self) -> Result<u32, Errno> {
+        if let Some(error) = self.sync_error.take() {
+            // The pages that failed are marked clean: they never reach the disk, and no later sync says so.
+            self.live.clone_from(&self.durable);
+            return Err(error);
+        }
+        self.durable.clone_from(&self.live);
+        Ok(0)
+    }
+}
