@@ -383,8 +383,10 @@ fn bearer_token(authorization: Option<&[u8]>) -> Result<&str, Refusal> {
     }
     let padding_size = token.iter().rev().take_while(|&&byte| byte == b'=').count();
     let body = &token[..token.len() - padding_size];
-    let is_token68_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(byte);
-    if body.is_empty() || !body.iter().all(is_token68_byte) {
+    let is_token68_byte =
+        |byte: u8| matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' | b'+' | b'/');
+    // Without a branch per byte: this runs over whole tokens.
+    if body.is_empty() || !body.iter().fold(true, |valid, &byte| valid & is_token68_byte(byte)) {
         return Err(Refusal::TokenInvalid);
     }
     std::str::from_utf8(token).map_err(|_| Refusal::TokenInvalid)

@@ -107,13 +107,13 @@ impl HeadBuffer {
             if !self.in_fields && opens_badly {
                 return self.finish(self.line_start + 1, Finish::Refused(Refusal::BadRequest));
             }
-            let Some(found) = self.bytes[at..].iter().position(|&byte| is_control(byte)) else { break };
+            let Some(found) = find_control(&self.bytes[at..]) else { break };
             let position = at + found;
             at = position + 1;
             let after_cr = position > 0 && self.bytes[position - 1] == b'\r';
             match self.bytes[position] {
-                // A CR that ends the line so far; what comes next must be LF (checked when it comes).
-                b'\r' if !after_cr => match self.bytes.get(at) {
+                // What comes next must be LF; if it has not come yet, it is checked when it does.
+                b'\r' => match self.bytes.get(at) {
                     Some(b'\n') | None => {}
                     Some(_) => return self.finish(at + 1, Finish::Refused(Refusal::BadRequest)),
                 },
@@ -377,9 +377,18 @@ fn has_token(value: &[u8], wanted: &str) -> bool {
     value.split(|&byte| byte == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(wanted.as_bytes()))
 }
 
+/// Position of the first control byte. Whole chunks without one are passed over without a branch per byte: most of a head is
+/// one long token.
+fn find_control(bytes: &[u8]) -> Option<usize> {
+    const CHUNK_SIZE: usize = 32;
+    let has_control = |chunk: &[u8; CHUNK_SIZE]| chunk.iter().fold(false, |found, &byte| found | is_control(byte));
+    let clean_size = bytes.as_chunks().0.iter().take_while(|chunk| !has_control(chunk)).count() * CHUNK_SIZE;
+    bytes[clean_size..].iter().position(|&byte| is_control(byte)).map(|position| clean_size + position)
+}
+
 /// What may not stand in a line: C0 controls but tab, and DEL (RFC 9110 §5.5).
 fn is_control(byte: u8) -> bool {
-    (byte < b' ' && byte != b'\t') || byte == 0x7f
+    ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f)
 }
 
 /// `tchar` of RFC 9110 §5.6.2.
