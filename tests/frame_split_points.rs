@@ -244,8 +244,8 @@ fn apply(damage: &Damage, bytes: &mut Vec<u8>) {
     }
 }
 
-/// Checks a good conversation's reading, or a bad one's, against tungstenite: we may be stricter, and yield less, but nothing
-/// else and nothing more.
+/// Checks a good conversation's reading, or a bad one's, against tungstenite: we may be stricter, and yield less, but
+/// nothing else and nothing more.
 fn compare_with_theirs(bytes: &[u8], (seen, end): &(Vec<Seen>, End)) {
     let theirs = theirs(bytes);
     match end {

@@ -13,7 +13,7 @@ use tungstenite::handshake::server;
 /// What stands behind a head on the wire: the first frame of an eager client.
 const BEHIND: &[u8] = b"\x81\x85\x01\x02\x03\x04frame";
 
-/// As sent by real clients and balancers; `HOST` and the tokens are made up.
+/// Heads modelled on what real clients and balancers send, written by hand. Their tokens are made up.
 const GOOD: [(&str, &str); 9] = [
     (
         "Node.js ws",
@@ -33,8 +33,8 @@ const GOOD: [(&str, &str); 9] = [
         "GET /v1/ingest HTTP/1.1\r\nHost: node.example:8443\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0)\r\n\
          Accept: */*\r\nAccept-Language: de,en-US;q=0.7,en;q=0.3\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
          Sec-WebSocket-Version: 13\r\nOrigin: https://node.example\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\
-         Sec-WebSocket-Key: KEQjTDrlZ4b8WnTbzoWYlQ==\r\nDNT: 1\r\nConnection: keep-alive, Upgrade\r\nCookie: a=b; c=\"d\"\r\n\
-         Sec-Fetch-Dest: empty\r\nSec-Fetch-Mode: websocket\r\nSec-Fetch-Site: same-origin\r\nPragma: no-cache\r\n\
+         Sec-WebSocket-Key: KEQjTDrlZ4b8WnTbzoWYlQ==\r\nDNT: 1\r\nConnection: keep-alive, Upgrade\r\n\
+         Cookie: a=b; c=\"d\"\r\nSec-Fetch-Dest: empty\r\nSec-Fetch-Mode: websocket\r\nSec-Fetch-Site: same-origin\r\nPragma: no-cache\r\n\
          Cache-Control: no-cache\r\nUpgrade: websocket\r\n\r\n",
     ),
     (

@@ -1,7 +1,7 @@
 //! RFC 6455 frames: receive path (decoder) and the headers of what we send.
 //!
-//! The decoder hands payload out where it lies, still masked, because whoever copies it unmasks it in the same pass; it keeps
-//! nothing but a cut header or control frame. It knows neither texts (see [`super::text`]) nor what a message means.
+//! The decoder hands payload out where it lies, still masked, because whoever copies it unmasks it in the same pass; it
+//! keeps nothing but a cut header or control frame. It knows neither texts (see [`super::text`]) nor what a message means.
 //!
 //! ```text
 //!  0        1        2                 4 or 10      +4
@@ -47,8 +47,8 @@ pub enum WsEvent<'a> {
 
 /// Decodes the frames of one client, however they are cut. Does not unmask data payload: whoever copies it does.
 ///
-/// Events and violations depend on the bytes alone; cuts only decide into how many pieces a message comes. After a violation the
-/// decoder takes nothing more and repeats it.
+/// Events and violations depend on the bytes alone; cuts only decide into how many pieces a message comes. After a violation
+/// the decoder takes nothing more and repeats it.
 ///
 /// ```
 /// use exo_ingest::proto::frame::{Decoder, FrameLimits, WsEvent};
@@ -154,8 +154,8 @@ enum Step {
 }
 
 impl Decoder {
-    /// Takes bytes from the front of `input`; returns how many (at least one, if there is one), and what they completed. `None`
-    /// means all of the input was taken and more is needed. A frame too large is refused at its header.
+    /// Takes bytes from the front of `input`; returns how many (at least one, if there is one), and what they completed.
+    /// `None` means all of the input was taken and more is needed. A frame too large is refused at its header.
     pub fn decode<'a>(
         &'a mut self,
         input: &'a mut [u8],
@@ -217,8 +217,8 @@ impl Decoder {
         }
     }
 
-    /// Takes a data frame's header or a whole control frame from the front of `input`, where nothing is kept from before. What
-    /// is there only in part is kept.
+    /// Takes a data frame's header or a whole control frame from the front of `input`, where nothing is kept from before.
+    /// What is there only in part is kept.
     fn read_frame(&mut self, input: &[u8], limits: &FrameLimits) -> Result<(usize, Option<Header>), Violation> {
         if let Some(header) = self.read_header(input, limits)?
             && header.collected_size() <= input.len()
@@ -253,8 +253,8 @@ impl Decoder {
         }
     }
 
-    /// Parses and checks the header at the front of `bytes`, as much of it as is there: each check is made as soon as the bytes
-    /// it needs have come. `None` where the header is not complete.
+    /// Parses and checks the header at the front of `bytes`, as much of it as is there: each check is made as soon as the
+    /// bytes it needs have come. `None` where the header is not complete.
     fn read_header(&self, bytes: &[u8], limits: &FrameLimits) -> Result<Option<Header>, Violation> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         let is_final = first & 0x80 != 0;
@@ -423,8 +423,8 @@ pub fn write_frame(opcode: Opcode, payload: &[u8], out: &mut [u8]) -> Option<usi
     Some(frame.len())
 }
 
-/// Writes only the header of an unmasked final frame with `payload_size` bytes; 10 bytes of `out` always suffice. Returns the
-/// header's length: 2, 4 or 10.
+/// Writes only the header of an unmasked final frame with `payload_size` bytes; 10 bytes of `out` always suffice. Returns
+/// the header's length: 2, 4 or 10.
 pub fn write_header(opcode: Opcode, payload_size: usize, out: &mut [u8]) -> usize {
     out[0] = 0x80 | opcode as u8;
     match payload_size {

@@ -28,8 +28,8 @@ const HEALTH_BODY: &str = r#"{"status":"ok","service":"ingest"}"#;
 pub struct AcceptKey([u8; 28]);
 
 impl AcceptKey {
-    /// Of a `Sec-WebSocket-Key` (RFC 6455 §4.2.2); `None` if that is not the base64 of 16 bytes. Bits that base64 leaves over
-    /// are not looked at (RFC 4648 §3.5 lets us): there are clients that draw 22 characters instead of 16 bytes.
+    /// Of a `Sec-WebSocket-Key` (RFC 6455 §4.2.2); `None` if that is not the base64 of 16 bytes. Bits that base64 leaves
+    /// over are not looked at (RFC 4648 §3.5 lets us): there are clients that draw 22 characters instead of 16 bytes.
     fn derive(key: &[u8]) -> Option<Self> {
         let digits = key.strip_suffix(b"==")?;
         if digits.len() != 22 || !digits.iter().all(|&byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/') {
@@ -44,7 +44,8 @@ impl AcceptKey {
     }
 }
 
-/// Every way to refuse a request. The order of the protocol page's checks is the order of declaration where both could apply.
+/// Every way to refuse a request. The order of the protocol page's checks is the order of declaration where both could
+/// apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
     /// 400: malformed request.
@@ -301,8 +302,8 @@ pub enum Judgement<'a> {
     },
 }
 
-/// Judges a request for the ingest routes. `allowed_origins`: `None` ignores `Origin`; otherwise a request that names one, and
-/// only such a request, must name one of these.
+/// Judges a request for the ingest routes. `allowed_origins`: `None` ignores `Origin`; otherwise a request that names one,
+/// and only such a request, must name one of these.
 pub fn judge<'a>(head: &Head<'a>, situation: Situation, allowed_origins: Option<&[String]>) -> Judgement<'a> {
     let head_only = head.method == "HEAD";
     let method_known = head_only || head.method == "GET";
@@ -354,8 +355,8 @@ fn is_origin_allowed(origin: Single<'_>, allowed: &[String]) -> bool {
 
 /// Judges only the upgrade itself (426/400), on any path and without a token: for services that need neither.
 ///
-/// 426 where something else than version 13 of WebSocket was asked for, 400 where that was, but wrongly. HEAD and HTTP/1.0 can
-/// ask for no upgrade at all.
+/// 426 where something else than version 13 of WebSocket was asked for, 400 where that was, but wrongly. HEAD and HTTP/1.0
+/// can ask for no upgrade at all.
 pub fn judge_upgrade(head: &Head<'_>) -> Result<AcceptKey, Refusal> {
     if head.method != "GET" || head.is_http_1_0 || !head.upgrade_websocket {
         return Err(Refusal::UpgradeRequired);
@@ -371,7 +372,8 @@ pub fn judge_upgrade(head: &Head<'_>) -> Result<AcceptKey, Refusal> {
     }
 }
 
-/// The token of `Authorization: Bearer <token68>` (RFC 6750 §2.1). No token, or another scheme, is [`Refusal::TokenMissing`].
+/// The token of `Authorization: Bearer <token68>` (RFC 6750 §2.1). No token, or another scheme, is
+/// [`Refusal::TokenMissing`].
 fn bearer_token(authorization: Option<&[u8]>) -> Result<&str, Refusal> {
     let value = authorization.ok_or(Refusal::TokenMissing)?;
     let (scheme, token) = match value.iter().position(|&byte| byte == b' ') {

@@ -1,8 +1,8 @@
 //! HTTP/1.1 request heads: collected within bounds, parsed strictly (RFC 9112).
 //!
 //! Where the RFC lets a recipient be lenient (bare LF, obs-fold, space before the colon), we refuse: each of these is read
-//! differently by two implementations in a row somewhere, and that is how requests are smuggled. This module knows the syntax of
-//! a request and that it must not have a body; what to answer is decided in [`super::handshake`].
+//! differently by two implementations in a row somewhere, and that is how requests are smuggled. This module knows the
+//! syntax of a request and that it must not have a body; what to answer is decided in [`super::handshake`].
 
 #![forbid(unsafe_code)]
 
@@ -17,9 +17,10 @@ const HEAD_CAPACITY_MIN: usize = 512;
 
 /// Collects a request head as it comes in, however it is cut.
 ///
-/// Each byte is looked at once as it arrives and each line once when it ends, so a head sent byte by byte costs no more than one
-/// sent whole. What is refused, and at which byte, depends on the bytes alone. Memory grows with the head, from 512 bytes to
-/// [`HEAD_SIZE_MAX`]; nothing is allocated before the first byte. Drop it once the head has been judged.
+/// Each byte is looked at once as it arrives and each line once when it ends, so the cost of a head is linear in its size
+/// even when it comes byte by byte. What is refused, and at which byte, depends on the bytes alone. Memory grows with the
+/// head, from 512 bytes to [`HEAD_SIZE_MAX`]; nothing is allocated before the first byte. Drop it once the head has been
+/// judged.
 ///
 /// ```
 /// use exo_ingest::proto::http::{HeadBuffer, HeadProgress};
@@ -62,8 +63,8 @@ pub enum HeadProgress {
 }
 
 impl HeadBuffer {
-    /// Takes bytes up to the end of the head, or to the one that spoils it; returns how many. What stands behind a complete head
-    /// belongs to the next protocol. Once complete or refused, it takes nothing more and repeats itself.
+    /// Takes bytes up to the end of the head, or to the one that spoils it; returns how many. What stands behind a complete
+    /// head belongs to the next protocol. Once complete or refused, it takes nothing more and repeats itself.
     pub fn push(&mut self, input: &[u8]) -> (usize, HeadProgress) {
         if let Some(finish) = self.finished {
             return (0, finish.progress());
@@ -342,8 +343,8 @@ fn is_target_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'#' | b'"' | b'<' | b'>')
 }
 
-/// A field name that is a token, directly followed by a colon (RFC 9112 §5.1); so neither a fold nor a space before the colon.
-/// Control bytes have been refused as they came.
+/// A field name that is a token, directly followed by a colon (RFC 9112 §5.1); so neither a fold nor a space before the
+/// colon. Control bytes have been refused as they came.
 fn is_field_line(line: &[u8]) -> bool {
     let name_size = line.iter().position(|&byte| !is_token_byte(byte)).unwrap_or(line.len());
     name_size > 0 && line.get(name_size) == Some(&b':')

@@ -17,8 +17,9 @@ pub struct TextBuffer {
 }
 
 impl TextBuffer {
-    /// Takes the next piece of a text; returns the text once it is complete. One that came in one piece stays where it is in the
-    /// input, any other is handed out with its memory. Fails at the first byte that cannot be UTF-8, also within a message.
+    /// Takes the next piece of a text; returns the text once it is complete. One that came in one piece stays where it is in
+    /// the input, any other is handed out with its memory. Fails at the first byte that cannot be UTF-8, also within a
+    /// message.
     pub fn push<'a>(&mut self, piece: DataPiece<'a>) -> Result<Option<Cow<'a, str>>, Violation> {
         let DataPiece { first, last, payload, key, .. } = piece;
         key.apply(payload);

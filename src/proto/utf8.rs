@@ -8,8 +8,8 @@ pub struct NotUtf8;
 
 /// Checks a text that comes in pieces.
 ///
-/// The standard library's check does the work; this keeps the character that a cut went through, of which that check has said
-/// that it can still become a good one.
+/// The standard library's check does the work; this keeps the character that a cut went through, of which that check has
+/// said that it can still become a good one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Validator {
     /// Up to three bytes of a character, and one more to complete it.

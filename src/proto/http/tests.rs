@@ -179,8 +179,8 @@ fn fields_are_read_in_any_case_and_spread() {
     let mut buffer = HeadBuffer::default();
     let (_, progress) = buffer.push(
         b"GET / HTTP/1.1\r\nhOST: a\r\nUPGRADE: h2c, WebSocket\r\nConnection: keep-alive\r\nconnection:,UpGrade\t\r\n\
-          Sec-WebSocket-Version:13\r\nX-Name: Zo\xeb\r\nOrigin: a\r\nOrigin: b\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\
-          Authorization:   Bearer x  \r\n\r\n",
+          Sec-WebSocket-Version:13\r\nX-Name: Zo\xeb\r\nOrigin: a\r\nOrigin: b\r\nExpect: 100-continue\r\n\
+          Content-Length: 0\r\nAuthorization:   Bearer x  \r\n\r\n",
     );
     assert_eq!(progress, HeadProgress::Complete);
     let head = buffer.head().unwrap();
