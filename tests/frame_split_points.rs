@@ -246,11 +246,19 @@ fn apply(damage: &Damage, bytes: &mut Vec<u8>) {
 
 /// Checks a good conversation's reading, or a bad one's, against tungstenite: we may be stricter, and yield less, but
 /// nothing else and nothing more.
+///
+/// One known difference: IANA has registered 1014 since, which tungstenite reads as a code that may not be sent.
 fn compare_with_theirs(bytes: &[u8], (seen, end): &(Vec<Seen>, End)) {
     let theirs = theirs(bytes);
+    let mut seen = seen.clone();
+    if let Some(Seen::Close(Some(close))) = seen.last_mut()
+        && close.0 == 1014
+    {
+        *close = (1002, "Protocol violation".to_string());
+    }
     match end {
-        End::Violation(_) => assert!(theirs.starts_with(seen), "{theirs:?}\n{seen:?}"),
-        _ => assert_eq!(&theirs, seen),
+        End::Violation(_) => assert!(theirs.starts_with(&seen), "{theirs:?}\n{seen:?}"),
+        _ => assert_eq!(theirs, seen),
     }
 }
 
