@@ -1,6 +1,7 @@
 //! Wycheproof's RS256 vectors through the node's own verifier: none judged wrong.
 
 use exo_ingest::auth::{KeySet, TokenPolicy, Verifier};
+use exo_ingest::clock::UnixMicros;
 use serde_json::Value;
 
 const VECTORS: &str = include_str!("vectors/jws-rs256.json");
@@ -30,4 +31,28 @@ fn wycheproof_rs256() {
     println!("{valid_count} valid, {invalid_count} invalid, {} wrong", wrong.len());
     assert_eq!((valid_count, invalid_count), (8, 225));
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The largest keys too: making one takes too long for a test, so here are tokens whose keys are gone.
+#[test]
+fn our_own_tokens_of_each_size() {
+    let vectors: Value = serde_json::from_str(include_str!("vectors/own-rs256.json")).expect("the vectors are JSON");
+    let now = UnixMicros(vectors["now"].as_u64().expect("a time") * 1_000_000);
+    let mut sizes = Vec::new();
+    for vector in vectors["tokens"].as_array().expect("tokens") {
+        let keys = KeySet::parse(vector["jwk"].to_string().as_bytes()).expect("a key");
+        let verifier = Verifier::new(keys, TokenPolicy::default());
+        let token = vector["token"].as_str().expect("a token");
+        let claims = verifier.verify(token, now).expect("a good token");
+        assert_eq!((&*claims.identity.tenant, &*claims.identity.interaction), ("tenant-abc", "call-123"));
+        // Every single change to what is signed, or to the signature, shows.
+        for position in 0..token.len() {
+            let mut changed = token.as_bytes().to_vec();
+            changed[position] = if changed[position] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(changed).expect("ASCII");
+            assert!(verifier.verify(&changed, now).is_err(), "byte {position} of {token}");
+        }
+        sizes.push(vector["bits"].as_u64().expect("a size"));
+    }
+    assert_eq!(sizes, [2048, 4096]);
 }

@@ -133,7 +133,8 @@ impl Key {
         if labels.len() != 1 {
             return Err(KeyError::PemCount(labels.len()));
         }
-        Key::new(&DecodingKey::from_rsa_pem(text).map_err(|_| KeyError::PemContent)?, None, None)
+        let der = pem::rsa_public_key(text).ok_or(KeyError::PemContent)?;
+        Key::new(&DecodingKey::from_rsa_der(&der), None, None)
     }
 
     /// Whether the key may sign for `tenant`.

@@ -69,7 +69,7 @@ impl Signer {
         if memchr::memmem::find(text, b"Proc-Type: 4,ENCRYPTED").is_some() {
             return Err(KeyError::Encrypted);
         }
-        let key = EncodingKey::from_rsa_pem(text).map_err(|_| KeyError::PemContent)?;
+        let key = EncodingKey::from_rsa_der(&pem::rsa_private_key(text).ok_or(KeyError::PemContent)?);
         let bits = provider::private_key_bits(key.as_bytes()).map_err(|_| KeyError::PemContent)?;
         if !(KEY_BITS_MIN..=KEY_BITS_MAX).contains(&bits) {
             return Err(KeyError::Size(bits));

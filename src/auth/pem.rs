@@ -1,7 +1,10 @@
-//! What a PEM file holds, decided by its labels before anything in it is decoded.
+//! RSA keys in PEM files: which kind a file holds, decided by its labels, and the PKCS#1 structure inside.
 //!
-//! jsonwebtoken decodes keys, but takes the first block of any file and the first bit string of any structure, certificates
-//! included; so the label is judged here.
+//! Not jsonwebtoken's own reader: it takes the first block of any file and the first bit string of any structure, certificates
+//! included, and its ASN.1 parser recurses as deep as the file says, past the end of the stack. What is read here is read by
+//! typed parsers that expect exactly one structure.
+
+use pkcs8::{PrivateKeyInfo, SubjectPublicKeyInfoRef};
 
 const BEGIN: &[u8] = b"-----BEGIN ";
 const DASHES: &[u8] = b"-----";
@@ -21,6 +24,36 @@ pub(super) fn labels(text: &[u8]) -> Vec<Option<&str>> {
             std::str::from_utf8(label).ok().filter(|label| label.is_ascii())
         })
         .collect()
+}
+
+/// The PKCS#1 `RSAPublicKey` in a block labelled `RSA PUBLIC KEY`, or `PUBLIC KEY` (SPKI). `None`: it does not decode, or holds
+/// another kind of key.
+pub(super) fn rsa_public_key(text: &[u8]) -> Option<Vec<u8>> {
+    let block = pem::parse(text).ok()?;
+    match block.tag() {
+        "RSA PUBLIC KEY" => Some(block.into_contents()),
+        "PUBLIC KEY" => {
+            let key = SubjectPublicKeyInfoRef::try_from(block.contents()).ok()?;
+            key.algorithm.assert_algorithm_oid(pkcs1::ALGORITHM_OID).ok()?;
+            key.subject_public_key.as_bytes().map(<[u8]>::to_vec)
+        }
+        _ => None,
+    }
+}
+
+/// The PKCS#1 `RSAPrivateKey` in a block labelled `RSA PRIVATE KEY`, or `PRIVATE KEY` (PKCS#8). `None`: it does not decode, or
+/// holds another kind of key.
+pub(super) fn rsa_private_key(text: &[u8]) -> Option<Vec<u8>> {
+    let block = pem::parse(text).ok()?;
+    match block.tag() {
+        "RSA PRIVATE KEY" => Some(block.into_contents()),
+        "PRIVATE KEY" => {
+            let key = PrivateKeyInfo::try_from(block.contents()).ok()?;
+            key.algorithm.assert_algorithm_oid(pkcs1::ALGORITHM_OID).ok()?;
+            Some(key.private_key.to_vec())
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
