@@ -1,12 +1,41 @@
 //! The frame ring: preallocated memory of one shard, in which audio is laid out at once as journal records.
 //!
-//! SKELETON: signatures fixed, bodies to be written.
+//! ```text
+//!   position ─►   released      durable       written       sealed       head
+//!   ──────────────┼─────────────┼─────────────┼─────────────┼────────────┼──────────────┐ end of the lap: a batch that
+//!     free        │ a consumer  │ not synced  │ to be       │ the open   │ free         │ might not fit before it
+//!                 │ still reads │             │ written     │ batch      │              │ starts on the next lap
+//!   ──────────────┴─────────────┴─────────────┴─────────────┴────────────┴──────────────┘
+//! ```
+//! Positions are logical and count on over the laps. What lies in between is what the journal's format says: batches on blocks,
+//! records on lines (see [`crate::journal::format`]); the disk takes it from here as it is.
+//!
+//! It does no IO and reads no clock. The shard tells it the time once a turn, takes sealed batches from it, and tells it how far
+//! they have got. Without a journal the shard says so at once ([`FrameRing::release_sealed`]).
+
+#![forbid(unsafe_code)]
 
 use crate::call::{CallIdentity, CallKey, Epoch, Seq};
-use crate::clock::{Moment, UnixMicros};
+use crate::clock::{Moment, Now, UnixMicros};
+use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
 use crate::io::memory::Region;
+use crate::journal::format::payload::CALL_SIZE_MAX;
+use crate::journal::format::record::{PAYLOAD_SIZE_MAX, chain_crc, header_crc};
+use crate::journal::format::{
+    BatchHeader, CallRecord, EndRecord, HEADER_SIZE, HeaderBytes, Lsn, RecordHeader, RecordKind, SegmentUuid, record_size,
+};
 use crate::proto::MaskKey;
-use crate::proto::mask::Kernel;
+use crate::proto::mask::{self, Kernel};
+use std::collections::VecDeque;
+
+#[cfg(test)]
+mod tests;
+
+/// Most consumers of one ring: a live tap, a forwarder, and as many again.
+pub const CONSUMERS_MAX: usize = 4;
+
+/// Smallest ring: one batch being filled, one being written, one being synced, and one that the end of the lap may cost.
+pub const RING_SIZE_MIN: usize = 4 * BATCH_SIZE_MAX;
 
 /// A logical byte position in the frame ring: counts on over all laps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +92,7 @@ pub struct CallEnd {
     pub frames: u64,
     /// Bytes of whole samples in them.
     pub bytes: u64,
-    /// Why it ended: [`crate::session::ingest::Ending`] as a number.
+    /// Why it ended: the session's ending as a number.
     pub ending: u16,
     /// When.
     pub ended_at: UnixMicros,
@@ -80,45 +109,423 @@ pub struct SealedBatch {
     pub size: usize,
     /// Records in it, pads not counted.
     pub record_count: u32,
+    /// Running checksum over the headers of its records, pads included.
+    pub records_crc: u32,
     /// When its first record was appended.
     pub opened_at: Moment,
+    /// When it was sealed.
+    pub sealed_at: UnixMicros,
+}
+
+impl SealedBatch {
+    /// Where it ends: what [`FrameRing::set_written`] and [`FrameRing::set_durable`] are told.
+    pub const fn end(&self) -> RingPosition {
+        RingPosition(self.start.0 + self.size as u64)
+    }
+}
+
+/// Someone beside the journal who reads sealed batches. Not to be copied: giving it back ends it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConsumerId(usize);
+
+/// The batch that takes records now.
+#[derive(Debug)]
+struct OpenBatch {
+    number: u64,
+    start: RingPosition,
+    record_count: u32,
+    records_crc: u32,
+    opened_at: Moment,
 }
 
 /// Preallocated ring of batches of records.
 ///
-/// Invariant, asserted once per batch: `released ≤ durable ≤ written ≤ sealed ≤ head`, and `head - released ≤ size`.
+/// Invariant, asserted once per batch: `released ≤ durable ≤ written ≤ sealed ≤ head`, and `head - released ≤ size`;
+/// `released` is the least of `durable` and every consumer's cursor.
+#[derive(Debug)]
 pub struct FrameRing {
-    _memory: Region,
+    memory: Region,
+    kernel: Kernel,
+    now: Now,
+    released: RingPosition,
+    durable: RingPosition,
+    written: RingPosition,
+    sealed: RingPosition,
+    head: RingPosition,
+    consumers: [Option<RingPosition>; CONSUMERS_MAX],
+    open: Option<OpenBatch>,
+    /// Sealed and not yet given out. Never grows: it has room for as many batches as the ring has blocks.
+    sealed_batches: VecDeque<SealedBatch>,
+    sealed_count: u64,
 }
 
 impl FrameRing {
-    /// A ring over all of `memory`, whose size is a multiple of the block size and at least four batches.
-    pub fn new(_memory: Region, _kernel: Kernel) -> Self {
-        todo!()
+    /// A ring over all of `memory`, whose size is a multiple of the block size and at least [`RING_SIZE_MIN`].
+    pub fn new(memory: Region, kernel: Kernel) -> Self {
+        assert!(memory.len() >= RING_SIZE_MIN, "a frame ring has room for four batches");
+        assert!(memory.len().is_multiple_of(BLOCK_SIZE), "a frame ring is made of whole blocks");
+        assert!(memory.as_ptr().addr().is_multiple_of(BLOCK_SIZE), "a frame ring starts on a block");
+        let batch_count_max = memory.len() / BLOCK_SIZE;
+        FrameRing {
+            memory,
+            kernel,
+            now: Now::default(),
+            released: RingPosition(0),
+            durable: RingPosition(0),
+            written: RingPosition(0),
+            sealed: RingPosition(0),
+            head: RingPosition(0),
+            consumers: [None; CONSUMERS_MAX],
+            open: None,
+            sealed_batches: VecDeque::with_capacity(batch_count_max),
+            sealed_count: 0,
+        }
     }
 
-    /// Room that [`FrameRing::append_audio`] surely finds, record headers included, bytes.
+    /// Tells the time: batches opened and sealed from now on carry it. Called once a turn.
+    pub fn set_now(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// Room that appending surely finds, bytes, record headers and padding included ([`record_size`]; a call record takes at
+    /// most [`CALL_RECORD_SIZE_MAX`], an end record [`END_RECORD_SIZE`]): an append succeeds if and only if its records take up no
+    /// more than this. So does a series of appends that together take up no more; a [`FrameRing::seal`] in between costs up to a
+    /// block.
+    ///
+    /// It is less than what is free, because batches cost something themselves: the one open now may need a pad (up to a block), and
+    /// the next ones a header and a pad each: at most a block for every batch that a record closes by not fitting. To pay
+    /// for these, every byte appended is taxed by 1/64. Why that is enough, with `c` the bytes of records in the open batch:
+    /// let `c/128` be saved for closing it. A record of `r` bytes that fits adds `r/128` to it, less than its tax. One that does
+    /// not fit finds `c/128` saved, must leave `r/128` for its own batch, and has to pay a block: its tax and the savings come to
+    /// `r/64 + c/128 - r/128 = (r + c)/128`, which is a block once `r + c` is half a batch, and it did not fit into a whole one.
     pub fn free_size(&self) -> usize {
-        todo!()
+        let (opening, appended) = match &self.open {
+            Some(open) => (0, self.head.0 - open.start.0 - HEADER_SIZE as u64),
+            None => (HEADER_SIZE as u64, 0),
+        };
+        let room = self.usable_size().saturating_sub(BLOCK_SIZE as u64 + opening);
+        ((room * 128).saturating_sub(appended) / 130) as usize
     }
 
-    /// Appends a piece of a frame, unmasking it on the way: the one copy of audio in this node.
-    pub fn append_audio(&mut self, _chunk: Chunk, _masked: &[u8], _key: MaskKey) -> Result<(), RingFull> {
-        todo!()
+    /// Free bytes, without those before the end of a lap that a batch may have to skip.
+    fn usable_size(&self) -> u64 {
+        let (size, limit) = (self.memory.len() as u64, self.released.0 + self.memory.len() as u64);
+        let lap_end = (self.head.0 / size + 1) * size;
+        let last_start = lap_end - BATCH_SIZE_MAX as u64;
+        let this_lap = limit.min(last_start).saturating_sub(self.head.0);
+        let next_lap = limit.min(last_start + size).saturating_sub(lap_end);
+        this_lap + next_lap
+    }
+
+    /// Appends a piece of a frame, unmasking it on the way: the one copy of audio in this node. A piece larger than a batch
+    /// becomes several records, of which only the last one completes the frame.
+    pub fn append_audio(&mut self, chunk: Chunk, masked: &[u8], key: MaskKey) -> Result<(), RingFull> {
+        let mut header = RecordHeader {
+            payload_crc: 0,
+            length: 0,
+            kind: RecordKind::Audio,
+            last: chunk.last,
+            call: chunk.call,
+            epoch: chunk.epoch,
+            seq: chunk.seq,
+            offset: chunk.offset,
+            batch: 0,
+            received_at: chunk.received_at,
+        };
+        if audio_size(masked.len()) > self.free_size() {
+            return Err(RingFull);
+        }
+        let (mut rest, mut key) = (masked, key);
+        while rest.len() > PAYLOAD_SIZE_MAX {
+            let (piece, behind) = rest.split_at(PAYLOAD_SIZE_MAX);
+            header.last = false;
+            self.append(header, piece, key);
+            header.last = chunk.last;
+            header.offset = header.offset.wrapping_add(PAYLOAD_SIZE_MAX as u32);
+            key = key.advanced(PAYLOAD_SIZE_MAX);
+            rest = behind;
+        }
+        self.append(header, rest, key);
+        Ok(())
     }
 
     /// Appends a call record.
-    pub fn append_call(&mut self, _start: &CallStart<'_>) -> Result<(), RingFull> {
-        todo!()
+    pub fn append_call(&mut self, start: &CallStart<'_>) -> Result<(), RingFull> {
+        let record = CallRecord {
+            call: start.call,
+            tenant: &start.identity.tenant,
+            interaction: &start.identity.interaction,
+            sample_rate: start.sample_rate,
+            started_at: start.started_at,
+            token_issued_at: start.token_issued_at,
+            token_expires_at: start.token_expires_at,
+        };
+        let mut payload = [0; CALL_SIZE_MAX];
+        let size = record.encode(&mut payload);
+        self.append_other(RecordKind::Call, start.call.record_number(), start.epoch, start.started_at, &payload[..size])
     }
 
     /// Appends an end record.
-    pub fn append_end(&mut self, _end: &CallEnd) -> Result<(), RingFull> {
-        todo!()
+    pub fn append_end(&mut self, end: &CallEnd) -> Result<(), RingFull> {
+        let record = EndRecord { frames: end.frames, bytes: end.bytes, ending: end.ending, ended_at: end.ended_at };
+        self.append_other(RecordKind::End, end.call, end.epoch, end.ended_at, &record.encode())
     }
 
-    /// Where the next record goes: everything before it has been appended.
-    pub fn head(&self) -> RingPosition {
-        todo!()
+    fn append_other(
+        &mut self,
+        kind: RecordKind,
+        call: u64,
+        epoch: Epoch,
+        received_at: UnixMicros,
+        payload: &[u8],
+    ) -> Result<(), RingFull> {
+        if record_size(payload.len()) > self.free_size() {
+            return Err(RingFull);
+        }
+        let (last, seq, offset) = (false, Seq(0), 0);
+        let header = RecordHeader { payload_crc: 0, length: 0, kind, last, call, epoch, seq, offset, batch: 0, received_at };
+        self.append(header, payload, MaskKey::default());
+        Ok(())
     }
+
+    /// Lays out one record. The caller has made sure that there is room. Fills in checksum, length and batch.
+    fn append(&mut self, mut header: RecordHeader, masked: &[u8], key: MaskKey) {
+        let size = record_size(masked.len());
+        self.make_way(size);
+        let at = self.index(self.head);
+        let (header_bytes, payload) = self.memory[at..at + size].split_at_mut(HEADER_SIZE);
+        let (payload, padding) = payload.split_at_mut(masked.len());
+        header.payload_crc = mask::unmask_copy(self.kernel, payload, masked, key);
+        padding.fill(0);
+        let open = self.open.as_mut().expect("make_way leaves a batch open");
+        header.length = masked.len() as u32;
+        header.batch = open.number as u32;
+        let encoded = header.encode();
+        mask::store_line(self.kernel, line(header_bytes), &encoded);
+        open.records_crc = chain_crc(open.records_crc, header_crc(&encoded));
+        open.record_count += 1;
+        self.head.0 += size as u64;
+    }
+
+    /// Leaves a batch open that has room for a record of `size` bytes.
+    fn make_way(&mut self, size: usize) {
+        if let Some(open) = &self.open
+            && (self.head.0 - open.start.0) as usize + size > BATCH_SIZE_MAX
+        {
+            self.seal();
+        }
+        if self.open.is_some() {
+            return;
+        }
+        let ring_size = self.memory.len() as u64;
+        let left = ring_size - self.head.0 % ring_size;
+        let skipped = if left < BATCH_SIZE_MAX as u64 { left } else { 0 };
+        let start = RingPosition(self.head.0 + skipped);
+        self.head = RingPosition(start.0 + HEADER_SIZE as u64);
+        let number = self.sealed_count + 1;
+        self.open = Some(OpenBatch { number, start, record_count: 0, records_crc: 0, opened_at: self.now.moment });
+    }
+
+    /// Seals the open batch, if there is one: from then on [`FrameRing::poll_sealed`] gives it out.
+    pub fn seal(&mut self) {
+        let Some(mut open) = self.open.take() else { return };
+        let rest = (self.head.0.next_multiple_of(BLOCK_SIZE as u64) - self.head.0) as usize;
+        if rest > 0 {
+            let at = self.index(self.head);
+            let (header_bytes, payload) = self.memory[at..at + rest].split_at_mut(HEADER_SIZE);
+            let encoded = RecordHeader::pad(rest, open.number as u32).encode();
+            header_bytes.copy_from_slice(&encoded);
+            payload.fill(0);
+            open.records_crc = chain_crc(open.records_crc, header_crc(&encoded));
+            self.head.0 += rest as u64;
+        }
+        let batch = SealedBatch {
+            number: open.number,
+            start: open.start,
+            size: (self.head.0 - open.start.0) as usize,
+            record_count: open.record_count,
+            records_crc: open.records_crc,
+            opened_at: open.opened_at,
+            sealed_at: self.now.unix,
+        };
+        self.sealed = self.head;
+        self.sealed_count += 1;
+        self.stamp(&batch, SegmentUuid::default(), Lsn(0));
+        mask::fence();
+        self.sealed_batches.push_back(batch);
+        self.invariants();
+    }
+
+    /// The next sealed batch to be written, in order. Each is given out once; its bytes stay until it is durable.
+    pub fn poll_sealed(&mut self) -> Option<SealedBatch> {
+        self.sealed_batches.pop_front()
+    }
+
+    /// Says where a batch is going to be written, first or again: changes its header and nothing else. No write of the
+    /// batch may be under way.
+    pub fn stamp(&mut self, batch: &SealedBatch, segment: SegmentUuid, lsn: Lsn) {
+        let header = BatchHeader {
+            size: batch.size as u32,
+            record_count: batch.record_count,
+            segment,
+            number: batch.number,
+            lsn,
+            sealed_at: batch.sealed_at,
+            records_crc: batch.records_crc,
+        };
+        self.assert_held(batch);
+        let at = self.index(batch.start);
+        self.memory[at..at + HEADER_SIZE].copy_from_slice(&header.encode());
+    }
+
+    /// The bytes of a batch that is not released yet.
+    pub fn batch_bytes(&self, batch: &SealedBatch) -> &[u8] {
+        self.assert_held(batch);
+        let at = self.index(batch.start);
+        &self.memory[at..at + batch.size]
+    }
+
+    /// Offset of a batch in the ring's memory, bytes: what a write from the registered buffer names.
+    pub fn batch_offset(&self, batch: &SealedBatch) -> usize {
+        self.assert_held(batch);
+        self.index(batch.start)
+    }
+
+    /// Everything before `position`, a batch's end, has been written.
+    pub fn set_written(&mut self, position: RingPosition) {
+        assert!(self.written <= position && position <= self.sealed, "written moves forward, up to what is sealed");
+        self.written = position;
+        self.invariants();
+    }
+
+    /// Everything before `position`, a batch's end, is durable: its space is released once no consumer needs it.
+    pub fn set_durable(&mut self, position: RingPosition) {
+        assert!(self.durable <= position && position <= self.written, "durable moves forward, up to what is written");
+        self.durable = position;
+        self.release();
+    }
+
+    /// For a node without a journal: everything sealed counts as written and durable at once, and what [`FrameRing::poll_sealed`]
+    /// has not given out it never will.
+    pub fn release_sealed(&mut self) {
+        self.sealed_batches.clear();
+        self.written = self.sealed;
+        self.durable = self.sealed;
+        self.release();
+    }
+
+    /// A new consumer; its cursor stands where the next batch will be sealed. `None` if there are [`CONSUMERS_MAX`] already.
+    pub fn add_consumer(&mut self) -> Option<ConsumerId> {
+        let index = self.consumers.iter().position(Option::is_none)?;
+        self.consumers[index] = Some(self.sealed);
+        Some(ConsumerId(index))
+    }
+
+    /// The consumer has done with everything before `position`, a batch's end.
+    pub fn advance_consumer(&mut self, consumer: &ConsumerId, position: RingPosition) {
+        let cursor = self.consumers[consumer.0].as_mut().expect("a ConsumerId lives as long as its cursor");
+        assert!(*cursor <= position && position <= self.sealed, "a consumer moves forward, up to what is sealed");
+        *cursor = position;
+        self.release();
+    }
+
+    /// The consumer holds nothing any more.
+    pub fn remove_consumer(&mut self, consumer: ConsumerId) {
+        self.consumers[consumer.0] = None;
+        self.release();
+    }
+
+    fn release(&mut self) {
+        self.released = self.consumers.iter().flatten().fold(self.durable, |least, cursor| least.min(*cursor));
+        self.invariants();
+    }
+
+    /// Where the next record goes: everything before it has been appended. What was appended so far is durable (written) once
+    /// [`FrameRing::durable`] ([`FrameRing::written`]) has come up to it.
+    pub fn head(&self) -> RingPosition {
+        self.head
+    }
+
+    /// Everything before it is in sealed batches.
+    pub fn sealed(&self) -> RingPosition {
+        self.sealed
+    }
+
+    /// Everything before it has been written.
+    pub fn written(&self) -> RingPosition {
+        self.written
+    }
+
+    /// Everything before it is durable.
+    pub fn durable(&self) -> RingPosition {
+        self.durable
+    }
+
+    /// Everything before it may be overwritten.
+    pub fn released(&self) -> RingPosition {
+        self.released
+    }
+
+    /// Bytes in use: appended and not released.
+    pub fn used_size(&self) -> usize {
+        (self.head.0 - self.released.0) as usize
+    }
+
+    /// When the first record of the open batch was appended; `None` if everything is sealed.
+    pub fn open_since(&self) -> Option<Moment> {
+        self.open.as_ref().map(|open| open.opened_at)
+    }
+
+    /// Batches sealed so far, those included that sealed themselves because they were full.
+    pub fn sealed_count(&self) -> u64 {
+        self.sealed_count
+    }
+
+    /// The memory, to be registered with the kernel.
+    pub fn memory(&self) -> &Region {
+        &self.memory
+    }
+
+    fn index(&self, position: RingPosition) -> usize {
+        (position.0 % self.memory.len() as u64) as usize
+    }
+
+    fn assert_held(&self, batch: &SealedBatch) {
+        assert!(self.released <= batch.start && batch.end() <= self.sealed, "the batch's bytes are still in the ring");
+    }
+
+    /// What holds between any two calls; checked once per batch.
+    fn invariants(&self) {
+        let cursors = [self.released, self.durable, self.written, self.sealed, self.head];
+        assert!(cursors.is_sorted(), "released, durable, written, sealed, head in order: {cursors:?}");
+        assert!(self.head.0 - self.released.0 <= self.memory.len() as u64, "nothing overwrites what is not released");
+        assert!(self.consumers.iter().flatten().all(|cursor| (self.released..=self.sealed).contains(cursor)));
+        assert!(self.sealed.0.is_multiple_of(BLOCK_SIZE as u64), "batches end on a block");
+        assert!(
+            self.sealed_batches.front().is_none_or(|batch| self.written <= batch.start),
+            "written after it was given out"
+        );
+        match &self.open {
+            Some(open) => assert!(self.sealed <= open.start && open.start < self.head),
+            None => assert!(self.sealed == self.head),
+        }
+    }
+}
+
+/// Most bytes a call record takes up in the ring.
+pub const CALL_RECORD_SIZE_MAX: usize = record_size(CALL_SIZE_MAX);
+
+/// Bytes an end record takes up in the ring.
+pub const END_RECORD_SIZE: usize = record_size(crate::journal::format::payload::END_SIZE);
+
+/// Bytes that [`FrameRing::append_audio`] takes up for a piece of `size` bytes: one record, or several where it is larger than
+/// a batch.
+pub const fn audio_size(size: usize) -> usize {
+    let whole = size.saturating_sub(1) / PAYLOAD_SIZE_MAX;
+    whole * record_size(PAYLOAD_SIZE_MAX) + record_size(size - whole * PAYLOAD_SIZE_MAX)
+}
+
+/// The bytes of a header, which `split_at_mut` has just made that long.
+fn line(bytes: &mut [u8]) -> &mut HeaderBytes {
+    bytes.try_into().expect("a header is one line")
 }

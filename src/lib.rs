@@ -1,5 +1,6 @@
 //! exo-ingest: telephony audio ingest over WebSocket.
 
+pub mod ack;
 pub mod auth;
 pub mod call;
 pub mod cli;

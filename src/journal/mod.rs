@@ -1,1 +1,4 @@
-//! The journal on disk: its format.
+//! The journal on disk: its format, and the reader of one batch. Neither performs IO.
+
+pub mod batch;
+pub mod format;

@@ -1,0 +1,131 @@
+use super::*;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+fn promise(position: u64, handle: u64, seq: u64) -> Promise<u64> {
+    Promise { position: RingPosition(position), handle, seq: Seq(seq) }
+}
+
+fn drain(queue: &mut PromiseQueue<u64>, watermark: u64) -> Vec<(u64, u64)> {
+    std::iter::from_fn(|| queue.pop_ready(RingPosition(watermark))).map(|(handle, seq)| (handle, seq.0)).collect()
+}
+
+#[test]
+fn a_promise_holds_once_the_watermark_has_come_to_it() {
+    let mut queue = PromiseQueue::new(4);
+    let (mut a, mut b) = Default::default();
+    queue.push(promise(100, 1, 10), &mut a).unwrap();
+    queue.push(promise(200, 2, 20), &mut b).unwrap();
+    assert_eq!(drain(&mut queue, 99), []);
+    assert_eq!(drain(&mut queue, 100), [(1, 10)]);
+    assert_eq!(drain(&mut queue, 5_000), [(2, 20)]);
+    assert!(queue.is_empty());
+}
+
+#[test]
+fn a_connection_has_one_entry_per_group() {
+    let mut queue = PromiseQueue::new(3);
+    let (mut a, mut b) = Default::default();
+    queue.push(promise(100, 1, 10), &mut a).unwrap();
+    queue.push(promise(150, 2, 10), &mut b).unwrap();
+    queue.push(promise(200, 1, 20), &mut a).unwrap();
+    assert_eq!(queue.len(), 2);
+    queue.begin_group(RingPosition(256));
+    queue.push(promise(400, 1, 30), &mut a).unwrap();
+    queue.push(promise(500, 1, 40), &mut a).unwrap();
+    assert_eq!(queue.len(), 3);
+    assert_eq!(drain(&mut queue, 256), [(1, 20), (2, 10)]);
+    assert_eq!(drain(&mut queue, 512), [(1, 40)]);
+}
+
+#[test]
+fn a_full_queue_hands_the_question_back_but_still_moves_entries() {
+    let mut queue = PromiseQueue::new(1);
+    let (mut a, mut b) = Default::default();
+    queue.push(promise(1, 1, 10), &mut a).unwrap();
+    assert_eq!(queue.push(promise(2, 2, 10), &mut b), Err(PromisesFull(promise(2, 2, 10))));
+    assert_eq!(b, PromiseTicket::default());
+    queue.push(promise(3, 1, 20), &mut a).unwrap();
+    assert_eq!(drain(&mut queue, 3), [(1, 20)]);
+    queue.push(promise(4, 2, 10), &mut b).unwrap();
+    assert_eq!(drain(&mut queue, 4), [(2, 10)]);
+}
+
+#[test]
+fn a_ticket_left_over_from_another_connection_does_no_harm() {
+    let mut queue = PromiseQueue::new(4);
+    let mut ticket = PromiseTicket::default();
+    queue.push(promise(1, 1, 10), &mut ticket).unwrap();
+    queue.push(promise(2, 9, 50), &mut ticket).unwrap(); // the slot has a new owner, who did not reset the ticket
+    assert_eq!(drain(&mut queue, 1), [(1, 10)]);
+    queue.push(promise(3, 9, 60), &mut ticket).unwrap();
+    assert_eq!(drain(&mut queue, 3), [(9, 60)]);
+    queue.push(promise(4, 9, 70), &mut ticket).unwrap();
+    assert_eq!(drain(&mut queue, 4), [(9, 70)], "an entry that has been answered is not found again");
+}
+
+#[test]
+fn the_largest_queue_a_ring_needs() {
+    assert_eq!(promise_count_max(64 * 1024 * 1024, 1_000), 104_857 + 1_000);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Ask { connection: u64, bytes: u64 },
+    Seal,
+    Watermark { back: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0u64..5, 0u64..300).prop_map(|(connection, bytes)| Step::Ask { connection, bytes }),
+        1 => Just(Step::Seal),
+        2 => (0u64..4).prop_map(|back| Step::Watermark { back }),
+    ]
+}
+
+proptest! {
+    /// Against a model that remembers every question: an answer is never early, never goes back, and once a sealed batch has
+    /// arrived nobody who asked in it still waits.
+    #[test]
+    fn answers_are_never_early_and_never_forgotten(steps in prop::collection::vec(step(), 1..300)) {
+        let mut queue = PromiseQueue::new(12);
+        let mut tickets: HashMap<u64, PromiseTicket> = HashMap::new();
+        let mut asked: HashMap<u64, Vec<(u64, u64)>> = HashMap::new(); // connection → (position, seq)
+        let mut answered: HashMap<u64, u64> = HashMap::new();
+        let (mut head, mut ends, mut seq, mut watermark) = (0, vec![0], 0, 0);
+        for step in steps {
+            match step {
+                Step::Ask { connection, bytes } => {
+                    head += bytes;
+                    seq += 1;
+                    let full = queue.len() == 12;
+                    match queue.push(promise(head, connection, seq), tickets.entry(connection).or_default()) {
+                        Ok(()) => asked.entry(connection).or_default().push((head, seq)),
+                        Err(PromisesFull(back)) => prop_assert!(full && back == promise(head, connection, seq)),
+                    }
+                }
+                Step::Seal => {
+                    head += 64;
+                    ends.push(head);
+                    queue.begin_group(RingPosition(head));
+                }
+                Step::Watermark { back } => {
+                    watermark = watermark.max(ends[ends.len().saturating_sub(1 + back as usize)]);
+                    while let Some((connection, seq)) = queue.pop_ready(RingPosition(watermark)) {
+                        let questions = &asked[&connection];
+                        let (position, _) = questions.iter().find(|question| question.1 == seq.0).unwrap();
+                        prop_assert!(*position <= watermark, "early");
+                        let before = answered.insert(connection, seq.0);
+                        prop_assert!(before.is_none_or(|before| before < seq.0), "went back");
+                    }
+                    for (connection, questions) in &asked {
+                        let due = questions.iter().filter(|question| question.0 <= watermark).map(|question| question.1).max();
+                        prop_assert!(answered.get(connection).copied() >= due, "forgotten: {connection}");
+                    }
+                }
+            }
+            prop_assert!(queue.len() <= 12);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Reads one batch from its bytes, believing nothing. Where the bytes come from, a ring or a file, is not known here.
+
+#![forbid(unsafe_code)]
+
+use super::format::record::{chain_crc, header_crc};
+use super::format::{BatchHeader, FormatError, HEADER_SIZE, HeaderBytes, RecordHeader, RecordKind};
+
+#[cfg(test)]
+mod tests;
+
+/// What is wrong with a batch, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Offset in the batch of the header (of batch or record) it was found by, bytes.
+    pub offset: usize,
+    /// What is wrong.
+    pub fault: FormatError,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "at byte {} of the batch: {}", self.offset, self.fault)
+    }
+}
+
+impl std::error::Error for Damage {}
+
+/// A record of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Its header.
+    pub header: RecordHeader,
+    /// Its payload, checked.
+    pub payload: &'a [u8],
+    /// Offset of its header in the batch, bytes.
+    pub offset: usize,
+}
+
+/// The records of a batch, in order, pads left out.
+///
+/// [`BatchReader::open`] has checked all headers and their common checksum; so what iteration still finds wrong is one
+/// record's payload or padding, and it goes on behind that.
+#[derive(Clone, Debug)]
+pub struct BatchReader<'a> {
+    header: BatchHeader,
+    bytes: &'a [u8],
+    offset: usize,
+}
+
+impl<'a> BatchReader<'a> {
+    /// The batch at the front of `bytes`, which may go on behind it.
+    pub fn open(bytes: &'a [u8]) -> Result<BatchReader<'a>, Damage> {
+        let at_start = |fault| Damage { offset: 0, fault };
+        let first = bytes.first_chunk::<HEADER_SIZE>().ok_or(at_start(FormatError::Truncated))?;
+        let header = BatchHeader::decode(first).map_err(at_start)?;
+        let bytes = bytes.get(..header.size as usize).ok_or(at_start(FormatError::Truncated))?;
+        let (mut records_crc, mut record_count, mut offset) = (0, 0, HEADER_SIZE);
+        while offset < bytes.len() {
+            let (record, encoded) = record_at(bytes, offset, header.number).map_err(|fault| Damage { offset, fault })?;
+            records_crc = chain_crc(records_crc, header_crc(encoded));
+            record_count += u32::from(record.kind != RecordKind::Pad);
+            offset += record.record_size();
+        }
+        if records_crc != header.records_crc {
+            return Err(at_start(FormatError::RecordsCrc));
+        }
+        if record_count != header.record_count {
+            return Err(at_start(FormatError::RecordCount));
+        }
+        Ok(BatchReader { header, bytes, offset: HEADER_SIZE })
+    }
+
+    /// The batch's header.
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+}
+
+impl<'a> Iterator for BatchReader<'a> {
+    type Item = Result<Record<'a>, Damage>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.offset < self.bytes.len() {
+            let offset = self.offset;
+            let (header, _) = match record_at(self.bytes, offset, self.header.number) {
+                Ok(found) => found,
+                Err(fault) => {
+                    // `open` was here before and found it good; should the bytes be read a second time one day, stop.
+                    self.offset = self.bytes.len();
+                    return Some(Err(Damage { offset, fault }));
+                }
+            };
+            self.offset += header.record_size();
+            let (payload, padding) = self.bytes[offset + HEADER_SIZE..self.offset].split_at(header.length as usize);
+            if crc32c::crc32c(payload) != header.payload_crc {
+                return Some(Err(Damage { offset, fault: FormatError::PayloadCrc }));
+            }
+            if padding.iter().any(|byte| *byte != 0) {
+                return Some(Err(Damage { offset, fault: FormatError::Padding }));
+            }
+            if header.kind != RecordKind::Pad {
+                return Some(Ok(Record { header, payload, offset }));
+            }
+        }
+        None
+    }
+}
+
+/// The record header at `offset` of a batch numbered `number`, decoded and as it is there. The whole record lies within `bytes`.
+fn record_at(bytes: &[u8], offset: usize, number: u64) -> Result<(RecordHeader, &HeaderBytes), FormatError> {
+    let rest = bytes.get(offset..).ok_or(FormatError::Truncated)?;
+    let encoded = rest.first_chunk::<HEADER_SIZE>().ok_or(FormatError::Truncated)?;
+    let header = RecordHeader::decode(encoded)?;
+    if header.record_size() > rest.len() {
+        return Err(FormatError::Size(u64::from(header.length)));
+    }
+    if header.batch != number as u32 {
+        return Err(FormatError::Batch);
+    }
+    Ok((header, encoded))
+}
