@@ -3,6 +3,8 @@
 //! Nothing here does IO, reads a clock, or knows a session. Peer bytes come out as typed values or as an error with a close
 //! code or a status; never as a panic.
 
+pub mod close;
+pub mod event;
 pub mod frame;
 pub mod handshake;
 pub mod http;

@@ -1,0 +1,450 @@
+//! Our events: JSON texts in a call, read from the peer ([`parse`]) and written to it. The framing around them is
+//! [`super::frame`]'s, what they mean is the session's.
+//!
+//! Reading borrows from the peer's text wherever JSON escapes allow it, ignores members it does not know, and refuses one it
+//! knows when it comes twice. Nesting costs no stack: values of unknown members are skipped, not built.
+
+#![forbid(unsafe_code)]
+
+use super::ECHOED_TEXT_MAX;
+use crate::call::valid_id;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::borrow::Cow;
+use std::fmt;
+
+/// The one encoding we take: 16-bit samples, mono, little-endian.
+pub const ENCODING_PCM16: &str = "pcm16";
+
+/// Most bytes of an ACK's text: everything around the number, and the 20 digits of the largest one.
+pub const ACK_TEXT_SIZE_MAX: usize = ACK_OPENING.len() + 20 + 1;
+
+const ACK_OPENING: &[u8] = b"{\"event\":\"ack\",\"seq\":";
+
+/// What a peer's text says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerEvent<'a> {
+    /// A sound `start`.
+    Start(Start<'a>),
+    /// `stop`: no more audio will come.
+    Stop,
+    /// An event we do not know; to be ignored.
+    Unknown,
+}
+
+/// A `start` whose every member is present and acceptable. Its encoding is [`ENCODING_PCM16`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start<'a> {
+    /// The call, as its tenant names it; a [`valid_id`].
+    pub interaction_id: Cow<'a, str>,
+    /// The tenant; a [`valid_id`].
+    pub tenant_id: Cow<'a, str>,
+    /// Hz; one of the rates given to [`parse`].
+    pub sample_rate: u32,
+}
+
+/// The members of a peer's event that mean something to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Member {
+    /// `event`
+    Event,
+    /// `interaction_id`
+    InteractionId,
+    /// `tenant_id`
+    TenantId,
+    /// `sample_rate`
+    SampleRate,
+    /// `encoding`
+    Encoding,
+}
+
+impl Member {
+    const COUNT: usize = 5;
+
+    const ALL: [Member; Member::COUNT] =
+        [Member::Event, Member::InteractionId, Member::TenantId, Member::SampleRate, Member::Encoding];
+
+    /// As it is written in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Member::Event => "event",
+            Member::InteractionId => "interaction_id",
+            Member::TenantId => "tenant_id",
+            Member::SampleRate => "sample_rate",
+            Member::Encoding => "encoding",
+        }
+    }
+}
+
+/// Why a peer's text is no event we can take: always the peer's fault. `Display` gives the sentence for the peer, which names
+/// the member and what to send instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventError {
+    /// Not JSON, or more than one JSON value.
+    NotJson {
+        /// Where in the text, a line number from 1.
+        line: usize,
+        /// Where in the line, from 1; 0 at its start.
+        column: usize,
+    },
+    /// JSON, but not an object.
+    NotObject,
+    /// A member that we need is missing.
+    Missing(Member),
+    /// A member came twice: which one counts is not for us to guess.
+    Duplicate(Member),
+    /// A member has the wrong JSON type.
+    Mistyped {
+        /// Which.
+        member: Member,
+        /// What it has to be.
+        expected: &'static str,
+        /// What it was.
+        found: &'static str,
+    },
+    /// An integer, but none of the configured sample rates.
+    BadRate {
+        /// What was asked for; negative and very large numbers are cut to the range.
+        found: i64,
+        /// What may be asked for, Hz.
+        allowed: Vec<u32>,
+    },
+    /// An encoding other than [`ENCODING_PCM16`].
+    BadEncoding(String),
+    /// An id that is empty, over 256 bytes or holds control characters.
+    BadId(Member),
+}
+
+impl std::error::Error for EventError {}
+
+impl fmt::Display for EventError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EventError::NotJson { line, column } => {
+                write!(out, "the text is not JSON (line {line}, column {column}): send one JSON object per text message")
+            }
+            EventError::NotObject => write!(out, "the text is JSON but no object: send an object with an event member"),
+            EventError::Missing(member) => write!(out, "{} is missing: add it", member.name()),
+            EventError::Duplicate(member) => write!(out, "{} appears twice: send it once", member.name()),
+            EventError::Mistyped { member, expected, found } => {
+                write!(out, "{} is {found}: send {expected}", member.name())
+            }
+            EventError::BadRate { found, allowed } => {
+                write!(out, "sample_rate {found} is not supported: send one of ")?;
+                for (index, rate) in allowed.iter().enumerate() {
+                    write!(out, "{}{rate}", if index == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+            EventError::BadEncoding(found) => write!(out, "encoding {found} is not supported: send {ENCODING_PCM16}"),
+            EventError::BadId(member) => {
+                write!(out, "{} has to be 1 to 256 bytes without control characters: send another id", member.name())
+            }
+        }
+    }
+}
+
+/// Reads a peer's text. `sample_rates` are the rates a `start` may name, Hz.
+pub fn parse<'a>(text: &'a str, sample_rates: &[u32]) -> Result<PeerEvent<'a>, EventError> {
+    let event: RawEvent<'a> =
+        serde_json::from_str(text).map_err(|error| EventError::NotJson { line: error.line(), column: error.column() })?;
+    if !event.is_object {
+        return Err(EventError::NotObject);
+    }
+    match &*event.text(Member::Event)? {
+        "start" => event.start(sample_rates).map(PeerEvent::Start),
+        "stop" => Ok(PeerEvent::Stop),
+        _ => Ok(PeerEvent::Unknown),
+    }
+}
+
+/// Appends `{"event":"started","interaction_id":"…"}` to `out`.
+pub fn push_started(interaction_id: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"event\":\"started\",\"interaction_id\":");
+    push_string(interaction_id, out);
+    out.push(b'}');
+}
+
+/// Writes `{"event":"ack","seq":…}` to the front of `out` and returns its length. Nothing is allocated.
+pub fn write_ack(seq: u64, out: &mut [u8; ACK_TEXT_SIZE_MAX]) -> usize {
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(seq).as_bytes();
+    let number_end = ACK_OPENING.len() + digits.len();
+    out[..ACK_OPENING.len()].copy_from_slice(ACK_OPENING);
+    out[ACK_OPENING.len()..number_end].copy_from_slice(digits);
+    out[number_end] = b'}';
+    number_end + 1
+}
+
+/// What a `stopped` event says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped<'a> {
+    /// The call, as its tenant names it.
+    pub interaction_id: &'a str,
+    /// The last complete frame; 0 where there was none.
+    pub seq: u64,
+    /// Bytes of whole samples kept.
+    pub bytes: u64,
+    /// Length of the audio in milliseconds, rounded down.
+    pub duration_ms: u64,
+    /// The last frame known to be durable; `None` without a journal.
+    pub durable_seq: Option<u64>,
+}
+
+/// Appends `{"event":"stopped",…}` to `out`.
+pub fn push_stopped(stopped: &Stopped<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"event\":\"stopped\",\"interaction_id\":");
+    push_string(stopped.interaction_id, out);
+    out.extend_from_slice(b",\"seq\":");
+    push_number(stopped.seq, out);
+    out.extend_from_slice(b",\"bytes\":");
+    push_number(stopped.bytes, out);
+    out.extend_from_slice(b",\"duration_ms\":");
+    push_number(stopped.duration_ms, out);
+    out.extend_from_slice(b",\"durable_seq\":");
+    match stopped.durable_seq {
+        Some(seq) => push_number(seq, out),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.push(b'}');
+}
+
+/// Appends `{"event":"error","code":…,"reason":"…","message":"…","retryable":…}` to `out`.
+pub fn push_error(code: u16, reason: &str, message: &str, retryable: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"event\":\"error\",\"code\":");
+    push_number(u64::from(code), out);
+    out.extend_from_slice(b",\"reason\":");
+    push_string(reason, out);
+    out.extend_from_slice(b",\"message\":");
+    push_string(message, out);
+    out.extend_from_slice(b",\"retryable\":");
+    out.extend_from_slice(if retryable { b"true" } else { b"false" });
+    out.push(b'}');
+}
+
+fn push_string(text: &str, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, text).expect("a Vec takes every byte, and a str is always valid JSON text");
+}
+
+fn push_number(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// A peer's event before anything but its syntax is checked.
+#[derive(Default)]
+struct RawEvent<'a> {
+    is_object: bool,
+    values: [Option<Value<'a>>; Member::COUNT],
+    repeated: [bool; Member::COUNT],
+}
+
+impl<'a> RawEvent<'a> {
+    fn value(&self, member: Member) -> Result<&Value<'a>, EventError> {
+        if self.repeated[member as usize] {
+            return Err(EventError::Duplicate(member));
+        }
+        self.values[member as usize].as_ref().ok_or(EventError::Missing(member))
+    }
+
+    fn text(&self, member: Member) -> Result<Cow<'a, str>, EventError> {
+        match self.value(member)? {
+            Value::Text(text) => Ok(text.clone()),
+            other => Err(EventError::Mistyped { member, expected: "a string", found: other.kind() }),
+        }
+    }
+
+    fn id(&self, member: Member) -> Result<Cow<'a, str>, EventError> {
+        self.text(member).and_then(|id| if valid_id(&id) { Ok(id) } else { Err(EventError::BadId(member)) })
+    }
+
+    fn start(&self, sample_rates: &[u32]) -> Result<Start<'a>, EventError> {
+        let interaction_id = self.id(Member::InteractionId)?;
+        let tenant_id = self.id(Member::TenantId)?;
+        let sample_rate = self.sample_rate(sample_rates)?;
+        let encoding = self.text(Member::Encoding)?;
+        if encoding != ENCODING_PCM16 {
+            return Err(EventError::BadEncoding(echo(&encoding).to_owned()));
+        }
+        Ok(Start { interaction_id, tenant_id, sample_rate })
+    }
+
+    /// An integer as JSON writes it: `24000.0` and `"24000"` are refused, since a peer that sends them computes its audio from
+    /// something other than what it tells us.
+    fn sample_rate(&self, allowed: &[u32]) -> Result<u32, EventError> {
+        let found = match self.value(Member::SampleRate)? {
+            Value::Integer(found) => *found,
+            other => {
+                let (member, expected) = (Member::SampleRate, "an integer without quotes or fraction");
+                return Err(EventError::Mistyped { member, expected, found: other.kind() });
+            }
+        };
+        let rate = allowed.iter().copied().find(|rate| i64::from(*rate) == found);
+        rate.ok_or_else(|| EventError::BadRate { found, allowed: allowed.to_vec() })
+    }
+}
+
+/// The start of a peer's text, short enough to be repeated to it.
+fn echo(text: &str) -> &str {
+    &text[..text.floor_char_boundary(ECHOED_TEXT_MAX)]
+}
+
+impl<'de> Deserialize<'de> for RawEvent<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EventVisitor)
+    }
+}
+
+struct EventVisitor;
+
+/// What is no object is a `RawEvent` that says so; only bad syntax is an error of serde's.
+impl<'de> Visitor<'de> for EventVisitor {
+    type Value = RawEvent<'de>;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a JSON value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        let mut event = RawEvent { is_object: true, ..RawEvent::default() };
+        while let Some(Name(member)) = members.next_key()? {
+            let Some(member) = member else {
+                members.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            event.repeated[member as usize] |= event.values[member as usize].is_some();
+            event.values[member as usize] = Some(members.next_value()?);
+        }
+        Ok(event)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
+        while elements.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(RawEvent::default())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(RawEvent::default())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(RawEvent::default())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(RawEvent::default())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(RawEvent::default())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(RawEvent::default())
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(RawEvent::default())
+    }
+}
+
+/// A member's name, with its escapes resolved: `None` where it is not one of ours.
+struct Name(Option<Member>);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameVisitor;
+        impl Visitor<'_> for NameVisitor {
+            type Value = Name;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a member name")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Name, E> {
+                Ok(Name(Member::ALL.into_iter().find(|member| member.name() == name)))
+            }
+        }
+        deserializer.deserialize_str(NameVisitor)
+    }
+}
+
+/// A member's value, as far as any of ours may need it.
+enum Value<'a> {
+    Text(Cow<'a, str>),
+    Integer(i64),
+    Fraction,
+    Boolean,
+    Null,
+    List,
+    Object,
+}
+
+impl Value<'_> {
+    const fn kind(&self) -> &'static str {
+        match self {
+            Value::Text(_) => "a string",
+            Value::Integer(_) => "a number",
+            Value::Fraction => "a number with a fraction or exponent",
+            Value::Boolean => "a boolean",
+            Value::Null => "null",
+            Value::List => "a list",
+            Value::Object => "an object",
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Value<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Value<'de>;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("a JSON value")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Value::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Value::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
+        Ok(Value::Integer(number))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
+        Ok(Value::Integer(i64::try_from(number).unwrap_or(i64::MAX)))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(Value::Fraction)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Value::Boolean)
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
+        while elements.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Value::List)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+        while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Value::Object)
+    }
+}
+
+#[cfg(test)]
+mod tests;
