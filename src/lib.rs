@@ -13,3 +13,4 @@ pub mod limits;
 pub mod metrics;
 pub mod proto;
 pub mod session;
+pub mod tenants;

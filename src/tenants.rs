@@ -1,0 +1,276 @@
+//! The node's tenants and their calls: who has how many, and whether one more is allowed. One table for all shards.
+//!
+//! A shard comes here when it upgrades a connection and when that ends, and takes a lock for a few nanoseconds then. Frames never
+//! do: a call adds up its own and hands in the sums once per ACK interval, to plain atomics.
+//!
+//! Memory is bounded whatever names the tokens hold: the first [`TENANT_COUNT_MAX`] − 1 tenants keep counters of their own for
+//! as long as the node runs; later ones share those of [`TenantIndex::OTHERS`], but each still has its exact quota while it has
+//! calls.
+
+#![forbid(unsafe_code)]
+
+use crate::constants::TENANT_COUNT_MAX;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A tenant's place in the node's counters: small, and the same as long as the node runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantIndex(pub u16);
+
+impl TenantIndex {
+    /// All tenants that came when the table was full, together.
+    pub const OTHERS: TenantIndex = TenantIndex(0);
+}
+
+/// The tenant has as many calls as it may: the answer is 429.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaExceeded;
+
+/// What a tenant has used so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TenantUse {
+    /// Calls connected now.
+    pub calls_live: usize,
+    /// Calls connected since the node started.
+    pub calls: u64,
+    /// Audio frames.
+    pub frames: u64,
+    /// Bytes of whole samples in them.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Usage {
+    calls_live: AtomicUsize,
+    calls: AtomicU64,
+    frames: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Usage {
+    fn read(&self) -> TenantUse {
+        TenantUse {
+            calls_live: self.calls_live.load(Ordering::Relaxed),
+            calls: self.calls.load(Ordering::Relaxed),
+            frames: self.frames.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// One row of the table, or the shared row and one tenant's claim on it.
+#[derive(Debug)]
+struct Tenant {
+    index: TenantIndex,
+    usage: Arc<Usage>,
+    /// This tenant's calls now, changed under the table's lock; differs from the usage's number where that is shared.
+    calls_live: AtomicUsize,
+    /// As in the table, where this entry is to leave it with its last call.
+    shared_name: Option<Box<str>>,
+}
+
+/// Every tenant the node has seen, and its number of calls.
+#[derive(Debug)]
+pub struct Tenants {
+    by_name: Mutex<HashMap<Box<str>, Arc<Tenant>>>,
+    others: Arc<Usage>,
+    calls_live: AtomicUsize,
+    calls_max: usize,
+    calls_per_tenant_max: Option<usize>,
+}
+
+impl Tenants {
+    /// A node that takes `calls_max` calls, and `calls_per_tenant_max` of each tenant.
+    pub fn new(calls_max: usize, calls_per_tenant_max: Option<usize>) -> Arc<Tenants> {
+        Arc::new(Tenants {
+            by_name: Mutex::default(),
+            others: Arc::default(),
+            calls_live: AtomicUsize::new(0),
+            calls_max,
+            calls_per_tenant_max,
+        })
+    }
+
+    /// Calls connected now, on all shards.
+    pub fn calls_live(&self) -> usize {
+        self.calls_live.load(Ordering::Relaxed)
+    }
+
+    /// Whether the node has as many calls as it may: the answer to an upgrade is then 503. Shards that ask at the same moment may
+    /// each let one more in.
+    pub fn is_full(&self) -> bool {
+        self.calls_live() >= self.calls_max
+    }
+
+    /// Counts a call of `tenant` for as long as the permit lives.
+    pub fn admit(self: &Arc<Self>, tenant: &str) -> Result<CallPermit, QuotaExceeded> {
+        let mut by_name = self.lock();
+        let entry = match by_name.get(tenant) {
+            Some(entry) => Arc::clone(entry),
+            None if self.calls_per_tenant_max == Some(0) => return Err(QuotaExceeded),
+            None => self.insert(&mut by_name, tenant),
+        };
+        let calls_live = entry.calls_live.load(Ordering::Relaxed);
+        if self.calls_per_tenant_max.is_some_and(|max| calls_live >= max) {
+            return Err(QuotaExceeded);
+        }
+        entry.calls_live.store(calls_live + 1, Ordering::Relaxed);
+        drop(by_name);
+        entry.usage.calls_live.fetch_add(1, Ordering::Relaxed);
+        entry.usage.calls.fetch_add(1, Ordering::Relaxed);
+        self.calls_live.fetch_add(1, Ordering::Relaxed);
+        Ok(CallPermit { tenants: Arc::clone(self), tenant: entry })
+    }
+
+    /// Calls `visit(index, name, use)` for every tenant with counters of its own, in no order, and for the others as `None`. Takes
+    /// the lock: for the control plane, at its own rate.
+    pub fn for_each(&self, mut visit: impl FnMut(TenantIndex, Option<&str>, TenantUse)) {
+        visit(TenantIndex::OTHERS, None, self.others.read());
+        let by_name = self.lock();
+        for (name, tenant) in by_name.iter().filter(|(_, tenant)| tenant.index != TenantIndex::OTHERS) {
+            visit(tenant.index, Some(name), tenant.usage.read());
+        }
+    }
+
+    fn insert(&self, by_name: &mut HashMap<Box<str>, Arc<Tenant>>, name: &str) -> Arc<Tenant> {
+        // Rows of their own never leave, and the shared ones come only once there is no other left: so, while that is not so, the
+        // table's length counts the rows given out.
+        let next = by_name.len() + 1;
+        let tenant = Arc::new(match u16::try_from(next) {
+            Ok(index) if next < TENANT_COUNT_MAX => Tenant {
+                index: TenantIndex(index),
+                usage: Arc::default(),
+                calls_live: AtomicUsize::new(0),
+                shared_name: None,
+            },
+            _ => Tenant {
+                index: TenantIndex::OTHERS,
+                usage: Arc::clone(&self.others),
+                calls_live: AtomicUsize::new(0),
+                shared_name: Some(name.into()),
+            },
+        });
+        by_name.insert(name.into(), Arc::clone(&tenant));
+        tenant
+    }
+
+    /// A panic elsewhere leaves the table as it was between two statements here, each of which leaves it sound.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Tenant>>> {
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One call's place among its tenant's calls and the node's; given back when it is dropped.
+#[derive(Debug)]
+pub struct CallPermit {
+    tenants: Arc<Tenants>,
+    tenant: Arc<Tenant>,
+}
+
+impl CallPermit {
+    /// Whose call it is.
+    pub fn tenant(&self) -> TenantIndex {
+        self.tenant.index
+    }
+
+    /// Adds to the tenant's counters: sums over an ACK interval or the rest of a call, not single frames.
+    pub fn add(&self, frames: u64, bytes: u64) {
+        self.tenant.usage.frames.fetch_add(frames, Ordering::Relaxed);
+        self.tenant.usage.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for CallPermit {
+    fn drop(&mut self) {
+        self.tenants.calls_live.fetch_sub(1, Ordering::Relaxed);
+        self.tenant.usage.calls_live.fetch_sub(1, Ordering::Relaxed);
+        let mut by_name = self.tenants.lock();
+        let calls_live = self.tenant.calls_live.load(Ordering::Relaxed) - 1;
+        self.tenant.calls_live.store(calls_live, Ordering::Relaxed);
+        if let (0, Some(name)) = (calls_live, &self.tenant.shared_name) {
+            by_name.remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(tenants: &Tenants, index: TenantIndex) -> TenantUse {
+        let mut found = None;
+        tenants.for_each(|own, _, usage| {
+            if own == index {
+                found = Some(usage);
+            }
+        });
+        found.expect("the tenant has a row")
+    }
+
+    #[test]
+    fn permits_count_and_give_back() {
+        let tenants = Tenants::new(3, Some(2));
+        let first = tenants.admit("acme").unwrap();
+        let second = tenants.admit("acme").unwrap();
+        assert_eq!(tenants.admit("acme").unwrap_err(), QuotaExceeded);
+        assert!(!tenants.is_full());
+        let other = tenants.admit("zeta").unwrap();
+        assert!(tenants.is_full());
+        assert_eq!(tenants.calls_live(), 3);
+        assert_eq!(first.tenant(), second.tenant());
+        assert_ne!(first.tenant(), other.tenant());
+
+        first.add(10, 96_000);
+        second.add(1, 2);
+        let index = first.tenant();
+        drop((first, other));
+        assert_eq!(usage(&tenants, index), TenantUse { calls_live: 1, calls: 2, frames: 11, bytes: 96_002 });
+        let again = tenants.admit("acme").unwrap();
+        assert_eq!(again.tenant(), index, "a tenant keeps its index");
+        drop((second, again));
+        assert_eq!((tenants.calls_live(), usage(&tenants, index).calls_live), (0, 0));
+    }
+
+    #[test]
+    fn a_quota_of_nothing_refuses_and_leaves_nothing_behind() {
+        let tenants = Tenants::new(1, Some(0));
+        assert!(tenants.admit("acme").is_err());
+        assert!(tenants.lock().is_empty());
+    }
+
+    #[test]
+    fn a_full_table_shares_counters_but_not_quotas_and_stays_bounded() {
+        let tenants = Tenants::new(usize::MAX, Some(1));
+        let own: Vec<_> = (1..TENANT_COUNT_MAX).map(|number| tenants.admit(&number.to_string()).unwrap()).collect();
+        assert!(own.iter().all(|permit| permit.tenant() != TenantIndex::OTHERS));
+        drop(own);
+        let late = tenants.admit("late").unwrap();
+        let later = tenants.admit("later").unwrap();
+        assert_eq!((late.tenant(), later.tenant()), (TenantIndex::OTHERS, TenantIndex::OTHERS));
+        assert!(tenants.admit("late").is_err(), "its own quota");
+        late.add(1, 2);
+        later.add(3, 4);
+        let others = usage(&tenants, TenantIndex::OTHERS);
+        assert_eq!(others, TenantUse { calls_live: 2, calls: 2, frames: 4, bytes: 6 });
+        drop((late, later));
+        for number in 0..100 {
+            tenants.admit(&format!("visitor {number}")).unwrap();
+        }
+        assert_eq!(tenants.lock().len(), TENANT_COUNT_MAX - 1);
+        assert_eq!(tenants.admit("1").unwrap().tenant(), TenantIndex(1), "rows of their own are kept");
+    }
+
+    #[test]
+    fn quotas_hold_between_threads() {
+        let tenants = Tenants::new(usize::MAX, Some(5));
+        let admitted: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| (0..100).filter_map(|_| tenants.admit("acme").ok()).collect::<Vec<_>>()))
+                .collect();
+            let permits: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+            permits.len()
+        });
+        assert_eq!((admitted, tenants.calls_live()), (5, 0));
+    }
+}
