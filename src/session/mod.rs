@@ -8,13 +8,15 @@
 //! Two services implement it: the ingest service of the node, and the echo service of `tests/echo.rs`, against which public
 //! WebSocket conformance suites run.
 
+#![forbid(unsafe_code)]
+
 use crate::auth::Verifier;
 use crate::call::{CallKey, Epoch, EpochSource, Seq};
 use crate::clock::{Moment, Now};
 use crate::frame_ring::FrameRing;
 use crate::limits::Limits;
 use crate::metrics::Counters;
-use crate::proto::handshake::{AcceptKey, Answer, Situation};
+use crate::proto::handshake::{AcceptKey, Answer, Refusal, Situation};
 use crate::proto::http::Head;
 use crate::proto::{Control, DataPiece, Violation};
 use std::sync::Arc;
@@ -108,17 +110,21 @@ pub trait Session {
     /// News of bytes that [`Session::poll_transmit`] gave out; called only when a send was blocked, and until it is drained.
     fn handle_output(&mut self, now: Now, output: Output);
 
-    /// The moment of [`Session::poll_timeout`] has come (or passed: timers fire late, never early).
+    /// The moment of [`Session::poll_timeout`] has come (or passed: timers fire late, never early). What that was about may
+    /// have been put off meanwhile: then nothing happens, but `poll_timeout` names a later moment.
     fn handle_timeout(&mut self, now: Now, context: &mut Context<'_>);
 
-    /// The connection is gone, or its read side has ended, without the session having finished. Called once.
+    /// The connection is gone, or its read side has ended, without the session having finished. Called once for each: after
+    /// [`Disconnect::Finished`] the session may still have something to say, and be told of a [`Disconnect::Reset`].
     fn handle_disconnect(&mut self, now: Now, disconnect: Disconnect, context: &mut Context<'_>);
 
     /// Writes the next bytes for the peer, as much as there is and fits, into `out`; returns their number, 0 if there is
     /// nothing to send. `out` has at least 256 bytes.
     fn poll_transmit(&mut self, now: Now, out: &mut [u8]) -> usize;
 
-    /// When [`Session::handle_timeout`] is to be called, if at all.
+    /// When [`Session::handle_timeout`] is to be called, if at all: not later than the session's earliest deadline, but it may be
+    /// earlier, so that a session need not work its deadlines out, nor the shard move its timer, whenever something comes in.
+    /// After `handle_timeout` it is later than the moment that was given to it.
     fn poll_timeout(&self) -> Option<Moment>;
 
     /// Asks for [`Session::handle_promise`] once the promise holds for everything this session has put into the frame ring so
@@ -132,7 +138,8 @@ pub trait Session {
     /// the connection and discards what still comes.
     fn is_finished(&self) -> bool;
 
-    /// Whether a call is live here (a valid `start` was seen and it has not ended): drain counts these.
+    /// Whether a call is live here: a valid `start` was seen, and the session has not finished. Drain counts these, so that what
+    /// is owed to a peer at the end of its call still goes out.
     fn is_live(&self) -> bool;
 }
 
@@ -156,6 +163,11 @@ pub trait Service {
 
     /// Decides on a complete request head.
     fn admit(&mut self, now: Now, head: &Head<'_>, situation: Situation, counters: &Counters) -> Admission<Self::Session>;
+
+    /// The shard has refused a request on its own, before there was a complete head to admit.
+    fn handle_refusal(&mut self, _refusal: Refusal, counters: &Counters) {
+        counters.requests_refused.add(1);
+    }
 
     /// From now on tokens are checked with `verifier`.
     fn handle_keys(&mut self, verifier: Arc<Verifier>);

@@ -1,0 +1,147 @@
+//! How a call ended on a connection, as end records keep it.
+
+#![forbid(unsafe_code)]
+
+use crate::proto::close::Closing;
+
+/// Why no more audio of a call comes on a connection. The numbers are part of the journal's format: they are never given a new
+/// meaning, and 0 is none of them. A call without an end record was cut by the node's own end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum Ending {
+    /// The peer sent `stop`.
+    Stopped = 1,
+    /// The peer sent a Close without `stop`.
+    PeerClosed = 2,
+    /// The peer ended its side of the connection without a Close.
+    Finished = 3,
+    /// The connection was reset, or failed otherwise.
+    Reset = 4,
+    /// A later connection took the call over.
+    Superseded = 5,
+    /// The node drained.
+    Drained = 6,
+    /// The journal could not take more.
+    Storage = 7,
+    /// Nothing came for too long.
+    IdleTimeout = 8,
+    /// The peer did not read.
+    AckStalled = 9,
+    /// Audio ran too far ahead of the clock.
+    TooFast = 10,
+    /// The peer sent an event or a frame that the session does not allow.
+    Refused = 11,
+    /// The peer broke RFC 6455, or a limit on messages.
+    Violation = 12,
+    /// The token ran out.
+    TokenExpired = 13,
+}
+
+impl Ending {
+    /// How many there are.
+    pub const COUNT: usize = 13;
+
+    /// All, in order of [`Ending::index`].
+    pub const ALL: [Ending; Ending::COUNT] = [
+        Ending::Stopped,
+        Ending::PeerClosed,
+        Ending::Finished,
+        Ending::Reset,
+        Ending::Superseded,
+        Ending::Drained,
+        Ending::Storage,
+        Ending::IdleTimeout,
+        Ending::AckStalled,
+        Ending::TooFast,
+        Ending::Refused,
+        Ending::Violation,
+        Ending::TokenExpired,
+    ];
+
+    /// The number in end records.
+    pub const fn number(self) -> u16 {
+        self as u16
+    }
+
+    /// From the number in an end record; `None` for one that a later version wrote.
+    pub fn from_number(number: u16) -> Option<Ending> {
+        Ending::ALL.into_iter().find(|ending| ending.number() == number)
+    }
+
+    /// Its place in arrays of [`Ending::COUNT`].
+    pub const fn index(self) -> usize {
+        self as usize - 1
+    }
+
+    /// A name for counters and listings.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Ending::Stopped => "stopped",
+            Ending::PeerClosed => "peer_closed",
+            Ending::Finished => "finished",
+            Ending::Reset => "reset",
+            Ending::Superseded => "superseded",
+            Ending::Drained => "drained",
+            Ending::Storage => "storage",
+            Ending::IdleTimeout => "idle_timeout",
+            Ending::AckStalled => "ack_stalled",
+            Ending::TooFast => "too_fast",
+            Ending::Refused => "refused",
+            Ending::Violation => "violation",
+            Ending::TokenExpired => "token_expired",
+        }
+    }
+
+    /// What a Close of ours makes of a call that is live.
+    pub const fn of_closing(closing: Closing) -> Ending {
+        match closing {
+            Closing::Normal => Ending::Stopped,
+            Closing::InvalidStart
+            | Closing::StartRequired
+            | Closing::AlreadyStarted
+            | Closing::OddLength
+            | Closing::ClaimMismatch
+            | Closing::StartTimeout => Ending::Refused,
+            Closing::TokenExpired => Ending::TokenExpired,
+            Closing::Superseded => Ending::Superseded,
+            Closing::IdleTimeout => Ending::IdleTimeout,
+            Closing::AckStalled => Ending::AckStalled,
+            Closing::TooFast => Ending::TooFast,
+            Closing::Storage => Ending::Storage,
+            Closing::Draining => Ending::Drained,
+            Closing::Protocol | Closing::NotUtf8 | Closing::TooBig | Closing::Flood => Ending::Violation,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Journals outlive the program that wrote them: this list may only grow.
+    #[test]
+    fn numbers_stay_what_they_are() {
+        let numbers = Ending::ALL.map(|ending| (ending.number(), ending.label()));
+        let expected = [
+            (1, "stopped"),
+            (2, "peer_closed"),
+            (3, "finished"),
+            (4, "reset"),
+            (5, "superseded"),
+            (6, "drained"),
+            (7, "storage"),
+            (8, "idle_timeout"),
+            (9, "ack_stalled"),
+            (10, "too_fast"),
+            (11, "refused"),
+            (12, "violation"),
+            (13, "token_expired"),
+        ];
+        assert_eq!(numbers, expected);
+        for (index, ending) in Ending::ALL.into_iter().enumerate() {
+            assert_eq!(ending.index(), index);
+            assert_eq!(Ending::from_number(ending.number()), Some(ending));
+        }
+        assert_eq!((Ending::from_number(0), Ending::from_number(14)), (None, None));
+    }
+}

@@ -1,0 +1,154 @@
+//! Control frames, notices, and the order in which last words go.
+
+#![forbid(unsafe_code)]
+
+use super::*;
+
+#[test]
+fn a_ping_is_answered_with_its_payload_and_only_the_latest() {
+    let mut call = Harness::with(|settings| settings.limits.control_burst = 6);
+    let payload = [0xA5; CONTROL_PAYLOAD_SIZE_MAX];
+    assert_eq!(call.control(Control::Ping(b"")), frame(0xA, b""));
+    assert_eq!(call.control(Control::Ping(&payload)), frame(0xA, &payload));
+    for ping in [&b"one"[..], b"two", &payload, b"3"] {
+        call.step_without_output(|session, now, context| session.handle_control(now, Control::Ping(ping), context));
+    }
+    assert_eq!(call.transmit(), frame(0xA, b"3"));
+    assert_eq!(call.counters.controls_received.read(), 6);
+}
+
+#[test]
+fn a_flood_of_control_frames_is_a_violation() {
+    let mut call = Harness::live_with(|settings| settings.limits.control_burst = 5);
+    for _ in 0..2 {
+        assert_eq!(call.control(Control::Pong(b"")), b"");
+        assert_eq!(call.control(Control::Ping(b"x")), frame(0xA, b"x"));
+    }
+    assert_eq!(call.control(Control::Pong(b"")), b"");
+    call.pass(millis(100) - NANO);
+    assert_eq!(call.control(Control::Pong(b"")), close(1008, ""));
+    call.assert_ended(Ending::Violation);
+
+    let mut call = Harness::live_with(|settings| settings.limits.control_burst = 1);
+    for _ in 0..100 {
+        assert_eq!(call.control(Control::Ping(b"x")), frame(0xA, b"x"));
+        call.pass(millis(100));
+    }
+}
+
+#[test]
+fn a_close_is_heard_even_in_a_flood() {
+    let mut call = Harness::live_with(|settings| settings.limits.control_burst = 1);
+    call.control(Control::Pong(b""));
+    assert_eq!(call.peer_close(Some(1000)), close(1000, ""));
+}
+
+#[test]
+fn text_that_is_not_utf8_fails_within_the_message() {
+    let mut call = Harness::live();
+    assert_eq!(call.piece(MessageKind::Text, true, false, 0, b"{\"event\":\"\xff"), close(1007, ""));
+    call.assert_ended(Ending::Violation);
+    call.assert_finished();
+}
+
+#[test]
+fn last_words_go_behind_what_is_promised_and_before_nothing() {
+    let mut call = Harness::new();
+    let mut start = START.as_bytes().to_vec();
+    KEY.apply(&mut start);
+    call.step_without_output(|session, now, context| {
+        let payload = &mut start[..];
+        let piece = DataPiece { kind: MessageKind::Text, first: true, last: true, offset: 0, payload, key: KEY };
+        session.handle_data(now, piece, context);
+    });
+    for _ in 0..20 {
+        call.step_without_output(|session, now, context| {
+            let piece =
+                DataPiece { kind: MessageKind::Binary, first: true, last: true, offset: 0, payload: &mut [], key: KEY };
+            session.handle_data(now, piece, context);
+        });
+    }
+    call.step_without_output(|session, now, context| session.handle_control(now, Control::Ping(b"x"), context));
+    call.step_without_output(|session, now, context| session.handle_notice(now, Notice::Draining, context));
+    assert_eq!(call.transmit(), [text(STARTED), ack(10), ack(20), refusal_of(Closing::Draining)].concat());
+    call.assert_ended(Ending::Drained);
+}
+
+#[test]
+fn a_promise_that_comes_during_the_last_words_does_not_break_into_them() {
+    let mut call = Harness::live();
+    call.promises_at_once = false;
+    call.frames(10, 2);
+    call.step_without_output(|session, now, context| session.handle_notice(now, Notice::Draining, context));
+    let mut out = [0; 64];
+    assert_eq!(call.session.poll_transmit(call.now, &mut out), 64);
+    let mut all = out.to_vec();
+    call.out_size = 256;
+    all.extend(call.promise(10));
+    assert_eq!(all, refusal_of(Closing::Draining));
+    call.assert_finished();
+}
+
+#[test]
+fn nothing_counts_once_last_words_are_decided() {
+    let mut call = Harness::live();
+    call.step_without_output(|session, now, context| session.handle_notice(now, Notice::Superseded, context));
+    let head = call.ring.head();
+    let verbs: [fn(&mut IngestSession, Now, &mut Context<'_>); 6] = [
+        |session, now, context| {
+            let piece =
+                DataPiece { kind: MessageKind::Binary, first: true, last: true, offset: 0, payload: &mut [], key: KEY };
+            session.handle_data(now, piece, context);
+        },
+        |session, now, context| session.handle_control(now, Control::Ping(b"?"), context),
+        |session, now, context| session.handle_control(now, Control::Close { code: Some(1000), reason: "" }, context),
+        |session, now, context| session.handle_violation(now, Violation::Flood, context),
+        |session, now, context| session.handle_notice(now, Notice::Storage, context),
+        |session, now, context| session.handle_disconnect(now, Disconnect::Finished, context),
+    ];
+    for verb in verbs {
+        call.step_without_output(verb);
+    }
+    assert_eq!(call.ring.head(), head);
+    assert_eq!(call.transmit(), refusal_of(Closing::Superseded));
+    call.assert_ended(Ending::Superseded);
+    assert_eq!(call.counters.calls_superseded.read(), 1);
+    call.assert_finished();
+    for verb in verbs {
+        call.step_without_output(verb);
+    }
+    assert_eq!((call.transmit(), call.ring.head()), (Vec::new(), head));
+    call.assert_ended(Ending::Superseded);
+}
+
+#[test]
+fn a_session_without_a_call_is_drained_but_not_superseded() {
+    let mut call = Harness::new();
+    assert_eq!(call.notice(Notice::Superseded), b"");
+    assert_eq!(call.notice(Notice::Draining), refusal_of(Closing::Draining));
+    assert_eq!((call.counters.calls_ended.read(), call.counters.sessions_refused.read()), (0, 0));
+    call.assert_finished();
+}
+
+#[test]
+fn output_owed_does_not_grow_with_what_is_not_read() {
+    let mut call = Harness::live_with(|settings| {
+        settings.limits.max_ahead = None;
+        settings.limits.control_burst = 1_000_000;
+    });
+    let mut start = START.as_bytes().to_vec();
+    KEY.apply(&mut start);
+    for _ in 0..1000 {
+        call.step_without_output(|session, now, context| {
+            let mut payload = start.clone();
+            let payload = &mut payload[..];
+            let piece = DataPiece { kind: MessageKind::Text, first: true, last: true, offset: 0, payload, key: KEY };
+            session.handle_data(now, piece, context);
+            session.handle_control(now, Control::Ping(&[1; 125]), context);
+        });
+    }
+    assert_eq!(call.session.outbox.size_on_heap(), CONTROL_PAYLOAD_SIZE_MAX + 1, "one pong, and numbers");
+    let out = call.transmit();
+    assert_eq!(out, [text(STARTED).repeat(1000), frame(0xA, &[1; 125])].concat(), "and yet each start is answered");
+    assert_eq!(call.session.outbox.size_on_heap(), 0);
+}

@@ -1,0 +1,221 @@
+//! The ways a call ends by the peer's will: stop, Close, and the end of its connection.
+
+#![forbid(unsafe_code)]
+
+use super::*;
+
+#[test]
+fn stop_waits_for_the_promise_of_the_last_frame() {
+    let mut call = Harness::live_with(|settings| settings.durable = true);
+    call.promises_at_once = false;
+    call.frames(12, 960);
+    let head = call.ring.head();
+    assert_eq!(call.text(STOP), b"");
+    assert!(call.ring.head() > head, "the end record stands right behind the audio");
+    call.assert_ended(Ending::Stopped);
+    assert_eq!(call.questions, [10, 12]);
+    assert!(call.session.is_live(), "it is still owed an answer");
+    assert_eq!(call.promise(10), ack(10));
+    assert_eq!(call.promise(12), [stopped(12, 11_520, 240, "12"), close(1000, "")].concat());
+    call.assert_finished();
+    assert_eq!(call.counters.sessions_refused.read(), 0);
+}
+
+#[test]
+fn stop_after_a_multiple_of_ten_asks_nothing_new() {
+    let mut call = Harness::live();
+    call.promises_at_once = false;
+    call.frames(10, 2);
+    assert_eq!(call.text(STOP), b"");
+    assert_eq!(call.questions, [10]);
+    assert_eq!(call.promise(10), [ack(10), stopped(10, 20, 0, "null"), close(1000, "")].concat());
+}
+
+#[test]
+fn stop_without_audio_is_answered_at_once() {
+    for (durable, durable_seq) in [(false, "null"), (true, "0")] {
+        let mut call = Harness::live_with(|settings| settings.durable = durable);
+        call.promises_at_once = false;
+        assert_eq!(call.text(STOP), [stopped(0, 0, 0, durable_seq), close(1000, "")].concat());
+        assert!(call.questions.is_empty());
+        call.assert_finished();
+    }
+}
+
+#[test]
+fn data_after_stop_is_ignored_and_counted() {
+    let mut call = Harness::live();
+    call.promises_at_once = false;
+    call.frames(1, 2);
+    call.text(STOP);
+    let head = call.ring.head();
+    assert_eq!(call.frames(3, 2), b"");
+    assert_eq!(call.piece(MessageKind::Binary, true, false, 0, &[1]), b"");
+    assert_eq!(call.piece(MessageKind::Binary, false, true, 1, &[1]), b"");
+    for ignored in [STOP, START, "no JSON", r#"{"event":"mark"}"#] {
+        assert_eq!(call.text(ignored), b"");
+    }
+    assert_eq!((call.counters.frames_after_stop.read(), call.shared.counters.texts_after_stop.read()), (4, 4));
+    assert_eq!((call.ring.head(), call.counters.events_unknown.read()), (head, 0));
+    assert_eq!(call.control(Control::Ping(b"?")), frame(0xA, b"?"), "pings are still answered");
+    assert_eq!(call.promise(1), [stopped(1, 2, 0, "null"), close(1000, "")].concat());
+    call.assert_ended(Ending::Stopped);
+}
+
+#[test]
+fn a_call_that_has_stopped_is_not_taken_over_nor_drained() {
+    let mut call = Harness::live();
+    call.promises_at_once = false;
+    call.frames(1, 2);
+    call.text(STOP);
+    assert_eq!(call.notice(Notice::Superseded), b"");
+    assert_eq!(call.notice(Notice::Draining), b"");
+    assert_eq!(call.promise(1), [stopped(1, 2, 0, "null"), close(1000, "")].concat());
+
+    let mut call = Harness::live();
+    call.promises_at_once = false;
+    call.frames(1, 2);
+    call.text(STOP);
+    assert_eq!(call.notice(Notice::Storage), refusal_of(Closing::Storage), "no promise, no stopped");
+    call.assert_ended(Ending::Stopped);
+}
+
+#[test]
+fn silence_counts_while_a_stopped_peer_waits_unless_it_can_not_speak() {
+    let mut call = Harness::live();
+    call.promises_at_once = false;
+    call.frames(1, 2);
+    call.text(STOP);
+    assert_eq!(call.pass(millis(3000)), [vec![0x89, 0], refusal_of(Closing::IdleTimeout)].concat());
+
+    let mut call = Harness::live();
+    call.promises_at_once = false;
+    call.frames(1, 2);
+    call.text(STOP);
+    assert_eq!(call.disconnect(Disconnect::Finished), b"");
+    assert_eq!(call.pass(millis(60_000)), b"");
+    assert_eq!(call.promise(1), [stopped(1, 2, 0, "null"), close(1000, "")].concat());
+    call.assert_ended(Ending::Stopped);
+    call.assert_finished();
+}
+
+#[test]
+fn a_peers_close_is_answered_with_its_code_after_the_acks_due() {
+    for (code, answer) in [(Some(1000), close(1000, "")), (Some(4999), close(4999, "")), (None, frame(0x8, b""))] {
+        let mut call = Harness::live();
+        call.promises_at_once = false;
+        call.frames(25, 2);
+        assert_eq!(call.promise(10), ack(10));
+        assert_eq!(call.peer_close(code), b"");
+        call.assert_ended(Ending::PeerClosed);
+        assert_eq!(call.questions, [10, 20], "no partial ack, so no question about the tail");
+        assert_eq!(call.frames(10, 2), b"", "nothing counts after a Close");
+        assert_eq!(call.control(Control::Ping(b"?")), b"");
+        assert_eq!(call.violation(Violation::NotUtf8), b"");
+        assert_eq!(call.notice(Notice::Draining), b"");
+        assert_eq!(call.promise(20), [ack(20), answer].concat());
+        assert_eq!(call.counters.frames.read(), 25);
+        call.assert_finished();
+    }
+}
+
+#[test]
+fn a_peers_close_with_nothing_due_is_answered_at_once() {
+    let mut call = Harness::live();
+    call.frames(11, 2);
+    assert_eq!(call.peer_close(Some(1001)), close(1001, ""));
+    call.assert_finished();
+
+    let mut call = Harness::new();
+    assert_eq!(call.peer_close(None), frame(0x8, b""));
+    assert!(call.actions.is_empty());
+    call.assert_finished();
+}
+
+#[test]
+fn our_close_waits_so_long_for_acks_and_no_longer() {
+    let mut call = Harness::live();
+    call.promises_at_once = false;
+    call.frames(25, 2);
+    call.peer_close(Some(1000));
+    call.promise(10);
+    assert_eq!(call.pass(millis(500) - NANO), b"");
+    assert_eq!(call.pass(NANO), close(1000, ""));
+    call.assert_finished();
+
+    let mut call = Harness::live();
+    call.promises_at_once = false;
+    call.frames(25, 2);
+    call.peer_close(Some(1000));
+    assert_eq!(call.notice(Notice::Storage), close(1000, ""), "there is nothing left to wait for");
+}
+
+#[test]
+fn a_close_after_stop_still_gets_its_stopped_in_time() {
+    let mut call = Harness::live();
+    call.promises_at_once = false;
+    call.frames(3, 2);
+    call.text(STOP);
+    assert_eq!(call.peer_close(Some(1001)), b"");
+    assert_eq!(call.promise(3), [stopped(3, 6, 0, "null"), close(1001, "")].concat());
+    call.assert_ended(Ending::Stopped);
+
+    let mut call = Harness::live();
+    call.promises_at_once = false;
+    call.frames(3, 2);
+    call.text(STOP);
+    call.peer_close(Some(1001));
+    assert_eq!(call.pass(millis(500) - NANO), b"");
+    assert_eq!(call.pass(NANO), close(1001, ""), "a promise that does not hold is not made");
+    call.assert_finished();
+}
+
+#[test]
+fn a_lost_connection_ends_the_call_with_its_complete_frames() {
+    for (disconnect, ending) in [(Disconnect::Finished, Ending::Finished), (Disconnect::Reset, Ending::Reset)] {
+        let mut call = Harness::live();
+        call.frames(2, 2);
+        call.piece(MessageKind::Binary, true, false, 0, &[1, 2, 3, 4]);
+        let head = call.ring.head();
+        assert_eq!(call.disconnect(disconnect), b"");
+        assert!(call.ring.head() > head);
+        call.assert_ended(ending);
+        call.assert_finished();
+        assert_eq!(call.tenant_use().frames, 2, "the frame that was cut never counts");
+    }
+}
+
+#[test]
+fn a_lost_connection_before_start_leaves_nothing() {
+    for disconnect in [Disconnect::Finished, Disconnect::Reset] {
+        let mut call = Harness::new();
+        let head = call.ring.head();
+        assert_eq!(call.disconnect(disconnect), b"");
+        assert!(call.actions.is_empty() && call.ring.head() == head);
+        call.assert_finished();
+    }
+}
+
+#[test]
+fn a_peer_that_ends_its_side_after_its_close_still_gets_ours() {
+    let mut call = Harness::live();
+    call.promises_at_once = false;
+    call.frames(10, 2);
+    call.peer_close(Some(1000));
+    assert_eq!(call.disconnect(Disconnect::Finished), b"");
+    assert_eq!(call.promise(10), [ack(10), close(1000, "")].concat());
+    call.assert_ended(Ending::PeerClosed);
+}
+
+#[test]
+fn a_reset_while_we_wait_finishes_without_a_word() {
+    let mut call = Harness::live();
+    call.promises_at_once = false;
+    call.frames(1, 2);
+    call.text(STOP);
+    assert_eq!(call.disconnect(Disconnect::Finished), b"");
+    assert_eq!(call.disconnect(Disconnect::Reset), b"");
+    call.assert_ended(Ending::Stopped);
+    call.assert_finished();
+    assert_eq!(call.promise(1), b"");
+}
