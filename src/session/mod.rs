@@ -22,6 +22,7 @@ use crate::proto::{Control, DataPiece, Violation};
 use std::sync::Arc;
 
 pub mod ingest;
+pub mod service;
 
 /// What the shard lends a session for the length of one call.
 pub struct Context<'a> {
