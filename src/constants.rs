@@ -6,8 +6,8 @@ pub const ACK_INTERVAL_FRAMES: u64 = 10;
 /// Longest tenant or interaction id, bytes. Keeps a call record within a kilobyte.
 pub const ID_SIZE_MAX: usize = 256;
 
-/// Tenants with counters of their own on a node, the row of all others included. A thousand rows are read in microseconds and
-/// are more than a node of 16,000 calls has large tenants.
+/// Tenants with counters of their own on a node, the row of all others included. A thousand rows are read in microseconds
+/// and are more than a node of 16,000 calls has large tenants.
 pub const TENANT_COUNT_MAX: usize = 1024;
 
 /// Largest token, bytes. An RS256 token with a 4096-bit key and generous claims is under 2 KiB.

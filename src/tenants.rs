@@ -1,11 +1,11 @@
 //! The node's tenants and their calls: who has how many, and whether one more is allowed. One table for all shards.
 //!
-//! A shard comes here when it upgrades a connection and when that ends, and takes a lock for a few nanoseconds then. Frames never
-//! do: a call adds up its own and hands in the sums once per ACK interval, to plain atomics.
+//! A shard comes here when it upgrades a connection and when that ends, and takes a lock for a few nanoseconds then. Frames
+//! never do: a call adds up its own and hands in the sums once per ACK interval, to plain atomics.
 //!
-//! Memory is bounded whatever names the tokens hold: the first [`TENANT_COUNT_MAX`] − 1 tenants keep counters of their own for
-//! as long as the node runs; later ones share those of [`TenantIndex::OTHERS`], but each still has its exact quota while it has
-//! calls.
+//! Memory is bounded whatever names the tokens hold: the first [`TENANT_COUNT_MAX`] − 1 tenants keep counters of their own
+//! for as long as the node runs; later ones share those of [`TenantIndex::OTHERS`], but each still has its exact quota while
+//! it has calls.
 
 #![forbid(unsafe_code)]
 
@@ -97,8 +97,8 @@ impl Tenants {
         self.calls_live.load(Ordering::Relaxed)
     }
 
-    /// Whether the node has as many calls as it may: the answer to an upgrade is then 503. Shards that ask at the same moment may
-    /// each let one more in.
+    /// Whether the node has as many calls as it may: the answer to an upgrade is then 503. Shards that ask at the same
+    /// moment may each let one more in.
     pub fn is_full(&self) -> bool {
         self.calls_live() >= self.calls_max
     }
@@ -123,8 +123,8 @@ impl Tenants {
         Ok(CallPermit { tenants: Arc::clone(self), tenant: entry })
     }
 
-    /// Calls `visit(index, name, use)` for every tenant with counters of its own, in no order, and for the others as `None`. Takes
-    /// the lock: for the control plane, at its own rate.
+    /// Calls `visit(index, name, use)` for every tenant with counters of its own, in no order, and for the others as `None`.
+    /// Takes the lock: for the control plane, at its own rate.
     pub fn for_each(&self, mut visit: impl FnMut(TenantIndex, Option<&str>, TenantUse)) {
         visit(TenantIndex::OTHERS, None, self.others.read());
         let by_name = self.lock();
@@ -134,8 +134,8 @@ impl Tenants {
     }
 
     fn insert(&self, by_name: &mut HashMap<Box<str>, Arc<Tenant>>, name: &str) -> Arc<Tenant> {
-        // Rows of their own never leave, and the shared ones come only once there is no other left: so, while that is not so, the
-        // table's length counts the rows given out.
+        // Rows of their own never leave, and the shared ones come only once there is no other left: so, while that is not
+        // so, the table's length counts the rows given out.
         let next = by_name.len() + 1;
         let tenant = Arc::new(match u16::try_from(next) {
             Ok(index) if next < TENANT_COUNT_MAX => Tenant {

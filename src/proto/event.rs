@@ -75,8 +75,8 @@ impl Member {
     }
 }
 
-/// Why a peer's text is no event we can take: always the peer's fault. `Display` gives the sentence for the peer, which names
-/// the member and what to send instead.
+/// Why a peer's text is no event we can take: always the peer's fault. `Display` gives the sentence for the peer, which
+/// names the member and what to send instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventError {
     /// Not JSON, or more than one JSON value.
@@ -267,8 +267,8 @@ impl<'a> RawEvent<'a> {
         Ok(Start { interaction_id, tenant_id, sample_rate })
     }
 
-    /// An integer as JSON writes it: `24000.0` and `"24000"` are refused, since a peer that sends them computes its audio from
-    /// something other than what it tells us.
+    /// An integer as JSON writes it: `24000.0` and `"24000"` are refused, since a peer that sends them computes its audio
+    /// from something other than what it tells us.
     fn sample_rate(&self, allowed: &[u32]) -> Result<u32, EventError> {
         let found = match self.value(Member::SampleRate)? {
             Value::Integer(found) => *found,

@@ -1,10 +1,11 @@
-//! The session of a call: start, audio, acks, stop, every timer and refusal after the upgrade. Its phases are drawn in `phase`.
+//! The session of a call: start, audio, acks, stop, every timer and refusal after the upgrade. Its phases are drawn in
+//! `phase`.
 //!
-//! A call ends once, whatever comes first: on leaving Live. Its end record then stands right behind its last frame, so that the
-//! promise of that frame covers it, and the node may forget the claim. What is left, at most, is to tell the peer.
+//! A call ends once, whatever comes first: on leaving Live. Its end record then stands right behind its last frame, so that
+//! the promise of that frame covers it, and the node may forget the claim. What is left, at most, is to tell the peer.
 //!
-//! What is kept of a frame of odd length: its record holds every byte that came, and readers drop the last one; the numbers here
-//! (`bytes`, `duration_ms`) count whole samples.
+//! What is kept of a frame of odd length: its record holds every byte that came, and readers drop the last one; the numbers
+//! here (`bytes`, `duration_ms`) count whole samples.
 
 #![forbid(unsafe_code)]
 

@@ -123,24 +123,24 @@ pub trait Session {
     /// nothing to send. `out` has at least 256 bytes.
     fn poll_transmit(&mut self, now: Now, out: &mut [u8]) -> usize;
 
-    /// When [`Session::handle_timeout`] is to be called, if at all: not later than the session's earliest deadline, but it may be
-    /// earlier, so that a session need not work its deadlines out, nor the shard move its timer, whenever something comes in.
-    /// After `handle_timeout` it is later than the moment that was given to it.
+    /// When [`Session::handle_timeout`] is to be called, if at all: not later than the session's earliest deadline, but it
+    /// may be earlier, so that a session need not work its deadlines out, nor the shard move its timer, whenever something
+    /// comes in. After `handle_timeout` it is later than the moment that was given to it.
     fn poll_timeout(&self) -> Option<Moment>;
 
-    /// Asks for [`Session::handle_promise`] once the promise holds for everything this session has put into the frame ring so
-    /// far, of which `seq` is the last complete frame. Each question is given out once.
+    /// Asks for [`Session::handle_promise`] once the promise holds for everything this session has put into the frame ring
+    /// so far, of which `seq` is the last complete frame. Each question is given out once.
     fn poll_promise(&mut self) -> Option<Seq>;
 
     /// The next thing to be done beyond this connection.
     fn poll_action(&mut self) -> Option<Action>;
 
-    /// Whether the session has given out its last byte (its Close) and takes nothing more in. The shard then ends its side of
-    /// the connection and discards what still comes.
+    /// Whether the session has given out its last byte (its Close) and takes nothing more in. The shard then ends its side
+    /// of the connection and discards what still comes.
     fn is_finished(&self) -> bool;
 
-    /// Whether a call is live here: a valid `start` was seen, and the session has not finished. Drain counts these, so that what
-    /// is owed to a peer at the end of its call still goes out.
+    /// Whether a call is live here: a valid `start` was seen, and the session has not finished. Drain counts these, so that
+    /// what is owed to a peer at the end of its call still goes out.
     fn is_live(&self) -> bool;
 }
 

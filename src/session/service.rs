@@ -1,5 +1,5 @@
-//! The ingest service: from a request head to a session. Head, origin and upgrade are [`judge`]'s; the token and the tenant's
-//! quota are decided here.
+//! The ingest service: from a request head to a session. Head, origin and upgrade are [`judge`]'s; the token and the
+//! tenant's quota are decided here.
 
 #![forbid(unsafe_code)]
 

@@ -4,8 +4,8 @@
 
 use crate::proto::close::Closing;
 
-/// Why no more audio of a call comes on a connection. The numbers are part of the journal's format: they are never given a new
-/// meaning, and 0 is none of them. A call without an end record was cut by the node's own end.
+/// Why no more audio of a call comes on a connection. The numbers are part of the journal's format: they are never given a
+/// new meaning, and 0 is none of them. A call without an end record was cut by the node's own end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Ending {

@@ -1,8 +1,8 @@
 //! What a session owes its peer, and how it goes out.
 //!
-//! Debts are numbers and flags, so that nothing here grows with what a peer sends and does not read: how many `started`, up to
-//! which frame acks, the latest ping's payload, whether a ping of ours. They are paid in this order; what is begun is finished
-//! first:
+//! Debts are numbers and flags, so that nothing here grows with what a peer sends and does not read: how many `started`, up
+//! to which frame acks, the latest ping's payload, whether a ping of ours. They are paid in this order; what is begun is
+//! finished first:
 //!
 //! ```text
 //! begun ► started ► pong ► ping ► acks, each tenth frame ► farewell: [stopped] [error] Close
@@ -105,7 +105,8 @@ impl Outbox {
         *self = Outbox::default();
     }
 
-    /// Writes what is owed and fits to the front of `out`; returns its length, and whether the farewell is out to its last byte.
+    /// Writes what is owed and fits to the front of `out`; returns its length, and whether the farewell is out to its last
+    /// byte.
     pub(super) fn transmit(&mut self, interaction_id: &str, out: &mut [u8]) -> (usize, bool) {
         let mut size = 0;
         loop {
@@ -167,7 +168,8 @@ fn started_frame(interaction_id: &str) -> Vec<u8> {
     frame
 }
 
-/// Our Close on our own account, with the error event that precedes it where there is one. `message` overrides the usual one.
+/// Our Close on our own account, with the error event that precedes it where there is one. `message` overrides the usual
+/// one.
 pub(super) fn refusal_frames(closing: Closing, message: Option<&str>) -> Vec<u8> {
     let mut frames = Vec::new();
     if closing.has_event() {

@@ -55,7 +55,8 @@ impl IngestSettings {
     }
 }
 
-/// What the ingest sessions of one shard have counted, by cause; like [`crate::metrics::Counters`], written by that shard alone.
+/// What the ingest sessions of one shard have counted, by cause; like [`crate::metrics::Counters`], written by that shard
+/// alone.
 #[derive(Debug, Default)]
 pub struct IngestCounters {
     /// Requests refused, by [`Refusal::index`].

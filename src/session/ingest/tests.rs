@@ -56,9 +56,8 @@ fn ack(seq: u64) -> Vec<u8> {
 }
 
 fn stopped(seq: u64, bytes: u64, duration_ms: u64, durable_seq: &str) -> Vec<u8> {
-    text(&format!(
-        r#"{{"event":"stopped","interaction_id":"call-123","seq":{seq},"bytes":{bytes},"duration_ms":{duration_ms},"durable_seq":{durable_seq}}}"#
-    ))
+    let numbers = format!(r#""seq":{seq},"bytes":{bytes},"duration_ms":{duration_ms},"durable_seq":{durable_seq}"#);
+    text(&format!(r#"{{"event":"stopped","interaction_id":"call-123",{numbers}}}"#))
 }
 
 fn close(code: u16, reason: &str) -> Vec<u8> {
@@ -227,7 +226,8 @@ impl Harness {
         self.session.handle_output(self.now, output);
     }
 
-    /// Lets time pass and wakes the session as a shard would: whenever it asked to be, and at the end. Returns what went out.
+    /// Lets time pass and wakes the session as a shard would: whenever it asked to be, and at the end. Returns what went
+    /// out.
     fn pass(&mut self, duration: Duration) -> Vec<u8> {
         let mut all = Vec::new();
         let end = self.now.moment + duration;

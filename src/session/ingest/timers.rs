@@ -41,7 +41,8 @@ pub(super) enum Due {
     Ping,
 }
 
-/// The moments that a session's deadlines count from. [`NEVER`] stands for what has not happened, to halve the size of options.
+/// The moments that a session's deadlines count from. [`NEVER`] stands for what has not happened, to halve the size of
+/// options.
 #[derive(Debug)]
 pub(super) struct Timers {
     /// Not later than the earliest deadline.
@@ -137,8 +138,8 @@ impl Timers {
         self.plan(armed, limits);
     }
 
-    /// A deadline that has come, the most severe first. The caller acts on it so that it is gone, and asks again; at `None` the
-    /// next wake-up has been planned.
+    /// A deadline that has come, the most severe first. The caller acts on it so that it is gone, and asks again; at `None`
+    /// the next wake-up has been planned.
     pub(super) fn take_due(&mut self, now: Moment, armed: Armed, limits: &Limits) -> Option<Due> {
         if now < self.wake_at {
             return None;
@@ -173,7 +174,8 @@ impl Timers {
     }
 }
 
-/// How many control frames a peer may still send: `limits.control_burst` at once and `limits.control_rate` a second for long.
+/// How many control frames a peer may still send: `limits.control_burst` at once and `limits.control_rate` a second for
+/// long.
 ///
 /// Kept as one moment: when the bucket, drained by what has come, is full again.
 #[derive(Clone, Copy, Debug, Default)]

@@ -31,18 +31,20 @@ const OTHER_PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----\n\
     -----END PUBLIC KEY-----\n";
 
 /// `tenant-abc`, `call-123`, valid for an hour from [`ISSUED_AT`].
-const TOKEN_ABC: &str = "eyJhbGciOiJSUzI1NiJ9.eyJ0ZW5hbnRfaWQiOiJ0ZW5hbnQtYWJjIiwiaW50ZXJhY3Rpb25faWQiOiJjYWxsLTEyMyIsImlhdCI\
-    6MTgwMDAwMDAwMCwiZXhwIjoxODAwMDAzNjAwfQ.Q_QfO6MLcn-eZ8Eq_PcLm16V7MdOASiOE8ucEGN3r9y-p1_JJ3xBtsQcZDp4\
-    Ay_CtWdnj2R_KL3zfpYqCkZ0IStr8fAd_oN16eXkKTjW84nLdMLWQm4Dbylwk4hUntvI6Tu5pqzyf6Esv87hB40QSUCMkhRdjjgM\
-    Cz4fq2_VaXFU_x09lkwYc8XyutNSOD9Q9oONpyJYfQGjpy0lRf1gOXL_GpeF4BkpTkqUpWv5LudS4MBAl9pEMrS1MRUeekPJ_MNK\
-    QzE6lKfbwazIf7vbeEPWJZ9T0RY83qRqEspWXju3Xiijtqx8iJputAQcCXFaM_YPRWs2dBGgfquXu7cqSg";
+const TOKEN_ABC: &str = "eyJhbGciOiJSUzI1NiJ9.eyJ0ZW5hbnRfaWQiOiJ0ZW5hbnQtYWJjIiwiaW50ZXJhY3Rpb25faWQiOiJjYWxsLTEyM\
+    yIsImlhdCI6MTgwMDAwMDAwMCwiZXhwIjoxODAwMDAzNjAwfQ.Q_QfO6MLcn-eZ8Eq_PcLm16V7MdOASiOE8ucEGN3\
+    r9y-p1_JJ3xBtsQcZDp4Ay_CtWdnj2R_KL3zfpYqCkZ0IStr8fAd_oN16eXkKTjW84nLdMLWQm4Dbylwk4hUntvI6T\
+    u5pqzyf6Esv87hB40QSUCMkhRdjjgMCz4fq2_VaXFU_x09lkwYc8XyutNSOD9Q9oONpyJYfQGjpy0lRf1gOXL_GpeF\
+    4BkpTkqUpWv5LudS4MBAl9pEMrS1MRUeekPJ_MNKQzE6lKfbwazIf7vbeEPWJZ9T0RY83qRqEspWXju3Xiijtqx8iJ\
+    putAQcCXFaM_YPRWs2dBGgfquXu7cqSg";
 
 /// `tenant-xyz`, `call-9`, for the same hour.
-const TOKEN_XYZ: &str = "eyJhbGciOiJSUzI1NiJ9.eyJ0ZW5hbnRfaWQiOiJ0ZW5hbnQteHl6IiwiaW50ZXJhY3Rpb25faWQiOiJjYWxsLTkiLCJpYXQiOjE\
-    4MDAwMDAwMDAsImV4cCI6MTgwMDAwMzYwMH0.ANSXqDJOQ_nEiIUFVX0dfkAqLDblup1LffEqoJjmkfPCeAdrsFmx3eMPV2eAxvt\
-    UtYzp6VHYFEOL1pyrNKZVabZvaJMAC7ZOP3XUVETbF3xO0Iq3BhR6m7JdKLUJ3IDxjZqV3fBhJwUTvJ2c2WC5vGgFi4muqfkz7k5\
-    i3GoQGtChb206tuO4ACiZFKx-hVju6rHOdCGabfrKdQGQQj2aVfgS09qkAgmgRNXHp2c5Pzk5Li5xMNTOv7Qr1IxGafV7xNvGBsw\
-    bE8xxF80Ygh7nzUDwYDDU5xcG-bZrbsiWqEn3Dqx6jKgRV02NcL1VtmvIMUWqPwtPJswV5ilxkRXfEA";
+const TOKEN_XYZ: &str = "eyJhbGciOiJSUzI1NiJ9.eyJ0ZW5hbnRfaWQiOiJ0ZW5hbnQteHl6IiwiaW50ZXJhY3Rpb25faWQiOiJjYWxsLTkiL\
+    CJpYXQiOjE4MDAwMDAwMDAsImV4cCI6MTgwMDAwMzYwMH0.ANSXqDJOQ_nEiIUFVX0dfkAqLDblup1LffEqoJjmkfP\
+    CeAdrsFmx3eMPV2eAxvtUtYzp6VHYFEOL1pyrNKZVabZvaJMAC7ZOP3XUVETbF3xO0Iq3BhR6m7JdKLUJ3IDxjZqV3\
+    fBhJwUTvJ2c2WC5vGgFi4muqfkz7k5i3GoQGtChb206tuO4ACiZFKx-hVju6rHOdCGabfrKdQGQQj2aVfgS09qkAgm\
+    gRNXHp2c5Pzk5Li5xMNTOv7Qr1IxGafV7xNvGBswbE8xxF80Ygh7nzUDwYDDU5xcG-bZrbsiWqEn3Dqx6jKgRV02Nc\
+    L1VtmvIMUWqPwtPJswV5ilxkRXfEA";
 
 const ISSUED_AT: u64 = 1_800_000_000;
 

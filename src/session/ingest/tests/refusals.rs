@@ -1,4 +1,5 @@
-//! The protocol page's table "After the upgrade", row by row. `cargo test -- --nocapture after_the_upgrade` prints what each got.
+//! The protocol page's table "After the upgrade", row by row. `cargo test -- --nocapture after_the_upgrade` prints what each
+//! got.
 
 #![forbid(unsafe_code)]
 

@@ -5,9 +5,8 @@
 use super::*;
 
 fn start(interaction: &str, tenant: &str, sample_rate: u32) -> String {
-    format!(
-        r#"{{"event":"start","interaction_id":"{interaction}","tenant_id":"{tenant}","sample_rate":{sample_rate},"encoding":"pcm16"}}"#
-    )
+    let call = format!(r#""interaction_id":"{interaction}","tenant_id":"{tenant}""#);
+    format!(r#"{{"event":"start",{call},"sample_rate":{sample_rate},"encoding":"pcm16"}}"#)
 }
 
 #[test]
