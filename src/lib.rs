@@ -5,6 +5,7 @@ pub mod auth;
 pub mod call;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod constants;
 pub mod frame_ring;
 pub mod io;
