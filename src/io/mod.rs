@@ -13,6 +13,7 @@ use std::time::Duration;
 
 pub mod affinity;
 pub mod buffer_ring;
+pub mod inherited;
 pub mod memory;
 pub mod probe;
 pub mod scripted;

@@ -1,0 +1,108 @@
+#![forbid(unsafe_code)]
+//! Tells a supervisor that the node serves, or stops: a descriptor it passed (`--ready-fd`), and systemd's notification
+//! socket (sd_notify(3)).
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::SocketAddr as NodeAddress;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+/// Whoever waits for the node.
+#[derive(Debug)]
+pub struct Notifier {
+    ready: Option<File>,
+    socket: Option<OsString>,
+}
+
+impl Notifier {
+    /// With the descriptor of `--ready-fd`, if it was given, and `NOTIFY_SOCKET`, if it is set.
+    pub fn new(ready: Option<File>) -> Notifier {
+        Notifier { ready, socket: std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) }
+    }
+
+    /// The node serves on `address`. A supervisor that cannot be told is logged; the node serves on.
+    pub fn ready(&mut self, address: NodeAddress) {
+        if let Some(mut file) = self.ready.take()
+            && let Err(error) = file.write_all(format!("listening on {address}\n").as_bytes())
+        {
+            tracing::warn!("cannot write to the descriptor of --ready-fd: {error}");
+        }
+        self.tell(&format!("READY=1\nSTATUS=listening on {address}\n"));
+    }
+
+    /// The node has begun to drain.
+    pub fn stopping(&self) {
+        self.tell("STOPPING=1\nSTATUS=draining\n");
+    }
+
+    fn tell(&self, message: &str) {
+        if let Some(name) = &self.socket
+            && let Err(error) = send(name, message)
+        {
+            tracing::warn!("cannot notify {}: {error}", name.display());
+        }
+    }
+}
+
+/// A name that starts with `@` is abstract: it is in no directory.
+fn send(name: &OsStr, message: &str) -> io::Result<()> {
+    let address = match name.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        [b'/', ..] => SocketAddr::from_pathname(name)?,
+        _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "NOTIFY_SOCKET is neither a path nor abstract")),
+    };
+    let socket = UnixDatagram::unbound()?;
+    // A supervisor that does not read must not stop the node.
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(message.as_bytes(), &address).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek};
+
+    fn received(socket: &UnixDatagram) -> String {
+        let mut buffer = [0; 256];
+        let size = socket.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..size]).into_owned()
+    }
+
+    #[test]
+    fn systemd_is_told_through_a_path_and_through_an_abstract_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let by_path = UnixDatagram::bind(&path).unwrap();
+        let name = format!("exo-ingest-test-{}", std::process::id());
+        let by_name = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let mut notifier = Notifier { ready: None, socket: Some(path.into()) };
+        notifier.ready("127.0.0.1:8443".parse().unwrap());
+        assert_eq!(received(&by_path), "READY=1\nSTATUS=listening on 127.0.0.1:8443\n");
+        let notifier = Notifier { ready: None, socket: Some(format!("@{name}").into()) };
+        notifier.stopping();
+        assert_eq!(received(&by_name), "STOPPING=1\nSTATUS=draining\n");
+    }
+
+    #[test]
+    fn a_supervisor_that_is_gone_stops_nothing() {
+        let mut notifier = Notifier { ready: None, socket: Some("/nonexistent/notify".into()) };
+        notifier.ready("127.0.0.1:8443".parse().unwrap());
+        assert!(send(OsStr::new("vsock:2:1"), "READY=1").is_err());
+    }
+
+    #[test]
+    fn the_ready_descriptor_gets_one_line_and_is_closed() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut notifier = Notifier { ready: Some(file.try_clone().unwrap()), socket: None };
+        notifier.ready("[::1]:9".parse().unwrap());
+        notifier.ready("[::1]:9".parse().unwrap());
+        assert!(notifier.ready.is_none());
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "listening on [::1]:9\n");
+    }
+}
