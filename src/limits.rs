@@ -102,7 +102,7 @@ impl Limits {
             completions_per_turn: 8,
             // The smallest the frame ring takes: see its own assertion.
             ring_size: 8 * 1024 * 1024,
-            send_slot_size: 256,
+            send_slot_size: 512,
             send_slot_count: 4,
             head_timeout: Duration::from_millis(500),
             start_timeout: Duration::from_secs(1),

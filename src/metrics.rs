@@ -86,8 +86,8 @@ counters! {
     calls_superseded,
     /// Receive completions handled.
     receives,
-    /// Times a socket's receive had to be armed again.
-    receives_rearmed,
+    /// Times a socket's receive was armed: once for each connection, and after each end of a multishot receive.
+    receives_armed,
     /// Times the kernel found no free receive buffer.
     receive_buffers_exhausted,
     /// Receive completions put off because the frame ring was full.
@@ -100,8 +100,6 @@ counters! {
     turns,
     /// System calls the shard made (ring enters, and the few others).
     system_calls,
-    /// Nanoseconds of CPU the shard's thread has used (gauge, refreshed about once a second).
-    cpu_nanos,
     /// Bytes of the frame ring in use (gauge).
     ring_used_bytes,
     /// Batches sealed.

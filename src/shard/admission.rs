@@ -1,0 +1,124 @@
+//! New connections: accepted, their request heads judged within a budget, answered or upgraded.
+#![forbid(unsafe_code)]
+
+use super::connections::{Connection, ConnectionId, Open, Reply, Stage};
+use super::{Accepting, Deferred, Shard};
+use crate::clock::Now;
+use crate::io::{Completion, Io, OpKind, Socket, UserData};
+use crate::proto::frame::Decoder;
+use crate::proto::handshake::{ANSWER_SIZE_MAX, Answer, Refusal, Situation};
+use crate::session::{Admission, Disconnect, Service, Session};
+use rustix::io::Errno;
+use std::time::Duration;
+
+/// How long accepting pauses when the host is out of descriptors or memory: trying again at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl<I: Io, S: Service> Shard<I, S> {
+    pub(super) fn handle_accept(&mut self, now: Now, completion: Completion) {
+        match completion.result {
+            Ok(descriptor) => self.welcome(now, Socket(descriptor as i32)),
+            Err(Errno::CANCELED) => {}
+            Err(_) => self.counters.accept_failures.add(1),
+        }
+        if completion.more {
+            return;
+        }
+        if self.draining || self.accepting == Accepting::Stopping {
+            self.accepting = Accepting::Stopped;
+            self.io.close_listener();
+            return;
+        }
+        match completion.result {
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                self.accepting = Accepting::Paused(now.moment + ACCEPT_PAUSE);
+            }
+            _ => self.io.accept(UserData::lone(OpKind::Accept)),
+        }
+    }
+
+    fn welcome(&mut self, now: Now, socket: Socket) {
+        self.counters.connections_accepted.add(1);
+        if self.draining {
+            return self.turn_away(socket, Refusal::Draining);
+        }
+        let Some(peer) = self.io.peer_address(socket) else {
+            // Gone before it was looked at.
+            return self.io.turn_away(socket, &[]);
+        };
+        let deadline = now.moment + self.limits.head_timeout;
+        match self.connections.insert(Connection::new(socket, peer, deadline)) {
+            Ok(id) => self.settle(now, id),
+            Err(_) => {
+                self.counters.connections_shed.add(1);
+                self.turn_away(socket, Refusal::Capacity);
+            }
+        }
+    }
+
+    fn turn_away(&mut self, socket: Socket, refusal: Refusal) {
+        let mut answer = [0; ANSWER_SIZE_MAX];
+        let size = Answer::refused(refusal, false).write(&mut answer);
+        self.service.handle_refusal(refusal, &self.counters);
+        self.io.turn_away(socket, &answer[..size]);
+    }
+
+    /// Judges the request heads that are complete, as many as one turn may: live calls come first.
+    pub(super) fn judge_waiting(&mut self, now: Now) {
+        for _ in 0..self.limits.handshakes_per_turn {
+            let Some(id) = self.waiting.pop_front() else { return };
+            self.judge(now, id);
+            self.settle(now, id);
+        }
+    }
+
+    fn judge(&mut self, now: Now, id: ConnectionId) {
+        let situation = Situation { draining: self.draining, ..Situation::default() };
+        let Shard { connections, service, counters, .. } = self;
+        let Some(connection) = connections.get(id) else { return };
+        let Stage::Waiting(buffer) = &connection.stage else { return };
+        let admission = match buffer.head() {
+            Ok(head) => service.admit(now, &head, situation, counters),
+            Err(refusal) => {
+                service.handle_refusal(refusal, counters);
+                Admission::Answer(Answer::refused(refusal, false))
+            }
+        };
+        match admission {
+            Admission::Answer(answer) => connection.answer(answer),
+            Admission::Upgrade { accept, session } => {
+                connection.reply = Some(Reply::Switching(accept));
+                connection.stage = Stage::Open(Open { decoder: Decoder::default(), session, deaf: false });
+                connection.deadline = None;
+                if !connection.early.is_empty() {
+                    connection.deferred += 1;
+                    self.deferred.push_back(Deferred::Early(id));
+                }
+                self.tell_end(now, id);
+            }
+        }
+    }
+
+    /// The peer had ended before its session was made: the session hears of it behind the early bytes.
+    fn tell_end(&mut self, now: Now, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let disconnect = match (connection.broken, connection.fin_received) {
+            (true, _) => Disconnect::Reset,
+            (false, true) => Disconnect::Finished,
+            (false, false) => return,
+        };
+        connection.fin_received = false;
+        connection.broken = false;
+        self.handle_end(now, id, disconnect);
+    }
+}
+
+impl<S: Session> Connection<S> {
+    /// Answers a request for good: nothing more is taken in, and the connection ends behind the answer.
+    pub(super) fn answer(&mut self, answer: Answer) {
+        self.reply = Some(Reply::Final(answer));
+        self.stage = Stage::Done;
+        self.deadline = None;
+        self.early = bytes::BytesMut::new();
+    }
+}

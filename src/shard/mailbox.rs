@@ -1,0 +1,127 @@
+//! How the control plane and other shards talk to a shard: a bounded queue and an eventfd that the shard's ring reads.
+//!
+//! Nobody waits: a full mailbox hands the message back to its sender, which keeps it and tries again at its next turn.
+#![forbid(unsafe_code)]
+
+use super::connections::ConnectionId;
+use crate::auth::Verifier;
+use crate::call::{CallKey, Epoch};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+/// Messages that may wait in one mailbox. A herd of calls that supersede each other is a message each; a turn takes them all.
+const MAILBOX_SIZE: usize = 4096;
+
+/// Where a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its shard.
+    pub shard: usize,
+    /// Its slot there.
+    pub connection: ConnectionId,
+}
+
+/// What a shard can be told.
+#[derive(Debug)]
+pub enum Message {
+    /// To a call's home shard: this connection has sent a valid `start`.
+    Claim {
+        /// The call.
+        call: CallKey,
+        /// The connection's turn at it.
+        epoch: Epoch,
+        /// The connection.
+        owner: Owner,
+    },
+    /// To a call's home shard: that turn is over.
+    Release {
+        /// The call.
+        call: CallKey,
+        /// The turn.
+        epoch: Epoch,
+    },
+    /// To the owner of a connection: a later one has the call.
+    Superseded {
+        /// The connection.
+        connection: ConnectionId,
+    },
+    /// Check tokens with these keys from now on.
+    Keys(Arc<Verifier>),
+    /// Accept nothing more, close all calls evenly over the window, then end.
+    Drain {
+        /// How long the last call may take to be closed.
+        window: Duration,
+    },
+}
+
+/// The sending end; one per sender, cheap to clone.
+#[derive(Clone, Debug)]
+pub struct MailboxSender {
+    queue: SyncSender<Message>,
+    wake: Arc<OwnedFd>,
+}
+
+/// The shard's end.
+#[derive(Debug)]
+pub struct Mailbox {
+    queue: Receiver<Message>,
+    wake: Arc<OwnedFd>,
+}
+
+/// A new mailbox. Fails where no descriptor is left.
+pub fn mailbox() -> std::io::Result<(MailboxSender, Mailbox)> {
+    let (sender, receiver) = sync_channel(MAILBOX_SIZE);
+    let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+    Ok((MailboxSender { queue: sender, wake: Arc::clone(&wake) }, Mailbox { queue: receiver, wake }))
+}
+
+impl MailboxSender {
+    /// Puts a message into the mailbox and wakes its shard; hands it back where the mailbox is full. A shard that has ended
+    /// needs no messages: they are dropped.
+    pub fn try_send(&self, message: Message) -> Result<(), Message> {
+        match self.queue.try_send(message) {
+            Ok(()) => {
+                // A full eventfd (2^64 - 1 wake-ups unread) would still wake: there is no error that matters.
+                let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+                Ok(())
+            }
+            Err(TrySendError::Disconnected(_)) => Ok(()),
+            Err(TrySendError::Full(message)) => Err(message),
+        }
+    }
+}
+
+impl Mailbox {
+    /// The next message, if any.
+    pub fn try_receive(&self) -> Option<Message> {
+        self.queue.try_recv().ok()
+    }
+
+    /// The eventfd that senders write to, for the shard's ring.
+    pub fn wake(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.wake)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_mailbox_hands_the_message_back() {
+        let (sender, receiver) = mailbox().unwrap();
+        for _ in 0..MAILBOX_SIZE {
+            sender.try_send(Message::Drain { window: Duration::ZERO }).unwrap();
+        }
+        let refused = sender.try_send(Message::Drain { window: Duration::from_secs(7) });
+        assert!(matches!(refused, Err(Message::Drain { window }) if window == Duration::from_secs(7)));
+        assert!(receiver.try_receive().is_some());
+        sender.try_send(refused.unwrap_err()).unwrap();
+        let mut count = [0; 8];
+        rustix::io::read(receiver.wake(), &mut count).unwrap();
+        assert_eq!(u64::from_ne_bytes(count), MAILBOX_SIZE as u64 + 1);
+    }
+}

@@ -1,0 +1,349 @@
+//! A shard: one thread, one ring, its slice of the connections. The only place where IO meets protocol.
+//!
+//! [`Shard::turn`] is the loop's body, in numbered phases. Within a turn everything that has come in is handled first, then what
+//! follows from it is queued, and all of it goes to the kernel in the one `submit` with which the next turn begins.
+//!
+//! | file | what happens there |
+//! | --- | --- |
+//! | `receive` | received bytes → head, frames → session; deferral while the frame ring is full |
+//! | `admission` | accepts; request heads judged, a budget of them a turn; 101 and refusals |
+//! | `transmit` | session → send slots → socket; blocked output; the end of a connection |
+//! | `drain` | closing all calls evenly over a window |
+//! | `claims`, `mailbox` | who has a call, across shards |
+//! | `connections`, `timers` | the tables |
+#![forbid(unsafe_code)]
+
+use crate::ack::{PromiseQueue, promise_count_max};
+use crate::call::EpochSource;
+use crate::clock::{Moment, Now};
+use crate::constants::RECORD_EXPANSION_MAX;
+use crate::frame_ring::{END_RECORD_SIZE, FrameRing};
+use crate::io::{Completion, Io, OpKind, Received, UserData, Wait};
+use crate::limits::Limits;
+use crate::metrics::Counters;
+use crate::proto::frame::FrameLimits;
+use crate::session::{Context, Notice, Service, Session};
+use claims::Claims;
+use connections::{ConnectionId, Connections, Stage};
+use mailbox::{Mailbox, MailboxSender, Message, Owner};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use timers::TimerWheel;
+
+mod admission;
+pub mod claims;
+pub mod connections;
+mod drain;
+pub mod mailbox;
+mod receive;
+pub mod timers;
+mod transmit;
+
+/// Completions that end the bounded wait early: half of what a turn reaps, so that a burst does not fill a whole turn.
+const WANT_SHARE: usize = 2;
+
+/// What a shard is made of.
+pub struct ShardConfig<S> {
+    /// Its number.
+    pub index: usize,
+    /// The number of the machine's boot, as epochs carry it.
+    pub boot: u32,
+    /// Decides on requests.
+    pub service: S,
+    /// Where audio goes.
+    pub ring: FrameRing,
+    /// What it holds itself and peers to.
+    pub limits: Limits,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+    /// Its mailbox.
+    pub mailbox: Mailbox,
+    /// The mailboxes of all shards, this one included, by number.
+    pub shards: Vec<MailboxSender>,
+}
+
+/// Whether there will be another turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// There will.
+    More,
+    /// The shard has drained.
+    Finished,
+}
+
+/// Whether connections are accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepting {
+    /// They are.
+    Armed,
+    /// Not before this moment: the host was out of descriptors or memory.
+    Paused(Moment),
+    /// The accept is being cancelled.
+    Stopping,
+    /// No more, ever.
+    Stopped,
+}
+
+/// What a connection has to wait with until the frame ring has room, in the order in which it came.
+enum Deferred {
+    /// Received bytes, still in their receive buffer: so the kernel runs out of buffers, and TCP pushes back.
+    Bytes(ConnectionId, Received),
+    /// The connection's early bytes.
+    Early(ConnectionId),
+    /// The end of the connection's bytes.
+    End(ConnectionId, crate::session::Disconnect),
+}
+
+/// One shard.
+pub struct Shard<I: Io, S: Service> {
+    index: usize,
+    io: I,
+    service: S,
+    ring: FrameRing,
+    connections: Connections<S::Session>,
+    timers: TimerWheel,
+    promises: PromiseQueue<ConnectionId>,
+    epochs: EpochSource,
+    claims: Claims,
+    mailbox: Mailbox,
+    shards: Vec<MailboxSender>,
+    /// Messages that a full mailbox handed back.
+    outbox: VecDeque<(usize, Message)>,
+    accepting: Accepting,
+    /// Request heads to be judged.
+    waiting: VecDeque<ConnectionId>,
+    deferred: VecDeque<Deferred>,
+    /// Connections we do not read because of `deferred`.
+    paused: Vec<ConnectionId>,
+    /// Connections whose receive ended for want of buffers.
+    starved: Vec<ConnectionId>,
+    /// Connections that had something to send when no slot was free.
+    unsent: VecDeque<ConnectionId>,
+    draining: bool,
+    /// The last turn reaped all it may: there is more.
+    behind: bool,
+    limits: Limits,
+    frame_limits: FrameLimits,
+    counters: Arc<Counters>,
+}
+
+impl<I: Io, S: Service> Shard<I, S> {
+    /// A shard that accepts from its first turn on.
+    pub fn new(mut io: I, config: ShardConfig<S>) -> Self {
+        let ShardConfig { index, boot, service, ring, limits, counters, mailbox, shards } = config;
+        let now = io.now().moment;
+        io.accept(UserData::lone(OpKind::Accept));
+        io.await_wake(UserData::lone(OpKind::Wake));
+        let frame_limits = FrameLimits {
+            message_size_max: limits.message_size_max,
+            text_size_max: limits.text_size_max,
+            fragments_max: limits.fragments_max,
+        };
+        Shard {
+            index,
+            io,
+            service,
+            connections: Connections::new(limits.connections_max),
+            timers: TimerWheel::new(limits.connections_max, now),
+            promises: PromiseQueue::new(promise_count_max(limits.ring_size, limits.connections_max)),
+            ring,
+            epochs: EpochSource::new(boot, index as u16),
+            claims: Claims::default(),
+            mailbox,
+            shards,
+            outbox: VecDeque::new(),
+            accepting: Accepting::Armed,
+            waiting: VecDeque::new(),
+            deferred: VecDeque::with_capacity(limits.connections_max),
+            paused: Vec::with_capacity(limits.connections_max),
+            starved: Vec::with_capacity(limits.connections_max),
+            unsent: VecDeque::with_capacity(limits.connections_max),
+            draining: false,
+            behind: false,
+            limits,
+            frame_limits,
+            counters,
+        }
+    }
+
+    /// Turns until the shard has drained. An error means that its ring is unusable.
+    pub fn run(&mut self) -> std::io::Result<()> {
+        while self.turn()? == Turn::More {}
+        Ok(())
+    }
+
+    /// One turn of the loop.
+    pub fn turn(&mut self) -> std::io::Result<Turn> {
+        // 1. Wait: what the last turn queued goes to the kernel, and completions gather for a bounded time.
+        let wait = self.next_wait();
+        self.io.submit(wait)?;
+        let now = self.io.now();
+        self.ring.set_now(now);
+        // 2. Reap and handle, a bounded number, so that receive buffers are recycled while they are in the cache and no socket
+        //    starves the others. Audio goes into the frame ring here.
+        self.reap(now);
+        // 3. Mail and time.
+        self.read_mailbox(now);
+        self.fire_timers(now);
+        // 4. New calls, behind the live ones and within their budget; then what had to wait for room.
+        self.judge_waiting(now);
+        self.resume_deferred(now);
+        // 5. Acknowledge what the promise holds for.
+        self.acknowledge(now);
+        // 6. Arm again what ended, send what had no slot.
+        self.retry(now);
+        self.publish_counters();
+        Ok(if self.is_finished() { Turn::Finished } else { Turn::More })
+    }
+
+    /// How long the next submit may wait.
+    fn next_wait(&mut self) -> Wait {
+        let has_work = self.behind || !self.waiting.is_empty() || !self.unsent.is_empty() || !self.outbox.is_empty();
+        if has_work {
+            return Wait::No;
+        }
+        let mut next = self.timers.next_moment();
+        if let Accepting::Paused(until) = self.accepting {
+            next = Some(next.map_or(until, |next| next.min(until)));
+        }
+        let now = self.io.now().moment;
+        Wait::Gather {
+            want: (self.limits.completions_per_turn / WANT_SHARE) as u32,
+            gather: self.limits.wait,
+            limit: next.map(|next| next.since(now)),
+        }
+    }
+
+    fn reap(&mut self, now: Now) {
+        self.behind = true;
+        for _ in 0..self.limits.completions_per_turn {
+            match self.io.completion() {
+                Some(completion) => self.handle(now, completion),
+                None => {
+                    self.behind = false;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, now: Now, completion: Completion) {
+        let UserData { kind, index, generation } = completion.user_data;
+        let id = ConnectionId { index, generation };
+        match kind {
+            OpKind::Receive => self.handle_receive(now, id, completion),
+            OpKind::Send => self.handle_sent(now, id, completion.result),
+            OpKind::SendRest => self.handle_rest_sent(now, id, completion.result),
+            OpKind::Accept => self.handle_accept(now, completion),
+            OpKind::ShutDown | OpKind::Cancel => self.handle_operation_done(now, id),
+            OpKind::Wake => self.io.await_wake(UserData::lone(OpKind::Wake)),
+            OpKind::Close | OpKind::Write | OpKind::Sync => {
+                // A close that fails (EIO of a dying driver) has still closed; files belong to the journal.
+                debug_assert!(kind == OpKind::Close, "no file operation is queued without a journal");
+            }
+        }
+    }
+
+    fn read_mailbox(&mut self, now: Now) {
+        for (shard, message) in std::mem::take(&mut self.outbox) {
+            self.post(shard, message);
+        }
+        while let Some(message) = self.mailbox.try_receive() {
+            self.counters.mailbox_messages.add(1);
+            match message {
+                Message::Claim { call, epoch, owner } => {
+                    if let Some(loser) = self.claims.claim(call, epoch, owner) {
+                        self.post(loser.shard, Message::Superseded { connection: loser.connection });
+                    }
+                }
+                Message::Release { call, epoch } => self.claims.release(call, epoch),
+                Message::Superseded { connection } => self.notify(now, connection, Notice::Superseded),
+                Message::Keys(verifier) => self.service.handle_keys(verifier),
+                Message::Drain { window } => self.start_drain(now, window),
+            }
+        }
+    }
+
+    /// Sends a message to a shard (perhaps this one); keeps it for the next turn where its mailbox is full.
+    fn post(&mut self, shard: usize, message: Message) {
+        if let Err(message) = self.shards[shard].try_send(message) {
+            self.outbox.push_back((shard, message));
+        }
+    }
+
+    fn owner(&self, connection: ConnectionId) -> Owner {
+        Owner { shard: self.index, connection }
+    }
+
+    fn fire_timers(&mut self, now: Now) {
+        while let Some(index) = self.timers.poll(now.moment) {
+            if let Some(id) = self.connections.id_at(index) {
+                self.handle_timer(now, id);
+            }
+        }
+    }
+
+    /// Tells the sessions whose frames are now promised, and sends what they make of it. Without a journal a promise holds as
+    /// soon as the frame is in the ring, and the ring is free again.
+    fn acknowledge(&mut self, now: Now) {
+        self.ring.release_sealed();
+        self.promises.begin_group(self.ring.sealed());
+        let watermark = self.ring.head();
+        while let Some((id, seq)) = self.promises.pop_ready(watermark) {
+            self.with_session(id, |session, context| session.handle_promise(now, seq, context));
+            self.settle(now, id);
+        }
+    }
+
+    fn retry(&mut self, now: Now) {
+        // While bytes wait for room their receive buffers are held: a receive would only run out of buffers again.
+        if self.deferred.is_empty() {
+            for id in std::mem::take(&mut self.starved) {
+                if let Some(connection) = self.connections.get(id) {
+                    connection.starved = false;
+                    self.settle(now, id);
+                }
+            }
+        }
+        for _ in 0..self.unsent.len() {
+            let Some(id) = self.unsent.pop_front() else { break };
+            if let Some(connection) = self.connections.get(id) {
+                connection.unsent = false;
+                self.settle(now, id);
+            }
+        }
+        if let Accepting::Paused(until) = self.accepting
+            && until <= now.moment
+        {
+            self.accepting = Accepting::Armed;
+            self.io.accept(UserData::lone(OpKind::Accept));
+        }
+    }
+
+    /// Calls `f` with the session of a connection, if it has one.
+    fn with_session(&mut self, id: ConnectionId, f: impl FnOnce(&mut S::Session, &mut Context<'_>)) {
+        let Shard { connections, ring, epochs, limits, counters, .. } = self;
+        if let Some(connection) = connections.get(id)
+            && let Stage::Open(open) = &mut connection.stage
+        {
+            f(&mut open.session, &mut Context { ring, epochs, limits, counters });
+        }
+    }
+
+    fn notify(&mut self, now: Now, id: ConnectionId, notice: Notice) {
+        self.with_session(id, |session, context| session.handle_notice(now, notice, context));
+        self.settle(now, id);
+    }
+
+    /// Whether the frame ring surely takes `size` received bytes, whatever frames they make, and every call's end record.
+    fn has_room(&self, size: usize) -> bool {
+        self.ring.free_size() >= size * RECORD_EXPANSION_MAX + self.connections.count() * END_RECORD_SIZE
+    }
+
+    fn publish_counters(&mut self) {
+        self.counters.turns.add(1);
+        self.counters.system_calls.set(self.io.system_calls());
+        self.counters.connections_open.set(self.connections.count() as u64);
+        self.counters.ring_used_bytes.set(self.ring.used_size() as u64);
+    }
+}

@@ -1,0 +1,238 @@
+//! Received bytes: to the head buffer, or through the decoder to the session; or put off until the frame ring has room.
+#![forbid(unsafe_code)]
+
+use super::connections::{Connection, ConnectionId, EARLY_SIZE_MAX, Open, Receive, Stage};
+use super::{Deferred, Shard};
+use crate::clock::Now;
+use crate::constants::RECEIVE_BUFFER_SIZE;
+use crate::io::{Completion, Io, OpKind, Received};
+use crate::proto::frame::{FrameLimits, WsEvent};
+use crate::proto::handshake::{Answer, Refusal};
+use crate::proto::http::HeadProgress;
+use crate::session::{Context, Disconnect, Service, Session};
+use rustix::io::Errno;
+
+/// Bytes we read and drop from a connection that has ended, before it is cut. A peer that had megabytes under way when it was
+/// refused still gets to read why; one that goes on sending does not keep us reading.
+const DISCARDED_SIZE_MAX: usize = 1024 * 1024;
+
+impl<I: Io, S: Service> Shard<I, S> {
+    pub(super) fn handle_receive(&mut self, now: Now, id: ConnectionId, completion: Completion) {
+        let Some(connection) = self.connections.get(id) else {
+            debug_assert!(false, "a slot is not freed while a receive is armed");
+            completion.received.into_iter().for_each(|received| self.io.recycle(received));
+            return;
+        };
+        if !completion.more {
+            connection.receive = Receive::Idle;
+        }
+        match (completion.result, completion.received) {
+            (Ok(_), Some(received)) => {
+                self.counters.receives.add(1);
+                self.handle_received(now, id, received);
+            }
+            (Ok(_), None) => self.handle_end(now, id, Disconnect::Finished),
+            (Err(Errno::CANCELED), _) => {}
+            (Err(Errno::NOBUFS), _) => {
+                connection.starved = true;
+                self.starved.push(id);
+                self.counters.receive_buffers_exhausted.add(1);
+            }
+            (Err(_), _) => self.handle_end(now, id, Disconnect::Reset),
+        }
+        self.settle(now, id);
+    }
+
+    fn handle_received(&mut self, now: Now, id: ConnectionId, received: Received) {
+        let must_wait = !self.deferred.is_empty() || !self.has_room(received.size());
+        let Some(connection) = self.connections.get(id) else { return };
+        if must_wait && matches!(connection.stage, Stage::Open(_)) {
+            connection.deferred += 1;
+            self.deferred.push_back(Deferred::Bytes(id, received));
+            self.counters.receives_deferred.add(1);
+            self.pause(now, id);
+            return;
+        }
+        self.feed_received(now, id, received);
+    }
+
+    /// Stops reading a connection until the frame ring has room: TCP pushes back.
+    fn pause(&mut self, now: Now, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        if connection.paused {
+            return;
+        }
+        connection.paused = true;
+        self.paused.push(id);
+        self.cancel_receive(id);
+        self.with_session(id, |session, _| session.handle_reading(now, false));
+    }
+
+    pub(super) fn cancel_receive(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        if connection.receive == Receive::Armed {
+            connection.receive = Receive::Cancelling;
+            connection.pending_operations += 1;
+            self.io.cancel(id.user_data(OpKind::Receive), id.user_data(OpKind::Cancel));
+        }
+    }
+
+    fn feed_received(&mut self, now: Now, id: ConnectionId, received: Received) {
+        let Shard { io, connections, ring, epochs, limits, counters, frame_limits, .. } = self;
+        if let Some(connection) = connections.get(id) {
+            let bytes = connection.transport.open(io.received(&received));
+            let mut context = Context { ring, epochs, limits, counters };
+            match feed(connection, now, bytes, frame_limits, &mut context) {
+                Fed::Nothing => {}
+                Fed::HeadComplete => self.waiting.push_back(id),
+                Fed::HeadRefused(refusal) => self.service.handle_refusal(refusal, &self.counters),
+            }
+        }
+        self.io.recycle(received);
+        if self.connections.get(id).is_some_and(|connection| connection.early.len() >= EARLY_SIZE_MAX) {
+            self.cancel_receive(id);
+        }
+    }
+
+    /// The peer's direction has ended, or the connection is gone.
+    pub(super) fn handle_end(&mut self, now: Now, id: ConnectionId, disconnect: Disconnect) {
+        let Some(connection) = self.connections.get(id) else { return };
+        if connection.fin_received || connection.broken {
+            connection.broken |= disconnect == Disconnect::Reset;
+            return;
+        }
+        if connection.deferred > 0 {
+            connection.deferred += 1;
+            self.deferred.push_back(Deferred::End(id, disconnect));
+            return;
+        }
+        match disconnect {
+            Disconnect::Finished => connection.fin_received = true,
+            Disconnect::Reset => connection.broken = true,
+        }
+        match &connection.stage {
+            // Half a request: there is nothing to answer.
+            Stage::Head(_) => connection.stage = Stage::Done,
+            // Its session, should it get one, hears of it then.
+            Stage::Waiting(_) => {}
+            Stage::Open(_) => self.with_session(id, |session, context| session.handle_disconnect(now, disconnect, context)),
+            Stage::Done => {}
+        }
+    }
+
+    /// Handles what was put off, in order, as far as the frame ring has room; once nothing is left, reads all sockets again.
+    pub(super) fn resume_deferred(&mut self, now: Now) {
+        while let Some(next) = self.deferred.pop_front() {
+            let (id, size) = match &next {
+                Deferred::Bytes(id, received) => (*id, received.size()),
+                Deferred::Early(id) => (*id, RECEIVE_BUFFER_SIZE),
+                Deferred::End(id, _) => (*id, 0),
+            };
+            let needs_room = self.connections.get(id).is_some_and(|connection| matches!(connection.stage, Stage::Open(_)));
+            if needs_room && !self.has_room(size) {
+                self.deferred.push_front(next);
+                self.pause(now, id);
+                return;
+            }
+            if let Some(connection) = self.connections.get(id) {
+                connection.deferred -= 1;
+            }
+            match next {
+                Deferred::Bytes(_, received) => self.feed_received(now, id, received),
+                Deferred::Early(_) => self.feed_early(now, id),
+                Deferred::End(_, disconnect) => self.handle_end(now, id, disconnect),
+            }
+            self.settle(now, id);
+        }
+        for id in std::mem::take(&mut self.paused) {
+            if let Some(connection) = self.connections.get(id) {
+                connection.paused = false;
+                self.with_session(id, |session, _| session.handle_reading(now, true));
+                self.settle(now, id);
+            }
+        }
+    }
+
+    /// Hands one buffer's worth of early bytes to the session that has been made meanwhile.
+    fn feed_early(&mut self, now: Now, id: ConnectionId) {
+        let Shard { connections, ring, epochs, limits, counters, frame_limits, deferred, .. } = self;
+        let Some(connection) = connections.get(id) else { return };
+        let size = connection.early.len().min(RECEIVE_BUFFER_SIZE);
+        let mut bytes = connection.early.split_to(size);
+        feed(connection, now, &mut bytes, frame_limits, &mut Context { ring, epochs, limits, counters });
+        if connection.early.is_empty() {
+            // Gives the memory back: most connections never have early bytes.
+            connection.early = bytes::BytesMut::new();
+        } else {
+            connection.deferred += 1;
+            deferred.push_front(Deferred::Early(id));
+        }
+    }
+}
+
+/// What came of bytes, beside what the connection knows itself.
+enum Fed {
+    Nothing,
+    /// The request head is complete, and waits to be judged.
+    HeadComplete,
+    /// The request is answered already.
+    HeadRefused(Refusal),
+}
+
+/// Hands bytes to whatever the connection is at.
+fn feed<S: Session>(
+    connection: &mut Connection<S>,
+    now: Now,
+    bytes: &mut [u8],
+    frame_limits: &FrameLimits,
+    context: &mut Context<'_>,
+) -> Fed {
+    match &mut connection.stage {
+        Stage::Head(buffer) => {
+            let (taken, progress) = buffer.push(bytes);
+            match progress {
+                HeadProgress::Incomplete => {}
+                HeadProgress::Complete => {
+                    connection.early.extend_from_slice(&bytes[taken..]);
+                    connection.stage = Stage::Waiting(std::mem::take(buffer));
+                    return Fed::HeadComplete;
+                }
+                HeadProgress::Refused(refusal) => {
+                    connection.answer(Answer::refused(refusal, false));
+                    return Fed::HeadRefused(refusal);
+                }
+            }
+        }
+        Stage::Waiting(_) => connection.early.extend_from_slice(bytes),
+        Stage::Open(open) => decode(open, now, bytes, frame_limits, context),
+        Stage::Done => {
+            connection.discarded += bytes.len();
+            connection.broken |= connection.discarded > DISCARDED_SIZE_MAX;
+        }
+    }
+    Fed::Nothing
+}
+
+/// The hot loop: frames out of received bytes, into the session.
+fn decode<S: Session>(open: &mut Open<S>, now: Now, bytes: &mut [u8], limits: &FrameLimits, context: &mut Context<'_>) {
+    let mut at = 0;
+    while at < bytes.len() && !open.deaf {
+        match open.decoder.decode(&mut bytes[at..], limits) {
+            Ok((taken, event)) => {
+                at += taken;
+                match event {
+                    Some(WsEvent::Data(piece)) => open.session.handle_data(now, piece, context),
+                    Some(WsEvent::Control(control)) => {
+                        context.counters.controls_received.add(1);
+                        open.session.handle_control(now, control, context);
+                    }
+                    None => {}
+                }
+            }
+            Err(violation) => {
+                open.deaf = true;
+                open.session.handle_violation(now, violation, context);
+            }
+        }
+    }
+}

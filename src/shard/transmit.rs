@@ -1,0 +1,254 @@
+//! What goes out, and how a connection ends.
+#![forbid(unsafe_code)]
+
+use super::Shard;
+use super::connections::{Connection, ConnectionId, Receive, Reply, Sending, Stage};
+use super::mailbox::Message;
+use crate::ack::Promise;
+use crate::clock::{Moment, Now};
+use crate::io::{Io, OpKind};
+use crate::proto::handshake::{ANSWER_SIZE_MAX, Answer, Refusal, write_switching_protocols};
+use crate::session::{Action, Disconnect, Notice, Output, Service, Session};
+use bytes::{Buf, BytesMut};
+use rustix::io::Errno;
+use std::time::Duration;
+
+/// How long a peer has, after our FIN, to send its own before the socket is closed on it. Closing at once would reset the
+/// connection if bytes were still coming, and a reset overtakes what we said last.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+
+/// A session is asked for output only where at least this much fits: the least it is promised.
+const OUTPUT_ROOM_MIN: usize = 256;
+
+impl<I: Io, S: Service> Shard<I, S> {
+    /// Does what follows from whatever has just happened to a connection. Called after every event; cheap when nothing does.
+    pub(super) fn settle(&mut self, now: Now, id: ConnectionId) {
+        self.drain_session(id);
+        self.transmit(now, id);
+        self.end_if_finished(now, id);
+        let Some(connection) = self.connections.get(id) else { return };
+        if connection.receive == Receive::Idle && connection.wants_bytes() {
+            connection.receive = Receive::Armed;
+            self.io.receive(connection.socket, id.user_data(OpKind::Receive));
+            self.counters.receives_armed.add(1);
+        }
+        let deadline = match &connection.stage {
+            Stage::Head(_) | Stage::Done => connection.deadline,
+            Stage::Waiting(_) => None,
+            Stage::Open(open) => earliest(earliest(open.session.poll_timeout(), connection.drain_at), connection.deadline),
+        };
+        self.timers.set_at_most(id.index, deadline);
+    }
+
+    fn drain_session(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let Stage::Open(open) = &mut connection.stage else { return };
+        if let Some(seq) = open.session.poll_promise() {
+            let promise = Promise { position: self.ring.head(), handle: id, seq };
+            let asked = self.promises.push(promise, &mut connection.ticket);
+            asked.expect("the queue has room for all that the frame ring can hold");
+        }
+        while let Some(connection) = self.connections.get(id)
+            && let Stage::Open(open) = &mut connection.stage
+            && let Some(action) = open.session.poll_action()
+        {
+            let shard_count = self.shards.len();
+            match action {
+                Action::Claim { call, epoch } => {
+                    self.post(call.home_shard(shard_count), Message::Claim { call, epoch, owner: self.owner(id) });
+                }
+                Action::Release { call, epoch } => self.post(call.home_shard(shard_count), Message::Release { call, epoch }),
+            }
+        }
+    }
+
+    /// Starts a send if none is under way and there is something to send.
+    fn transmit(&mut self, now: Now, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        if connection.sending != Sending::Idle || connection.broken {
+            return;
+        }
+        let Some(slot) = self.io.acquire_slot() else {
+            if !connection.unsent {
+                connection.unsent = true;
+                self.unsent.push_back(id);
+            }
+            return;
+        };
+        let out = self.io.slot(&slot);
+        let room = out.len() - connection.transport.overhead();
+        let size = connection.fill(now, &mut out[..room]);
+        if size == 0 {
+            self.io.release_slot(slot);
+            return;
+        }
+        let size = connection.transport.seal(out, size);
+        self.io.send(connection.socket, &slot, size, id.user_data(OpKind::Send));
+        connection.sending = Sending::Slot(slot, size);
+        self.counters.sends.add(1);
+    }
+
+    pub(super) fn handle_sent(&mut self, now: Now, id: ConnectionId, result: Result<u32, Errno>) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let Sending::Slot(slot, size) = std::mem::replace(&mut connection.sending, Sending::Idle) else { return };
+        let sent = match result {
+            Ok(sent) => sent as usize,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(_) => {
+                self.io.release_slot(slot);
+                self.handle_end(now, id, Disconnect::Reset);
+                return self.settle(now, id);
+            }
+        };
+        if sent < size {
+            // The socket is full: what it did not take moves out of the pool, so that a peer that does not read holds no slot.
+            let rest = BytesMut::from(&self.io.slot(&slot)[sent..size]);
+            connection.sending = Sending::Rest;
+            self.io.send_rest(connection.socket, rest, id.user_data(OpKind::SendRest));
+            self.counters.sends_blocked.add(1);
+            self.with_session(id, |session, _| session.handle_output(now, Output::Blocked));
+        }
+        self.io.release_slot(slot);
+        self.settle(now, id);
+    }
+
+    pub(super) fn handle_rest_sent(&mut self, now: Now, id: ConnectionId, result: Result<u32, Errno>) {
+        let user_data = id.user_data(OpKind::SendRest);
+        let mut rest = self.io.take_rest(user_data);
+        let Some(connection) = self.connections.get(id) else { return };
+        connection.sending = Sending::Idle;
+        match result {
+            Ok(sent) => {
+                rest.advance((sent as usize).min(rest.len()));
+                let output = if rest.is_empty() { Output::Drained } else { Output::Progressed };
+                if output == Output::Progressed && !connection.broken {
+                    connection.sending = Sending::Rest;
+                    self.io.send_rest(connection.socket, rest, user_data);
+                }
+                self.with_session(id, |session, _| session.handle_output(now, output));
+            }
+            Err(Errno::AGAIN | Errno::INTR) if !connection.broken => {
+                connection.sending = Sending::Rest;
+                self.io.send_rest(connection.socket, rest, user_data);
+            }
+            Err(_) => self.handle_end(now, id, Disconnect::Reset),
+        }
+        self.settle(now, id);
+    }
+
+    /// A shutdown or a cancel has completed.
+    pub(super) fn handle_operation_done(&mut self, now: Now, id: ConnectionId) {
+        if let Some(connection) = self.connections.get(id) {
+            connection.pending_operations -= 1;
+            self.settle(now, id);
+        }
+    }
+
+    /// A connection's deadline has passed, or one it had before.
+    pub(super) fn handle_timer(&mut self, now: Now, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let has_passed = |moment: Option<Moment>| moment.is_some_and(|moment| moment <= now.moment);
+        let own_deadline_passed = has_passed(connection.deadline);
+        let drain_passed = has_passed(connection.drain_at);
+        match &connection.stage {
+            Stage::Head(_) if own_deadline_passed => {
+                connection.answer(Answer::refused(Refusal::HeadTimeout, false));
+                self.service.handle_refusal(Refusal::HeadTimeout, &self.counters);
+            }
+            Stage::Done if own_deadline_passed => connection.broken = true,
+            // Finished, but the peer does not read its last bytes.
+            Stage::Open(_) if own_deadline_passed => self.handle_end(now, id, Disconnect::Reset),
+            Stage::Open(open) => {
+                let session_passed = has_passed(open.session.poll_timeout());
+                if drain_passed {
+                    connection.drain_at = None;
+                }
+                self.with_session(id, |session, context| {
+                    if session_passed {
+                        session.handle_timeout(now, context);
+                    }
+                    if drain_passed {
+                        session.handle_notice(now, Notice::Draining, context);
+                    }
+                });
+            }
+            Stage::Head(_) | Stage::Waiting(_) | Stage::Done => {}
+        }
+        self.settle(now, id);
+    }
+
+    /// Takes a connection that has nothing more to say through its end: FIN, the peer's FIN or a while, close.
+    fn end_if_finished(&mut self, now: Now, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let linger = now.moment + self.limits.close_timeout.min(LINGER_MAX);
+        if let Stage::Open(open) = &connection.stage {
+            let is_finished = open.session.is_finished();
+            if connection.broken || (is_finished && connection.is_flushed()) {
+                connection.stage = Stage::Done;
+                connection.deadline = None;
+            } else if is_finished {
+                connection.deadline.get_or_insert(linger);
+            }
+        }
+        if !matches!(connection.stage, Stage::Done) {
+            return;
+        }
+        if connection.broken {
+            connection.reply = None;
+        }
+        connection.deadline.get_or_insert(linger);
+        if connection.is_flushed() && !connection.shut_down && !connection.fin_received && !connection.broken {
+            connection.shut_down = true;
+            connection.pending_operations += 1;
+            self.io.shut_down(connection.socket, id.user_data(OpKind::ShutDown));
+        }
+        if connection.broken || (connection.fin_received && connection.is_flushed()) {
+            self.close(id);
+        }
+    }
+
+    /// Closes the socket and frees the slot as soon as nothing is under way on it.
+    fn close(&mut self, id: ConnectionId) {
+        self.cancel_receive(id);
+        let Some(connection) = self.connections.get(id) else { return };
+        connection.fin_received = true;
+        if connection.sending == Sending::Rest && connection.pending_operations == 0 {
+            connection.pending_operations += 1;
+            self.io.cancel(id.user_data(OpKind::SendRest), id.user_data(OpKind::Cancel));
+        }
+        if connection.is_quiet() {
+            self.io.close(connection.socket);
+            self.timers.clear(id.index);
+            self.connections.remove(id);
+        }
+    }
+}
+
+impl<S: Session> Connection<S> {
+    /// Writes what is to be sent next into `out`; returns its size.
+    fn fill(&mut self, now: Now, out: &mut [u8]) -> usize {
+        let mut size = match self.reply.take() {
+            Some(Reply::Final(answer)) => return answer.write(out),
+            Some(Reply::Switching(accept)) => write_switching_protocols(&accept, out),
+            None => 0,
+        };
+        if let Stage::Open(open) = &mut self.stage {
+            while out.len() - size >= OUTPUT_ROOM_MIN {
+                match open.session.poll_transmit(now, &mut out[size..]) {
+                    0 => break,
+                    written => size += written,
+                }
+            }
+        }
+        size
+    }
+}
+
+fn earliest<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+const _: () = assert!(ANSWER_SIZE_MAX >= OUTPUT_ROOM_MIN);
