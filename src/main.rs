@@ -1,2 +1,10 @@
+#![forbid(unsafe_code)]
 //! The `exo-ingest` binary.
-fn main() {}
+
+/// Connections come and go on every shard; glibc's arenas would keep what they once held.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    exo_ingest::cli::run()
+}

@@ -1,0 +1,123 @@
+#![forbid(unsafe_code)]
+//! `exo-ingest config`: the effective configuration, and the reference of all settings.
+
+use super::flags::SettingFlags;
+use super::{Failure, print};
+use crate::config::Config;
+use crate::config::settings::{SETTINGS, Settings};
+use clap::Args;
+use serde::Serialize;
+use std::fmt::Write;
+
+/// Show the effective configuration and where each value came from
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct ConfigArgs {
+    #[command(flatten)]
+    flags: SettingFlags,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print every setting with its names, default and meaning, as a Markdown table
+    #[arg(long, conflicts_with = "json")]
+    reference: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  exo-ingest config --config exo.toml --drain 10s
+  EXO_INGEST_MAX_CALLS=500 exo-ingest config --json
+
+A setting goes by its key: [limits] calls_max = 500 in the file, EXO_INGEST_LIMITS_CALLS_MAX in the environment, \
+--set limits.calls_max=500. Where it has a flag (--max-calls), the flag's name does as well: max_calls = 500, \
+EXO_INGEST_MAX_CALLS, --set max_calls=500.";
+
+/// Prints to standard output; warnings about the configuration go to standard error.
+pub(super) fn config(args: &ConfigArgs) -> Result<(), Failure> {
+    if args.reference {
+        return print(&reference());
+    }
+    let config = args.flags.load("config", Vec::new())?;
+    if args.json {
+        return print(&json(&config)?);
+    }
+    for warning in &config.warnings {
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("warning: {warning}\n"));
+    }
+    print(&table(&config))
+}
+
+/// What is printed where a setting has no value.
+const UNSET: &str = "-";
+
+fn table(config: &Config) -> String {
+    let mut rows = vec![["SETTING".to_owned(), "VALUE".into(), "SOURCE".into()]];
+    rows.extend(SETTINGS.iter().map(|setting| {
+        let value = setting.value(&config.settings).unwrap_or_else(|| UNSET.into());
+        [setting.key.into(), value, config.source(setting).to_string()]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let (key_width, value_width) = (width(0), width(1));
+    rows.iter().fold(String::new(), |mut text, [key, value, source]| {
+        let _ = writeln!(text, "{key:key_width$}  {value:value_width$}  {source}");
+        text
+    })
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    version: &'static str,
+    settings: Vec<Row>,
+    warnings: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Row {
+    name: &'static str,
+    /// As `--set` takes it; null where it is not set.
+    value: Option<String>,
+    source: String,
+    default: Option<String>,
+    flag: Option<String>,
+    variable: String,
+}
+
+fn json(config: &Config) -> Result<String, Failure> {
+    let defaults = Settings::default();
+    let row = |setting: &'static crate::config::settings::Setting| Row {
+        name: setting.key,
+        value: setting.value(&config.settings),
+        source: config.source(setting).to_string(),
+        default: setting.value(&defaults),
+        flag: setting.flag.map(|flag| format!("--{flag}")),
+        variable: setting.variable(),
+    };
+    let document = Document {
+        version: env!("CARGO_PKG_VERSION"),
+        settings: SETTINGS.iter().map(row).collect(),
+        warnings: &config.warnings,
+    };
+    let text = serde_json::to_string_pretty(&document);
+    text.map(|text| text + "\n").map_err(|error| Failure::Run(format!("cannot print the configuration: {error}")))
+}
+
+fn reference() -> String {
+    let defaults = Settings::default();
+    let mut text =
+        String::from("| setting | flag | variable | value | default | meaning |\n| --- | --- | --- | --- | --- | --- |\n");
+    for setting in SETTINGS {
+        let flag = setting.flag.map(|flag| format!("`--{flag}`")).unwrap_or_default();
+        let default = setting.value(&defaults).filter(|_| !setting.help.contains("unset"));
+        let default = default.map(|default| format!("`{default}`")).unwrap_or_default();
+        // A bar ends a Markdown cell, even between backquotes.
+        let shape = setting.shape.replace('|', "\\|");
+        let _ = writeln!(
+            text,
+            "| `{}` | {flag} | `{}` | `{shape}` | {default} | {} |",
+            setting.key,
+            setting.variable(),
+            setting.help
+        );
+    }
+    text
+}

@@ -1,0 +1,129 @@
+#![forbid(unsafe_code)]
+//! From a configuration to a running node, the same way for `serve` and `dev`.
+
+use super::Failure;
+use crate::auth::TokenPolicy;
+use crate::config::cpus;
+use crate::config::settings::{OnExpiry, Settings};
+use crate::config::{Config, settings};
+use crate::control::reload::KeyFile;
+use crate::control::{Control, notify::Notifier, signals};
+use crate::logging;
+use crate::node::{Node, NodeConfig};
+use crate::session::ingest::IngestSettings;
+use rustix::thread::{CpuSet, sched_getaffinity};
+use std::fs::File;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A node that serves, and what controls it.
+pub(super) struct Launch {
+    node: Node,
+    control: Control,
+    notifier: Notifier,
+}
+
+impl Launch {
+    /// Starts the log, reads the keys, starts the node. `ready` is told of it by [`Launch::announce`].
+    pub fn start(config: &Config, ready: Option<File>) -> Result<Launch, Failure> {
+        let settings = &config.settings;
+        let Some(key_path) = settings.jwt_key.clone() else { return Err(Failure::Usage(MISSING_KEY.into())) };
+        logging::start(settings.log, settings.log_level);
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        // Before the node, so that a signal that comes while it starts is not lost.
+        let signals = signals::listen().map_err(|error| Failure::Run(format!("cannot handle signals: {error}")))?;
+        let policy = TokenPolicy {
+            issuer: settings.jwt_issuer.clone(),
+            audience: settings.jwt_audience.clone(),
+            leeway: settings.jwt_leeway,
+        };
+        let (keys, verifier) = KeyFile::open(key_path, policy).map_err(|error| Failure::Run(error.to_string()))?;
+        let node_config = node_config(settings)?;
+        let shards = node_config.shards.clone();
+        let node = Node::start(node_config, Arc::new(verifier)).map_err(|error| Failure::Run(error.to_string()))?;
+        log_start(settings, &node, &shards);
+        let control = Control { signals, keys, drain: settings.drain };
+        Ok(Launch { node, control, notifier: Notifier::new(ready) })
+    }
+
+    /// Where it listens, with the real port.
+    pub fn address(&self) -> SocketAddr {
+        self.node.address()
+    }
+
+    /// Says, once, that the node serves: one line on standard output, and to whoever else waits for it.
+    pub fn announce(&self) {
+        let line = format!("listening on {}\n", self.node.address());
+        let mut stdout = std::io::stdout().lock();
+        if let Err(error) = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
+            tracing::warn!("cannot write to standard output: {error}");
+        }
+    }
+
+    /// Serves until a signal ends it.
+    pub fn run(mut self) -> Result<(), Failure> {
+        self.notifier.ready(self.node.address());
+        self.control.run(self.node, &self.notifier).map_err(|error| Failure::Run(error.to_string()))
+    }
+}
+
+const MISSING_KEY: &str = "there are no keys to check tokens with: give --jwt-key FILE, a PEM or JWKS with public keys \
+    (`exo-ingest keygen --out DIR` makes a pair)";
+
+/// Refuses what this version cannot do yet, rather than promise it.
+pub(super) fn require_supported(config: &Config) -> Result<(), Failure> {
+    match config.settings.no_journal {
+        true => Ok(()),
+        false => Err(Failure::Usage(
+            "the journal is not in this version, so audio cannot be kept on disk: give --no-journal --ack received, \
+             and an ACK promises that the audio is in memory, in order"
+                .into(),
+        )),
+    }
+}
+
+fn node_config(settings: &Settings) -> Result<NodeConfig, Failure> {
+    let shards = cpus::place(settings, &allowed_cpus()).map_err(Failure::Usage)?;
+    Ok(NodeConfig {
+        listen: settings.listen,
+        shards,
+        limits: settings.limits.clone(),
+        ingest: IngestSettings {
+            limits: settings.limits.clone(),
+            claim_match: settings.claim_match,
+            allowed_origins: settings.allowed_origins.clone(),
+            close_on_expiry: settings.on_expiry == OnExpiry::Close,
+            expiry_leeway: settings.jwt_leeway,
+            durable: settings.ack_level() == settings::AckLevel::Durable,
+        },
+        kernel_features: settings.kernel_features,
+        allow_unregistered: settings.allow_unregistered,
+    })
+}
+
+/// The CPUs this process may run on, ascending; none where the kernel does not say (over 1,024 of them), which leaves the
+/// reactors unpinned.
+fn allowed_cpus() -> Vec<usize> {
+    let set = sched_getaffinity(None).unwrap_or_default();
+    (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
+}
+
+fn log_start(settings: &Settings, node: &Node, shards: &[Option<usize>]) {
+    let pinned: Vec<usize> = shards.iter().copied().flatten().collect();
+    let cpus = if pinned.is_empty() { "any".to_owned() } else { cpus::show(&pinned) };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        address = %node.address(),
+        shards = shards.len(),
+        cpus = %cpus,
+        ack = settings.ack_level().name(),
+        calls_max = settings.limits.calls_max,
+        "serving"
+    );
+    for note in node.notes() {
+        tracing::info!("{note}");
+    }
+}

@@ -1,0 +1,86 @@
+//! Help, version, and how a wrong command line ends.
+
+#![forbid(unsafe_code)]
+
+use std::process::{Command, Output};
+
+fn exo_ingest(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_exo-ingest")).args(args).env_clear().output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn every_command_has_help_with_an_example_of_itself() {
+    for command in ["", "serve", "dev", "config", "keygen", "token", "token mint", "token verify"] {
+        let mut args: Vec<&str> = command.split_whitespace().collect();
+        args.push("--help");
+        let output = exo_ingest(&args);
+        let help = stdout(&output);
+        assert_eq!(output.status.code(), Some(0), "{command}");
+        let (_, examples) = help.split_once("\nExample").unwrap_or_else(|| panic!("{command} has no example:\n{help}"));
+        assert!(examples.contains(&format!("exo-ingest {command}")), "{command}:\n{examples}");
+        assert!(stderr(&output).is_empty());
+    }
+}
+
+#[test]
+fn serve_has_the_stable_flags_and_none_that_do_nothing_yet() {
+    let help = stdout(&exo_ingest(&["serve", "--help"]));
+    let flags = "listen jwt-key jwt-issuer jwt-audience jwt-leeway claim-match cpus shards no-journal ack max-calls \
+        max-ahead allowed-origins message-size-max drain log config set kernel-features allow-unregistered ready-fd";
+    for flag in flags.split_whitespace() {
+        assert!(
+            help.contains(&format!("--{flag} ")) || help.contains(&format!("--{flag}[")),
+            "--{flag} is missing:\n{help}"
+        );
+    }
+    for flag in ["tls", "data-dir", "retain", "admin"] {
+        assert!(!help.contains(&format!("--{flag}")), "--{flag}");
+    }
+}
+
+#[test]
+fn version_names_the_program_and_its_version() {
+    let output = exo_ingest(&["--version"]);
+    assert_eq!(stdout(&output), format!("exo-ingest {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2_and_says_what_was_meant() {
+    for (args, words) in [
+        (&["serve", "--listn", "x"][..], "--listen"),
+        (&["serv"], "serve"),
+        (&[], "Usage"),
+        (&["serve", "--no-journal", "--jwt-key", "k", "--max-calls", "many"], "bad value \"many\" for limits.calls_max"),
+        (&["serve", "--listen", "here"], "--listen"),
+        (&["serve", "--set", "listen"], "key=value"),
+        (&["serve", "--no-journal"], "exo-ingest keygen"),
+        (&["serve", "--jwt-key", "k"], "--no-journal --ack received"),
+        (&["serve", "--jwt-key", "k", "--no-journal", "--ack", "durable"], "--ack received"),
+        (&["serve", "--jwt-key", "k", "--no-journal", "--cpus", "1", "--shards", "1"], "give one of them"),
+        (&["serve", "--jwt-key", "k", "--no-journal", "--ready-fd", "1"], "--ready-fd 1"),
+        (&["config", "--config", "/nonexistent.toml"], "/nonexistent.toml"),
+    ] {
+        let output = exo_ingest(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(words), "{args:?}: {}", stderr(&output));
+        assert!(stdout(&output).is_empty(), "{args:?}: {}", stdout(&output));
+    }
+}
+
+#[test]
+fn a_key_file_that_cannot_be_read_is_1_and_names_the_file() {
+    let output = exo_ingest(&["serve", "--no-journal", "--jwt-key", "/nonexistent/key.pem"]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = stderr(&output);
+    let errors: Vec<&str> = errors.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].contains("/nonexistent/key.pem") && errors[0].contains("exo-ingest keygen"), "{errors:?}");
+}
