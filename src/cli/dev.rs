@@ -71,7 +71,9 @@ pub(super) fn dev(args: &DevArgs) -> Result<(), Failure> {
     if own_keys {
         make_keys(&args.dir, &private, &public)?;
     }
-    let token = if own_keys { Some(mint(&private)?) } else { None };
+    // A token of ours names neither issuer nor audience: a node that demands one would refuse it.
+    let demands_more = config.settings.jwt_issuer.is_some() || config.settings.jwt_audience.is_some();
+    let token = if own_keys && !demands_more { Some(mint(&private)?) } else { None };
     let launch = Launch::start(&config, None)?;
     launch.announce();
     let text = greeting(&config.settings, reachable(launch.address()), &private, token.as_deref());
@@ -137,7 +139,7 @@ fn greeting(settings: &Settings, address: SocketAddr, private: &Path, token: Opt
         return format!(
             "
   url    {url}
-  token  none: it has to be signed with the private part of the keys you gave
+  token  none: sign one that fits the keys, issuer and audience you gave
 
 Try, in another terminal:
   curl http://{address}/health
