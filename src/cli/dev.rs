@@ -97,6 +97,8 @@ fn make_keys(directory: &Path, private: &Path, public: &Path) -> Result<(), Fail
     }
     let failed = |error: std::io::Error| Failure::Run(format!("cannot make {}: {error}", directory.display()));
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    // It takes seconds where luck with primes is bad.
+    let _ = writeln!(std::io::stderr(), "making a key pair in {}, this once", directory.display());
     generate_into(directory, KeyBits::Bits2048).map_err(|error| Failure::Run(error.to_string()))?;
     // Keys do not belong into a repository, not even these. Where the file exists, it is not ours to change.
     let _ = OpenOptions::new()
