@@ -1,2 +1,137 @@
-//! `exo-load`: plays telephony calls at an ingest node in real time.
-fn main() {}
+//! `exo-load`: plays telephony calls at an ingest node in real time, and checks every answer.
+//!
+//! On purpose a second implementation of the protocol: nothing here comes from the node's crate. Sockets are
+//! tokio-uring's, frames and handshake tungstenite's.
+//!
+//! The way of a call, and of this crate: [`cli`] settles a [`plan`]; [`worker`]s, one thread each, open calls by the
+//! [`schedule`]; a [`call`] connects through [`wire`], reads [`event`]s and checks [`acks`], while its [`line`] sends
+//! [`audio`] as it falls due; all count into [`stats`], which [`monitor`] collects once a second; [`report`] judges,
+//! [`files`] keeps.
+//!
+//! The schedule is open-loop: a frame's due time depends on nothing the node does, and an ack's latency counts from
+//! when its tenth frame was due. So a node that stalls cannot hide the waiting it causes.
+
+#![forbid(unsafe_code)]
+
+mod acks;
+mod audio;
+mod backoff;
+mod call;
+mod cli;
+mod duration;
+mod event;
+mod failure;
+mod files;
+mod host;
+mod line;
+mod monitor;
+mod plan;
+mod report;
+mod schedule;
+mod slo;
+mod stats;
+mod target;
+mod token;
+mod wire;
+mod worker;
+
+use std::error::Error;
+use std::net::TcpStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, RunArgs};
+use crate::report::Report;
+use crate::stats::Recorder;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Exit code where nothing was tested.
+const COULD_NOT_RUN: u8 = 1;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap's own code for a wrong command line is 2, which here means that a check failed.
+            let _ = error.print();
+            return if error.use_stderr() { COULD_NOT_RUN.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let Command::Run(args) = cli.command;
+    match run(&args) {
+        Ok(code) => code.into(),
+        Err(error) => {
+            eprintln!("exo-load: {error}");
+            COULD_NOT_RUN.into()
+        }
+    }
+}
+
+fn run(args: &RunArgs) -> Result<u8, Box<dyn Error>> {
+    if let Some(directory) = &args.out {
+        files::prepare(directory)?;
+    }
+    let plan = Arc::new(args.plan()?);
+    if !plan.cpus.is_empty() {
+        // The main thread too: it must not take time from a server on the other CPUs.
+        host::pin(&plan.cpus).map_err(host::HostError::Cpus)?;
+    }
+    knock(&plan)?;
+    signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGINT, 130, plan.cut.clone())?;
+    signal_hook::flag::register(signal_hook::consts::SIGINT, plan.cut.clone())?;
+    let outcome = play(&plan, args.server_pid)?;
+    let report = Report::new(args, &plan, &outcome);
+    if let Some(directory) = &args.out {
+        files::write(directory, &report, &outcome)?;
+    }
+    if args.json {
+        println!("{:#}", report.json);
+    } else {
+        println!("{}", report.table(args, &plan));
+    }
+    Ok(report.verdict.exit_code())
+}
+
+/// Finds out whether anybody listens, before thousands of calls do.
+fn knock(plan: &plan::Plan) -> Result<(), String> {
+    let wait = plan.setup_timeout.clamp(Duration::from_millis(1), Duration::from_secs(5));
+    TcpStream::connect_timeout(&plan.address(), wait)
+        .map(drop)
+        .map_err(|error| format!("nothing answers at {} ({error}); start a node there, or give its --url", plan.address()))
+}
+
+fn play(plan: &Arc<plan::Plan>, server_pid: Option<u32>) -> Result<monitor::Outcome, Box<dyn Error>> {
+    let (done_tx, done_rx) = mpsc::channel::<()>();
+    let recorders: Vec<_> = (0..plan.workers()).map(|_| Arc::new(Recorder::new())).collect();
+    let mut threads = Vec::new();
+    for (index, recorder) in recorders.iter().enumerate() {
+        let (plan, recorder, done) = (plan.clone(), recorder.clone(), done_tx.clone());
+        let body = move || {
+            let result = worker::run(plan, recorder, index);
+            drop(done);
+            result
+        };
+        threads.push(std::thread::Builder::new().name(format!("exo-load-{index}")).spawn(body)?);
+    }
+    drop(done_tx);
+    let outcome = monitor::watch(plan, &recorders, &done_rx, server_pid);
+    if outcome.is_err() {
+        plan.cut.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+    for thread in threads {
+        let result = thread.join().map_err(|_| "a worker thread failed; this is a fault of exo-load")?;
+        result.map_err(|error| {
+            format!(
+                "cannot run on io_uring ({error}); check sysctl kernel.io_uring_disabled, the container's seccomp profile \
+                 and the locked memory limit"
+            )
+        })?;
+    }
+    outcome
+}

@@ -1,0 +1,285 @@
+//! What the calls say: a pool of frames, each masked and with its WebSocket header once and for all, which all calls
+//! share at different offsets.
+//!
+//! A send copies one pool frame into a buffer (some 250 ns while the pool is in L2) and, for `prng`, stamps it with
+//! (call, frame): then every frame of a run is distinct, and what it must hold follows from its numbers alone
+//! ([`Audio::payload`]).
+//!
+//! RFC 6455 §5.3 wants a fresh, unpredictable mask key per frame, to protect proxies from scripts in browsers. Here the
+//! key is fixed per pool frame: no script chooses these bytes, and the node must unmask all the same.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
+
+/// Frames in the pool of generated audio: with 9,600-byte frames 614 kB, which stays in a core's L2.
+const POOL_COUNT: usize = 64;
+
+/// Bytes at the start of a `prng` frame that name it: call and frame number, little-endian.
+const STAMP_SIZE: usize = 16;
+
+/// Which audio to play.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Pseudo-random bytes, every frame distinct.
+    Prng,
+    /// A tone.
+    Sine,
+    /// A WAV file, repeated.
+    File(PathBuf),
+}
+
+/// Why a file cannot be played.
+#[derive(Debug)]
+pub enum AudioError {
+    /// Not a readable WAV file.
+    Unreadable(PathBuf, hound::Error),
+    /// Not PCM16 mono at the run's rate.
+    Format(PathBuf, String),
+    /// No samples in it.
+    Empty(PathBuf),
+}
+
+impl fmt::Display for AudioError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(path, error) => write!(f, "--audio: cannot read {}: {error}", path.display()),
+            Self::Format(path, what) => {
+                write!(f, "--audio: {} is {what}; give 16-bit mono PCM at --sample-rate", path.display())
+            }
+            Self::Empty(path) => write!(f, "--audio: {} holds no samples", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for AudioError {}
+
+impl std::str::FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "prng" => Ok(Self::Prng),
+            "sine" => Ok(Self::Sine),
+            file if file.ends_with(".wav") || Path::new(file).exists() => Ok(Self::File(file.into())),
+            _ => Err(format!("'{text}' is neither prng nor sine nor a WAV file that exists")),
+        }
+    }
+}
+
+/// The pool of ready frames.
+pub struct Audio {
+    frames: Vec<Prepared>,
+    stamped: bool,
+    payload_size: usize,
+}
+
+/// One WebSocket frame: header, mask key, masked payload.
+struct Prepared {
+    bytes: Box<[u8]>,
+    key: [u8; 4],
+}
+
+impl Audio {
+    /// Prepares the pool for frames of `frame_size` bytes (even, at least 16) at `sample_rate`.
+    pub fn prepare(source: &Source, sample_rate: u32, frame_size: usize) -> Result<Self, AudioError> {
+        let samples = match source {
+            Source::Prng => noise(POOL_COUNT * frame_size),
+            Source::Sine => tone(POOL_COUNT * frame_size / 2, sample_rate),
+            Source::File(path) => file(path, sample_rate)?,
+        };
+        let mut keys = noise(4 * samples.len().div_ceil(frame_size)).into_iter();
+        let frames = samples
+            .chunks(frame_size)
+            .map(|chunk| {
+                let mut payload = chunk.to_vec();
+                payload.resize(frame_size, 0);
+                masked_frame(OpCode::Data(Data::Binary), &payload, std::array::from_fn(|_| keys.next().unwrap_or(0x5A)))
+            })
+            .collect();
+        Ok(Self { frames, stamped: *source == Source::Prng, payload_size: frame_size })
+    }
+
+    /// Writes frame `number` (from 1) of call `call` as it goes over the wire; `out` is replaced.
+    pub fn write_frame(&self, call: u64, number: u64, out: &mut Vec<u8>) {
+        let prepared = &self.frames[self.place(call, number)];
+        out.clear();
+        out.extend_from_slice(&prepared.bytes);
+        if self.stamped {
+            let start = out.len() - self.payload_size;
+            let stamp = stamp(call, number);
+            for (index, (byte, plain)) in out[start..].iter_mut().zip(stamp).enumerate() {
+                *byte = plain ^ prepared.key[index % 4];
+            }
+        }
+    }
+
+    /// Payload bytes of each frame.
+    pub fn payload_size(&self) -> usize {
+        self.payload_size
+    }
+
+    /// What the node must have kept of frame `number` of call `call`.
+    #[cfg(test)]
+    pub fn payload(&self, call: u64, number: u64) -> Vec<u8> {
+        let prepared = &self.frames[self.place(call, number)];
+        let masked = &prepared.bytes[prepared.bytes.len() - self.payload_size..];
+        let mut payload: Vec<u8> = masked.iter().enumerate().map(|(i, byte)| byte ^ prepared.key[i % 4]).collect();
+        if self.stamped {
+            payload[..STAMP_SIZE].copy_from_slice(&stamp(call, number));
+        }
+        payload
+    }
+
+    fn place(&self, call: u64, number: u64) -> usize {
+        (split_mix(call).wrapping_add(number) % self.frames.len() as u64) as usize
+    }
+}
+
+/// A whole frame as a client sends it.
+fn masked_frame(opcode: OpCode, payload: &[u8], key: [u8; 4]) -> Prepared {
+    let header = FrameHeader { is_final: true, opcode, mask: Some(key), ..FrameHeader::default() };
+    let mut bytes = Vec::with_capacity(payload.len() + 14);
+    header.format(payload.len() as u64, &mut bytes).expect("a vector takes every write");
+    bytes.extend(payload.iter().enumerate().map(|(index, byte)| byte ^ key[index % 4]));
+    Prepared { bytes: bytes.into_boxed_slice(), key }
+}
+
+fn stamp(call: u64, number: u64) -> [u8; STAMP_SIZE] {
+    let mut stamp = [0; STAMP_SIZE];
+    stamp[..8].copy_from_slice(&call.to_le_bytes());
+    stamp[8..].copy_from_slice(&number.to_le_bytes());
+    stamp
+}
+
+/// SplitMix64's output function: the pool must be the same in every version that verifies what an older one played.
+fn split_mix(seed: u64) -> u64 {
+    let z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+fn noise(size: usize) -> Vec<u8> {
+    let words = (0..size.div_ceil(8) as u64).map(|index| split_mix(index.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+    words.flat_map(u64::to_le_bytes).take(size).collect()
+}
+
+/// About 440 Hz at half amplitude, bent so that a whole number of periods fits: the repeated pool has no click.
+fn tone(samples: usize, sample_rate: u32) -> Vec<u8> {
+    let periods = (440.0 * samples as f64 / f64::from(sample_rate)).round().max(1.0);
+    let angle = |index: usize| std::f64::consts::TAU * periods * index as f64 / samples as f64;
+    (0..samples).flat_map(|index| ((angle(index).sin() * 16_384.0) as i16).to_le_bytes()).collect()
+}
+
+fn file(path: &Path, sample_rate: u32) -> Result<Vec<u8>, AudioError> {
+    let unreadable = |error| AudioError::Unreadable(path.to_owned(), error);
+    let mut reader = hound::WavReader::open(path).map_err(unreadable)?;
+    let spec = reader.spec();
+    let fits = spec.channels == 1
+        && spec.bits_per_sample == 16
+        && spec.sample_format == hound::SampleFormat::Int
+        && spec.sample_rate == sample_rate;
+    if !fits {
+        let what = format!("{} Hz, {} channels, {} bits", spec.sample_rate, spec.channels, spec.bits_per_sample);
+        return Err(AudioError::Format(path.to_owned(), what));
+    }
+    let samples: Vec<i16> = reader.samples().collect::<Result<_, _>>().map_err(unreadable)?;
+    if samples.is_empty() {
+        return Err(AudioError::Empty(path.to_owned()));
+    }
+    Ok(samples.into_iter().flat_map(i16::to_le_bytes).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use tungstenite::protocol::frame::FrameSocket;
+
+    use super::*;
+
+    /// Unmasks with tungstenite's header parser and the RFC's formula.
+    fn decode(wire: &[u8]) -> Vec<u8> {
+        let mut cursor = std::io::Cursor::new(wire);
+        let (header, length) = FrameHeader::parse(&mut cursor).unwrap().unwrap();
+        assert!(header.is_final && header.opcode == OpCode::Data(Data::Binary));
+        let key = header.mask.unwrap();
+        let payload = &wire[cursor.position() as usize..];
+        assert_eq!(payload.len() as u64, length);
+        assert!(FrameSocket::new(wire).read(None).unwrap().is_some());
+        payload.iter().enumerate().map(|(i, byte)| byte ^ key[i % 4]).collect()
+    }
+
+    #[test]
+    fn what_goes_out_is_what_verification_expects() {
+        for source in [Source::Prng, Source::Sine] {
+            let audio = Audio::prepare(&source, 24_000, 9_600).unwrap();
+            let mut wire = Vec::new();
+            for (call, number) in [(0, 1), (0, 64), (0, 65), (3_999, 10), (u64::MAX, u64::MAX)] {
+                audio.write_frame(call, number, &mut wire);
+                assert_eq!(wire.len(), 9_600 + 8);
+                assert_eq!(decode(&wire), audio.payload(call, number));
+            }
+        }
+    }
+
+    #[test]
+    fn every_prng_frame_is_distinct() {
+        let audio = Audio::prepare(&Source::Prng, 8_000, 32).unwrap();
+        let frames: HashSet<Vec<u8>> =
+            (0..50).flat_map(|call| (1..=200).map(move |n| (call, n))).map(|(call, n)| audio.payload(call, n)).collect();
+        assert_eq!(frames.len(), 50 * 200);
+    }
+
+    #[test]
+    fn large_and_tiny_frames_have_valid_headers() {
+        for size in [16, 124, 126, 65_534, 65_536, 192_000] {
+            let audio = Audio::prepare(&Source::Prng, 24_000, size).unwrap();
+            let mut wire = Vec::new();
+            audio.write_frame(1, 1, &mut wire);
+            assert_eq!(decode(&wire).len(), size);
+        }
+    }
+
+    #[test]
+    fn the_tone_repeats_without_a_click() {
+        let bytes = tone(9_600, 24_000);
+        let sample = |index: usize| i32::from(i16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]));
+        let step_max = (1..9_600).map(|i| (sample(i) - sample(i - 1)).abs()).max().unwrap();
+        assert!((sample(0) - sample(9_599)).abs() <= step_max);
+        assert!(step_max > 0);
+    }
+
+    #[test]
+    fn wav_files_are_cut_into_frames_and_others_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("speech.wav");
+        let write = |channels, count: i16| {
+            let spec = hound::WavSpec {
+                channels,
+                sample_rate: 8_000,
+                bits_per_sample: 16,
+                sample_format: hound::SampleFormat::Int,
+            };
+            let mut writer = hound::WavWriter::create(&path, spec).unwrap();
+            (0..count).for_each(|sample| writer.write_sample(sample).unwrap());
+            writer.finalize().unwrap();
+        };
+        write(1, 250);
+        let audio = Audio::prepare(&Source::File(path.clone()), 8_000, 200).unwrap();
+        let first = audio.place(7, 1);
+        assert_eq!(audio.frames.len(), 3);
+        let whole: Vec<u8> = (0..3).flat_map(|i| audio.payload(7, 1 + ((i + 3 - first as u64) % 3))).collect();
+        let expected: Vec<u8> = (0..250i16).flat_map(i16::to_le_bytes).chain([0; 100]).collect();
+        assert_eq!(whole, expected);
+        let rate = Audio::prepare(&Source::File(path.clone()), 24_000, 200).err().unwrap().to_string();
+        assert!(rate.contains("8000 Hz"), "{rate}");
+        write(1, 0);
+        assert!(matches!(Audio::prepare(&Source::File(path.clone()), 8_000, 200), Err(AudioError::Empty(_))));
+        write(2, 100);
+        assert!(matches!(Audio::prepare(&Source::File(path), 8_000, 200), Err(AudioError::Format(..))));
+    }
+}

@@ -1,0 +1,317 @@
+//! The command line, and the plan that follows from it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::audio::{Audio, Source};
+use crate::plan::{CallIds, Plan};
+use crate::schedule::{Clock, Schedule};
+use crate::slo::Slo;
+use crate::target::Target;
+use crate::token::{Claims, Grant, Signer, TokenError};
+use crate::{duration, host};
+
+/// Calls a second where neither `--ramp` nor `--rate` is given.
+const RATE_DEFAULT: f64 = 500.0;
+
+/// Tokens are valid for the run and this much longer.
+const TOKEN_SPARE: Duration = Duration::from_secs(3_600);
+
+/// Time for the workers to get ready before the first call.
+const HEAD_START: Duration = Duration::from_millis(100);
+
+/// Plays telephony calls at an ingest node in real time and checks every answer.
+#[derive(Debug, Parser)]
+#[command(name = "exo-load", version, after_help = "Example:\n  JWT_TOKEN=… exo-load run --calls 1")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Play calls and check them
+    Run(Box<RunArgs>),
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  JWT_TOKEN=… exo-load run --calls 1
+  exo-load run --calls 4000 --ramp 10s --duration 60s --key private.pem --cpus 1 \\
+      --slo 'ack.p99.9<50ms' --server-pid $(pidof exo-ingest) --out result
+
+Exit: 0 pass · 1 could not run · 2 an SLO or a check failed · 3 invalid: the generator was the bottleneck")]
+pub struct RunArgs {
+    /// The node's WebSocket URL
+    #[arg(long, default_value = "ws://127.0.0.1:8443/v1/ingest")]
+    pub url: String,
+    /// Number of calls
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub calls: u64,
+    /// How long all calls are up together, after the ramp
+    #[arg(long, default_value = "60s", value_parser = duration::parse)]
+    pub duration: Duration,
+    /// Time in which the calls open [default: 500 calls a second]
+    #[arg(long, value_parser = duration::parse, conflicts_with = "rate")]
+    pub ramp: Option<Duration>,
+    /// Calls opened a second
+    #[arg(long, value_name = "CALLS_PER_SEC")]
+    pub rate: Option<f64>,
+    /// Length of an audio frame, milliseconds
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub frame_ms: u64,
+    /// Samples a second
+    #[arg(long, default_value_t = 24_000, value_parser = clap::value_parser!(u32).range(1_000..=192_000))]
+    pub sample_rate: u32,
+    /// Private key (PEM) to mint a token for each call with
+    #[arg(long, value_name = "PRIVATE.pem", conflicts_with = "token")]
+    pub key: Option<PathBuf>,
+    /// Key id for the tokens' header
+    #[arg(long, requires = "key")]
+    pub kid: Option<String>,
+    /// One token for all calls [else: the variable JWT_TOKEN]
+    #[arg(long, value_name = "JWT")]
+    pub token: Option<String>,
+    /// Tenant of the calls [default: the token's, or load]
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// Calls are named by this and their number [default: load-; a single call with a given token: its interaction_id]
+    #[arg(long)]
+    pub interaction_prefix: Option<String>,
+    /// What is said: prng (every frame distinct), sine, or a WAV file
+    #[arg(long, default_value = "prng", value_name = "FILE.wav|prng|sine")]
+    pub audio: Source,
+    /// Connect again after a loss, with exponential backoff and jitter; a loss is then counted, not failed
+    #[arg(long)]
+    pub reconnect: bool,
+    /// First wait before connecting again
+    #[arg(long, default_value = "2s", value_parser = duration::parse)]
+    pub reconnect_interval: Duration,
+    /// CPUs to run on, one pinned thread each: 1 or 2-5 or 0,2 [default: one thread, not pinned]
+    #[arg(long, value_name = "LIST")]
+    pub cpus: Option<String>,
+    /// A bound to hold, like 'ack.p99.9<50ms'; repeatable. Of setup, connect, upgrade, started, ack, sendlag
+    #[arg(long, value_name = "BOUND")]
+    pub slo: Vec<Slo>,
+    /// Directory for result.json, latency.hlog, *.hgrm, intervals.csv and env.json
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print the result as JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// End calls with a Close instead of `stop`
+    #[arg(long)]
+    pub no_stop: bool,
+    /// An ack this long after its frame was due is a failure
+    #[arg(long, default_value = "5s", value_parser = duration::parse)]
+    pub ack_timeout: Duration,
+    /// Connect, upgrade and `started` together may take this long
+    #[arg(long, default_value = "10s", value_parser = duration::parse)]
+    pub setup_timeout: Duration,
+    /// The end of a call must be confirmed within this
+    #[arg(long, default_value = "10s", value_parser = duration::parse)]
+    pub stop_timeout: Duration,
+    /// Process of the node on this machine: its CPU and memory are measured over the steady part
+    #[arg(long, value_name = "PID")]
+    pub server_pid: Option<u32>,
+    /// The run is invalid if the generator's own send lag p99.9 is above this
+    #[arg(long, default_value = "5ms", value_parser = duration::parse)]
+    pub sendlag_max: Duration,
+    /// The run is invalid if the generator uses more of its cores than this, percent
+    #[arg(long, default_value_t = 85.0)]
+    pub cpu_max: f64,
+}
+
+impl RunArgs {
+    /// Checks what clap cannot, and settles the plan. Minting tokens takes a millisecond each.
+    pub fn plan(&self) -> Result<Plan, Box<dyn std::error::Error>> {
+        let target = Target::parse(&self.url)?;
+        let cpus = self.cpus.as_deref().map(host::parse_cpus).transpose().map_err(|e| format!("--cpus: {e}"))?;
+        host::make_room_for(self.calls)?;
+        let ramp = self.ramp()?;
+        let audio = Audio::prepare(&self.audio, self.sample_rate, self.frame_size()?)?;
+        let calls = self.call_ids(ramp)?;
+        let ramp = ramp.as_nanos() as u64;
+        Ok(Plan {
+            target,
+            calls,
+            schedule: Schedule {
+                calls: self.calls,
+                ramp,
+                end: ramp.saturating_add(self.duration.as_nanos() as u64),
+                interval: self.frame_ms * 1_000_000,
+            },
+            clock: Clock::new(Instant::now() + HEAD_START),
+            audio,
+            sample_rate: self.sample_rate,
+            ack_timeout: self.ack_timeout.as_nanos() as u64,
+            setup_timeout: self.setup_timeout,
+            stop_timeout: self.stop_timeout,
+            reconnect: self.reconnect.then_some(self.reconnect_interval),
+            stop: !self.no_stop,
+            cpus: cpus.unwrap_or_default(),
+            cut: Arc::new(AtomicBool::new(false)),
+        })
+    }
+
+    fn ramp(&self) -> Result<Duration, String> {
+        if let Some(ramp) = self.ramp {
+            return Ok(ramp);
+        }
+        let rate = self.rate.unwrap_or(RATE_DEFAULT);
+        let seconds = self.calls as f64 / rate;
+        // A day: longer ramps are a mistake, and negative or endless ones no number at all.
+        if !(rate > 0.0 && seconds <= 86_400.0) {
+            return Err(format!("--rate {rate}: give a number of calls a second above zero"));
+        }
+        Ok(Duration::from_secs_f64(seconds))
+    }
+
+    /// Bytes of a frame.
+    pub fn frame_size(&self) -> Result<usize, String> {
+        let samples_by_1000 = u64::from(self.sample_rate) * self.frame_ms;
+        let size = samples_by_1000 / 1_000 * 2;
+        if !samples_by_1000.is_multiple_of(1_000) || size < 16 {
+            return Err(format!(
+                "--frame-ms {} at --sample-rate {}: a frame must hold a whole number of samples, at least 8",
+                self.frame_ms, self.sample_rate
+            ));
+        }
+        Ok(size as usize)
+    }
+
+    fn call_ids(&self, ramp: Duration) -> Result<Vec<CallIds>, Box<dyn std::error::Error>> {
+        if let Some(path) = &self.key {
+            let text =
+                fs::read_to_string(path).map_err(|error| format!("--key: cannot read {}: {error}", path.display()))?;
+            return Ok(self.minted(&Signer::from_pem(&text, self.kid.as_deref())?, ramp)?);
+        }
+        let given = self.token.clone().or_else(|| std::env::var("JWT_TOKEN").ok());
+        let token = given.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+        let token = token.ok_or(
+            "no token: give --key PRIVATE.pem, --token, or the variable JWT_TOKEN ('exo-ingest token mint' makes one)",
+        )?;
+        let claims = Claims::of(&token)?;
+        let tenant: Arc<str> = self.tenant.clone().or(claims.tenant_id).unwrap_or_else(|| "load".to_owned()).into();
+        let token: Arc<str> = token.into();
+        let only = claims.interaction_id.filter(|_| self.calls == 1 && self.interaction_prefix.is_none());
+        let ids = |number| CallIds {
+            tenant: tenant.clone(),
+            interaction: only.clone().unwrap_or_else(|| self.interaction(number)),
+            token: token.clone(),
+        };
+        Ok((0..self.calls).map(ids).collect())
+    }
+
+    fn interaction(&self, number: u64) -> String {
+        format!("{}{number}", self.interaction_prefix.as_deref().unwrap_or("load-"))
+    }
+
+    /// A token for each call, minted before the run on all CPUs: during it, it would cost send lag.
+    fn minted(&self, signer: &Signer, ramp: Duration) -> Result<Vec<CallIds>, TokenError> {
+        let tenant: Arc<str> = self.tenant.as_deref().unwrap_or("load").into();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let exp = now + (ramp + self.duration + TOKEN_SPARE).as_secs();
+        let progress = indicatif::ProgressBar::new(self.calls).with_message("minting tokens");
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let next = AtomicUsize::new(0);
+        let mint = |number: u64| {
+            let interaction = self.interaction(number);
+            let grant = Grant { tenant_id: &tenant, interaction_id: &interaction, iat: now, exp };
+            let token = signer.mint(&grant)?.into();
+            progress.inc(1);
+            Ok((number, CallIds { tenant: tenant.clone(), interaction, token }))
+        };
+        let work = || {
+            let numbers = std::iter::from_fn(|| {
+                let number = next.fetch_add(1, Ordering::Relaxed) as u64;
+                (number < self.calls).then_some(number)
+            });
+            numbers.map(mint).collect::<Result<Vec<_>, TokenError>>()
+        };
+        let mut calls = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            let mut calls = Vec::with_capacity(self.calls as usize);
+            for thread in threads {
+                calls.extend(thread.join().map_err(|_| TokenError::Sign)??);
+            }
+            Ok::<_, TokenError>(calls)
+        })?;
+        progress.finish_and_clear();
+        calls.sort_unstable_by_key(|(number, _)| *number);
+        Ok(calls.into_iter().map(|(_, ids)| ids).collect())
+    }
+}
+
+/// The command line with the values of secret flags taken out.
+pub fn redact(args: impl Iterator<Item = String>) -> Vec<String> {
+    const SECRET: [&str; 2] = ["--token", "--key"];
+    let mut hide = false;
+    let redact = |arg: String| {
+        if std::mem::take(&mut hide) {
+            return "…".to_owned();
+        }
+        hide = SECRET.contains(&arg.as_str());
+        let with_value = SECRET.iter().find(|flag| arg.strip_prefix(**flag).is_some_and(|rest| rest.starts_with('=')));
+        with_value.map_or(arg, |flag| format!("{flag}=…"))
+    };
+    args.map(redact).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(flags: &[&str]) -> RunArgs {
+        let all = ["exo-load", "run"].iter().chain(flags);
+        let Command::Run(args) = Cli::try_parse_from(all).unwrap().command;
+        *args
+    }
+
+    #[test]
+    fn secrets_stay_out_of_the_record() {
+        let line = ["run", "--token", "a.b.c", "--calls", "1", "--key=/k.pem", "--keyword", "x", "--token=a.b.c"];
+        let redacted = redact(line.iter().map(|arg| (*arg).to_owned()));
+        assert_eq!(redacted, ["run", "--token", "…", "--calls", "1", "--key=…", "--keyword", "x", "--token=…"]);
+    }
+
+    #[test]
+    fn a_tokens_claims_name_a_single_call() {
+        // {"tenant_id":"t1","interaction_id":"i1"}
+        let token = "e30.eyJ0ZW5hbnRfaWQiOiJ0MSIsImludGVyYWN0aW9uX2lkIjoiaTEifQ.AA";
+        let names = |flags: &[&str]| {
+            let flags: Vec<&str> = ["--token", token].iter().chain(flags).copied().collect();
+            let calls = args(&flags).call_ids(Duration::ZERO).unwrap();
+            calls.iter().map(|ids| format!("{}/{}", ids.tenant, ids.interaction)).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[]), ["t1/i1"]);
+        assert_eq!(names(&["--calls", "2"]), ["t1/load-0", "t1/load-1"]);
+        assert_eq!(names(&["--interaction-prefix", "x", "--tenant", "t2"]), ["t2/x0"]);
+    }
+
+    #[test]
+    fn frames_hold_whole_samples() {
+        assert_eq!(args(&[]).frame_size(), Ok(9_600));
+        assert_eq!(args(&["--sample-rate", "8000", "--frame-ms", "20"]).frame_size(), Ok(320));
+        assert!(args(&["--sample-rate", "44100", "--frame-ms", "1"]).frame_size().is_err());
+        assert!(args(&["--sample-rate", "1000", "--frame-ms", "1"]).frame_size().is_err());
+    }
+
+    #[test]
+    fn the_ramp_follows_from_rate_or_flag() {
+        assert_eq!(args(&["--calls", "4000"]).ramp(), Ok(Duration::from_secs(8)));
+        assert_eq!(args(&["--calls", "100", "--rate", "50"]).ramp(), Ok(Duration::from_secs(2)));
+        assert_eq!(args(&["--ramp", "3s"]).ramp(), Ok(Duration::from_secs(3)));
+        for rate in ["0", "-1", "NaN", "1e-9"] {
+            assert!(args(&[&format!("--rate={rate}")]).ramp().is_err(), "{rate}");
+        }
+    }
+}

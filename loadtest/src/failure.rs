@@ -1,0 +1,106 @@
+//! What can go wrong with a call, by name: the names are what the report counts.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A fault's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// TCP did not connect.
+    ConnectFailed,
+    /// Connect, upgrade or `started` took longer than `--setup-timeout`.
+    SetupTimeout,
+    /// An HTTP answer other than 101, with its status.
+    Refused(u16),
+    /// A 101 that is not a valid WebSocket upgrade, or no HTTP at all.
+    UpgradeInvalid,
+    /// The first message was not exactly this call's `started`.
+    StartedWrong,
+    /// A Close that we had not asked for, with its code.
+    Closed(u16),
+    /// The connection ended without a Close.
+    Dropped,
+    /// A frame that RFC 6455 forbids.
+    ProtocolError,
+    /// A message that has no place where it came.
+    UnexpectedMessage,
+    /// An ack whose `seq` is no multiple of ten, or beyond what was sent.
+    AckWrong,
+    /// A later ack came instead of this one.
+    AckSkipped,
+    /// An ack that had come before.
+    AckRepeated,
+    /// An ack that came, or was still due, after `--ack-timeout`.
+    AckLate,
+    /// An ack that never came.
+    AckMissing,
+    /// `stopped` with wrong numbers, or a Close without it.
+    StoppedWrong,
+    /// The call's end was not confirmed in time.
+    StopTimeout,
+    /// The last Close had a code other than 1000.
+    CloseWrong,
+    /// The run ended while the call was waiting to connect again.
+    NotConnected,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Refused(status) => return write!(f, "refused_{status}"),
+            Self::Closed(code) => return write!(f, "closed_{code}"),
+            Self::ConnectFailed => "connect_failed",
+            Self::SetupTimeout => "setup_timeout",
+            Self::UpgradeInvalid => "upgrade_invalid",
+            Self::StartedWrong => "started_wrong",
+            Self::Dropped => "dropped",
+            Self::ProtocolError => "protocol_error",
+            Self::UnexpectedMessage => "unexpected_message",
+            Self::AckWrong => "ack_wrong",
+            Self::AckSkipped => "ack_skipped",
+            Self::AckRepeated => "ack_repeated",
+            Self::AckLate => "ack_late",
+            Self::AckMissing => "ack_missing",
+            Self::StoppedWrong => "stopped_wrong",
+            Self::StopTimeout => "stop_timeout",
+            Self::CloseWrong => "close_wrong",
+            Self::NotConnected => "not_connected",
+        };
+        f.write_str(name)
+    }
+}
+
+impl Reason {
+    /// True for faults that an overloaded generator can cause by itself: they prove nothing when its health is bad.
+    pub fn is_timing(self) -> bool {
+        matches!(self, Self::SetupTimeout | Self::AckLate | Self::StopTimeout | Self::Closed(4408))
+    }
+
+    /// True where connecting again may help: the network, a restart, overload. Not where the node said no for good.
+    pub fn is_retryable(self) -> bool {
+        match self {
+            Self::ConnectFailed | Self::SetupTimeout | Self::Dropped => true,
+            Self::Refused(status) => matches!(status, 408 | 429 | 500..=599),
+            Self::Closed(code) => matches!(code, 1001 | 1006 | 1011 | 1012 | 1013 | 1014 | 4408),
+            _ => false,
+        }
+    }
+}
+
+/// One fault of one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Its name.
+    pub reason: Reason,
+    /// For a person: expected and found.
+    pub detail: String,
+    /// From `Retry-After`.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure without a `Retry-After`.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into(), retry_after: None }
+    }
+}

@@ -1,0 +1,200 @@
+//! The machine and its processes: CPU time, memory, descriptors, affinity. All from `/proc` and a few system calls.
+
+use std::fmt;
+use std::fs;
+use std::io;
+
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::CpuSet;
+use rustix::time::ClockId;
+
+/// Descriptors beside the calls' sockets: ring, timer, epoll, files.
+const DESCRIPTORS_SPARE: u64 = 64;
+
+/// A look at the server's process.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
+pub struct ServerSample {
+    /// CPU time in user mode, all threads, nanoseconds.
+    pub user_ns: u64,
+    /// CPU time in the kernel, all threads and kernel workers of its rings, nanoseconds.
+    pub system_ns: u64,
+    /// Resident memory, bytes.
+    pub rss: u64,
+}
+
+/// Why the host does not let us run.
+#[derive(Debug)]
+pub enum HostError {
+    /// The descriptor limit is below what the calls need.
+    Descriptors {
+        /// Calls asked for.
+        calls: u64,
+        /// What the hard limit allows.
+        calls_max: u64,
+    },
+    /// A process that cannot be looked at.
+    Process(u32, io::Error),
+    /// A CPU list that cannot be used.
+    Cpus(io::Error),
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Descriptors { calls, calls_max } => write!(
+                f,
+                "{calls} calls need more open files than this process may have (enough for {calls_max} calls); \
+                 raise the hard limit (ulimit -Hn) or give fewer --calls"
+            ),
+            Self::Process(pid, error) => write!(f, "--server-pid: cannot read process {pid} ({error}); is it running?"),
+            Self::Cpus(error) => write!(f, "--cpus: cannot run there ({error}); see /sys/devices/system/cpu/online"),
+        }
+    }
+}
+
+impl std::error::Error for HostError {}
+
+/// Raises the soft descriptor limit to the hard one and checks that `calls` sockets fit.
+pub fn make_room_for(calls: u64) -> Result<(), HostError> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // If raising fails, what we have decides.
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let current = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let calls_max = current.saturating_sub(DESCRIPTORS_SPARE);
+    if calls > calls_max { Err(HostError::Descriptors { calls, calls_max }) } else { Ok(()) }
+}
+
+/// Pins the calling thread, and those it starts later, to `cpus`.
+pub fn pin(cpus: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        if *cpu >= CpuSet::MAX_CPU {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("there is no CPU {cpu}")));
+        }
+        set.set(*cpu);
+    }
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
+/// CPU time of this process, nanoseconds.
+pub fn own_cpu() -> u64 {
+    let time = rustix::time::clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Resident memory of this process, bytes; 0 if it cannot be read.
+pub fn own_rss() -> u64 {
+    fs::read_to_string("/proc/self/status").ok().and_then(|status| rss_of(&status)).unwrap_or(0)
+}
+
+/// Looks at a process: the CPU time of all its tasks, and its memory.
+pub fn sample_server(pid: u32) -> Result<ServerSample, HostError> {
+    let failed = |error| HostError::Process(pid, error);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed)?;
+    let tick_ns = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
+    let mut sample = ServerSample { rss: rss_of(&status).unwrap_or(0), ..ServerSample::default() };
+    for task in fs::read_dir(format!("/proc/{pid}/task")).map_err(failed)? {
+        let path = task.map_err(failed)?.path().join("stat");
+        // A thread may end between the listing and the look; what it used is then not counted.
+        let Ok(stat) = fs::read_to_string(path) else { continue };
+        if let Some((user, system)) = ticks_of(&stat) {
+            sample.user_ns += user * tick_ns;
+            sample.system_ns += system * tick_ns;
+        }
+    }
+    Ok(sample)
+}
+
+/// `utime` and `stime`, fields 14 and 15; the name in field 2 may hold spaces and brackets.
+fn ticks_of(stat: &str) -> Option<(u64, u64)> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+fn rss_of(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// The machine, for `env.json`.
+pub fn describe() -> serde_json::Value {
+    let uname = rustix::system::uname();
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let first = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let cpuinfo = read("/proc/cpuinfo");
+    serde_json::json!({
+        "kernel": uname.release().to_string_lossy(),
+        "architecture": uname.machine().to_string_lossy(),
+        "hostname": uname.nodename().to_string_lossy(),
+        "cpu_model": first(&cpuinfo, "model name"),
+        "cores": cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
+        "memory": first(&read("/proc/meminfo"), "MemTotal"),
+        "load_average": read("/proc/loadavg").trim(),
+    })
+}
+
+/// A list of CPUs as taskset writes it: `1`, `2-5`, `0,2-3`.
+pub fn parse_cpus(text: &str) -> Result<Vec<usize>, String> {
+    let wrong = || format!("'{text}' is no CPU list; write one like 1 or 2-5 or 0,2-3");
+    let number = |part: &str| part.trim().parse::<usize>().ok().filter(|cpu| *cpu < CpuSet::MAX_CPU).ok_or_else(wrong);
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(wrong());
+        }
+        cpus.extend(first..=last);
+    }
+    cpus.sort_unstable();
+    cpus.dedup();
+    Ok(cpus)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_proc_files() {
+        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194304 100 0 0 0 250 750 0 0 20 0 4 0 100 1000 200";
+        assert_eq!(ticks_of(stat), Some((250, 750)));
+        assert_eq!(ticks_of("42 (x"), None);
+        assert_eq!(rss_of("Name:\tx\nVmRSS:\t    1234 kB\n"), Some(1234 * 1024));
+        assert_eq!(rss_of("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn sees_this_process_at_work() {
+        let before = own_cpu();
+        let mut work = 0u64;
+        while own_cpu() < before + 30_000_000 {
+            work = std::hint::black_box(work.wrapping_add(1));
+        }
+        let sample = sample_server(std::process::id()).unwrap();
+        assert!(sample.rss > 0 && own_rss() > 0);
+        assert!(sample.user_ns + sample.system_ns > 0);
+        assert!(sample_server(u32::MAX).unwrap_err().to_string().contains("is it running"));
+    }
+
+    #[test]
+    fn reads_cpu_lists() {
+        assert_eq!(parse_cpus("1"), Ok(vec![1]));
+        assert_eq!(parse_cpus("0,2-4,3"), Ok(vec![0, 2, 3, 4]));
+        for text in ["", "a", "3-1", "1-", "-1", "99999999"] {
+            assert!(parse_cpus(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn descriptors_are_checked_before_the_first_call() {
+        assert!(make_room_for(1).is_ok());
+        let limit = rustix::process::getrlimit(Resource::Nofile).maximum;
+        if let Some(limit) = limit {
+            assert!(make_room_for(limit).unwrap_err().to_string().contains("ulimit"));
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The open-loop schedule: when each call opens, and when each of its frames is due, whatever the node does.
+//!
+//! All times are nanoseconds since the run's start ([`Clock`]).
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The run's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock whose zero is `start`, which may lie ahead.
+    pub fn new(start: Instant) -> Self {
+        Self { start }
+    }
+
+    /// Nanoseconds since the start, 0 before it.
+    pub fn now(&self) -> u64 {
+        Instant::now().saturating_duration_since(self.start).as_nanos() as u64
+    }
+
+    /// The moment that `at` names.
+    pub fn instant(&self, at: u64) -> Instant {
+        self.start + Duration::from_nanos(at)
+    }
+}
+
+/// The plan of all calls' times.
+#[derive(Debug, Clone, Copy)]
+pub struct Schedule {
+    /// Number of calls.
+    pub calls: u64,
+    /// Opening all calls takes this long, evenly.
+    pub ramp: u64,
+    /// Every call plays on until this moment: ramp plus duration.
+    pub end: u64,
+    /// Time between two frames of a call.
+    pub interval: u64,
+}
+
+impl Schedule {
+    /// When call `number` opens its connection.
+    pub fn opens_at(&self, number: u64) -> u64 {
+        (u128::from(self.ramp) * u128::from(number) / u128::from(self.calls.max(1))) as u64
+    }
+
+    /// The call's place within an interval, golden-ratio spaced: any first N calls lie evenly, for every N.
+    pub fn phase(&self, number: u64) -> u64 {
+        let fraction = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        ((u128::from(fraction) * u128::from(self.interval)) >> 64) as u64
+    }
+
+    /// First due time of call `number` at or after `now`.
+    pub fn first_due(&self, number: u64, now: u64) -> u64 {
+        let phase = self.phase(number);
+        if now <= phase { phase } else { phase + (now - phase).div_ceil(self.interval) * self.interval }
+    }
+
+    /// Frames of a connection whose first is due at `first`: those due before the end.
+    pub fn frames_from(&self, first: u64) -> u64 {
+        self.end.saturating_sub(first).div_ceil(self.interval)
+    }
+}
+
+/// Calls in the order in which their next frames are due.
+///
+/// All calls share one interval, so a call that was just served is always the last in line: a queue does what a
+/// timer heap would, in constant time. Only joining searches for a place.
+#[derive(Debug)]
+pub struct Wheel<T> {
+    interval: u64,
+    queue: VecDeque<(u64, T)>,
+}
+
+impl<T> Wheel<T> {
+    /// An empty wheel.
+    pub fn new(interval: u64) -> Self {
+        Self { interval, queue: VecDeque::new() }
+    }
+
+    /// Puts a call in line. True if it is now the first, so that whoever waits must look again.
+    pub fn join(&mut self, due: u64, item: T) -> bool {
+        let place = self.queue.partition_point(|(other, _)| *other <= due);
+        self.queue.insert(place, (due, item));
+        place == 0
+    }
+
+    /// When the first in line is due.
+    pub fn next_due(&self) -> Option<u64> {
+        self.queue.front().map(|(due, _)| *due)
+    }
+
+    /// Takes the first in line if it is due by `now`.
+    pub fn pop_due(&mut self, now: u64) -> Option<(u64, T)> {
+        if self.next_due()? > now {
+            return None;
+        }
+        self.queue.pop_front()
+    }
+
+    /// Puts a call that was due at `due` in line for its next frame.
+    pub fn requeue(&mut self, due: u64, item: T) {
+        self.join(due + self.interval, item);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn schedule(calls: u64) -> Schedule {
+        Schedule { calls, ramp: 10_000 * MS, end: 70_000 * MS, interval: 200 * MS }
+    }
+
+    #[test]
+    fn calls_open_evenly_over_the_ramp() {
+        let schedule = schedule(4_000);
+        assert_eq!(schedule.opens_at(0), 0);
+        assert_eq!(schedule.opens_at(2_000), 5_000 * MS);
+        assert!(schedule.opens_at(3_999) < 10_000 * MS);
+        assert_eq!(Schedule { ramp: 0, ..schedule }.opens_at(3_999), 0);
+    }
+
+    #[test]
+    fn phases_fill_the_interval_for_any_number_of_calls() {
+        for calls in [10, 100, 4_000] {
+            let schedule = schedule(calls);
+            let mut phases: Vec<u64> = (0..calls).map(|n| schedule.phase(n)).collect();
+            phases.sort_unstable();
+            let gap_max = phases.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+            assert!(phases.iter().all(|phase| *phase < schedule.interval));
+            assert!(gap_max < 3 * schedule.interval / calls, "{calls} calls: gap {gap_max}");
+        }
+    }
+
+    #[test]
+    fn due_times_stay_on_the_calls_grid() {
+        let schedule = schedule(100);
+        for number in [0, 1, 42] {
+            for now in [0, 1, 199 * MS, 200 * MS, 12_345_678_901] {
+                let due = schedule.first_due(number, now);
+                assert!(due >= now && due < now.max(schedule.phase(number)) + schedule.interval);
+                assert_eq!((due - schedule.phase(number)) % schedule.interval, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn counts_the_frames_before_the_end() {
+        let schedule = schedule(1);
+        assert_eq!(schedule.frames_from(0), 350);
+        assert_eq!(schedule.frames_from(schedule.end - 1), 1);
+        assert_eq!(schedule.frames_from(schedule.end), 0);
+        assert_eq!(schedule.frames_from(schedule.end + 1), 0);
+    }
+
+    #[test]
+    fn the_wheel_serves_in_due_order_and_never_early() {
+        let mut wheel = Wheel::new(200);
+        assert!(wheel.join(50, 'b'));
+        assert!(!wheel.join(120, 'c'));
+        assert!(wheel.join(10, 'a'));
+        assert!(wheel.pop_due(9).is_none());
+        let mut served = Vec::new();
+        for now in [10, 60, 130, 211, 460] {
+            while let Some((due, name)) = wheel.pop_due(now) {
+                assert!(due <= now);
+                served.push((due, name));
+                wheel.requeue(due, name);
+            }
+        }
+        let expected = [(10, 'a'), (50, 'b'), (120, 'c'), (210, 'a'), (250, 'b'), (320, 'c'), (410, 'a'), (450, 'b')];
+        assert_eq!(served, expected);
+        assert_eq!(wheel.next_due(), Some(520));
+    }
+}

@@ -1,0 +1,155 @@
+//! Service level objectives on the command line: `ack.p99.9<50ms`, `setup.max<=2s`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use hdrhistogram::Histogram;
+
+use crate::duration;
+use crate::stats::{Metric, Stats};
+
+/// A bound on one figure.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slo {
+    text: String,
+    metric: Metric,
+    figure: Figure,
+    /// `<=` rather than `<`.
+    inclusive: bool,
+    bound: u64,
+}
+
+/// What of a histogram is bounded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Figure {
+    Percentile(f64),
+    Mean,
+    Max,
+}
+
+/// How a run did against a bound.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct SloResult {
+    /// As it was written.
+    pub slo: String,
+    /// The figure in nanoseconds; none if nothing was measured.
+    pub value_ns: Option<u64>,
+    /// Whether it held. What was not measured does not hold.
+    pub held: bool,
+}
+
+impl FromStr for Slo {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let help = || format!("'{text}' is no objective; write one like ack.p99.9<50ms or setup.max<=2s");
+        let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        let (left, right) = compact.split_once('<').ok_or_else(help)?;
+        let (right, inclusive) = right.strip_prefix('=').map_or((right, false), |right| (right, true));
+        let (name, figure) = left.split_once('.').ok_or_else(help)?;
+        let metric = Metric::ALL.into_iter().find(|metric| metric.name() == name).ok_or_else(|| {
+            let names = Metric::ALL.map(Metric::name).join(", ");
+            format!("'{name}' in '{text}' is not measured; there is {names}")
+        })?;
+        let figure = match figure {
+            "mean" => Figure::Mean,
+            "max" => Figure::Max,
+            percentile => {
+                let number = percentile.strip_prefix('p').and_then(|number| number.parse::<f64>().ok());
+                let valid = number.filter(|number| (0.0..=100.0).contains(number));
+                Figure::Percentile(
+                    valid.ok_or_else(|| format!("'{figure}' in '{text}' is none of p50 … p99.99, mean, max"))?,
+                )
+            }
+        };
+        let bound = duration::parse(right)?.as_nanos() as u64;
+        Ok(Self { text: compact, metric, figure, inclusive, bound })
+    }
+}
+
+impl fmt::Display for Slo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Slo {
+    /// Compares the measured figure to the bound.
+    pub fn check(&self, stats: &Stats) -> SloResult {
+        let histogram = stats.latency(self.metric);
+        let value_ns = (!histogram.is_empty()).then(|| self.figure.of(histogram));
+        let held = value_ns.is_some_and(|value| if self.inclusive { value <= self.bound } else { value < self.bound });
+        SloResult { slo: self.text.clone(), value_ns, held }
+    }
+}
+
+impl Figure {
+    fn of(self, histogram: &Histogram<u64>) -> u64 {
+        match self {
+            Self::Percentile(percentile) => histogram.value_at_percentile(percentile),
+            Self::Mean => histogram.mean() as u64,
+            Self::Max => histogram.max(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats() -> Stats {
+        let mut stats = Stats::new();
+        (1..=1_000).for_each(|ms| stats.record(Metric::Ack, ms * 1_000_000));
+        stats
+    }
+
+    #[test]
+    fn bounds_are_compared_with_what_was_measured() {
+        let stats = stats();
+        for (slo, held) in [
+            ("ack.p50<501ms", true),
+            ("ack.p50<499ms", false),
+            ("ack.p99.9 < 1.1s", true),
+            ("ack.p99.9<998ms", false),
+            ("ack.max<=1001ms", true),
+            ("ack.max<900ms", false),
+            ("ack.mean<501ms", true),
+            ("ack.mean<400ms", false),
+        ] {
+            let slo: Slo = slo.parse().unwrap();
+            let result = slo.check(&stats);
+            assert_eq!(result.held, held, "{slo}: {:?}", result.value_ns);
+        }
+    }
+
+    #[test]
+    fn what_was_not_measured_does_not_hold() {
+        let result = "setup.max<1h".parse::<Slo>().unwrap().check(&stats());
+        assert!(!result.held && result.value_ns.is_none());
+    }
+
+    #[test]
+    fn equality_only_where_it_is_asked_for() {
+        let stats = stats();
+        let max = stats.latency(Metric::Ack).max();
+        assert!(format!("ack.max<={max}ns").parse::<Slo>().unwrap().check(&stats).held);
+        assert!(!format!("ack.max<{max}ns").parse::<Slo>().unwrap().check(&stats).held);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (text, part) in [
+            ("ack.p99.9>50ms", "write one like"),
+            ("ack<50ms", "write one like"),
+            ("akc.p99<50ms", "not measured"),
+            ("ack.p101<50ms", "none of"),
+            ("ack.pNaN<50ms", "none of"),
+            ("ack.median<50ms", "none of"),
+            ("ack.p99<50", "unit"),
+            ("", "write one like"),
+        ] {
+            let error = text.parse::<Slo>().unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

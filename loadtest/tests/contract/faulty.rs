@@ -1,0 +1,299 @@
+//! A small node on threads and tungstenite's server role, right or wrong in one chosen way, and a way to run
+//! `exo-load` against it.
+
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{Message, WebSocket};
+
+/// What the node does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing.
+    None,
+    /// Each ack's number is one too high.
+    AckOffByOne,
+    /// The second ack is left out.
+    AckMissing,
+    /// Every ack comes twice.
+    AckTwice,
+    /// The acks from the third on are left out.
+    AckLastMissing,
+    /// Two acks become one: 10 and 20 come as 20.
+    AckMerged,
+    /// The second ack comes half a second late.
+    AckLate,
+    /// No ack at all.
+    AckNone,
+    /// `started` names another call.
+    StartedForeign,
+    /// `started` carries one more member.
+    StartedMore,
+    /// `started` never comes.
+    StartedNever,
+    /// The upgrade is refused with this status.
+    Refuse(u16),
+    /// The first upgrades are refused with 503, this many, then all is well.
+    RefuseFirst(u64),
+    /// 101 with a wrong accept key.
+    AcceptWrong,
+    /// A Close with this code after frame 15.
+    CloseEarly(u16),
+    /// The connection ends without a Close after frame 15.
+    DropEarly,
+    /// The first connection ends without a Close after frame 15; later ones are well.
+    DropFirst,
+    /// `stopped` counts one frame too many.
+    StoppedFrames,
+    /// `stopped` counts two bytes too few.
+    StoppedBytes,
+    /// The end is a Close without `stopped`.
+    StoppedNever,
+    /// `stop` is not answered at all.
+    StopIgnored,
+    /// The last Close has code 1011.
+    CloseWrong,
+    /// A message nobody asked for after frame 5.
+    Chatter,
+    /// A binary message after frame 5.
+    ChatterBinary,
+    /// A masked frame after frame 5: RFC 6455 forbids it to servers.
+    Masked,
+    /// A ping after frame 5, and an ack only after its pong: nothing wrong with it.
+    Ping,
+}
+
+/// Audio payloads with the call's `interaction_id`.
+type Heard = std::sync::Mutex<Vec<(String, Vec<u8>)>>;
+
+/// The node.
+pub struct Node {
+    pub url: String,
+    /// Audio payloads of all connections, in the order in which each connection sent them.
+    pub heard: Arc<Heard>,
+}
+
+impl Node {
+    /// Starts a node on a port of its own. Its threads end with the test.
+    pub fn start(fault: Fault) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("ws://{}/v1/ingest", listener.local_addr().expect("an address"));
+        let heard = Arc::default();
+        let node = Self { url, heard: Arc::clone(&heard) };
+        thread::spawn(move || {
+            let upgrades = Arc::new(AtomicU64::new(0));
+            for stream in listener.incoming() {
+                let (stream, upgrades, heard) = (stream.expect("accept"), upgrades.clone(), heard.clone());
+                // Whatever ends a connection is the generator's to report.
+                thread::spawn(move || serve(stream, fault, &upgrades, &heard));
+            }
+        });
+        node
+    }
+}
+
+fn serve(mut stream: TcpStream, fault: Fault, upgrades: &AtomicU64, heard: &Heard) -> Option<()> {
+    if stream.peek(&mut [0]).ok()? == 0 {
+        return None; // the generator's knock
+    }
+    let nth = upgrades.fetch_add(1, Ordering::SeqCst);
+    let refusal = match fault {
+        Fault::Refuse(status) => Some(status),
+        Fault::RefuseFirst(count) if nth < count => Some(503),
+        _ => None,
+    };
+    if fault == Fault::AcceptWrong {
+        let head = "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: AAAA\r\n\r\n";
+        stream.write_all(head.as_bytes()).ok()?;
+        thread::sleep(Duration::from_millis(200));
+        return None;
+    }
+    #[allow(clippy::result_large_err, reason = "tungstenite's callback type")]
+    let answer = |request: &Request, response: Response| {
+        let bearer = request.headers().get("Authorization").is_some_and(|value| value.as_bytes().starts_with(b"Bearer e"));
+        let status = refusal.or((!bearer).then_some(401));
+        match status {
+            None => Ok(response),
+            Some(status) => {
+                let mut refusal = ErrorResponse::new(None);
+                *refusal.status_mut() = status.try_into().expect("a status");
+                Err(refusal)
+            }
+        }
+    };
+    let socket = tungstenite::accept_hdr(stream, answer).ok()?;
+    Session { socket, fault, nth, heard, frames: 0, bytes: 0, interaction: String::new() }.run()
+}
+
+struct Session<'a> {
+    socket: WebSocket<TcpStream>,
+    fault: Fault,
+    nth: u64,
+    heard: &'a Heard,
+    frames: u64,
+    bytes: u64,
+    interaction: String,
+}
+
+impl Session<'_> {
+    fn run(mut self) -> Option<()> {
+        loop {
+            match self.socket.read().ok()? {
+                Message::Text(text) => {
+                    let event: Value = serde_json::from_str(&text).ok()?;
+                    match event["event"].as_str()? {
+                        "start" => self.start(&event)?,
+                        _ => self.stop()?,
+                    }
+                }
+                Message::Binary(audio) => {
+                    self.frames += 1;
+                    self.bytes += audio.len() as u64;
+                    self.heard.lock().expect("lock").push((self.interaction.clone(), audio.to_vec()));
+                    self.after_frame()?;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn say(&mut self, text: String) -> Option<()> {
+        self.socket.send(Message::text(text)).ok()
+    }
+
+    fn ack(&mut self, seq: u64) -> Option<()> {
+        self.say(format!(r#"{{"event":"ack","seq":{seq}}}"#))
+    }
+
+    fn start(&mut self, start: &Value) -> Option<()> {
+        self.interaction = start["interaction_id"].as_str()?.to_owned();
+        let name = &self.interaction;
+        match self.fault {
+            Fault::StartedForeign => self.say(format!(r#"{{"event":"started","interaction_id":"{name}x"}}"#)),
+            Fault::StartedMore => self.say(format!(r#"{{"event":"started","interaction_id":"{name}","v":1}}"#)),
+            Fault::StartedNever => Some(()),
+            _ => self.say(format!(r#"{{"event":"started","interaction_id":"{name}"}}"#)),
+        }
+    }
+
+    fn after_frame(&mut self) -> Option<()> {
+        let frames = self.frames;
+        match self.fault {
+            Fault::Chatter if frames == 5 => self.say(r#"{"event":"hello"}"#.to_owned())?,
+            Fault::ChatterBinary if frames == 5 => self.socket.send(Message::binary("hello")).ok()?,
+            Fault::Masked if frames == 5 => self.socket.get_mut().write_all(b"\x81\x82\0\0\0\0hi").ok()?,
+            Fault::Ping if frames == 5 => {
+                self.socket.send(Message::Ping("are you there".into())).ok()?;
+                while !matches!(self.socket.read().ok()?, Message::Pong(pong) if pong == "are you there") {
+                    self.frames += 1;
+                    self.bytes += 2 * 480;
+                }
+                for due in (10..=self.frames).step_by(10) {
+                    self.ack(due)?;
+                }
+                return Some(());
+            }
+            Fault::CloseEarly(code) if frames == 15 => {
+                self.say(
+                    r#"{"event":"error","code":429,"reason":"too_fast","message":"slow down","retryable":true}"#.to_owned(),
+                )?;
+                return self.close(code);
+            }
+            Fault::DropEarly if frames == 15 => return None,
+            Fault::DropFirst if frames == 15 && self.nth == 0 => return None,
+            _ => {}
+        }
+        if frames.is_multiple_of(10) { self.ack_wrongly(frames) } else { Some(()) }
+    }
+
+    fn ack_wrongly(&mut self, seq: u64) -> Option<()> {
+        match self.fault {
+            Fault::AckOffByOne => self.ack(seq + 1),
+            Fault::AckMissing if seq == 20 => Some(()),
+            Fault::AckTwice => self.ack(seq).and_then(|()| self.ack(seq)),
+            Fault::AckLastMissing if seq >= 30 => Some(()),
+            Fault::AckMerged if seq == 10 => Some(()),
+            Fault::AckLate if seq == 20 => {
+                thread::sleep(Duration::from_millis(500));
+                self.ack(seq)
+            }
+            Fault::AckNone => Some(()),
+            _ => self.ack(seq),
+        }
+    }
+
+    fn stop(&mut self) -> Option<()> {
+        let (frames, bytes) = match self.fault {
+            Fault::StoppedFrames => (self.frames + 1, self.bytes),
+            Fault::StoppedBytes => (self.frames, self.bytes - 2),
+            _ => (self.frames, self.bytes),
+        };
+        match self.fault {
+            Fault::StopIgnored => return Some(()),
+            Fault::StoppedNever => {}
+            _ => {
+                let (name, ms) = (&self.interaction, bytes / 2 * 1_000 / 24_000);
+                self.say(format!(
+                    r#"{{"event":"stopped","interaction_id":"{name}","seq":{frames},"bytes":{bytes},"duration_ms":{ms},"durable_seq":null}}"#
+                ))?;
+            }
+        }
+        self.close(if self.fault == Fault::CloseWrong { 1011 } else { 1000 })
+    }
+
+    fn close(&mut self, code: u16) -> Option<()> {
+        let close = tungstenite::protocol::CloseFrame { code: CloseCode::from(code), reason: "".into() };
+        self.socket.close(Some(close)).ok()?;
+        while self.socket.read().is_ok() {}
+        None
+    }
+}
+
+/// A token that looks like one; the node here does not verify it.
+pub const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJ0ZW5hbnRfaWQiOiJ0IiwiaW50ZXJhY3Rpb25faWQiOiJpIn0.AAAA";
+
+/// Flags of a short run: three calls, 20 ms frames of 960 bytes, a second. The test machine may be busy, so that only what
+/// the node does can fail a run.
+pub const SHORT: [&str; 14] = [
+    "--calls",
+    "3",
+    "--duration",
+    "990ms",
+    "--ramp",
+    "20ms",
+    "--frame-ms",
+    "20",
+    "--sendlag-max",
+    "1h",
+    "--cpu-max",
+    "100000",
+    "--stop-timeout",
+    "1s",
+];
+
+/// Runs `exo-load run` with `SHORT` and `more`.
+pub fn exo_load(url: &str, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_exo-load"));
+    command.args(["run", "--url", url]);
+    let with_short = SHORT.chunks(2).filter(|pair| !more.contains(&pair[0]));
+    command.args(with_short.flatten()).args(more);
+    command.env("JWT_TOKEN", TOKEN).output().expect("exo-load starts")
+}
+
+/// Exit code and failure counts of a run with `--json`.
+pub fn result(node: &Node, more: &[&str]) -> (i32, Value) {
+    let more: Vec<&str> = more.iter().copied().chain(["--json"]).collect();
+    let output = exo_load(&node.url, &more);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let json = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{errors}"));
+    (output.status.code().expect("an exit code"), json)
+}

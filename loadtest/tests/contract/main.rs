@@ -1,0 +1,8 @@
+//! `exo-load` as a user runs it, against a small node that keeps the contract or breaks it in one chosen way.
+
+mod could_not_run;
+mod fails_on_each_fault;
+mod faulty;
+mod passes_on_a_right_node;
+mod reconnects;
+mod writes_its_files;
