@@ -192,18 +192,18 @@ impl FrameRing {
     /// more than this. So does a series of appends that together take up no more; a [`FrameRing::seal`] in between costs up to a
     /// block.
     ///
-    /// It is less than what is free, because batches cost something themselves: the one open now may need a pad (up to a block), and
-    /// the next ones a header and a pad each: at most a block for every batch that a record closes by not fitting. To pay
-    /// for these, every byte appended is taxed by 1/64. Why that is enough, with `c` the bytes of records in the open batch:
-    /// let `c/128` be saved for closing it. A record of `r` bytes that fits adds `r/128` to it, less than its tax. One that does
-    /// not fit finds `c/128` saved, must leave `r/128` for its own batch, and has to pay a block: its tax and the savings come to
-    /// `r/64 + c/128 - r/128 = (r + c)/128`, which is a block once `r + c` is half a batch, and it did not fit into a whole one.
+    /// It is less than what is free, because batches cost something themselves: a header, and a pad of up to a block. The pad of
+    /// the last one needs no thought: it ends with its block, and so does all that can be in its way. For the others every byte
+    /// appended is taxed by 1/64. Why that is enough, with `c` the bytes of records in the open batch: let `c/128` be saved for
+    /// closing it. A record of `r` bytes that fits adds `r/128` to the savings, less than its tax. One that does not fit finds
+    /// `c/128`, must leave `r/128` for its own batch, and has to pay pad and header, a block at most: tax and savings come to
+    /// `r/64 + c/128 - r/128 = (r + c)/128`, which is a block once `r + c` is half a batch; and it did not fit into a whole one.
     pub fn free_size(&self) -> usize {
         let (opening, appended) = match &self.open {
             Some(open) => (0, self.head.0 - open.start.0 - HEADER_SIZE as u64),
             None => (HEADER_SIZE as u64, 0),
         };
-        let room = self.usable_size().saturating_sub(BLOCK_SIZE as u64 + opening);
+        let room = self.usable_size().saturating_sub(opening);
         ((room * 128).saturating_sub(appended) / 130) as usize
     }
 

@@ -497,6 +497,26 @@ proptest! {
     }
 }
 
+#[test]
+fn a_ring_filled_to_the_last_record_can_still_be_sealed() {
+    for size in [0, 1_000, 9_600] {
+        for released in 1..12 {
+            // The oldest batch that is held starts anywhere on the lap, so the ring is full anywhere on the next one.
+            let mut ring = ring_of(RING_SIZE_MIN);
+            for _ in 0..released {
+                ring.append_audio(chunk(1), &noise()[..200_000 + released], KEY).unwrap();
+                ring.seal();
+            }
+            ring.release_sealed();
+            while ring.append_audio(chunk(2), &noise()[..size], KEY).is_ok() {}
+            assert!(ring.free_size() < audio_size(size));
+            ring.seal();
+            let used = ring.used_size();
+            assert!(used <= RING_SIZE_MIN && used > RING_SIZE_MIN * 73 / 100, "{used} of {RING_SIZE_MIN}");
+        }
+    }
+}
+
 /// Sizes that make batches close at the worst moments: much closes with little in it, little closes with much.
 #[test]
 fn the_promised_room_is_there_for_the_worst_mixes() {
