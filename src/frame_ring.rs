@@ -15,7 +15,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::call::{CallIdentity, CallKey, Epoch, Seq};
+use crate::call::{Epoch, Seq};
 use crate::clock::{Moment, Now, UnixMicros};
 use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
 use crate::io::memory::Region;
@@ -28,8 +28,11 @@ use crate::proto::MaskKey;
 use crate::proto::mask::{self, Kernel};
 use std::collections::VecDeque;
 
+mod input;
 #[cfg(test)]
 mod tests;
+
+pub use input::{CallEnd, CallStart, Chunk};
 
 /// Most consumers of one ring: a live tap, a forwarder, and as many again.
 pub const CONSUMERS_MAX: usize = 4;
@@ -44,59 +47,6 @@ pub struct RingPosition(pub u64);
 /// There is no room: nothing was appended. Wait until more is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingFull;
-
-/// Which piece of which frame is appended.
-#[derive(Clone, Copy, Debug)]
-pub struct Chunk {
-    /// The call's record number ([`CallKey::record_number`]).
-    pub call: u64,
-    /// The connection's turn.
-    pub epoch: Epoch,
-    /// The frame.
-    pub seq: Seq,
-    /// Byte offset of this chunk in the frame.
-    pub offset: u32,
-    /// Whether it completes the frame.
-    pub last: bool,
-    /// When it was received.
-    pub received_at: UnixMicros,
-}
-
-/// What a call record says.
-#[derive(Clone, Debug)]
-pub struct CallStart<'a> {
-    /// The call.
-    pub call: CallKey,
-    /// Its ids.
-    pub identity: &'a CallIdentity,
-    /// The connection's turn.
-    pub epoch: Epoch,
-    /// Hz.
-    pub sample_rate: u32,
-    /// When `start` came.
-    pub started_at: UnixMicros,
-    /// The token's `iat`, seconds since 1970; 0 where there was no token.
-    pub token_issued_at: u64,
-    /// The token's `exp`, seconds since 1970; 0 where there was no token.
-    pub token_expires_at: u64,
-}
-
-/// What an end record says.
-#[derive(Clone, Copy, Debug)]
-pub struct CallEnd {
-    /// The call's record number.
-    pub call: u64,
-    /// The connection's turn.
-    pub epoch: Epoch,
-    /// Complete frames.
-    pub frames: u64,
-    /// Bytes of whole samples in them.
-    pub bytes: u64,
-    /// Why it ended: the session's ending as a number.
-    pub ending: u16,
-    /// When.
-    pub ended_at: UnixMicros,
-}
 
 /// A batch that takes no more records: what the journal writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -50,17 +50,14 @@ impl Kernel {
 
     /// Every kernel this CPU can run, the fastest last; tests and benchmarks compare them.
     pub fn available() -> Vec<Kernel> {
-        let mut kernels = vec![Kernel::Plain];
         #[cfg(target_arch = "x86_64")]
         {
-            if x86::has_sse42() {
-                kernels.push(Kernel::Sse42(Supported(())));
-            }
-            if x86::has_avx512() {
-                kernels.push(Kernel::Avx512(Supported(())));
-            }
+            let sse42 = x86::has_sse42().then_some(Kernel::Sse42(Supported(())));
+            let avx512 = x86::has_avx512().then_some(Kernel::Avx512(Supported(())));
+            [Some(Kernel::Plain), sse42, avx512].into_iter().flatten().collect()
         }
-        kernels
+        #[cfg(not(target_arch = "x86_64"))]
+        vec![Kernel::Plain]
     }
 
     /// For logs and reports.

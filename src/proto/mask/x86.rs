@@ -17,6 +17,11 @@
 //! the product, read as a reflected 64-bit word, is `R·K·x`; `crc32` of it gives `R·K·x^33`: again `K = x^(D-33) mod P`.
 //!
 //! Start value and final inversion are those of the CRC: all ones over the first 32 bits, and `!` at the end.
+//!
+//! # Streaming stores
+//! They pass by the cache and are not ordered with other stores: another thread or a device may see them late, until
+//! [`fence`]. The thread that made them sees them at once, as x86 has it for all of its own stores. The frame ring, which is the
+//! only user, gives out nothing but the bytes of sealed batches, and sealing fences.
 
 #![allow(unsafe_code)] // the one file of the data path's pure half that has any
 
