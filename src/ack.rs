@@ -36,7 +36,8 @@ pub struct Promise<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PromisesFull<T>(pub Promise<T>);
 
-/// Where a connection's latest entry is. The caller keeps one per connection, starting with the default; a stale one is harmless.
+/// Where a connection's latest entry is. The caller keeps one per connection, starting with the default; a stale one is
+/// harmless.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PromiseTicket {
     /// Number of the entry, from 1; 0 for none.
@@ -54,8 +55,8 @@ pub struct PromiseQueue<T> {
     group_start: RingPosition,
 }
 
-/// Entries that a shard can need: each has at least [`ACK_INTERVAL_FRAMES`] records behind it that still are in the ring, of at
-/// least a header each, or is a connection's last one.
+/// Entries that a shard can need: each has at least [`ACK_INTERVAL_FRAMES`] records behind it that still are in the ring, of
+/// at least a header each, or is a connection's last one.
 pub const fn promise_count_max(ring_size: usize, connection_count_max: usize) -> usize {
     ring_size / (ACK_INTERVAL_FRAMES as usize * RECORD_ALIGNMENT) + connection_count_max
 }
@@ -66,10 +67,11 @@ impl<T: Copy + PartialEq> PromiseQueue<T> {
         PromiseQueue { entries: VecDeque::with_capacity(capacity), capacity, first: 1, group_start: RingPosition(0) }
     }
 
-    /// Queues a question, or moves the one that the connection has in this group. Positions do not go back from call to call.
+    /// Queues a question, or moves the one that the connection has in this group. Positions do not go back from call to
+    /// call.
     ///
-    /// An entry that moves keeps its place: what stands behind it in its group waits for it, until the group's batch has arrived
-    /// as a whole at the latest.
+    /// An entry that moves keeps its place: what stands behind it in its group waits for it, until the group's batch has
+    /// arrived as a whole at the latest.
     pub fn push(&mut self, promise: Promise<T>, ticket: &mut PromiseTicket) -> Result<(), PromisesFull<T>> {
         if let Some(index) = ticket.entry.checked_sub(self.first)
             && let Some(entry) = self.entries.get_mut(index as usize)
@@ -87,8 +89,8 @@ impl<T: Copy + PartialEq> PromiseQueue<T> {
         Ok(())
     }
 
-    /// Batches have been sealed up to `sealed`: what was asked about them stays apart from what is asked from now on. Called late,
-    /// it delays promises of the sealed batch until the next one; it never makes one hold too early.
+    /// Batches have been sealed up to `sealed`: what was asked about them stays apart from what is asked from now on. Called
+    /// late, it delays promises of the sealed batch until the next one; it never makes one hold too early.
     pub fn begin_group(&mut self, sealed: RingPosition) {
         self.group_start = sealed;
     }

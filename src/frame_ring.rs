@@ -7,11 +7,11 @@
 //!                 │ still reads │             │ written     │ batch      │              │ starts on the next lap
 //!   ──────────────┴─────────────┴─────────────┴─────────────┴────────────┴──────────────┘
 //! ```
-//! Positions are logical and count on over the laps. What lies in between is what the journal's format says: batches on blocks,
-//! records on lines (see [`crate::journal::format`]); the disk takes it from here as it is.
+//! Positions are logical and count on over the laps. What lies in between is what the journal's format says: batches on
+//! blocks, records on lines (see [`crate::journal::format`]); the disk takes it from here as it is.
 //!
-//! It does no IO and reads no clock. The shard tells it the time once a turn, takes sealed batches from it, and tells it how far
-//! they have got. Without a journal the shard says so at once ([`FrameRing::release_sealed`]).
+//! It does no IO and reads no clock. The shard tells it the time once a turn, takes sealed batches from it, and tells it how
+//! far they have got. Without a journal the shard says so at once ([`FrameRing::release_sealed`]).
 
 #![forbid(unsafe_code)]
 
@@ -138,16 +138,17 @@ impl FrameRing {
     }
 
     /// Room that appending surely finds, bytes, record headers and padding included ([`record_size`]; a call record takes at
-    /// most [`CALL_RECORD_SIZE_MAX`], an end record [`END_RECORD_SIZE`]): an append succeeds if and only if its records take up no
-    /// more than this. So does a series of appends that together take up no more; a [`FrameRing::seal`] in between costs up to a
-    /// block.
+    /// most [`CALL_RECORD_SIZE_MAX`], an end record [`END_RECORD_SIZE`]): an append succeeds if and only if its records take
+    /// up no more than this. So does a series of appends that together take up no more; a [`FrameRing::seal`] in between
+    /// costs up to a block.
     ///
-    /// It is less than what is free, because batches cost something themselves: a header, and a pad of up to a block. The pad of
-    /// the last one needs no thought: it ends with its block, and so does all that can be in its way. For the others every byte
-    /// appended is taxed by 1/64. Why that is enough, with `c` the bytes of records in the open batch: let `c/128` be saved for
-    /// closing it. A record of `r` bytes that fits adds `r/128` to the savings, less than its tax. One that does not fit finds
-    /// `c/128`, must leave `r/128` for its own batch, and has to pay pad and header, a block at most: tax and savings come to
-    /// `r/64 + c/128 - r/128 = (r + c)/128`, which is a block once `r + c` is half a batch; and it did not fit into a whole one.
+    /// It is less than what is free, because batches cost something themselves: a header, and a pad of up to a block. The
+    /// pad of the last one needs no thought: it ends with its block, and so does all that can be in its way. For the others
+    /// every byte appended is taxed by 1/64. Why that is enough, with `c` the bytes of records in the open batch: let
+    /// `c/128` be saved for closing it. A record of `r` bytes that fits adds `r/128` to the savings, less than its tax. One
+    /// that does not fit finds `c/128`, must leave `r/128` for its own batch, and has to pay pad and header, a block at
+    /// most: tax and savings come to `r/64 + c/128 - r/128 = (r + c)/128`, which is a block once `r + c` is half a batch;
+    /// and it did not fit into a whole one.
     pub fn free_size(&self) -> usize {
         let (opening, appended) = match &self.open {
             Some(open) => (0, self.head.0 - open.start.0 - HEADER_SIZE as u64),
@@ -355,8 +356,8 @@ impl FrameRing {
         self.release();
     }
 
-    /// For a node without a journal: everything sealed counts as written and durable at once, and what [`FrameRing::poll_sealed`]
-    /// has not given out it never will.
+    /// For a node without a journal: everything sealed counts as written and durable at once, and what
+    /// [`FrameRing::poll_sealed`] has not given out it never will.
     pub fn release_sealed(&mut self) {
         self.sealed_batches.clear();
         self.written = self.sealed;
@@ -390,8 +391,8 @@ impl FrameRing {
         self.invariants();
     }
 
-    /// Where the next record goes: everything before it has been appended. What was appended so far is durable (written) once
-    /// [`FrameRing::durable`] ([`FrameRing::written`]) has come up to it.
+    /// Where the next record goes: everything before it has been appended. What was appended so far is durable (written)
+    /// once [`FrameRing::durable`] ([`FrameRing::written`]) has come up to it.
     pub fn head(&self) -> RingPosition {
         self.head
     }
@@ -468,8 +469,8 @@ pub const CALL_RECORD_SIZE_MAX: usize = record_size(CALL_SIZE_MAX);
 /// Bytes an end record takes up in the ring.
 pub const END_RECORD_SIZE: usize = record_size(crate::journal::format::payload::END_SIZE);
 
-/// Bytes that [`FrameRing::append_audio`] takes up for a piece of `size` bytes: one record, or several where it is larger than
-/// a batch.
+/// Bytes that [`FrameRing::append_audio`] takes up for a piece of `size` bytes: one record, or several where it is larger
+/// than a batch.
 pub const fn audio_size(size: usize) -> usize {
     let whole = size.saturating_sub(1) / PAYLOAD_SIZE_MAX;
     whole * record_size(PAYLOAD_SIZE_MAX) + record_size(size - whole * PAYLOAD_SIZE_MAX)

@@ -120,7 +120,8 @@ proptest! {
                         prop_assert!(before.is_none_or(|before| before < seq.0), "went back");
                     }
                     for (connection, questions) in &asked {
-                        let due = questions.iter().filter(|question| question.0 <= watermark).map(|question| question.1).max();
+                        let arrived = questions.iter().filter(|question| question.0 <= watermark);
+                        let due = arrived.map(|question| question.1).max();
                         prop_assert!(answered.get(connection).copied() >= due, "forgotten: {connection}");
                     }
                 }

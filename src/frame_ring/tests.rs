@@ -256,6 +256,15 @@ fn durable_does_not_pass_written() {
 }
 
 #[test]
+#[should_panic(expected = "written after it was given out")]
+fn written_does_not_pass_a_batch_that_nobody_took() {
+    let mut ring = ring_of(RING_SIZE_MIN);
+    ring.append_audio(chunk(1), b"x", KEY).unwrap();
+    ring.seal();
+    ring.set_written(ring.sealed());
+}
+
+#[test]
 #[should_panic(expected = "still in the ring")]
 fn a_released_batch_is_not_read() {
     let mut ring = ring_of(RING_SIZE_MIN);

@@ -106,7 +106,8 @@ impl<'a> Iterator for BatchReader<'a> {
     }
 }
 
-/// The record header at `offset` of a batch numbered `number`, decoded and as it is there. The whole record lies within `bytes`.
+/// The record header at `offset` of a batch numbered `number`, decoded and as it is there. The whole record lies within
+/// `bytes`.
 fn record_at(bytes: &[u8], offset: usize, number: u64) -> Result<(RecordHeader, &HeaderBytes), FormatError> {
     let rest = bytes.get(offset..).ok_or(FormatError::Truncated)?;
     let encoded = rest.first_chunk::<HEADER_SIZE>().ok_or(FormatError::Truncated)?;

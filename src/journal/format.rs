@@ -1,8 +1,8 @@
 //! The journal's format, byte by byte. All numbers are little-endian; all checksums are CRC-32C.
 //!
-//! A shard's journal is a row of *segment* files. A segment is one block of header and then *batches*, each a whole number of
-//! blocks (4,096 bytes) that starts on a block; a batch is a header and then *records*, each a whole number of lines (64 bytes)
-//! that starts on a line. The frame ring holds batches in exactly this form; the disk takes them from there.
+//! A shard's journal is a row of *segment* files. A segment is one block of header and then *batches*, each a whole number
+//! of blocks (4,096 bytes) that starts on a block; a batch is a header and then *records*, each a whole number of lines (64
+//! bytes) that starts on a line. The frame ring holds batches in exactly this form; the disk takes them from there.
 //!
 //! ```text
 //! segment   ┌────────────┬───────────────────┬─────────┬──────────────┬──────────────────────────────┐
@@ -31,8 +31,8 @@
 //! 24  u64 epoch.micros
 //! ```
 //! The payload follows, then zeros up to the next line: bytes that another call left there never show. Nothing in a record
-//! depends on where it lies, so a batch can be written again elsewhere. `batch` tells a record from an older one at the same place
-//! of a recycled segment.
+//! depends on where it lies, so a batch can be written again elsewhere. `batch` tells a record from an older one at the same
+//! place of a recycled segment.
 //!
 //! An audio record holds a *chunk* of a frame. A frame counts once its LAST chunk is in; a frame's chunks without a LAST one
 //! are dropped by readers. Payloads of [`call` and `end` records](payload) are described there. A pad fills a batch up to
@@ -49,8 +49,8 @@
 //! 16  [u8;16] segment   the segment's uuid                              pads included
 //!                                                  60  u32 header_crc   over bytes 0..60
 //! ```
-//! `records_crc` notices a batch of which only a part reached the disk over an older batch, even where every record is whole.
-//! It also proves a guess about where the records of a batch go on behind a damaged record header.
+//! `records_crc` notices a batch of which only a part reached the disk over an older batch, even where every record is
+//! whole. Behind a damaged record header it checks a guess about where the records go on.
 //!
 //! # Segment header
 //! See [`segment`]: one block.
@@ -85,8 +85,8 @@ pub struct Lsn(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SegmentUuid(pub [u8; 16]);
 
-/// What is wrong with bytes that were to be a part of a journal. All of it is the medium's or a foreign file's doing, none of
-/// it the caller's.
+/// What is wrong with bytes that were to be a part of a journal. All of it is the medium's or a foreign file's doing, none
+/// of it the caller's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FormatError {
     /// The bytes end before the thing does.

@@ -87,8 +87,8 @@ pub fn unmask_copy(kernel: Kernel, destination: &mut [u8], masked: &[u8], key: M
     }
 }
 
-/// Writes one line, a record header, around the cache like the payload that follows it. An ordinary store would first fetch the
-/// line from memory. [`fence`] applies as it does to [`unmask_copy`].
+/// Writes one line, a record header, around the cache like the payload that follows it. An ordinary store would first fetch
+/// the line from memory. [`fence`] applies as it does to [`unmask_copy`].
 #[inline]
 pub fn store_line(kernel: Kernel, destination: &mut [u8; LINE_SIZE], line: &[u8; LINE_SIZE]) {
     match kernel {

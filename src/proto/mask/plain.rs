@@ -13,8 +13,8 @@ fn wide(key: MaskKey) -> u64 {
     word | word << 32
 }
 
-/// See [`super::unmask_copy`]. Both slices have the same length; `BLOCK_SIZE` is a multiple of the key's, so that every block
-/// starts with the same byte of it.
+/// See [`super::unmask_copy`]. Both slices have the same length; `BLOCK_SIZE` is a multiple of the key's, so that every
+/// block starts with the same byte of it.
 pub(super) fn unmask_copy(destination: &mut [u8], masked: &[u8], key: MaskKey) -> u32 {
     let mut crc = 0;
     for (to, from) in destination.chunks_mut(BLOCK_SIZE).zip(masked.chunks(BLOCK_SIZE)) {

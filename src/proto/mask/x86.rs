@@ -1,17 +1,17 @@
 //! The kernels for x86-64.
 //!
 //! # The checksum as polynomial arithmetic
-//! CRC-32C is the remainder of the message, a polynomial over GF(2), by P. The representation is reflected: in a word of `w` bits,
-//! bit `i` is the coefficient of x^(w-1-i), so the first byte in memory holds the highest powers. What is needed:
+//! CRC-32C is the remainder of the message, a polynomial over GF(2), by P. The representation is reflected: in a word of `w`
+//! bits, bit `i` is the coefficient of x^(w-1-i), so the first byte in memory holds the highest powers. What is needed:
 //!
 //! - `crc32 r64, m64` computes `(R·x^32 + M)·x^32 mod P`, R the running remainder (it lies over M's highest 32 powers).
 //! - A carry-less product of two reflected 64-bit words, read as a reflected 128-bit word, is `A·B·x`: one power too many,
 //!   because two 64-bit factors give 127 bits and not 128.
 //! - A 32-bit constant K in the low half of a 64-bit word reads as `K·x^32`. So multiplying by it gives `A·K·x^33`.
 //!
-//! *Folding*: to move a 128-bit block `lo·x^64 + hi` (`lo` is first in memory) forward by D bits, onto the block that lies D bits
-//! later, it must be replaced by something congruent to it times x^D: `lo·x^(D+64) = lo·K·x^33` gives `K = x^(D+31) mod P` for
-//! the low word, `hi·x^D = hi·K·x^33` gives `K = x^(D-33) mod P` for the high one.
+//! *Folding*: to move a 128-bit block `lo·x^64 + hi` (`lo` is first in memory) forward by D bits, onto the block that lies D
+//! bits later, it must be replaced by something congruent to it times x^D: `lo·x^(D+64) = lo·K·x^33` gives `K = x^(D+31) mod
+//! P` for the low word, `hi·x^D = hi·K·x^33` gives `K = x^(D-33) mod P` for the high one.
 //!
 //! *Joining lanes*: a 32-bit remainder R moved forward by D bits is `R·x^D`. Both factors in low halves, the low word of
 //! the product, read as a reflected 64-bit word, is `R·K·x`; `crc32` of it gives `R·K·x^33`: again `K = x^(D-33) mod P`.
@@ -20,8 +20,8 @@
 //!
 //! # Streaming stores
 //! They pass by the cache and are not ordered with other stores: another thread or a device may see them late, until
-//! [`fence`]. The thread that made them sees them at once, as x86 has it for all of its own stores. The frame ring, which is the
-//! only user, gives out nothing but the bytes of sealed batches, and sealing fences.
+//! [`fence`]. The thread that made them sees them at once, as x86 has it for all of its own stores. The frame ring, which is
+//! the only user, gives out nothing but the bytes of sealed batches, and sealing fences.
 
 #![allow(unsafe_code)] // the one file of the data path's pure half that has any
 
@@ -123,8 +123,8 @@ pub(super) fn store_line_sse42(_: Supported, destination: &mut [u8; LINE_SIZE], 
         return;
     }
     for offset in (0..LINE_SIZE).step_by(16) {
-        // SAFETY: `offset + 16` is within both arrays; destination + offset is 16-byte aligned, checked above; SSE2 is part of
-        // x86-64.
+        // SAFETY: `offset + 16` is within both arrays; destination + offset is 16-byte aligned, checked above; SSE2 is part
+        // of x86-64.
         unsafe {
             let value = _mm_loadu_si128(line.as_ptr().add(offset).cast());
             _mm_stream_si128(destination.as_mut_ptr().add(offset).cast(), value);
@@ -141,7 +141,8 @@ pub(super) fn store_line_avx512(_: Supported, destination: &mut [u8; LINE_SIZE],
         unsafe { _mm512_stream_si512(destination.cast(), _mm512_loadu_si512(line.cast())) };
     }
     if is_aligned(destination) {
-        // SAFETY: `Supported` exists only where `has_avx512` held; both arrays have 64 bytes; the alignment is checked above.
+        // SAFETY: `Supported` exists only where `has_avx512` held; both arrays have 64 bytes; the alignment is checked
+        // above.
         unsafe { store(destination.as_mut_ptr(), line.as_ptr()) };
     } else {
         *destination = *line;
@@ -291,8 +292,8 @@ unsafe fn copy_avx512<const STREAM: bool>(destination: &mut [u8], masked: &[u8],
     let start = _mm512_zextsi128_si512(_mm_cvtsi32_si128(-1)); // all ones over the first 32 bits
     let (by_one, by_four) = (pair(const { fold_by(VECTOR_SIZE) }), pair(const { fold_by(STRIDE_SIZE) }));
     let (to, from, size) = (destination.as_mut_ptr(), masked.as_ptr(), destination.len());
-    // SAFETY: used below only with `at + 64 <= size`, the length of both slices; every `at` is a multiple of 64, so alignment is
-    // the destination's, which the caller vouches for.
+    // SAFETY: used below only with `at + 64 <= size`, the length of both slices; every `at` is a multiple of 64, so
+    // alignment is the destination's, which the caller vouches for.
     let step = |at: usize| unsafe { step_64::<STREAM>(to.add(at), from.add(at), wide_key) };
 
     let mut sum;
