@@ -5,6 +5,7 @@
 mod audio;
 mod closes;
 mod ends;
+mod records;
 mod refusals;
 mod starts;
 mod timers;
@@ -13,8 +14,10 @@ use super::*;
 use crate::call::EpochSource;
 use crate::clock::UnixMicros;
 use crate::constants::CONTROL_PAYLOAD_SIZE_MAX;
-use crate::frame_ring::FrameRing;
+use crate::frame_ring::{FrameRing, SealedBatch};
 use crate::io::memory::Region;
+use crate::journal::batch::BatchReader;
+use crate::journal::format::{EndRecord, Lsn, RecordHeader, RecordKind, SegmentUuid};
 use crate::limits::Limits;
 use crate::metrics::Counters;
 use crate::proto::MaskKey;
@@ -89,6 +92,8 @@ struct Harness {
     now: Now,
     actions: Vec<Action>,
     questions: Vec<u64>,
+    /// Everything in the ring: nothing is released.
+    batches: Vec<SealedBatch>,
     /// Size of the buffers that output is taken in.
     out_size: usize,
     /// Whether each question is answered at once, as at level `received`.
@@ -121,6 +126,7 @@ impl Harness {
             now,
             actions: Vec::new(),
             questions: Vec::new(),
+            batches: Vec::new(),
             out_size: 4096,
             promises_at_once: true,
         }
@@ -255,8 +261,24 @@ impl Harness {
         found
     }
 
-    /// Asserts that the call ended just now and once, this way, and that the node was told.
-    fn assert_ended(&self, ending: Ending) {
+    /// All records in the ring, payloads checked.
+    fn records(&mut self) -> Vec<(RecordHeader, Vec<u8>)> {
+        self.ring.seal();
+        self.batches.extend(std::iter::from_fn(|| self.ring.poll_sealed()));
+        let mut records = Vec::new();
+        for batch in &self.batches {
+            // Its header lacks only what the journal adds.
+            self.ring.stamp(batch, SegmentUuid::default(), Lsn::default());
+            let reader = BatchReader::open(self.ring.batch_bytes(batch)).expect("a sound batch");
+            for record in reader.map(|record| record.expect("a sound record")) {
+                records.push((record.header, record.payload.to_vec()));
+            }
+        }
+        records
+    }
+
+    /// Asserts that the call ended once, this way, that its record says so, and that the node was told.
+    fn assert_ended(&mut self, ending: Ending) {
         for other in Ending::ALL {
             let expected = u64::from(other == ending);
             assert_eq!(self.shared.counters.endings[other.index()].read(), expected, "{other:?}");
@@ -264,6 +286,14 @@ impl Harness {
         assert_eq!(self.counters.calls_ended.read(), 1);
         let (call, epoch) = (self.session.call, self.session.epoch);
         assert_eq!(self.actions, [Action::Claim { call, epoch }, Action::Release { call, epoch }]);
+        let records = self.records();
+        let ends: Vec<_> = records.iter().filter(|(header, _)| header.kind == RecordKind::End).collect();
+        assert_eq!(ends.len() as u64 + self.shared.counters.ends_unrecorded.read(), 1);
+        for (header, payload) in ends {
+            let end = EndRecord::decode(payload).expect("a sound end record");
+            assert_eq!((header.call, header.epoch), (call.record_number(), epoch));
+            assert_eq!((end.ending, end.frames), (ending.number(), self.counters.frames.read()));
+        }
     }
 
     fn assert_finished(&self) {

@@ -114,6 +114,7 @@ fn nothing_counts_once_last_words_are_decided() {
     call.assert_ended(Ending::Superseded);
     assert_eq!(call.counters.calls_superseded.read(), 1);
     call.assert_finished();
+    let head = call.ring.head();
     for verb in verbs {
         call.step_without_output(verb);
     }
