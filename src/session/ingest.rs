@@ -319,6 +319,11 @@ impl IngestSession {
         self.permit = None;
     }
 
+    fn invariants(&self) {
+        let (acked, ack_owed) = self.outbox.acks();
+        debug_assert!([acked, ack_owed, self.promised, self.asked, self.tally.seq()].is_sorted(), "{self:?}");
+    }
+
     fn armed(&self) -> Armed {
         self.phase.armed(self.peer_close.is_some(), self.is_half_closed)
     }
@@ -388,6 +393,7 @@ impl Session for IngestSession {
         }
         self.promised = self.promised.max(seq.0);
         context.counters.acks.add(self.outbox.owe_acks(self.promised));
+        self.invariants();
         self.settle(now);
     }
 

@@ -79,6 +79,11 @@ impl Outbox {
         new / ACK_INTERVAL_FRAMES
     }
 
+    /// The last frames whose ack has been given out, and whose ack is owed.
+    pub(super) fn acks(&self) -> (u64, u64) {
+        (self.acked, self.ack_owed)
+    }
+
     /// A pong with this payload, in place of one that has not gone out yet (RFC 6455 §5.5.3).
     pub(super) fn owe_pong(&mut self, payload: &[u8]) {
         let size = payload.len().min(CONTROL_PAYLOAD_SIZE_MAX);

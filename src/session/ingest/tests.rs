@@ -4,6 +4,7 @@
 
 mod audio;
 mod closes;
+mod disorder;
 mod ends;
 mod records;
 mod refusals;
