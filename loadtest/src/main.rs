@@ -120,6 +120,7 @@ fn play(plan: &Arc<plan::Plan>, server_pid: Option<u32>) -> Result<monitor::Outc
         threads.push(std::thread::Builder::new().name(format!("exo-load-{index}")).spawn(body)?);
     }
     drop(done_tx);
+    host::yield_to_workers();
     let outcome = monitor::watch(plan, &recorders, &done_rx, server_pid);
     if outcome.is_err() {
         plan.cut.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -189,7 +189,8 @@ impl<'a> Watcher<'a> {
 }
 
 const CSV_HEAD: &str = "seconds,calls_up,frames,bytes,acks,failures,reconnects,pushbacks,\
-    ack_p50_us,ack_p99_us,ack_p999_us,ack_max_us,setup_count,setup_p99_us,sendlag_p999_us,sendlag_max_us,generator_cpu_percent\n";
+    ack_p50_us,ack_p99_us,ack_p999_us,ack_max_us,setup_count,setup_p99_us,\
+    sendlag_p999_us,sendlag_max_us,generator_cpu_percent\n";
 
 fn csv_line(now: u64, calls_up: i64, window: &Stats, busy: f64) -> String {
     let us = |metric: Metric, percentile: f64| window.latency(metric).value_at_percentile(percentile) / 1_000;

@@ -58,6 +58,8 @@ pub struct Report {
     pub json: Value,
     /// What was judged: setup and all counts of the whole run, ack and send lag of its steady part.
     pub judged: Stats,
+    /// Ctrl-C ended the run.
+    cut: bool,
     slos: Vec<SloResult>,
     generator: Generator,
     server: Option<Server>,
@@ -99,7 +101,7 @@ impl Report {
         let generator = Generator::new(args, plan, outcome);
         let server = Server::new(outcome);
         let verdict = Verdict::of(&judged, &slos, !generator.ills.is_empty());
-        let mut report = Self { verdict, json: Value::Null, judged, slos, generator, server };
+        let mut report = Self { verdict, json: Value::Null, judged, cut: outcome.cut, slos, generator, server };
         report.json = report.to_json(args, plan, outcome);
         report
     }
@@ -187,6 +189,9 @@ impl Report {
         }
         for ill in &self.generator.ills {
             writeln!(out, "generator  {ill}")?;
+        }
+        if self.cut {
+            writeln!(out, "note       interrupted: shorter than asked for")?;
         }
         write!(out, "\n{}", format!("{:?}", self.verdict).to_uppercase())
     }

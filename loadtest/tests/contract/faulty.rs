@@ -240,9 +240,10 @@ impl Session<'_> {
             Fault::StopIgnored => return Some(()),
             Fault::StoppedNever => {}
             _ => {
-                let (name, ms) = (&self.interaction, bytes / 2 * 1_000 / 24_000);
+                let name = &self.interaction;
+                let rest = format!(r#""duration_ms":{},"durable_seq":null"#, bytes / 2 * 1_000 / 24_000);
                 self.say(format!(
-                    r#"{{"event":"stopped","interaction_id":"{name}","seq":{frames},"bytes":{bytes},"duration_ms":{ms},"durable_seq":null}}"#
+                    r#"{{"event":"stopped","interaction_id":"{name}","seq":{frames},"bytes":{bytes},{rest}}}"#
                 ))?;
             }
         }
