@@ -1,9 +1,12 @@
 //! What a token costs at the upgrade: everything [`Verifier::verify`] does, by size of key; and beside it what a refusal costs
-//! that stops before the signature.
+//! that stops before the signature, and what ring alone takes for the signature.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use criterion::{Criterion, criterion_group, criterion_main};
 use exo_ingest::auth::{KeySet, TokenPolicy, Verifier};
 use exo_ingest::clock::UnixMicros;
+use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use serde_json::Value;
 use std::hint::black_box;
 
@@ -19,6 +22,14 @@ fn token(criterion: &mut Criterion) {
         assert!(verifier.verify(token, now).is_ok());
         group.bench_function(format!("verify {} bits", vector["bits"]), |bencher| {
             bencher.iter(|| verifier.verify(black_box(token), black_box(now)));
+        });
+        let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).expect("base64url");
+        let number = |name: &str| decode(vector["jwk"][name].as_str().expect("a number"));
+        let key = RsaPublicKeyComponents { n: number("n"), e: number("e") };
+        let (signed, signature) = token.rsplit_once('.').expect("a signature");
+        let signature = decode(signature);
+        group.bench_function(format!("ring alone {} bits", vector["bits"]), |bencher| {
+            bencher.iter(|| key.verify(&RSA_PKCS1_2048_8192_SHA256, black_box(signed.as_bytes()), black_box(&signature)));
         });
         let unsigned = format!("eyJhbGciOiJub25lIn0.{}", token.split_once('.').expect("a header").1);
         assert!(verifier.verify(&unsigned, now).is_err());
