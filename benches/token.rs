@@ -1,5 +1,5 @@
-//! What a token costs at the upgrade: everything [`Verifier::verify`] does, by size of key; and beside it what a refusal costs
-//! that stops before the signature, and what ring alone takes for the signature.
+//! What a token costs at the upgrade: everything [`Verifier::verify`] does, by size of key; and beside it what a refusal
+//! costs that stops before the signature, and what ring alone takes for the signature.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,5 +1,5 @@
-//! Every way in which a token can be wrong, generated, with the reason it is refused for; and beside each the like of it that is
-//! good. `cargo test --test token_refusals -- --nocapture` prints the table.
+//! Every way in which a token can be wrong, generated, with the reason it is refused for; and beside each the like of it
+//! that is good. `cargo test --test token_refusals -- --nocapture` prints the table.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};

@@ -36,8 +36,8 @@ enum Keys {
 impl KeySet {
     /// From a file's text: a PEM with one RSA public key (SPKI or PKCS#1), a JWKS, or a single JWK.
     ///
-    /// Keys of a JWKS that may not verify RS256 (another `kty`, `alg` or `use`, no `verify` in `key_ops`) are skipped; any other
-    /// fault refuses the file as a whole.
+    /// Keys of a JWKS that may not verify RS256 (another `kty`, `alg` or `use`, no `verify` in `key_ops`) are skipped; any
+    /// other fault refuses the file as a whole.
     pub fn parse(text: &[u8]) -> Result<KeySet, KeyError> {
         provider::install_provider();
         if text.trim_ascii_start().starts_with(b"{") {

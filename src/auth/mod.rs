@@ -6,9 +6,9 @@
 //! configuration ─────► TokenPolicy ────┘                                     └────────────► TokenError
 //! ```
 //!
-//! A [`Verifier`] is made once and shared by all shards; new keys make a new one, which is swapped in whole. What a token says
-//! is never used before its signature holds, but for `alg` and `kid`, which choose how to check it. Nothing in a token makes us
-//! open or fetch anything.
+//! A [`Verifier`] is made once and shared by all shards; new keys make a new one, which is swapped in whole. What a token
+//! says is never used before its signature holds, but for `alg` and `kid`, which choose how to check it. Nothing in a token
+//! makes us open or fetch anything.
 
 #![forbid(unsafe_code)]
 

@@ -1,8 +1,8 @@
 //! RSA keys in PEM files: which kind a file holds, decided by its labels, and the PKCS#1 structure inside.
 //!
-//! Not jsonwebtoken's own reader: it takes the first block of any file and the first bit string of any structure, certificates
-//! included, and its ASN.1 parser recurses as deep as the file says, past the end of the stack. What is read here is read by
-//! typed parsers that expect exactly one structure.
+//! Not jsonwebtoken's own reader: it takes the first block of any file and the first bit string of any structure,
+//! certificates included, and its ASN.1 parser recurses as deep as the file says, past the end of the stack. What is read
+//! here is read by typed parsers that expect exactly one structure.
 
 use pkcs8::{PrivateKeyInfo, SubjectPublicKeyInfoRef};
 
@@ -26,8 +26,8 @@ pub(super) fn labels(text: &[u8]) -> Vec<Option<&str>> {
         .collect()
 }
 
-/// The PKCS#1 `RSAPublicKey` in a block labelled `RSA PUBLIC KEY`, or `PUBLIC KEY` (SPKI). `None`: it does not decode, or holds
-/// another kind of key.
+/// The PKCS#1 `RSAPublicKey` in a block labelled `RSA PUBLIC KEY`, or `PUBLIC KEY` (SPKI). `None`: it does not decode, or
+/// holds another kind of key.
 pub(super) fn rsa_public_key(text: &[u8]) -> Option<Vec<u8>> {
     let block = pem::parse(text).ok()?;
     match block.tag() {
@@ -41,8 +41,8 @@ pub(super) fn rsa_public_key(text: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The PKCS#1 `RSAPrivateKey` in a block labelled `RSA PRIVATE KEY`, or `PRIVATE KEY` (PKCS#8). `None`: it does not decode, or
-/// holds another kind of key.
+/// The PKCS#1 `RSAPrivateKey` in a block labelled `RSA PRIVATE KEY`, or `PRIVATE KEY` (PKCS#8). `None`: it does not decode,
+/// or holds another kind of key.
 pub(super) fn rsa_private_key(text: &[u8]) -> Option<Vec<u8>> {
     let block = pem::parse(text).ok()?;
     match block.tag() {

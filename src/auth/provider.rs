@@ -1,7 +1,7 @@
 //! ring as the cryptography of jsonwebtoken: RS256 and nothing else.
 //!
-//! jsonwebtoken knows formats; it asks a [`CryptoProvider`] for signatures. Ours has no other algorithm, so that no header, key
-//! or mistake of ours can reach one.
+//! jsonwebtoken knows formats; it asks a [`CryptoProvider`] for signatures. Ours has no other algorithm, so that no header,
+//! key or mistake of ours can reach one.
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind, Result, new_error};
@@ -10,10 +10,11 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind, Enc
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, RsaPublicKeyComponents, UnparsedPublicKey};
 
-/// Makes ring the process's provider for jsonwebtoken. May be called any number of times, from any thread; everything in this
-/// crate that signs or verifies has called it before.
+/// Makes ring the process's provider for jsonwebtoken. May be called any number of times, from any thread; everything in
+/// this crate that signs or verifies has called it before.
 pub fn install_provider() {
-    // It fails only where a provider is there already: ours, or that of a program that embeds this crate and chose before us.
+    // It fails only where a provider is there already: ours, or that of a program that embeds this crate and chose before
+    // us.
     let _ = RING.install_default();
 }
 
@@ -150,10 +151,10 @@ mod tests {
     #[test]
     fn thumbprint_of_rfc_7638() {
         install_provider();
-        let n = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMs\
-                 tn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQv\
-                 RL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJz\
-                 KnqDKgw";
+        let n = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjB\
+                 ZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8\
+                 KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_\
+                 xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw";
         let jwk: jsonwebtoken::jwk::Jwk =
             serde_json::from_value(serde_json::json!({"kty": "RSA", "n": n, "e": "AQAB"})).expect("a JWK");
         let thumbprint = jwk.thumbprint(ThumbprintHash::SHA256).expect("a thumbprint");

@@ -114,7 +114,8 @@ fn object(text: &[u8], otherwise: TokenError) -> Result<Map<String, Value>, Toke
     })
 }
 
-/// What the header may not say. `jwk`, `jku`, `x5u`, `x5c` and `x5t` are not even looked at: keys come from the key file alone.
+/// What the header may not say. `jwk`, `jku`, `x5u`, `x5c` and `x5t` are not even looked at: keys come from the key file
+/// alone.
 fn check_header(header: &Map<String, Value>) -> Result<(), TokenError> {
     if header.get("alg").and_then(Value::as_str) != Some("RS256") {
         return Err(TokenError::Algorithm);

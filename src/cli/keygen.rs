@@ -1,7 +1,7 @@
 //! `exo-ingest keygen`: an RS256 key pair as files.
 //!
-//! This file alone uses the `rsa` crate, because ring cannot generate RSA keys. Nothing here signs or decrypts for a peer, so
-//! the crate's timing advisory (RUSTSEC-2023-0071) has nothing to show; a test keeps the crate out of every other file.
+//! This file alone uses the `rsa` crate, because ring cannot generate RSA keys. Nothing here signs or decrypts for a peer,
+//! so the crate's timing advisory (RUSTSEC-2023-0071) has nothing to show; a test keeps the crate out of every other file.
 
 #![forbid(unsafe_code)]
 
@@ -20,7 +20,7 @@ const EXAMPLE: &str = "Example:
   exo-ingest serve --jwt-key keys/public.pem …
   exo-ingest token mint --key keys/private.pem --tenant acme --interaction call-1";
 
-/// Arguments of `keygen`.
+/// Make an RS256 key pair: two PEM files, and the public part as a JWKS
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct KeygenArgs {
@@ -110,8 +110,8 @@ pub fn run(args: &KeygenArgs) -> Result<(), KeygenError> {
     Ok(())
 }
 
-/// Makes a key pair and writes its three files into `dir`, which is made where it is missing. Nothing is ever overwritten, and a
-/// failure leaves none of the three behind.
+/// Makes a key pair and writes its three files into `dir`, which is made where it is missing. Nothing is ever overwritten,
+/// and a failure leaves none of the three behind.
 pub fn generate_into(dir: &Path, bits: KeyBits) -> Result<KeyFiles, KeygenError> {
     let files = KeyFiles::in_dir(dir);
     // Found out here, before seconds are spent on a key; the writes themselves are exclusive all the same.

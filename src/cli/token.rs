@@ -25,7 +25,7 @@ const KEY_FILE_READ_MAX: u64 = 1024 * 1024 + 1;
 /// Bytes read of standard input: a token of the largest size, one byte too many, and room for white space around it.
 const STDIN_READ_MAX: u64 = 2 * TOKEN_SIZE_MAX as u64;
 
-/// Commands of `token`.
+/// Mint and check tokens
 #[derive(Debug, clap::Subcommand)]
 pub enum TokenCommand {
     /// Sign a token and print it
@@ -69,7 +69,8 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "AUD", env = "EXO_INGEST_JWT_AUDIENCE")]
     pub jwt_audience: Option<String>,
     /// Tolerance for exp, nbf and iat
-    #[arg(long, value_name = "TIME", env = "EXO_INGEST_JWT_LEEWAY", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", env = "EXO_INGEST_JWT_LEEWAY", default_value = "5s")]
+    #[arg(value_parser = humantime::parse_duration)]
     pub jwt_leeway: Duration,
     /// The token; from standard input where it is `-` or absent
     #[arg(value_name = "TOKEN")]
