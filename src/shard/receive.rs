@@ -222,10 +222,7 @@ fn decode<S: Session>(open: &mut Open<S>, now: Now, bytes: &mut [u8], limits: &F
                 at += taken;
                 match event {
                     Some(WsEvent::Data(piece)) => open.session.handle_data(now, piece, context),
-                    Some(WsEvent::Control(control)) => {
-                        context.counters.controls_received.add(1);
-                        open.session.handle_control(now, control, context);
-                    }
+                    Some(WsEvent::Control(control)) => open.session.handle_control(now, control, context),
                     None => {}
                 }
             }
