@@ -106,6 +106,10 @@ fn log_summary(node: &Node) {
         audio_bytes = sum(|counters| counters.audio_bytes.read()),
         acks = sum(|counters| counters.acks.read()),
         refused = sum(|counters| counters.requests_refused.read() + counters.sessions_refused.read()),
+        records = sum(|counters| counters.audio_records.read()),
+        receives = sum(|counters| counters.receives.read()),
+        turns = sum(|counters| counters.turns.read()),
+        system_calls = sum(|counters| counters.system_calls.read()),
         "stopped"
     );
 }
