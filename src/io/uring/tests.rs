@@ -53,7 +53,7 @@ fn bytes_come_and_go_in_order_on_both_paths() {
         assert_eq!(uring.peer_address(socket), Some(client.local_addr().unwrap()));
         let receive = UserData::new(OpKind::Receive, 7, 1);
         uring.receive(socket, receive);
-        let sent: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+        let sent: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
         let writer = std::thread::spawn({
             let (mut client, sent) = (client.try_clone().unwrap(), sent.clone());
             move || client.write_all(&sent).unwrap()
