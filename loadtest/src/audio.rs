@@ -3,7 +3,7 @@
 //!
 //! A send copies one pool frame into a buffer (some 250 ns while the pool is in L2) and, for `prng`, stamps it with
 //! (call, frame): then every frame of a run is distinct, and what it must hold follows from its numbers alone
-//! ([`Audio::payload`]).
+//! (`Audio::payload`).
 //!
 //! RFC 6455 §5.3 wants a fresh, unpredictable mask key per frame, to protect proxies from scripts in browsers. Here the
 //! key is fixed per pool frame: no script chooses these bytes, and the node must unmask all the same.

@@ -4,7 +4,7 @@
 //! tokio-uring's, frames and handshake tungstenite's.
 //!
 //! The way of a call, and of this crate: [`cli`] settles a [`plan`]; [`worker`]s, one thread each, open calls by the
-//! [`schedule`]; a [`call`] connects through [`wire`], reads [`event`]s and checks [`acks`], while its [`line`] sends
+//! [`schedule`]; a [`call`] connects through [`wire`], reads [`event`]s and checks [`acks`], while its [`mod@line`] sends
 //! [`audio`] as it falls due; all count into [`stats`], which [`monitor`] collects once a second; [`report`] judges,
 //! [`files`] keeps.
 //!

@@ -51,7 +51,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<usize>, String> {
     Ok(cpus)
 }
 
-/// Prints CPUs the way [`parse`] reads them, runs as ranges.
+/// Prints CPUs the way `--cpus` reads them, runs as ranges.
 pub fn show(cpus: &[usize]) -> String {
     let mut text = String::new();
     for run in cpus.chunk_by(|before, after| before + 1 == *after) {
