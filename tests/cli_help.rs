@@ -47,6 +47,14 @@ fn serve_has_the_stable_flags_and_none_that_do_nothing_yet() {
 }
 
 #[test]
+fn help_shows_the_defaults_of_the_command_that_it_is_about() {
+    let [serve, dev] = ["serve", "dev"].map(|command| stdout(&exo_ingest(&[command, "--help"])));
+    assert!(serve.contains("[default: 0.0.0.0:8443]") && !serve.contains("[default: 127.0.0.1:8443]"), "{serve}");
+    assert!(dev.contains("[default: 127.0.0.1:8443]") && !dev.contains("[default: 0.0.0.0:8443]"), "{dev}");
+    assert!(dev.contains("[default: tenant]") && dev.contains("[default: 2s]"), "{dev}");
+}
+
+#[test]
 fn version_names_the_program_and_its_version() {
     let output = exo_ingest(&["--version"]);
     assert_eq!(stdout(&output), format!("exo-ingest {}\n", env!("CARGO_PKG_VERSION")));

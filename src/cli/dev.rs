@@ -2,7 +2,7 @@
 //! `exo-ingest dev`: a local node in one command, with keys and a token made for it.
 
 use super::Failure;
-use super::flags::SettingFlags;
+use super::flags::{SettingFlags, with_default};
 use super::keygen::{KeyBits, KeyFiles, generate_into};
 use super::launch::{self, Launch};
 use crate::auth::{Grant, Signer};
@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Run a local node to try things with: makes keys on first use and prints a token
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, mut_args(|arg| with_default(arg, DEFAULTS)))]
 pub(super) struct DevArgs {
     /// Directory for the keys; made on first use
     #[arg(long, value_name = "DIR", default_value = "exo-dev")]
@@ -33,10 +33,21 @@ Examples:
   exo-ingest dev
   exo-ingest dev --listen 127.0.0.1:0 --dir /tmp/exo-dev
 
-Unless told otherwise, dev listens on 127.0.0.1:8443, runs one reactor with a small frame ring, keeps audio in memory \
-only (--no-journal), runs without registered memory where locked memory is short (--allow-unregistered), drains for \
-2 seconds, and compares only the tenant of token and start (--claim-match tenant), so that the one token it prints \
-plays as many calls as you like. `serve` compares the interaction as well.";
+It prints a token of the tenant `dev` that is good for a day. As dev compares only the tenant of token and start, that \
+one token plays as many calls as you like; `serve` compares the interaction as well. Other defaults that differ from \
+those of `serve` stand with their flags above; the frame ring has 16MiB.";
+
+/// What dev sets unless told otherwise: keys and texts. `jwt.key` goes with them, and depends on `--dir`.
+const DEFAULTS: &[(&str, &str)] = &[
+    ("listen", "127.0.0.1:8443"),
+    ("claim_match", "tenant"),
+    ("shards", "1"),
+    ("no_journal", "true"),
+    ("drain", "2s"),
+    ("allow_unregistered", "true"),
+    // A dev node has a few calls, and leaves the machine its memory.
+    ("limits.ring_size", "16MiB"),
+];
 
 /// The tenant of the token that is printed.
 const TENANT: &str = "dev";
@@ -47,22 +58,11 @@ const INTERACTION: &str = "call-1";
 /// How long it is good for: a day of trying things.
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A dev node has a few calls, and leaves the machine its memory.
-const RING_SIZE: &str = "16MiB";
-
 /// Makes what is missing, serves until a signal ends it.
 pub(super) fn dev(args: &DevArgs) -> Result<(), Failure> {
     let KeyFiles { private, public, .. } = KeyFiles::in_dir(&args.dir);
-    let command = vec![
-        ("listen", SocketAddr::from((Ipv4Addr::LOCALHOST, 8443)).to_string()),
-        ("jwt.key", public.display().to_string()),
-        ("claim_match", "tenant".into()),
-        ("shards", "1".into()),
-        ("no_journal", "true".into()),
-        ("drain", "2s".into()),
-        ("allow_unregistered", "true".into()),
-        ("limits.ring_size", RING_SIZE.into()),
-    ];
+    let mut command: Vec<_> = DEFAULTS.iter().map(|(key, text)| (*key, (*text).to_owned())).collect();
+    command.push(("jwt.key", public.display().to_string()));
     let mut config = args.flags.load("dev", command)?;
     launch::require_supported(&config)?;
     // It advises production nodes; that dev's own ring is small is meant.
@@ -76,7 +76,8 @@ pub(super) fn dev(args: &DevArgs) -> Result<(), Failure> {
     let token = if own_keys && !demands_more { Some(mint(&private)?) } else { None };
     let launch = Launch::start(&config, None)?;
     launch.announce();
-    let text = greeting(&config.settings, reachable(launch.address()), &private, token.as_deref());
+    let programs = ["exo-ingest", "exo-load"].map(program);
+    let text = greeting(&config.settings, reachable(launch.address()), &private, token.as_deref(), &programs);
     // Whoever closed standard error does not want to read it.
     let _ = std::io::stderr().write_all(text.as_bytes());
     launch.run()
@@ -134,8 +135,35 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// What a person reads who has just started it.
-fn greeting(settings: &Settings, address: SocketAddr, private: &Path, token: Option<&str>) -> String {
+/// How a program of this workspace is started from here: by its name where that is found, by its path where it lies beside
+/// this one, and by cargo where that started this one and the other is not built yet.
+fn program(name: &str) -> String {
+    let Ok(this) = std::env::current_exe() else { return name.into() };
+    let directory = this.parent().unwrap_or(Path::new("/"));
+    let is_found = |path: std::ffi::OsString| std::env::split_paths(&path).any(|found| found == directory);
+    let path = directory.join(name);
+    if std::env::var_os("PATH").is_some_and(is_found) {
+        name.into()
+    } else if path.exists() {
+        let here = std::env::current_dir().unwrap_or_default();
+        path.strip_prefix(here).unwrap_or(&path).display().to_string()
+    } else if std::env::var_os("CARGO").is_some() {
+        let profile = if directory.ends_with("release") { "--release " } else { "" };
+        format!("cargo run {profile}-p {name} --")
+    } else {
+        name.into()
+    }
+}
+
+/// What a person reads who has just started it. `programs` start exo-ingest and exo-load.
+fn greeting(
+    settings: &Settings,
+    address: SocketAddr,
+    private: &Path,
+    token: Option<&str>,
+    programs: &[String; 2],
+) -> String {
+    let [ingest, load] = programs;
     let url = format!("ws://{address}/v1/ingest");
     let Some(token) = token else {
         return format!(
@@ -164,8 +192,8 @@ Try, in another terminal:
 
 Try, in another terminal:
   curl http://{address}/health
-  exo-load run --url {url} --key {key} --calls 1 --duration 10s
-  exo-ingest token mint --key {key} --tenant {TENANT} --interaction call-2
+  {load} run --url {url} --key {key} --calls 1 --duration 10s
+  {ingest} token mint --key {key} --tenant {TENANT} --interaction call-2
 
 "
     )
@@ -203,12 +231,17 @@ mod tests {
     #[test]
     fn the_greeting_says_what_the_token_is_good_for() {
         let address = "127.0.0.1:8443".parse().unwrap();
-        let text = greeting(&Settings::default(), address, Path::new("exo-dev/private.pem"), Some("a.b.c"));
-        for words in
-            ["ws://127.0.0.1:8443/v1/ingest", "a.b.c", "call-1 only", "curl http://127.0.0.1:8443/health", "exo-load run"]
-        {
+        let programs = ["exo-ingest".to_owned(), "cargo run -p exo-load --".to_owned()];
+        let text = greeting(&Settings::default(), address, Path::new("exo-dev/private.pem"), Some("a.b.c"), &programs);
+        for words in [
+            "ws://127.0.0.1:8443/v1/ingest",
+            "a.b.c",
+            "call-1 only",
+            "curl http://127.0.0.1:8443/health",
+            "-p exo-load -- run",
+        ] {
             assert!(text.contains(words), "{words}");
         }
-        assert!(!greeting(&Settings::default(), address, Path::new("k"), None).contains("mint"));
+        assert!(!greeting(&Settings::default(), address, Path::new("k"), None, &programs).contains("mint"));
     }
 }

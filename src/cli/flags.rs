@@ -67,16 +67,29 @@ impl FromArgMatches for SettingFlags {
 
 fn flag(setting: &'static Setting) -> Option<Arg> {
     let name = setting.flag?;
-    let arg = Arg::new(name).long(name);
+    let default = setting.value(&Settings::default());
+    let default = default.filter(|_| !setting.is_switch && !setting.help.contains("unset"));
+    let arg = Arg::new(name).long(name).value_name(setting.shape).help(help(setting, default.as_deref()));
     if setting.is_switch {
         // `--no-journal=false` takes back what a file says.
-        let arg = arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true);
-        return Some(arg.value_name(setting.shape).help(setting.help));
+        return Some(arg.num_args(0..=1).require_equals(true).default_missing_value("true").hide_possible_values(true));
     }
-    let default = setting.value(&Settings::default()).filter(|_| !setting.help.contains("unset"));
-    let help = match default {
+    Some(arg)
+}
+
+fn help(setting: &Setting, default: Option<&str>) -> String {
+    match default {
         Some(default) => format!("{} [default: {default}]", setting.help),
         None => setting.help.to_owned(),
-    };
-    Some(arg.value_name(setting.shape).help(help))
+    }
+}
+
+/// The flag of a setting with a command's own default, if `defaults` (keys and texts) has one for it.
+pub(super) fn with_default(arg: Arg, defaults: &[(&'static str, &str)]) -> Arg {
+    let setting = SETTINGS.iter().find(|setting| setting.flag.is_some_and(|flag| arg.get_id() == flag));
+    let default = setting.and_then(|setting| defaults.iter().find(|(key, _)| *key == setting.key));
+    match (setting, default) {
+        (Some(setting), Some((_, text))) => arg.help(help(setting, Some(text))),
+        _ => arg,
+    }
 }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 const EXAMPLE: &str = "Example:
   exo-ingest keygen --out keys
-  exo-ingest serve --jwt-key keys/public.pem …
+  exo-ingest serve --jwt-key keys/public.pem --no-journal
   exo-ingest token mint --key keys/private.pem --tenant acme --interaction call-1";
 
 /// Make an RS256 key pair: two PEM files, and the public part as a JWKS

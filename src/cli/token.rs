@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const MINT_EXAMPLE: &str = "Example:
-  JWT_TOKEN=$(exo-ingest token mint --key keys/private.pem --tenant acme --interaction call-1 --ttl 8h)";
+  JWT_TOKEN=$(exo-ingest token mint --key keys/private.pem \\
+    --tenant acme --interaction call-1 --ttl 8h)";
 
 const VERIFY_EXAMPLE: &str = "Example:
   exo-ingest token verify --jwt-key keys/public.pem \"$JWT_TOKEN\"
