@@ -349,3 +349,22 @@ fn dev_prints_a_token_that_its_own_node_takes_and_keeps_its_keys() {
     greeting(&mut node);
     node.assert_status(&token, 101);
 }
+
+#[test]
+fn dev_makes_do_with_few_open_files_where_serve_refuses() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().join("exo-dev");
+    let limited = |command: &str| {
+        let mut shell = Command::new("/bin/sh");
+        shell.env_clear().args(["-c", &format!("ulimit -n 1000; exec {BINARY} {command}")]);
+        shell
+    };
+    let mut node = Running::start(&mut limited(&format!("dev --listen 127.0.0.1:0 --dir {}", directory.display())));
+    let token = node.wait_for_log("  token  ").trim().trim_start_matches("token").trim().to_owned();
+    node.assert_status(&token, 101);
+    let key = directory.join("public.pem");
+    let serve = format!("serve --no-journal --listen 127.0.0.1:0 --jwt-key {}", key.display());
+    let output = limited(&serve).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && error.contains("open files") && error.contains("--max-calls"), "{error}");
+}

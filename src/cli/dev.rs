@@ -10,6 +10,7 @@ use crate::call::CallIdentity;
 use crate::config::settings::Settings;
 use crate::session::ingest::ClaimMatch;
 use clap::Args;
+use rustix::process::{Resource, getrlimit};
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -58,11 +59,15 @@ const INTERACTION: &str = "call-1";
 /// How long it is good for: a day of trying things.
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Open files that are not a call's: more than the node asks for beside its calls.
+const OPEN_FILES_KEPT: usize = 256;
+
 /// Makes what is missing, serves until a signal ends it.
 pub(super) fn dev(args: &DevArgs) -> Result<(), Failure> {
     let KeyFiles { private, public, .. } = KeyFiles::in_dir(&args.dir);
     let mut command: Vec<_> = DEFAULTS.iter().map(|(key, text)| (*key, (*text).to_owned())).collect();
     command.push(("jwt.key", public.display().to_string()));
+    command.extend(fewer_calls().map(|calls| ("limits.calls_max", calls.to_string())));
     let mut config = args.flags.load("dev", command)?;
     launch::require_supported(&config)?;
     // It advises production nodes; that dev's own ring is small is meant.
@@ -81,6 +86,14 @@ pub(super) fn dev(args: &DevArgs) -> Result<(), Failure> {
     // Whoever closed standard error does not want to read it.
     let _ = std::io::stderr().write_all(text.as_bytes());
     launch.run()
+}
+
+/// As many calls as the hard limit on open files allows, where that is not enough for the default: `serve` refuses such a
+/// host, but to try things with a few calls it is good enough.
+fn fewer_calls() -> Option<usize> {
+    let limit = getrlimit(Resource::Nofile).maximum.and_then(|limit| usize::try_from(limit).ok())?;
+    let calls = limit.saturating_sub(OPEN_FILES_KEPT).max(1);
+    (calls < Settings::default().limits.calls_max).then_some(calls)
 }
 
 /// A key pair in `directory`, unless there is one.
