@@ -245,20 +245,39 @@ impl Scripted {
         self.buffers.len()
     }
 
+    /// Send slots that are not in use.
+    pub fn slots_free(&self) -> usize {
+        self.free_slots.len()
+    }
+
+    /// Whether nothing is queued and no completion waits: another submit would only bring what the script does meanwhile.
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.world.state().completions.is_empty()
+    }
+
     fn perform(&mut self, queued: Queued) {
         let mut state = self.world.state();
         match queued {
             Queued::Accept(user_data) => state.accepting = Some(user_data),
             Queued::Wake(user_data) => state.waking = Some(user_data),
-            Queued::Receive(socket, user_data) => state.peer(socket).receive = Some(user_data),
+            Queued::Receive(socket, user_data) => {
+                let armed_before = state.peer(socket).receive.replace(user_data);
+                assert!(armed_before.is_none(), "a socket has one receive armed at a time");
+            }
             Queued::Send { socket, bytes, user_data } => {
-                let result = match state.peer(socket).take(&bytes) {
+                let peer = state.peer(socket);
+                assert!(!peer.closed && peer.sending.is_none(), "sent on a closed socket, or beside another send");
+                let result = match peer.take(&bytes) {
+                    _ if peer.inbound_end == Some(End::Reset) => Err(Errno::PIPE),
                     0 if !bytes.is_empty() => Err(Errno::AGAIN),
                     taken => Ok(taken as u32),
                 };
                 state.complete(user_data, result);
             }
-            Queued::SendRest { socket, bytes, user_data } => state.peer(socket).sending = Some((user_data, bytes)),
+            Queued::SendRest { socket, bytes, user_data } => {
+                let before = state.peer(socket).sending.replace((user_data, bytes));
+                assert!(before.is_none(), "a socket has one send under way at a time");
+            }
             Queued::ShutDown(socket, user_data) => {
                 state.peer(socket).shut_down = true;
                 state.complete(user_data, Ok(0));
@@ -270,6 +289,7 @@ impl Scripted {
             Queued::Close(socket) => {
                 let peer = state.peer(socket);
                 assert!(peer.receive.is_none() && peer.sending.is_none(), "closed with an operation under way");
+                assert!(!peer.closed, "closed twice: the number may be another socket's by then");
                 peer.closed = true;
             }
             Queued::Write { file, offset, bytes, user_data } => {

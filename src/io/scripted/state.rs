@@ -88,15 +88,18 @@ impl State {
         let mut done = Vec::new();
         for peer in self.sockets.values_mut() {
             let Some((user_data, bytes)) = peer.sending.take() else { continue };
-            match peer.take(&bytes) {
-                0 => peer.sending = Some((user_data, bytes)),
-                taken => {
-                    rests.insert(user_data, bytes);
-                    done.push((user_data, taken as u32));
+            let result = match peer.take(&bytes) {
+                _ if peer.inbound_end == Some(End::Reset) => Err(Errno::CONNRESET),
+                0 => {
+                    peer.sending = Some((user_data, bytes));
+                    continue;
                 }
-            }
+                taken => Ok(taken as u32),
+            };
+            rests.insert(user_data, bytes);
+            done.push((user_data, result));
         }
-        done.into_iter().for_each(|(user_data, taken)| self.complete(user_data, Ok(taken)));
+        done.into_iter().for_each(|(user_data, result)| self.complete(user_data, result));
     }
 
     /// One receive: `None` if there is nothing to tell, `Some(None)` if the receive ended without bytes.
@@ -150,7 +153,11 @@ impl State {
 }
 
 impl Peer {
+    /// Takes what the window lets through; a peer that has reset takes nothing.
     pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
+        if self.inbound_end == Some(End::Reset) {
+            return 0;
+        }
         let taken = bytes.len().min(self.window.unwrap_or(usize::MAX));
         self.outbound.extend_from_slice(&bytes[..taken]);
         if let Some(window) = &mut self.window {
