@@ -43,6 +43,8 @@ pub struct TimerWheel {
     entries: Vec<Entry>,
     /// All slots up to this tick have been emptied.
     tick: u64,
+    /// The tick of the latest [`TimerWheel::poll`]: what is set from then on fires in a later one, even if it is due already.
+    polled: u64,
 }
 
 const fn tick_of(moment: Moment) -> u64 {
@@ -57,6 +59,7 @@ impl TimerWheel {
             occupied: [0; SLOT_COUNT / 64],
             entries: Vec::with_capacity(connections_max),
             tick: tick_of(now),
+            polled: tick_of(now),
         }
     }
 
@@ -73,7 +76,7 @@ impl TimerWheel {
             self.entries.resize(index as usize + 1, IDLE);
         }
         // Rounded up: the slot is emptied only once the whole tick has passed.
-        let tick = (tick_of(deadline) + 1).clamp(self.tick + 1, self.tick + SLOT_COUNT as u64 - 1);
+        let tick = (tick_of(deadline).max(self.polled) + 1).min(self.tick + SLOT_COUNT as u64 - 1);
         let slot = tick as usize % SLOT_COUNT;
         let head = self.heads[slot];
         self.entries[index as usize] = Entry { deadline, slot: slot as u32, previous: NONE, next: head };
@@ -114,6 +117,7 @@ impl TimerWheel {
 
     /// The next connection whose deadline has passed; its deadline is removed. Call until `None`.
     pub fn poll(&mut self, now: Moment) -> Option<u32> {
+        self.polled = self.polled.max(tick_of(now));
         while self.tick < tick_of(now) {
             let slot = (self.tick + 1) as usize % SLOT_COUNT;
             let index = self.heads[slot];
@@ -217,6 +221,24 @@ mod tests {
         assert_eq!(fired(&mut wheel, START + TICK * 2), [3]);
         assert_eq!(fired(&mut wheel, START + Duration::from_millis(20)), [0]);
         assert_eq!(fired(&mut wheel, START + Duration::from_millis(200)), [2]);
+    }
+
+    /// A timer that is set again when it fires, to what has passed, must not keep the shard in its loop.
+    #[test]
+    fn a_deadline_that_has_passed_fires_in_the_next_poll() {
+        for late in [0, 1, 100, 30_000] {
+            let mut wheel = TimerWheel::new(1, START);
+            wheel.set(0, START);
+            let mut now = START + TICK * 2;
+            for round in 0..5 {
+                now = now + Duration::from_millis(late) + TICK;
+                assert_eq!(wheel.poll(now), Some(0), "{round}");
+                wheel.set(0, START);
+                // After a sleep of more than a lap it may fire once more on the way.
+                let again = std::iter::from_fn(|| wheel.poll(now).inspect(|_| wheel.set(0, START))).take(3).count();
+                assert!(again <= 2, "{late}");
+            }
+        }
     }
 
     proptest! {

@@ -33,6 +33,8 @@ impl<I: Io, S: Service> Shard<I, S> {
             self.counters.receives_armed.add(1);
         }
         let deadline = match &connection.stage {
+            // Given up already: what is under way on it ends by itself, and a deadline that has passed would fire for ever.
+            _ if connection.broken => None,
             Stage::Head(_) | Stage::Done => connection.deadline,
             Stage::Waiting(_) => None,
             Stage::Open(open) => earliest(earliest(open.session.poll_timeout(), connection.drain_at), connection.deadline),
@@ -155,9 +157,9 @@ impl<I: Io, S: Service> Shard<I, S> {
                 connection.answer(Answer::refused(Refusal::HeadTimeout, false));
                 self.service.handle_refusal(Refusal::HeadTimeout, &self.counters);
             }
-            Stage::Done if own_deadline_passed => connection.broken = true,
-            // Finished, but the peer does not read its last bytes.
-            Stage::Open(_) if own_deadline_passed => self.handle_end(now, id, Disconnect::Reset),
+            // Open: the session has finished, but the peer does not read its last bytes. Nothing that may still wait to be
+            // handled matters to a session that has.
+            Stage::Done | Stage::Open(_) if own_deadline_passed => connection.broken = true,
             Stage::Open(open) => {
                 let session_passed = has_passed(open.session.poll_timeout());
                 if drain_passed {
