@@ -1,4 +1,125 @@
-//! exo-ingest: telephony audio ingest over WebSocket.
+//! exo-ingest takes live telephone audio over WebSocket and acknowledges every tenth frame of each call. This page is its
+//! architecture, in the order in which a frame comes through. The words in *italics* are used in this one sense
+//! everywhere.
+//!
+//! ```text
+//!  socket ──multishot recv──► buffer ring ──► Transport ──► proto::frame ──► Session::handle_data
+//!                             (io, small      (plain;       (headers,           │ unmask + checksum + copy, in one pass
+//!    ▲                         and hot)        TLS later)    limits)            ▼ (proto::mask, into frame_ring)
+//!    │                                                                      frame ring ┄┄ comes next ┄┄► journal on disk
+//!    │                                                                          │ head, sealed, written, durable
+//!    └──send slots◄── Session::poll_transmit ◄── Session::handle_promise ◄── ack::PromiseQueue
+//! ```
+//!
+//! The CPU touches a frame's bytes twice: the kernel moves them from the socket into a receive buffer, and one pass of
+//! ours moves them from there into the frame ring. What lies there is the journal's format already, so the disk will take
+//! it as it is. In this version there is no journal: a promise holds once the frame is in the ring, which is then free
+//! again.
+//!
+//! # Threads
+//! - A *shard* ([`shard::Shard`]), one for each CPU it is given, pinned: a ring, a listener of its own on the common port
+//!   (`SO_REUSEPORT`), its *connections*, their timers, a *frame ring*. A connection never changes its shard, and nothing
+//!   on a frame's way is shared with another thread but counters ([`metrics`], [`tenants`]).
+//! - The control thread ([`control`]), unpinned: signals, keys that change, supervisors. It reaches shards through their
+//!   [mailboxes](shard::mailbox) and never touches a connection.
+//! - [`node::Node`] starts shards together and drains them together.
+//!
+//! Shards talk to each other for one purpose: who has a call when two connections claim it ([`shard::claims`]).
+//!
+//! # The loop
+//! [`Shard::turn`](shard::Shard::turn) is its body. Nothing is called back from inside a phase; what a phase wants of the
+//! kernel is queued, and leaves with the one `submit` that begins the next turn.
+//!
+//! 1. *Wait*: submit what is queued, and gather completions for a bounded time ([`io::Wait`]), so that one wake-up serves
+//!    many frames.
+//! 2. *Reap and handle*: a bounded number of completions. Audio reaches the frame ring here, and its receive buffer goes
+//!    back while it is in the cache.
+//! 3. *Mail and time*: mailbox, timers.
+//! 4. *New calls*: request heads, a budget of them a turn, behind the live calls; then what had to wait for room.
+//! 5. *Acknowledge*: sessions whose promises hold now hear of it, and their ACKs are queued together.
+//! 6. *Retry*: receives that ended are armed again, output that found no slot is sent.
+//!
+//! # The life of a connection
+//! ```text
+//!  accept ──► Head ──► Waiting ──► Open ─────────────────────────────────────────► Done ──► slot free
+//!             bytes    token,      Waiting ─start─► Live ─stop─► Stopping           FIN, the peer's FIN,
+//!             up to    quota       (for start)       │ Close                        nothing under way
+//!             \r\n\r\n (a budget)                    └──► Leaving ─► Closing ─► Finished
+//! ```
+//! The upper row are stages of a slot ([`shard::connections`]), the lower ones phases of a session ([`session::ingest`]).
+//! A refusal leads from anywhere to the end: before the upgrade as an HTTP answer ([`proto::handshake::Refusal`]), after
+//! it as a Close ([`proto::close::Closing`]). Once a `start` is valid the connection has its turn at the call, an
+//! [*epoch*](call::Epoch); the greater one wins. A slot is freed only when nothing is under way on its socket, and
+//! operations carry the slot's generation ([`io::UserData`]): no completion meets a stranger.
+//!
+//! Sessions do no IO. Something goes in by one `handle_*`, then everything is taken out by `poll_*`: bytes, a deadline, a
+//! question about a promise, an action ([`session::Session`]). A [`session::Service`] decides who gets one;
+//! `tests/examples/echo.rs` is a second service, on the same loop.
+//!
+//! # The frame ring
+//! ```text
+//!    released ≤ durable ≤ written ≤ sealed ≤ head          head − released ≤ size
+//!    ─────┼────────┼─────────┼────────┼────────┼─────
+//!    free   read by  synced    being    open      free     a batch begins on a 4,096-byte block and does not wrap;
+//!           consumers          written  batch              a record begins on a 64-byte line
+//! ```
+//! Positions count on over the laps ([`frame_ring::RingPosition`]). A frame that comes in pieces becomes several
+//! *records*, each a chunk of it; it counts once its last one is in, so no batch ever waits for a peer.
+//! [`journal::format`] draws the bytes. ACKs hang on positions: a session asks "tell me once everything up to here
+//! holds", the [promise queue](ack::PromiseQueue) answers by watermark. Level `received` moves it with `head`; a journal
+//! will move it with `durable`, and nothing else changes.
+//!
+//! # Where backpressure comes from
+//! - *The frame ring is full*: received bytes wait in their receive buffers, in order; their connections are not read;
+//!   the kernel runs out of buffers, and TCP pushes back. A peer's timers stand still meanwhile
+//!   ([`handle_reading`](session::Session::handle_reading)).
+//! - *The peer does not read*: what we owe it is two numbers, not a queue; what a socket did not take is bounded
+//!   (`limits.output_size_max`), and ends the call when it makes no progress for `timeouts.ack_stalled`.
+//! - *Too much at once*: a turn reaps a bounded number of completions and verifies a bounded number of tokens. Without a
+//!   slot, a descriptor or a free call a connection is refused with 503 before the upgrade.
+//!
+//! # Two worlds
+//! A shard is generic over [`io::Io`]: sockets, files, memory, clocks. [`io::uring::Uring`] is the kernel's ring;
+//! [`io::scripted::Scripted`] is a world in memory that a test moves step by step. The loop, the sessions and the frame
+//! ring are the same code on both. What the kernel can do is asked once, at start ([`io::probe`]); `--kernel-features
+//! 6.1` takes the older paths on a newer kernel, so that tests run both.
+//!
+//! # Who may know whom
+//! ```text
+//!  cli         ─► config, control, node                     commands; settings
+//!  control     ─► node                                      what goes on while it serves
+//!  node        ─► shard                                     shards made, started, told things
+//!  shard       ─► io, transport, session, ack, proto        the only place where IO and protocol meet
+//!  session     ─► proto, auth, tenants, frame_ring          plans, and never performs
+//!  ack         ─► frame_ring
+//!  frame_ring  ─► journal::format, proto::mask, io::memory
+//!  proto, auth, journal, io                                 know nothing of each other
+//!  call, clock, constants, limits, metrics                  the words all of them use
+//! ```
+//!
+//! # Invariants
+//! Most are absences. Each has a test that holds it.
+//!
+//! | it holds that | test |
+//! | --- | --- |
+//! | dependencies point as drawn; no IO and no thread in `proto`, `session`, `auth`, `journal` | `tests/layering.rs` |
+//! | no code on the data path but [`io`] reads a clock: `now` is an argument | `tests/layering.rs` |
+//! | `unsafe` is in the modules that talk to the kernel and in one unmasking kernel, nowhere else | `tests/layering.rs` |
+//! | no file is longer than a person wants to read | `tests/layering.rs` |
+//! | the `rsa` crate makes keys in one file and never comes near a peer | `tests/layering_rsa.rs` |
+//! | nothing is allocated per frame | `tests/no_allocation.rs` |
+//! | frames and heads mean the same however they are cut, and the same as to tungstenite | `tests/*_split_points.rs` |
+//! | every unmasking kernel gives the same bytes and checksum as the plain one | `src/proto/mask/tests.rs` |
+//! | what the frame ring takes is read back whole and in order, over many laps | `src/frame_ring/tests/model.rs` |
+//! | no ACK is skipped, repeated or early; a call ends once, whatever comes | `src/session/ingest/tests/disorder.rs` |
+//! | a freed slot does not answer to its old name | `src/shard/connections.rs` |
+//! | no peer's bytes reach a panic | `tests/frame_split_points.rs`, on damaged bytes too |
+//! | no token gets in that should not: 225 invalid vectors, and the known tricks | `tests/token_*.rs` |
+//! | every refusal has its code, in its order | `tests/refusals_*_upgrade.rs` |
+//!
+//! # From here
+//! [`shard`], the loop, then along the data path: [`io`], [`transport`], [`proto`], [`session`], [`frame_ring`], [`ack`].
+//! Limits with their reasons are in [`limits`] (an operator's) and [`constants`] (ours).
 
 pub mod ack;
 pub mod auth;
