@@ -28,6 +28,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The node's: what is measured of the echo holds for it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const MESSAGE_SIZE_MAX: usize = 16 * 1024 * 1024;
 const OUTPUT_SIZE_MAX: usize = 32 * 1024 * 1024;
 
