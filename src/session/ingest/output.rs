@@ -98,10 +98,10 @@ impl Outbox {
         self.ping_owed = true;
     }
 
-    /// The last bytes: what is owed already goes before them, but pings and pongs no longer go.
+    /// The last bytes: what is owed already goes before them, but for a ping of ours, to which no answer would be read. A pong
+    /// is owed even so (RFC 6455 §5.5.2): its ping came before we decided to close.
     pub(super) fn owe_farewell(&mut self, farewell: Vec<u8>) {
         self.farewell = Some(Remainder::new(farewell));
-        self.pong = None;
         self.ping_owed = false;
     }
 

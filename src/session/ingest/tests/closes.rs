@@ -70,7 +70,8 @@ fn last_words_go_behind_what_is_promised_and_before_nothing() {
     }
     call.step_without_output(|session, now, context| session.handle_control(now, Control::Ping(b"x"), context));
     call.step_without_output(|session, now, context| session.handle_notice(now, Notice::Draining, context));
-    assert_eq!(call.transmit(), [text(STARTED), ack(10), ack(20), refusal_of(Closing::Draining)].concat());
+    let pong = [&[0x8a, 1][..], b"x"].concat();
+    assert_eq!(call.transmit(), [text(STARTED), pong, ack(10), ack(20), refusal_of(Closing::Draining)].concat());
     call.assert_ended(Ending::Drained);
 }
 
