@@ -88,7 +88,7 @@ impl Relay {
     /// More than a shard's bounded wait: bytes so far apart are read apart.
     const PAUSE: Duration = Duration::from_micros(700);
 
-    /// Bytes of a connection that are sent one at a time: most cases have no more, and the others can still be run in a minute.
+    /// Bytes of a connection that are sent one at a time: most cases have no more, and the others take little longer.
     const SINGLE_COUNT: usize = 160;
 
     /// What the others are cut to: odd, so that the cuts wander over masks and characters.

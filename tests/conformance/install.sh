@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Autobahn test suite for tests/conformance.rs into an environment of its own below the target directory. Does
-# nothing where that has been done. The suite is written in Python 2.7, which has to be there (`pyenv install 2.7.18` brings it);
-# the last virtualenv that makes environments for it runs on Python 3.
+# nothing where that has been done. The suite is written in Python 2.7, which has to be there (`pyenv install 2.7.18`
+# brings it); the last virtualenv that makes environments for it runs on Python 3.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -21,7 +21,7 @@ for python in python2.7 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/2.7*/bin/python2.
     fi
 done
 if [ -z "${found:-}" ]; then
-    echo "the Autobahn test suite needs Python 2.7, and there is none: install it, for example with \`pyenv install 2.7.18\`" >&2
+    echo "the Autobahn test suite needs Python 2.7: install it, for example with \`pyenv install 2.7.18\`" >&2
     exit 1
 fi
 

@@ -18,7 +18,8 @@ const start = { event: 'start', interaction_id: interaction, tenant_id: tenant, 
 const STARTED = `{"event":"started","interaction_id":"${interaction}"}`;
 const ack = (seq) => `{"event":"ack","seq":${seq}}`;
 const stopped = (seq, bytes, ms) =>
-  `{"event":"stopped","interaction_id":"${interaction}","seq":${seq},"bytes":${bytes},"duration_ms":${ms},"durable_seq":null}`;
+  `{"event":"stopped","interaction_id":"${interaction}",` +
+  `"seq":${seq},"bytes":${bytes},"duration_ms":${ms},"durable_seq":null}`;
 
 /** A connection whose texts, pongs and Close wait to be asked for, in the order in which they came. */
 class Call {
@@ -74,7 +75,9 @@ class Call {
 
 function within(promise) {
   let timer;
-  const late = new Promise((_, reject) => (timer = setTimeout(() => reject(new Error('nothing came in time')), PATIENCE_MS)));
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error('nothing came in time')), PATIENCE_MS);
+  });
   return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
