@@ -198,7 +198,8 @@ impl<I: Io, S: Service> Shard<I, S> {
 
     /// How long the next submit may wait.
     fn next_wait(&mut self) -> Wait {
-        let has_work = self.behind || !self.waiting.is_empty() || !self.unsent.is_empty() || !self.outbox.is_empty();
+        let has_mail = !self.outbox.is_empty();
+        let has_work = self.behind || !self.waiting.is_empty() || !self.unsent.is_empty() || has_mail || self.can_resume();
         if has_work {
             return Wait::No;
         }

@@ -122,18 +122,12 @@ impl<I: Io, S: Service> Shard<I, S> {
 
     /// Handles what was put off, in order, as far as the frame ring has room; once nothing is left, reads all sockets again.
     pub(super) fn resume_deferred(&mut self, now: Now) {
-        while let Some(next) = self.deferred.pop_front() {
-            let (id, size) = match &next {
-                Deferred::Bytes(id, received) => (*id, received.size()),
-                Deferred::Early(id) => (*id, RECEIVE_BUFFER_SIZE),
-                Deferred::End(id, _) => (*id, 0),
-            };
-            let needs_room = self.connections.get(id).is_some_and(|connection| matches!(connection.stage, Stage::Open(_)));
-            if needs_room && !self.has_room(size) {
-                self.deferred.push_front(next);
-                self.pause(now, id);
-                return;
+        while let Some(next) = self.deferred.front() {
+            let id = next.connection();
+            if !self.can_resume() {
+                return self.pause(now, id);
             }
+            let Some(next) = self.deferred.pop_front() else { return };
             if let Some(connection) = self.connections.get(id) {
                 connection.deferred -= 1;
             }
@@ -153,6 +147,14 @@ impl<I: Io, S: Service> Shard<I, S> {
         }
     }
 
+    /// Whether what was put off first can be handled now. The next turn must not wait for completions then: perhaps none come.
+    pub(super) fn can_resume(&mut self) -> bool {
+        let Some(next) = self.deferred.front() else { return false };
+        let (id, size) = (next.connection(), next.size());
+        let needs_room = self.connections.get(id).is_some_and(|connection| matches!(connection.stage, Stage::Open(_)));
+        !needs_room || self.has_room(size)
+    }
+
     /// Hands one buffer's worth of early bytes to the session that has been made meanwhile.
     fn feed_early(&mut self, now: Now, id: ConnectionId) {
         let Shard { connections, ring, epochs, limits, counters, frame_limits, deferred, .. } = self;
@@ -166,6 +168,23 @@ impl<I: Io, S: Service> Shard<I, S> {
         } else {
             connection.deferred += 1;
             deferred.push_front(Deferred::Early(id));
+        }
+    }
+}
+
+impl Deferred {
+    fn connection(&self) -> ConnectionId {
+        match self {
+            Deferred::Bytes(id, _) | Deferred::Early(id) | Deferred::End(id, _) => *id,
+        }
+    }
+
+    /// Bytes that it hands in, at most.
+    fn size(&self) -> usize {
+        match self {
+            Deferred::Bytes(_, received) => received.size(),
+            Deferred::Early(_) => RECEIVE_BUFFER_SIZE,
+            Deferred::End(..) => 0,
         }
     }
 }
