@@ -11,7 +11,8 @@ use crate::session::{Admission, Disconnect, Service, Session};
 use rustix::io::Errno;
 use std::time::Duration;
 
-/// How long accepting pauses when the host is out of descriptors or memory: trying again at once would spin.
+/// How long accepting pauses when it fails for a reason of ours, as when descriptors or memory are short: trying again at once
+/// would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl<I: Io, S: Service> Shard<I, S> {
@@ -30,9 +31,7 @@ impl<I: Io, S: Service> Shard<I, S> {
             return;
         }
         match completion.result {
-            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                self.accepting = Accepting::Paused(now.moment + ACCEPT_PAUSE);
-            }
+            Err(error) if !is_of_one_peer(error) => self.accepting = Accepting::Paused(now.moment + ACCEPT_PAUSE),
             _ => self.io.accept(UserData::lone(OpKind::Accept)),
         }
     }
@@ -90,9 +89,13 @@ impl<I: Io, S: Service> Shard<I, S> {
                 connection.reply = Some(Reply::Switching(accept));
                 connection.stage = Stage::Open(Open { decoder: Decoder::default(), session, deaf: false });
                 connection.deadline = None;
+                let is_paused = connection.paused_since.is_some();
                 if !connection.early.is_empty() {
                     connection.deferred += 1;
                     self.deferred.push_back(Deferred::Early(id));
+                }
+                if is_paused {
+                    self.with_session(id, |session, _| session.handle_reading(now, false));
                 }
                 self.tell_end(now, id);
             }
@@ -111,6 +114,25 @@ impl<I: Io, S: Service> Shard<I, S> {
         connection.broken = false;
         self.handle_end(now, id, disconnect);
     }
+}
+
+/// Whether accepting failed for one peer alone, so that the next one may do better: it has gone, or its network is in trouble
+/// (accept(2) passes those errors on).
+fn is_of_one_peer(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::CONNABORTED
+            | Errno::INTR
+            | Errno::AGAIN
+            | Errno::PROTO
+            | Errno::PERM
+            | Errno::NETDOWN
+            | Errno::NETUNREACH
+            | Errno::HOSTDOWN
+            | Errno::HOSTUNREACH
+            | Errno::NOPROTOOPT
+            | Errno::OPNOTSUPP
+    )
 }
 
 impl<S: Session> Connection<S> {

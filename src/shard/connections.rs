@@ -121,8 +121,8 @@ pub struct Connection<S> {
     pub pending_operations: u8,
     /// Bytes that came when nothing was taken in any more.
     pub discarded: usize,
-    /// We do not read because the frame ring is full.
-    pub paused: bool,
+    /// Since when we do not read because the frame ring is full.
+    pub paused_since: Option<Moment>,
     /// The receive ended for want of buffers; armed again at the end of the turn.
     pub starved: bool,
     /// It waits for a free send slot.
@@ -153,7 +153,7 @@ impl<S> Connection<S> {
             deferred: 0,
             pending_operations: 0,
             discarded: 0,
-            paused: false,
+            paused_since: None,
             starved: false,
             unsent: false,
             fin_received: false,
@@ -174,7 +174,11 @@ impl<S> Connection<S> {
 
     /// Whether the peer's bytes are wanted.
     pub fn wants_bytes(&self) -> bool {
-        !self.fin_received && !self.broken && !self.paused && !self.starved && self.early.len() < EARLY_SIZE_MAX
+        !self.fin_received
+            && !self.broken
+            && self.paused_since.is_none()
+            && !self.starved
+            && self.early.len() < EARLY_SIZE_MAX
     }
 }
 

@@ -17,7 +17,7 @@ use crate::ack::{PromiseQueue, promise_count_max};
 use crate::call::EpochSource;
 use crate::clock::{Moment, Now};
 use crate::constants::RECORD_EXPANSION_MAX;
-use crate::frame_ring::{END_RECORD_SIZE, FrameRing};
+use crate::frame_ring::{CALL_RECORD_SIZE_MAX, END_RECORD_SIZE, FrameRing};
 use crate::io::{Completion, Io, OpKind, Received, UserData, Wait};
 use crate::limits::Limits;
 use crate::metrics::Counters;
@@ -28,6 +28,7 @@ use connections::{ConnectionId, Connections, Stage};
 use mailbox::{Mailbox, MailboxSender, Message, Owner};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use timers::TimerWheel;
 
 mod admission;
@@ -39,8 +40,15 @@ mod receive;
 pub mod timers;
 mod transmit;
 
+#[cfg(test)]
+mod tests;
+
 /// Completions that end the bounded wait early: half of what a turn reaps, so that a burst does not fill a whole turn.
 const WANT_SHARE: usize = 2;
+
+/// How long timers wait for completions that have come in and are not handled yet. In an overload that lasts they fire all the
+/// same.
+const BACKLOG_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What a shard is made of.
 pub struct ShardConfig<S> {
@@ -107,8 +115,8 @@ pub struct Shard<I: Io, S: Service> {
     claims: Claims,
     mailbox: Mailbox,
     shards: Vec<MailboxSender>,
-    /// Messages that a full mailbox handed back.
-    outbox: VecDeque<(usize, Message)>,
+    /// By shard: messages that its mailbox was too full for, in order. A release must not overtake its claim.
+    outboxes: Vec<VecDeque<Message>>,
     accepting: Accepting,
     /// Request heads to be judged.
     waiting: VecDeque<ConnectionId>,
@@ -120,8 +128,8 @@ pub struct Shard<I: Io, S: Service> {
     /// Connections that had something to send when no slot was free.
     unsent: VecDeque<ConnectionId>,
     draining: bool,
-    /// The last turn reaped all it may: there is more.
-    behind: bool,
+    /// Since when turns reap all they may, and leave more behind.
+    behind_since: Option<Moment>,
     limits: Limits,
     frame_limits: FrameLimits,
     counters: Arc<Counters>,
@@ -150,8 +158,8 @@ impl<I: Io, S: Service> Shard<I, S> {
             epochs: EpochSource::new(boot, index as u16),
             claims: Claims::default(),
             mailbox,
+            outboxes: shards.iter().map(|_| VecDeque::new()).collect(),
             shards,
-            outbox: VecDeque::new(),
             accepting: Accepting::Armed,
             waiting: VecDeque::new(),
             deferred: VecDeque::with_capacity(limits.connections_max),
@@ -159,7 +167,7 @@ impl<I: Io, S: Service> Shard<I, S> {
             starved: Vec::with_capacity(limits.connections_max),
             unsent: VecDeque::with_capacity(limits.connections_max),
             draining: false,
-            behind: false,
+            behind_since: None,
             limits,
             frame_limits,
             counters,
@@ -193,14 +201,23 @@ impl<I: Io, S: Service> Shard<I, S> {
         // 6. Arm again what ended, send what had no slot.
         self.retry(now);
         self.publish_counters();
-        Ok(if self.is_finished() { Turn::Finished } else { Turn::More })
+        if !self.is_finished() {
+            return Ok(Turn::More);
+        }
+        // The last sockets are closed by what this turn has queued.
+        self.io.submit(Wait::No)?;
+        Ok(Turn::Finished)
     }
 
     /// How long the next submit may wait.
     fn next_wait(&mut self) -> Wait {
-        let has_mail = !self.outbox.is_empty();
-        let has_work = self.behind || !self.waiting.is_empty() || !self.unsent.is_empty() || has_mail || self.can_resume();
-        if has_work {
+        let has_mail = self.outboxes.iter().any(|outbox| !outbox.is_empty());
+        if self.behind_since.is_some()
+            || !self.waiting.is_empty()
+            || !self.unsent.is_empty()
+            || has_mail
+            || self.can_resume()
+        {
             return Wait::No;
         }
         let mut next = self.timers.next_moment();
@@ -216,16 +233,16 @@ impl<I: Io, S: Service> Shard<I, S> {
     }
 
     fn reap(&mut self, now: Now) {
-        self.behind = true;
         for _ in 0..self.limits.completions_per_turn {
             match self.io.completion() {
                 Some(completion) => self.handle(now, completion),
                 None => {
-                    self.behind = false;
+                    self.behind_since = None;
                     return;
                 }
             }
         }
+        self.behind_since.get_or_insert(now.moment);
     }
 
     fn handle(&mut self, now: Now, completion: Completion) {
@@ -246,8 +263,13 @@ impl<I: Io, S: Service> Shard<I, S> {
     }
 
     fn read_mailbox(&mut self, now: Now) {
-        for (shard, message) in std::mem::take(&mut self.outbox) {
-            self.post(shard, message);
+        for (shard, outbox) in self.shards.iter().zip(&mut self.outboxes) {
+            while let Some(message) = outbox.pop_front() {
+                if let Err(message) = shard.try_send(message) {
+                    outbox.push_front(message);
+                    break;
+                }
+            }
         }
         while let Some(message) = self.mailbox.try_receive() {
             self.counters.mailbox_messages.add(1);
@@ -267,8 +289,11 @@ impl<I: Io, S: Service> Shard<I, S> {
 
     /// Sends a message to a shard (perhaps this one); keeps it for the next turn where its mailbox is full.
     fn post(&mut self, shard: usize, message: Message) {
-        if let Err(message) = self.shards[shard].try_send(message) {
-            self.outbox.push_back((shard, message));
+        let outbox = &mut self.outboxes[shard];
+        if !outbox.is_empty() {
+            outbox.push_back(message);
+        } else if let Err(message) = self.shards[shard].try_send(message) {
+            outbox.push_back(message);
         }
     }
 
@@ -277,6 +302,10 @@ impl<I: Io, S: Service> Shard<I, S> {
     }
 
     fn fire_timers(&mut self, now: Now) {
+        // What a peer sent in time may still wait to be reaped: after the machine has stood still, everybody's has.
+        if self.behind_since.is_some_and(|since| now.moment.since(since) < BACKLOG_TIME_MAX) {
+            return;
+        }
         while let Some(index) = self.timers.poll(now.moment) {
             if let Some(id) = self.connections.id_at(index) {
                 self.handle_timer(now, id);
@@ -297,22 +326,20 @@ impl<I: Io, S: Service> Shard<I, S> {
     }
 
     fn retry(&mut self, now: Now) {
-        // While bytes wait for room their receive buffers are held: a receive would only run out of buffers again.
-        if self.deferred.is_empty() {
-            for id in std::mem::take(&mut self.starved) {
-                if let Some(connection) = self.connections.get(id) {
-                    connection.starved = false;
-                    self.settle(now, id);
-                }
+        // Indexed, not taken: the lists keep their memory.
+        for index in 0..self.starved.len() {
+            let id = self.starved[index];
+            let Some(connection) = self.connections.get(id) else { continue };
+            connection.starved = false;
+            if !self.deferred.is_empty() {
+                // What waits for room holds receive buffers: a receive would only run out of them again. So it is we who do not
+                // read this connection either.
+                self.pause(now, id);
             }
+            self.settle(now, id);
         }
-        for _ in 0..self.unsent.len() {
-            let Some(id) = self.unsent.pop_front() else { break };
-            if let Some(connection) = self.connections.get(id) {
-                connection.unsent = false;
-                self.settle(now, id);
-            }
-        }
+        self.starved.clear();
+        self.transmit_unsent(now);
         if let Accepting::Paused(until) = self.accepting
             && until <= now.moment
         {
@@ -337,8 +364,12 @@ impl<I: Io, S: Service> Shard<I, S> {
     }
 
     /// Whether the frame ring surely takes `size` received bytes, whatever frames they make, and every call's end record.
+    ///
+    /// The first of the bytes may be the end of something whose beginning, header and all, came before: of a frame, which makes
+    /// a record of however few bytes, or of a `start`, which makes a call record. The larger of the two is added for them.
     fn has_room(&self, size: usize) -> bool {
-        self.ring.free_size() >= size * RECORD_EXPANSION_MAX + self.connections.count() * END_RECORD_SIZE
+        let ends = self.connections.count() * END_RECORD_SIZE;
+        self.ring.free_size() >= size * RECORD_EXPANSION_MAX + CALL_RECORD_SIZE_MAX + ends
     }
 
     fn publish_counters(&mut self) {

@@ -57,12 +57,12 @@ impl<I: Io, S: Service> Shard<I, S> {
     }
 
     /// Stops reading a connection until the frame ring has room: TCP pushes back.
-    fn pause(&mut self, now: Now, id: ConnectionId) {
+    pub(super) fn pause(&mut self, now: Now, id: ConnectionId) {
         let Some(connection) = self.connections.get(id) else { return };
-        if connection.paused {
+        if connection.paused_since.is_some() {
             return;
         }
-        connection.paused = true;
+        connection.paused_since = Some(now.moment);
         self.paused.push(id);
         self.cancel_receive(id);
         self.with_session(id, |session, _| session.handle_reading(now, false));
@@ -94,16 +94,20 @@ impl<I: Io, S: Service> Shard<I, S> {
         }
     }
 
-    /// The peer's direction has ended, or the connection is gone.
+    /// The peer's direction has ended, or the connection is gone: noted behind the bytes that came before and still wait.
     pub(super) fn handle_end(&mut self, now: Now, id: ConnectionId, disconnect: Disconnect) {
         let Some(connection) = self.connections.get(id) else { return };
-        if connection.fin_received || connection.broken {
-            connection.broken |= disconnect == Disconnect::Reset;
-            return;
+        if connection.deferred == 0 || connection.broken {
+            return self.end(now, id, disconnect);
         }
-        if connection.deferred > 0 {
-            connection.deferred += 1;
-            self.deferred.push_back(Deferred::End(id, disconnect));
+        connection.deferred += 1;
+        self.deferred.push_back(Deferred::End(id, disconnect));
+    }
+
+    /// Everything that came before has been handled.
+    fn end(&mut self, now: Now, id: ConnectionId, disconnect: Disconnect) {
+        let Some(connection) = self.connections.get(id) else { return };
+        if connection.broken || (connection.fin_received && disconnect == Disconnect::Finished) {
             return;
         }
         match disconnect {
@@ -122,37 +126,50 @@ impl<I: Io, S: Service> Shard<I, S> {
 
     /// Handles what was put off, in order, as far as the frame ring has room; once nothing is left, reads all sockets again.
     pub(super) fn resume_deferred(&mut self, now: Now) {
-        while let Some(next) = self.deferred.front() {
-            let id = next.connection();
-            if !self.can_resume() {
-                return self.pause(now, id);
+        while let Some(next) = self.deferred.pop_front() {
+            let (id, size) = next.demand();
+            if self.needs_room(id) && !self.has_room(size) {
+                self.deferred.push_front(next);
+                self.pause(now, id);
+                return;
             }
-            let Some(next) = self.deferred.pop_front() else { return };
             if let Some(connection) = self.connections.get(id) {
                 connection.deferred -= 1;
             }
             match next {
                 Deferred::Bytes(_, received) => self.feed_received(now, id, received),
                 Deferred::Early(_) => self.feed_early(now, id),
-                Deferred::End(_, disconnect) => self.handle_end(now, id, disconnect),
+                Deferred::End(_, disconnect) => self.end(now, id, disconnect),
             }
             self.settle(now, id);
         }
-        for id in std::mem::take(&mut self.paused) {
-            if let Some(connection) = self.connections.get(id) {
-                connection.paused = false;
-                self.with_session(id, |session, _| session.handle_reading(now, true));
-                self.settle(now, id);
-            }
+        for index in 0..self.paused.len() {
+            self.resume(now, self.paused[index]);
         }
+        self.paused.clear();
     }
 
-    /// Whether what was put off first can be handled now. The next turn must not wait for completions then: perhaps none come.
+    /// Whether what was put off first can be handled now. Room that comes with the end of a turn has to be noticed: there may be
+    /// nothing else to wake up for.
     pub(super) fn can_resume(&mut self) -> bool {
         let Some(next) = self.deferred.front() else { return false };
-        let (id, size) = (next.connection(), next.size());
-        let needs_room = self.connections.get(id).is_some_and(|connection| matches!(connection.stage, Stage::Open(_)));
-        !needs_room || self.has_room(size)
+        let (id, size) = next.demand();
+        !self.needs_room(id) || self.has_room(size)
+    }
+
+    fn needs_room(&mut self, id: ConnectionId) -> bool {
+        self.connections.get(id).is_some_and(|connection| matches!(connection.stage, Stage::Open(_)))
+    }
+
+    /// Reads a connection again that was paused.
+    fn resume(&mut self, now: Now, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        let Some(since) = connection.paused_since.take() else { return };
+        if let (Stage::Head(_), Some(deadline)) = (&connection.stage, &mut connection.deadline) {
+            *deadline = *deadline + now.moment.since(since);
+        }
+        self.with_session(id, |session, _| session.handle_reading(now, true));
+        self.settle(now, id);
     }
 
     /// Hands one buffer's worth of early bytes to the session that has been made meanwhile.
@@ -173,18 +190,12 @@ impl<I: Io, S: Service> Shard<I, S> {
 }
 
 impl Deferred {
-    fn connection(&self) -> ConnectionId {
+    /// Whose it is, and for how many received bytes the frame ring has to have room.
+    fn demand(&self) -> (ConnectionId, usize) {
         match self {
-            Deferred::Bytes(id, _) | Deferred::Early(id) | Deferred::End(id, _) => *id,
-        }
-    }
-
-    /// Bytes that it hands in, at most.
-    fn size(&self) -> usize {
-        match self {
-            Deferred::Bytes(_, received) => received.size(),
-            Deferred::Early(_) => RECEIVE_BUFFER_SIZE,
-            Deferred::End(..) => 0,
+            Deferred::Bytes(id, received) => (*id, received.size()),
+            Deferred::Early(id) => (*id, RECEIVE_BUFFER_SIZE),
+            Deferred::End(id, _) => (*id, 0),
         }
     }
 }

@@ -25,6 +25,11 @@ impl<I: Io, S: Service> Shard<I, S> {
     pub(super) fn settle(&mut self, now: Now, id: ConnectionId) {
         self.drain_session(id);
         self.transmit(now, id);
+        self.settle_the_rest(now, id);
+    }
+
+    /// What follows once there is nothing to be transmitted, or it is under way.
+    fn settle_the_rest(&mut self, now: Now, id: ConnectionId) {
         self.end_if_finished(now, id);
         let Some(connection) = self.connections.get(id) else { return };
         if connection.receive == Receive::Idle && connection.wants_bytes() {
@@ -35,6 +40,8 @@ impl<I: Io, S: Service> Shard<I, S> {
         let deadline = match &connection.stage {
             // Given up already: what is under way on it ends by itself, and a deadline that has passed would fire for ever.
             _ if connection.broken => None,
+            // The time in which we do not read is added to the deadline when we do again.
+            Stage::Head(_) if connection.paused_since.is_some() => None,
             Stage::Head(_) | Stage::Done => connection.deadline,
             Stage::Waiting(_) => None,
             Stage::Open(open) => earliest(earliest(open.session.poll_timeout(), connection.drain_at), connection.deadline),
@@ -64,18 +71,27 @@ impl<I: Io, S: Service> Shard<I, S> {
         }
     }
 
-    /// Starts a send if none is under way and there is something to send.
+    /// Starts a send if none is under way and there is something to send; behind those that wait for a slot already.
     fn transmit(&mut self, now: Now, id: ConnectionId) {
+        if self.unsent.is_empty() {
+            return self.transmit_next(now, id);
+        }
+        let Some(connection) = self.connections.get(id) else { return };
+        if connection.sending == Sending::Idle && !connection.broken && !connection.unsent {
+            connection.unsent = true;
+            self.unsent.push_back(id);
+        }
+    }
+
+    /// As [`Shard::transmit`], for a connection whose turn it is.
+    fn transmit_next(&mut self, now: Now, id: ConnectionId) {
         let Some(connection) = self.connections.get(id) else { return };
         if connection.sending != Sending::Idle || connection.broken {
             return;
         }
         let Some(slot) = self.io.acquire_slot() else {
-            if !connection.unsent {
-                connection.unsent = true;
-                self.unsent.push_back(id);
-            }
-            return;
+            connection.unsent = true;
+            return self.unsent.push_front(id);
         };
         let out = self.io.slot(&slot);
         let room = out.len() - connection.transport.overhead();
@@ -90,6 +106,21 @@ impl<I: Io, S: Service> Shard<I, S> {
         self.counters.sends.add(1);
     }
 
+    /// Gives free slots to those that wait for one, in the order in which they came.
+    pub(super) fn transmit_unsent(&mut self, now: Now) {
+        for _ in 0..self.unsent.len() {
+            let Some(id) = self.unsent.pop_front() else { return };
+            let Some(connection) = self.connections.get(id) else { continue };
+            connection.unsent = false;
+            self.transmit_next(now, id);
+            if self.unsent.front() == Some(&id) {
+                // It is back where it was: no slot is left.
+                return;
+            }
+            self.settle_the_rest(now, id);
+        }
+    }
+
     pub(super) fn handle_sent(&mut self, now: Now, id: ConnectionId, result: Result<u32, Errno>) {
         let Some(connection) = self.connections.get(id) else { return };
         let Sending::Slot(slot, size) = std::mem::replace(&mut connection.sending, Sending::Idle) else { return };
@@ -102,7 +133,7 @@ impl<I: Io, S: Service> Shard<I, S> {
                 return self.settle(now, id);
             }
         };
-        if sent < size {
+        if sent < size && !connection.broken {
             // The socket is full: what it did not take moves out of the pool, so that a peer that does not read holds no slot.
             let rest = BytesMut::from(&self.io.slot(&slot)[sent..size]);
             connection.sending = Sending::Rest;
@@ -153,7 +184,7 @@ impl<I: Io, S: Service> Shard<I, S> {
         let own_deadline_passed = has_passed(connection.deadline);
         let drain_passed = has_passed(connection.drain_at);
         match &connection.stage {
-            Stage::Head(_) if own_deadline_passed => {
+            Stage::Head(_) if own_deadline_passed && connection.paused_since.is_none() => {
                 connection.answer(Answer::refused(Refusal::HeadTimeout, false));
                 self.service.handle_refusal(Refusal::HeadTimeout, &self.counters);
             }

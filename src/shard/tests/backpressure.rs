@@ -1,0 +1,297 @@
+//! A frame ring without room, and a kernel without receive buffers: nobody is read, nothing is lost, and it is not held against
+//! the peers.
+
+#![forbid(unsafe_code)]
+
+use super::*;
+
+/// Room for next to nothing: for no more than a few small frames.
+const LITTLE: usize = 8 * 1024;
+
+/// A live call on a ring that someone holds and that is full.
+fn held() -> (Rig, Socket, ConsumerId) {
+    let mut rig = Rig::with(|limits| limits.max_ahead = None);
+    let consumer = rig.hold_ring();
+    let socket = rig.call("a");
+    rig.fill_ring(LITTLE);
+    (rig, socket, consumer)
+}
+
+#[test]
+fn a_full_ring_defers_what_came_and_stops_reading() {
+    let (mut rig, socket, consumer) = held();
+    let other = rig.call_behind_a_full_ring();
+    let sent = [frames(9, 1000), text("x"), frames(30, 1000)].concat();
+    assert_eq!(rig.ask(socket, &sent), Vec::<String>::new());
+    assert!(!rig.world.is_reading(socket), "the receive is cancelled: TCP pushes back");
+    assert!(rig.world.is_reading(other), "nothing has come from it");
+    assert_eq!(rig.counters.receives_deferred.read(), 1);
+    assert_eq!(rig.counters.frames.read(), 0);
+    rig.send(socket, &frames(10, 500));
+    rig.quiet();
+    assert_eq!(rig.shard.io.outstanding(), 1, "the second lot stays in the socket");
+    let wakes = rig.pass(Duration::from_secs(1));
+    assert!(wakes <= 4, "it spins: {wakes}");
+    rig.let_ring_go(consumer);
+    rig.quiet();
+    assert_eq!(rig.counters.frames.read(), 9, "then the bad text came, in its place");
+    assert_eq!(rig.said(socket), ["error invalid_start", "close 4400"]);
+    rig.end();
+}
+
+impl Rig {
+    /// A connection that has been upgraded, and no more.
+    fn call_behind_a_full_ring(&mut self) -> Socket {
+        self.upgraded("other")
+    }
+}
+
+#[test]
+fn deferred_frames_keep_their_order_and_are_acked_at_once_when_there_is_room() {
+    let (mut rig, first, consumer) = held();
+    let second = rig.upgraded("b");
+    for _ in 0..4 {
+        rig.send(first, &frames(5, 900));
+        rig.send(second, &[start("b"), frames(3, 900)].concat());
+        rig.quiet();
+    }
+    assert_eq!(rig.said(first), Vec::<String>::new());
+    assert_eq!(rig.said(second), Vec::<String>::new());
+    rig.let_ring_go(consumer);
+    rig.quiet();
+    assert_eq!(rig.said(first), ["ack 10", "ack 20"]);
+    assert_eq!(rig.said(second), ["started", "started", "started", "started", "ack 10"]);
+    assert_eq!(rig.counters.frames.read(), 32);
+    assert!(rig.world.is_reading(first) && rig.world.is_reading(second));
+    assert_eq!(rig.shard.io.outstanding(), 0);
+    rig.end();
+}
+
+#[test]
+fn a_fin_behind_deferred_bytes_stays_behind_them() {
+    for reset in [false, true] {
+        let (mut rig, socket, consumer) = held();
+        rig.send(socket, &frames(15, 900));
+        match reset {
+            true => rig.world.peer_resets(socket),
+            false => rig.world.peer_finishes(socket),
+        }
+        rig.quiet();
+        assert_eq!((rig.counters.frames.read(), rig.counters.calls_ended.read()), (0, 0));
+        assert!(!rig.world.is_closed(socket));
+        rig.let_ring_go(consumer);
+        rig.quiet();
+        assert_eq!((rig.counters.frames.read(), rig.counters.calls_ended.read()), (15, 1));
+        rig.assert_closed(socket);
+        rig.end();
+    }
+}
+
+/// A connection can be told dead twice while its bytes wait: by its own FIN, and by a send that fails.
+#[test]
+fn two_ends_behind_deferred_bytes_are_one() {
+    let (mut rig, socket, consumer) = held();
+    rig.send(socket, &frames(10, 10));
+    rig.quiet();
+    rig.fill_ring(1);
+    rig.send(socket, &[frames(15, 900)].concat());
+    rig.world.peer_finishes(socket);
+    rig.quiet();
+    rig.said(socket);
+    let id = rig.shard.connections.ids().next().unwrap();
+    let now = rig.world.now();
+    rig.shard.handle_end(now, id, crate::session::Disconnect::Finished);
+    rig.world.peer_resets(socket);
+    rig.shard.handle_end(now, id, crate::session::Disconnect::Reset);
+    rig.shard.handle_end(now, id, crate::session::Disconnect::Reset);
+    assert_eq!(rig.shard.deferred.len(), 5, "the bytes, and each end");
+    rig.let_ring_go(consumer);
+    rig.quiet();
+    assert_eq!((rig.counters.frames.read(), rig.counters.calls_ended.read()), (25, 1));
+    rig.assert_closed(socket);
+    rig.end();
+}
+
+#[test]
+fn a_peer_we_do_not_read_is_not_called_idle() {
+    let (mut rig, deferred, consumer) = held();
+    let silent = rig.upgraded("b");
+    rig.send(deferred, &frames(15, 900));
+    rig.quiet();
+    let wakes = rig.pass(Duration::from_secs(60));
+    assert!(wakes < 20, "{wakes}");
+    assert_eq!(rig.said(deferred), Vec::<String>::new());
+    assert_eq!(rig.said(silent), ["error start_timeout", "close 4408"], "we read this one: it says nothing");
+    rig.let_ring_go(consumer);
+    rig.quiet();
+    assert_eq!(rig.said(deferred), ["ack 10"]);
+    rig.pass(Limits::tiny().idle_timeout - millis(10));
+    assert_eq!(rig.said(deferred), ["ping"]);
+    rig.pass(millis(20));
+    assert_eq!(rig.said(deferred), ["error idle_timeout", "close 4408"]);
+    rig.end();
+}
+
+#[test]
+fn bytes_that_come_one_at_a_time_take_no_more_room_than_there_is() {
+    let mut rig = Rig::with(|limits| {
+        limits.max_ahead = None;
+        limits.completions_per_turn = 256;
+    });
+    let consumer = rig.hold_ring();
+    let (one, other) = (rig.call("one"), rig.call("other"));
+    rig.fill_ring(LITTLE);
+    rig.world.set_receive_size_max(1);
+    let sent = [start("one"), frames(21, 100), text(STOP)].concat();
+    rig.send(one, &sent);
+    rig.send(other, &frames(10, 100));
+    rig.quiet();
+    assert!(!rig.shard.deferred.is_empty(), "each byte is a record of two lines: the ring cannot hold them all");
+    assert_eq!(rig.counters.sessions_refused.read(), 0);
+    rig.let_ring_go(consumer);
+    rig.quiet();
+    assert_eq!(rig.said(one), ["started", "ack 10", "ack 20", "stopped 21", "close 1000"]);
+    assert_eq!(rig.said(other), ["ack 10"]);
+    assert_eq!(rig.ingest.counters.ends_unrecorded.read(), 0);
+    rig.end();
+}
+
+#[test]
+fn the_end_of_every_call_fits_whatever_came_before() {
+    let mut rig = Rig::with(|limits| {
+        limits.max_ahead = None;
+        limits.completions_per_turn = 256;
+    });
+    let consumer = rig.hold_ring();
+    let calls: Vec<_> = (0..6).map(|index| rig.call(&format!("call-{index}"))).collect();
+    rig.fill_ring(LITTLE);
+    rig.world.set_receive_size_max(1);
+    calls.iter().for_each(|socket| rig.send(*socket, &frames(20, 50)));
+    rig.quiet();
+    let ended = |rig: &Rig| rig.counters.calls_ended.read();
+    // Ended by the node, while their bytes wait.
+    rig.shard.shards[0].try_send(Message::Drain { window: Duration::ZERO }).unwrap();
+    rig.quiet();
+    rig.pass(millis(20));
+    assert_eq!((ended(&rig), rig.ingest.counters.ends_unrecorded.read()), (6, 0));
+    rig.let_ring_go(consumer);
+    rig.end();
+}
+
+#[test]
+fn room_that_comes_with_the_end_of_a_turn_is_noticed() {
+    // One turn's receives of one-byte frames are several rings full: what is deferred gets room when the turn's batches are
+    // released, and nothing else happens then, for the peers do not read their acks.
+    let mut rig = Rig::with(|limits| {
+        limits.max_ahead = None;
+        limits.completions_per_turn = 256;
+    });
+    let sockets: Vec<_> = (0..8).map(|index| rig.call(&format!("call-{index}"))).collect();
+    let count = 4 * 64 * 1024 / 7;
+    for socket in &sockets {
+        rig.world.set_window(*socket, Some(0));
+        rig.send(*socket, &frames(count, 1));
+    }
+    rig.quiet();
+    assert!(rig.counters.receives_deferred.read() > 0, "this test does not test what it says");
+    assert_eq!(rig.counters.frames.read(), 8 * count as u64);
+    assert!(sockets.iter().all(|socket| rig.world.is_reading(*socket)));
+    rig.end();
+}
+
+#[test]
+fn early_bytes_wait_for_room_too() {
+    let mut rig = Rig::tiny();
+    let consumer = rig.hold_ring();
+    rig.fill_ring(LITTLE);
+    let socket = rig.connect();
+    rig.send(socket, &[head("a"), start("a"), frames(10, 100)].concat());
+    rig.quiet();
+    assert_eq!(rig.said(socket), ["101"]);
+    assert!(!rig.world.is_reading(socket));
+    rig.pass(Duration::from_secs(10));
+    rig.send(socket, &frames(10, 100));
+    rig.world.peer_finishes(socket);
+    rig.let_ring_go(consumer);
+    rig.quiet();
+    assert_eq!(rig.said(socket), ["started", "ack 10"], "with its FIN nothing is owed any more");
+    assert_eq!(rig.counters.frames.read(), 20);
+    rig.assert_closed(socket);
+    rig.end();
+}
+
+#[test]
+fn without_receive_buffers_a_receive_is_armed_again_at_the_end_of_the_turn() {
+    let mut rig = Rig::tiny();
+    let socket = rig.call("a");
+    rig.world.set_receive_buffers_free(Some(0));
+    rig.send(socket, &frames(5, 100));
+    rig.turn();
+    assert_eq!(rig.counters.receive_buffers_exhausted.read(), 1);
+    assert!(!rig.world.is_reading(socket));
+    rig.world.set_receive_buffers_free(Some(1));
+    rig.send(socket, &frames(5, 100));
+    rig.quiet();
+    assert_eq!(rig.said(socket), ["ack 10"]);
+    rig.end();
+}
+
+#[test]
+fn without_receive_buffers_and_without_room_nobody_is_armed_or_called_idle_until_there_is_room() {
+    let (mut rig, hog, consumer) = held();
+    let starved = rig.call_in_spite_of_the_ring("b");
+    let late = rig.connect();
+    rig.quiet();
+    rig.world.set_receive_buffers_free(Some(1));
+    rig.send(hog, &frames(30, 1000));
+    rig.quiet();
+    rig.send(starved, &frames(10, 100));
+    rig.send(late, &head("c"));
+    rig.quiet();
+    assert_eq!(rig.counters.receive_buffers_exhausted.read(), 2);
+    let armed = rig.counters.receives_armed.read();
+    let wakes = rig.pass(Duration::from_secs(60));
+    assert!(wakes < 20, "{wakes}");
+    assert_eq!(rig.counters.receives_armed.read(), armed);
+    assert_eq!((rig.said(starved), rig.said(late)), (vec![], vec![]));
+    rig.let_ring_go(consumer);
+    rig.quiet();
+    assert_eq!(
+        (rig.said(hog), rig.said(starved)),
+        (vec!["ack 10".into(), "ack 20".into(), "ack 30".into()], vec!["ack 10".into()])
+    );
+    assert_eq!(rig.said(late), ["101"]);
+    rig.end();
+}
+
+impl Rig {
+    /// A live call, started with what little room there is.
+    fn call_in_spite_of_the_ring(&mut self, interaction: &str) -> Socket {
+        let socket = self.upgraded(interaction);
+        assert_eq!(self.ask(socket, &start(interaction)), ["started"]);
+        socket
+    }
+}
+
+#[test]
+fn a_connection_that_is_given_up_while_its_bytes_wait_costs_nothing_until_they_can_go() {
+    let (mut rig, before, consumer) = held();
+    let socket = rig.call_in_spite_of_the_ring("b");
+    rig.world.set_window(socket, Some(0));
+    rig.send(socket, &masked(0x9, b"?"));
+    rig.quiet();
+    rig.send(before, &frames(30, 900));
+    rig.quiet();
+    rig.send(socket, &frames(30, 900));
+    rig.quiet();
+    let wakes = rig.pass(Duration::from_secs(60));
+    assert!(wakes < 20, "{wakes}");
+    assert_eq!(rig.connections(), 2, "its bytes wait behind the other's");
+    assert!(rig.shard.deferred.len() <= 3, "its end is noted again and again: {}", rig.shard.deferred.len());
+    assert_eq!(rig.counters.calls_ended.read(), 1, "it did not read");
+    rig.let_ring_go(consumer);
+    rig.quiet();
+    rig.assert_closed(socket);
+    assert_eq!(rig.said(before).len(), 3);
+    rig.end();
+}

@@ -1,0 +1,126 @@
+//! Drain: accepting stops, what is not live goes at once, live calls over the window, and then the shard is finished.
+
+#![forbid(unsafe_code)]
+
+use super::*;
+use rustix::io::Errno;
+
+fn drain(rig: &mut Rig, window: Duration) {
+    rig.shard.shards[0].try_send(Message::Drain { window }).unwrap();
+    rig.quiet();
+}
+
+#[test]
+fn an_idle_shard_is_finished_at_once_whether_it_accepts_or_pauses() {
+    for pause in [false, true] {
+        let mut rig = Rig::tiny();
+        if pause {
+            rig.world.fail_accept(Errno::MFILE);
+        }
+        rig.quiet();
+        drain(&mut rig, Duration::from_secs(30));
+        assert!(rig.finished && !rig.world.is_listening());
+        rig.end();
+    }
+}
+
+#[test]
+fn each_stage_goes_in_its_own_way() {
+    let mut rig = Rig::tiny();
+    let live = rig.call("live");
+    let (silent, half, upgraded) = (rig.connect(), rig.connect(), rig.upgraded("upgraded"));
+    rig.send(half, &head("half")[..50]);
+    rig.quiet();
+    let waiting: Vec<_> = (0..3).map(|_| rig.connect()).collect();
+    rig.quiet();
+    waiting.iter().for_each(|socket| rig.send(*socket, &head("waiting")));
+    drain(&mut rig, Duration::from_secs(1));
+    assert!(!rig.world.is_listening());
+    for socket in [silent, half] {
+        assert_eq!(rig.said(socket), ["503"]);
+    }
+    assert_eq!(rig.said(upgraded), ["error draining", "close 1001"]);
+    let answers: Vec<_> = waiting.iter().flat_map(|socket| rig.said(*socket)).collect();
+    // The mail is read before heads are judged.
+    assert_eq!(answers, ["503", "503", "503"]);
+    rig.pass(millis(10));
+    assert_eq!(rig.said(live), ["error draining", "close 1001"]);
+    assert!(!rig.finished);
+    rig.pass(Duration::from_secs(2));
+    assert!(rig.finished, "peers that do not end do not hold it up");
+    rig.end();
+}
+
+#[test]
+fn live_calls_are_closed_evenly_over_the_window() {
+    let mut rig = Rig::tiny();
+    let calls: Vec<_> = (0..8).map(|index| rig.call(&format!("call-{index}"))).collect();
+    drain(&mut rig, millis(800));
+    for gone in 1..=8 {
+        rig.pass(millis(20));
+        let closed = calls.iter().filter(|socket| rig.world.is_shut_down(**socket)).count();
+        assert_eq!(closed, gone);
+        rig.pass(millis(75));
+        let closed = calls.iter().filter(|socket| rig.world.is_shut_down(**socket)).count();
+        assert_eq!(closed, gone);
+        rig.pass(millis(5));
+        // Others go on as before.
+        if let Some(socket) = calls.get(gone) {
+            let heard = rig.ask(*socket, &frames(10, 10));
+            assert_eq!(heard[0], "ack 10");
+        }
+    }
+    calls.iter().for_each(|socket| rig.world.peer_finishes(*socket));
+    rig.quiet();
+    assert!(rig.finished);
+    assert_eq!(rig.counters.calls_ended.read(), 8);
+    rig.end();
+}
+
+#[test]
+fn a_call_that_ends_by_itself_meanwhile_is_not_waited_for() {
+    let mut rig = Rig::tiny();
+    let socket = rig.call("a");
+    let other = rig.call("b");
+    drain(&mut rig, Duration::from_secs(3600));
+    rig.pass(millis(10));
+    let (gone, left) = if rig.world.is_shut_down(socket) { (socket, other) } else { (other, socket) };
+    rig.world.peer_finishes(gone);
+    assert_eq!(rig.ask(left, &text(STOP)), ["stopped 0", "close 1000"]);
+    rig.world.peer_finishes(left);
+    rig.quiet();
+    assert!(rig.finished);
+    rig.end();
+}
+
+#[test]
+fn a_connection_accepted_while_the_drain_begins_gets_503() {
+    let mut rig = Rig::tiny();
+    rig.shard.shards[0].try_send(Message::Drain { window: Duration::ZERO }).unwrap();
+    rig.turn();
+    rig.finished = false;
+    let socket = rig.world.connect(ADDRESS);
+    rig.quiet();
+    // It came behind the cancel: the kernel refuses it when the listener is closed, and the script keeps it in its backlog.
+    assert!(!rig.world.is_reading(socket));
+
+    let mut rig = Rig::with(|limits| limits.completions_per_turn = 1);
+    let (_, late) = (rig.connect(), rig.connect());
+    rig.shard.shards[0].try_send(Message::Drain { window: Duration::ZERO }).unwrap();
+    rig.turn();
+    rig.quiet();
+    assert_eq!(rig.said(late), ["503"]);
+    rig.assert_closed(late);
+    rig.end();
+}
+
+#[test]
+fn a_second_drain_changes_nothing() {
+    let mut rig = Rig::tiny();
+    let calls = [rig.call("a"), rig.call("b")];
+    drain(&mut rig, Duration::from_secs(10));
+    drain(&mut rig, Duration::ZERO);
+    rig.pass(millis(20));
+    assert_eq!(calls.iter().filter(|socket| rig.world.is_shut_down(**socket)).count(), 1);
+    rig.end();
+}
