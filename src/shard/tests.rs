@@ -10,6 +10,7 @@ mod draining;
 mod handshakes;
 mod output;
 mod pieces;
+mod random;
 mod superseding;
 mod timing;
 
