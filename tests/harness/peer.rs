@@ -247,6 +247,13 @@ impl Peer {
         words
     }
 
+    /// Everything up to the end of the connection, which may lie within a frame.
+    #[track_caller]
+    pub fn rest(&mut self) -> Vec<u8> {
+        while self.read_more().is_none() {}
+        std::mem::take(&mut self.received)
+    }
+
     /// Nothing more comes; the connection ends with FIN or, where bytes of ours were still under way, RST.
     #[track_caller]
     pub fn expect_end(&mut self) {
