@@ -44,7 +44,7 @@ impl std::ops::Add<Duration> for Moment {
 }
 
 /// Wall-clock time in microseconds since 1970-01-01 UTC. For records and token claims, never for timers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMicros(pub u64);
 
 impl UnixMicros {

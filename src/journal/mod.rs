@@ -1,4 +1,7 @@
-//! The journal on disk: its format, and the reader of one batch. Neither performs IO.
+//! The journal on disk: its format, its files, and what reads them.
 
 pub mod batch;
+pub mod boot;
 pub mod format;
+pub mod layout;
+pub mod lock;
