@@ -176,6 +176,7 @@ impl FrameRing {
             length: 0,
             kind: RecordKind::Audio,
             last: chunk.last,
+            erased: false,
             call: chunk.call,
             epoch: chunk.epoch,
             seq: chunk.seq,
@@ -233,8 +234,19 @@ impl FrameRing {
         if record_size(payload.len()) > self.free_size() {
             return Err(RingFull);
         }
-        let (last, seq, offset) = (false, Seq(0), 0);
-        let header = RecordHeader { payload_crc: 0, length: 0, kind, last, call, epoch, seq, offset, batch: 0, received_at };
+        let header = RecordHeader {
+            payload_crc: 0,
+            length: 0,
+            kind,
+            last: false,
+            erased: false,
+            call,
+            epoch,
+            seq: Seq(0),
+            offset: 0,
+            batch: 0,
+            received_at,
+        };
         self.append(header, payload, MaskKey::default());
         Ok(())
     }

@@ -74,6 +74,7 @@ fn a_frame_is_laid_out_as_the_format_says() {
             length: 9_601,
             kind: RecordKind::Audio,
             last: false,
+            erased: false,
             call: 42,
             epoch: chunk(1).epoch,
             seq: Seq(1),

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::format::record::{chain_crc, header_crc};
+use super::format::record::chain_crc;
 use super::format::{BatchHeader, FormatError, HEADER_SIZE, HeaderBytes, RecordHeader, RecordKind};
 
 #[cfg(test)]
@@ -57,7 +57,7 @@ impl<'a> BatchReader<'a> {
         let (mut records_crc, mut record_count, mut offset) = (0, 0, HEADER_SIZE);
         while offset < bytes.len() {
             let (record, encoded) = record_at(bytes, offset, header.number).map_err(|fault| Damage { offset, fault })?;
-            records_crc = chain_crc(records_crc, header_crc(encoded));
+            records_crc = chain_crc(records_crc, record.chained_crc(encoded));
             record_count += u32::from(record.kind != RecordKind::Pad);
             offset += record.record_size();
         }
@@ -92,8 +92,8 @@ impl<'a> Iterator for BatchReader<'a> {
             };
             self.offset += header.record_size();
             let (payload, padding) = self.bytes[offset + HEADER_SIZE..self.offset].split_at(header.length as usize);
-            if crc32c::crc32c(payload) != header.payload_crc {
-                return Some(Err(Damage { offset, fault: FormatError::PayloadCrc }));
+            if let Err(fault) = header.check_payload(payload) {
+                return Some(Err(Damage { offset, fault }));
             }
             if padding.iter().any(|byte| *byte != 0) {
                 return Some(Err(Damage { offset, fault: FormatError::Padding }));

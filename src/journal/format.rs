@@ -24,7 +24,7 @@
 //!  8  u32 length        of the payload, bytes      40  u64 seq          frame number; 0 where it is no audio
 //! 12  u8  kind          1 call 2 audio 3 end 4 pad 48  u32 offset       of this chunk in its frame, bytes
 //! 13  u8  flags         bit 0 LAST: completes the  52  u32 batch        low half of the batch's number
-//!                       frame; others zero
+//!                       frame; bit 1 ERASED
 //! 14  u8  version       1                          56  u64 received_at  Unix time, microseconds
 //! 15  u8  zero
 //! 16  u64 call          low half of the call key
@@ -35,7 +35,8 @@
 //! place of a recycled segment.
 //!
 //! An audio record holds a *chunk* of a frame. A frame counts once its LAST chunk is in; a frame's chunks without a LAST one
-//! are dropped by readers. Payloads of [`call` and `end` records](payload) are described there. A pad fills a batch up to
+//! are dropped by readers. Where audio was *erased* on demand, the payload is zeros, ERASED is set, and `payload_crc` is the
+//! `header_crc` from before, which `records_crc` below goes on to count. Payloads of [`call` and `end` records](payload) are described there. A pad fills a batch up to
 //! its block's end: at most 4,032 zeros; of its header, call, epoch, seq, offset and received_at are zero too.
 //!
 //! # Batch header, 64 bytes
@@ -107,6 +108,8 @@ pub enum FormatError {
     Kind(u8),
     /// Flags or reserved bytes that are not zero.
     Reserved,
+    /// Audio marked as erased whose bytes are still there, in part: erasing it was interrupted.
+    Erasure,
     /// Bytes behind a payload, up to the next line, that are not zero.
     Padding,
     /// A record of another batch.
@@ -131,6 +134,7 @@ impl std::fmt::Display for FormatError {
             FormatError::Size(size) => write!(formatter, "impossible size {size}"),
             FormatError::Kind(kind) => write!(formatter, "record kind {kind} does not exist"),
             FormatError::Reserved => formatter.write_str("reserved bytes are not zero"),
+            FormatError::Erasure => formatter.write_str("marked as erased, but not all of it is: delete the call again"),
             FormatError::Padding => formatter.write_str("padding is not zero"),
             FormatError::Batch => formatter.write_str("record belongs to another batch"),
             FormatError::RecordCount => formatter.write_str("number of records wrong"),

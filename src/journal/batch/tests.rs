@@ -2,6 +2,7 @@ use super::*;
 use crate::call::{Epoch, Seq};
 use crate::clock::UnixMicros;
 use crate::constants::BLOCK_SIZE;
+use crate::journal::format::record::header_crc;
 use crate::journal::format::{Lsn, SegmentUuid};
 use proptest::prelude::*;
 
@@ -13,6 +14,7 @@ fn audio(seq: u64, payload: &[u8]) -> RecordHeader {
         length: payload.len() as u32,
         kind: RecordKind::Audio,
         last: true,
+        erased: false,
         call: 42,
         epoch: Epoch { boot: 1, micros: 2, shard: 3 },
         seq: Seq(seq),
@@ -116,6 +118,16 @@ fn no_changed_byte_goes_unnoticed() {
             assert!(reader.any(|record| record.is_err()), "byte {at}");
         }
     }
+}
+
+#[test]
+fn erasing_a_record_leaves_the_batch_whole() {
+    let mut bytes = sample();
+    let header = RecordHeader::decode(bytes[64..].first_chunk().unwrap()).unwrap();
+    bytes[64..128].copy_from_slice(&header.erase().encode());
+    assert_eq!(seqs(&bytes), [Err(FormatError::Erasure), Ok(2), Ok(3), Ok(4), Ok(5)]);
+    bytes[128..128 + 9_600].fill(0);
+    assert_eq!(seqs(&bytes), [Ok(1), Ok(2), Ok(3), Ok(4), Ok(5)]);
 }
 
 #[test]

@@ -31,6 +31,7 @@ const BATCH: usize = 52;
 const RECEIVED_AT: usize = 56;
 
 const FLAG_LAST: u8 = 1;
+const FLAG_ERASED: u8 = 2;
 
 const _: () = assert!(RECEIVED_AT + 8 == HEADER_SIZE);
 const _: () = assert!(record_size(PAYLOAD_SIZE_MAX) + HEADER_SIZE == BATCH_SIZE_MAX);
@@ -72,7 +73,7 @@ impl RecordKind {
 /// The header of a record, without its own checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordHeader {
-    /// CRC-32C of the payload.
+    /// CRC-32C of the payload; of an erased record, the checksum its header had before ([`RecordHeader::erase`]).
     pub payload_crc: u32,
     /// Bytes of payload, at most [`PAYLOAD_SIZE_MAX`].
     pub length: u32,
@@ -80,6 +81,8 @@ pub struct RecordHeader {
     pub kind: RecordKind,
     /// Whether it completes its frame.
     pub last: bool,
+    /// Whether its payload was overwritten with zeros on demand. Audio alone is ever erased.
+    pub erased: bool,
     /// The call's record number ([`crate::call::CallKey::record_number`]).
     pub call: u64,
     /// The connection's turn at the call.
@@ -103,6 +106,7 @@ impl RecordHeader {
             length: length as u32,
             kind: RecordKind::Pad,
             last: false,
+            erased: false,
             call: 0,
             epoch: Epoch { boot: 0, micros: 0, shard: 0 },
             seq: Seq(0),
@@ -117,13 +121,33 @@ impl RecordHeader {
         record_size(self.length as usize)
     }
 
+    /// The header once its payload is overwritten with zeros. It keeps the checksum it had, for the batch's running one: so
+    /// the batch header stays as it is, and each record is erased by one write within a line, whenever power fails.
+    pub fn erase(&self) -> RecordHeader {
+        if self.erased { *self } else { RecordHeader { payload_crc: header_crc(&self.encode()), erased: true, ..*self } }
+    }
+
+    /// What the record adds to the running checksum over its batch: the checksum of its header as it was written first.
+    pub fn chained_crc(&self, encoded: &HeaderBytes) -> u32 {
+        if self.erased { self.payload_crc } else { header_crc(encoded) }
+    }
+
+    /// Whether `payload` is what was written, or the zeros that it was overwritten with.
+    pub fn check_payload(&self, payload: &[u8]) -> Result<(), FormatError> {
+        match self.erased {
+            true if payload.iter().any(|byte| *byte != 0) => Err(FormatError::Erasure),
+            false if crc32c::crc32c(payload) != self.payload_crc => Err(FormatError::PayloadCrc),
+            _ => Ok(()),
+        }
+    }
+
     /// As bytes, with the checksum over them.
     pub fn encode(&self) -> HeaderBytes {
         let mut bytes = [0; HEADER_SIZE];
         set(&mut bytes, PAYLOAD_CRC, self.payload_crc.to_le_bytes());
         set(&mut bytes, LENGTH, self.length.to_le_bytes());
         bytes[KIND] = self.kind.code();
-        bytes[FLAGS] = if self.last { FLAG_LAST } else { 0 };
+        bytes[FLAGS] = (FLAG_LAST * u8::from(self.last)) | (FLAG_ERASED * u8::from(self.erased));
         bytes[VERSION_AT] = VERSION;
         set(&mut bytes, CALL, self.call.to_le_bytes());
         set(&mut bytes, EPOCH_MICROS, self.epoch.micros.to_le_bytes());
@@ -148,7 +172,8 @@ impl RecordHeader {
         }
         let kind = RecordKind::from_code(bytes[KIND]).ok_or(FormatError::Kind(bytes[KIND]))?;
         let reserved = bytes[RESERVED_BYTE] != 0 || field::<2>(bytes, RESERVED_HALF) != [0; 2];
-        if reserved || bytes[FLAGS] & !FLAG_LAST != 0 {
+        let erased = bytes[FLAGS] & FLAG_ERASED != 0;
+        if reserved || bytes[FLAGS] & !(FLAG_LAST | FLAG_ERASED) != 0 || (erased && kind != RecordKind::Audio) {
             return Err(FormatError::Reserved);
         }
         let length = u32::from_le_bytes(field(bytes, LENGTH));
@@ -161,6 +186,7 @@ impl RecordHeader {
             length,
             kind,
             last: bytes[FLAGS] & FLAG_LAST != 0,
+            erased,
             call: u64::from_le_bytes(field(bytes, CALL)),
             epoch: Epoch {
                 boot: u32::from_le_bytes(field(bytes, EPOCH_BOOT)),
@@ -212,6 +238,7 @@ mod tests {
             length: 9_600,
             kind: RecordKind::Audio,
             last: true,
+            erased: false,
             call: 0x1817_1615_1413_1211,
             epoch: Epoch { boot: 0x2423_2221, micros: 0x3837_3635_3433_3231, shard: 0x4241 },
             seq: Seq(0x5857_5655_5453_5251),
@@ -261,12 +288,25 @@ mod tests {
     fn what_cannot_be_is_named() {
         assert_eq!(forged(KIND, 0), Err(FormatError::Kind(0)));
         assert_eq!(forged(KIND, 5), Err(FormatError::Kind(5)));
-        assert_eq!(forged(FLAGS, 3), Err(FormatError::Reserved));
+        assert_eq!(forged(FLAGS, 5), Err(FormatError::Reserved));
         assert_eq!(forged(RESERVED_BYTE, 1), Err(FormatError::Reserved));
         assert_eq!(forged(RESERVED_HALF + 1, 1), Err(FormatError::Reserved));
         assert_eq!(forged(VERSION_AT, 2), Err(FormatError::Version(2)));
         assert_eq!(forged(LENGTH + 2, 0x10), Err(FormatError::Size(0x10_2580)));
         assert_eq!(forged(KIND, 4), Err(FormatError::Size(9_600)), "a pad stays within a block");
+    }
+
+    #[test]
+    fn an_erased_record_keeps_its_place_in_the_chain() {
+        let (before, after) = (header(), header().erase());
+        assert_eq!(after.encode()[FLAGS], 3);
+        assert_eq!(after.payload_crc, header_crc(&before.encode()));
+        assert_eq!(after.chained_crc(&after.encode()), before.chained_crc(&before.encode()));
+        assert_eq!((after.erase(), RecordHeader::decode(&after.encode())), (after, Ok(after)), "twice is once");
+        assert_eq!(after.check_payload(&[0; 9_600]), Ok(()));
+        assert_eq!(after.check_payload(&[0, 0, 1]), Err(FormatError::Erasure));
+        let end = RecordHeader { kind: RecordKind::End, ..after };
+        assert_eq!(RecordHeader::decode(&end.encode()), Err(FormatError::Reserved), "only audio is erased");
     }
 
     #[test]
