@@ -3,5 +3,9 @@
 pub mod batch;
 pub mod boot;
 pub mod format;
+pub mod image;
 pub mod layout;
 pub mod lock;
+mod salvage;
+pub mod scan;
+pub mod source;

@@ -1,0 +1,307 @@
+//! Journals in memory, as a node would have written them: for tests and benchmarks.
+//!
+//! Plays the writer without its haste: the same frame ring lays out the same records, each sealed batch goes to the end of
+//! the newest segment at once, and every call is introduced again in each segment.
+
+#![forbid(unsafe_code)]
+
+use super::format::{BatchHeader, HEADER_SIZE, Lsn, SegmentHeader, SegmentUuid};
+use super::layout::{RunName, create_data_dir, create_shard_dir, segment_path};
+use crate::call::{CallIdentity, Epoch, Seq};
+use crate::clock::{Moment, Now, UnixMicros};
+use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
+use crate::frame_ring::{CallEnd, CallStart, Chunk, FrameRing, RING_SIZE_MIN, SealedBatch};
+use crate::io::memory::Region;
+use crate::proto::MaskKey;
+use crate::proto::mask::Kernel;
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// When a run of an image starts; its clock goes on from there.
+pub const STARTED_AT: UnixMicros = UnixMicros(1_800_000_000_000_000);
+
+/// A turn at a call, as it is appended.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// Who it is.
+    pub identity: CallIdentity,
+    /// The connection's turn.
+    pub epoch: Epoch,
+    /// Hz.
+    pub sample_rate: u32,
+    /// Frames and bytes of whole samples so far.
+    pub frames: u64,
+    /// Bytes of whole samples so far.
+    pub bytes: u64,
+}
+
+/// One segment, as its file would be.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Counts from 1.
+    pub id: u64,
+    /// All of the file, what was preallocated and not written included.
+    pub bytes: Vec<u8>,
+    /// Where its batches start and end.
+    pub batches: Vec<std::ops::Range<usize>>,
+}
+
+impl Segment {
+    /// Where its last batch ends, bytes in the file.
+    pub fn end_of_batches(&self) -> usize {
+        self.batches.last().map_or(BLOCK_SIZE, |batch| batch.end)
+    }
+}
+
+/// One shard's journal of one run.
+#[derive(Debug)]
+pub struct Image {
+    run: RunName,
+    shard: u16,
+    segment_size: usize,
+    ring: FrameRing,
+    now: Now,
+    segments: Vec<Segment>,
+    introduced: HashSet<Epoch>,
+    turns: BTreeMap<Epoch, Turn>,
+}
+
+impl Image {
+    /// A journal with one segment. `segment_size` is a multiple of the block size.
+    pub fn new(run: RunName, shard: u16, segment_size: usize) -> io::Result<Image> {
+        let ring = FrameRing::new(Region::allocate(RING_SIZE_MIN)?, Kernel::detect());
+        let now = Now { moment: Moment::ZERO, unix: run.started_at };
+        let mut image = Image {
+            run,
+            shard,
+            segment_size,
+            ring,
+            now,
+            segments: Vec::new(),
+            introduced: HashSet::new(),
+            turns: BTreeMap::new(),
+        };
+        image.pass(1);
+        image.begin_segment(Lsn(0));
+        Ok(image)
+    }
+
+    /// Lets time pass.
+    pub fn pass(&mut self, micros: u64) {
+        self.now.unix.0 += micros;
+        self.now.moment = self.now.moment + std::time::Duration::from_micros(micros);
+        self.ring.set_now(self.now);
+    }
+
+    /// Begins a turn at a call; later turns have greater epochs.
+    pub fn start(&mut self, tenant: &str, interaction: &str, sample_rate: u32) -> Epoch {
+        self.pass(1);
+        let epoch = Epoch { boot: self.run.boot, micros: self.now.unix.0, shard: self.shard };
+        let identity = CallIdentity { tenant: tenant.into(), interaction: interaction.into() };
+        self.turns.insert(epoch, Turn { identity, epoch, sample_rate, frames: 0, bytes: 0 });
+        self.introduce(epoch);
+        epoch
+    }
+
+    fn introduce(&mut self, epoch: Epoch) {
+        if !self.introduced.insert(epoch) {
+            return;
+        }
+        let Some(turn) = self.turns.get(&epoch) else { return };
+        let start = CallStart {
+            call: turn.identity.key(),
+            identity: &turn.identity,
+            epoch,
+            sample_rate: turn.sample_rate,
+            started_at: UnixMicros(epoch.micros),
+            token_issued_at: 0,
+            token_expires_at: 0,
+        };
+        let appended = self.ring.append_call(&start);
+        assert!(appended.is_ok(), "an image is sealed before its ring is full");
+    }
+
+    /// Appends a whole frame to a turn.
+    pub fn frame(&mut self, epoch: Epoch, audio: &[u8]) {
+        self.chunks(epoch, &[audio], true);
+    }
+
+    /// Appends a frame in pieces; without its last one if it is not `complete`.
+    pub fn chunks(&mut self, epoch: Epoch, pieces: &[&[u8]], complete: bool) {
+        if self.ring.free_size() < 2 * BATCH_SIZE_MAX {
+            self.seal();
+        }
+        self.introduce(epoch);
+        let Some(turn) = self.turns.get_mut(&epoch) else { return };
+        let (call, seq) = (turn.identity.key().record_number(), Seq(turn.frames + 1));
+        let mut offset = 0;
+        for (index, piece) in pieces.iter().enumerate() {
+            let last = complete && index + 1 == pieces.len();
+            let chunk = Chunk { call, epoch, seq, offset: offset as u32, last, received_at: self.now.unix };
+            let appended = self.ring.append_audio(chunk, piece, MaskKey::default());
+            assert!(appended.is_ok(), "an image is sealed before its ring is full");
+            offset += piece.len();
+        }
+        if complete {
+            turn.frames += 1;
+            turn.bytes += (offset - offset % 2) as u64;
+        }
+    }
+
+    /// Ends a turn.
+    pub fn end(&mut self, epoch: Epoch, ending: u16) {
+        self.introduce(epoch);
+        let Some(turn) = self.turns.get(&epoch) else { return };
+        let (call, ended_at) = (turn.identity.key().record_number(), self.now.unix);
+        let end = CallEnd { call, epoch, frames: turn.frames, bytes: turn.bytes, ending, ended_at };
+        let appended = self.ring.append_end(&end);
+        assert!(appended.is_ok(), "an image is sealed before its ring is full");
+    }
+
+    /// Seals what was appended and writes it; into a new segment if it has no room in the newest.
+    pub fn seal(&mut self) {
+        self.ring.seal();
+        while let Some(batch) = self.ring.poll_sealed() {
+            self.write(&batch);
+            self.ring.set_written(batch.end());
+            self.ring.set_durable(batch.end());
+        }
+    }
+
+    fn write(&mut self, batch: &SealedBatch) {
+        if self.newest().end_of_batches() + batch.size > self.segment_size {
+            self.roll();
+        }
+        let segment = self.newest();
+        let (at, start) = (segment.end_of_batches(), self.start_of(segment));
+        let uuid = uuid(&self.run, self.shard, segment.id);
+        self.ring.stamp(batch, uuid, Lsn(start.0 + at as u64));
+        let bytes = self.ring.batch_bytes(batch).to_vec();
+        let segment = self.segments.last_mut().expect("an image has a segment");
+        segment.bytes[at..at + batch.size].copy_from_slice(&bytes);
+        segment.batches.push(at..at + batch.size);
+    }
+
+    /// Begins a new segment: what follows goes there, and introduces its calls anew.
+    pub fn roll(&mut self) {
+        let newest = self.newest();
+        let end = Lsn(self.start_of(newest).0 + newest.end_of_batches() as u64);
+        self.begin_segment(end);
+    }
+
+    /// As after a failed sync: the newest `count` batches (as many as there are) are written again, into a new segment.
+    pub fn fence(&mut self, count: usize) {
+        self.ring.seal();
+        let newest = self.newest();
+        let kept = newest.batches.len().saturating_sub(count);
+        let fenced: Vec<Vec<u8>> = newest.batches[kept..].iter().map(|batch| newest.bytes[batch.clone()].to_vec()).collect();
+        let end = newest.batches.get(kept).map_or(newest.end_of_batches(), |batch| batch.start);
+        let end = Lsn(self.start_of(newest).0 + end as u64);
+        self.begin_segment(end);
+        for mut bytes in fenced {
+            let (id, at) = (self.newest().id, self.newest().end_of_batches());
+            let lsn = Lsn(self.start_of(self.newest()).0 + at as u64);
+            let header = bytes.first_chunk().map(BatchHeader::decode);
+            let Some(Ok(header)) = header else { continue };
+            let header = BatchHeader { segment: uuid(&self.run, self.shard, id), lsn, ..header };
+            bytes[..HEADER_SIZE].copy_from_slice(&header.encode());
+            let segment = self.segments.last_mut().expect("an image has a segment");
+            segment.bytes[at..at + bytes.len()].copy_from_slice(&bytes);
+            segment.batches.push(at..at + bytes.len());
+        }
+    }
+
+    fn begin_segment(&mut self, predecessor_end: Lsn) {
+        let id = self.segments.last().map_or(1, |segment| segment.id + 1);
+        let header = SegmentHeader {
+            shard: self.shard,
+            run: self.run.number(),
+            id,
+            uuid: uuid(&self.run, self.shard, id),
+            predecessor: if id == 1 { SegmentUuid::default() } else { uuid(&self.run, self.shard, id - 1) },
+            predecessor_end,
+            start: Lsn((id - 1) * self.segment_size as u64),
+            size: self.segment_size as u64,
+            created_at: self.now.unix,
+        };
+        let mut bytes = vec![0; self.segment_size];
+        if let Some(block) = bytes.first_chunk_mut() {
+            header.encode(block);
+        }
+        self.segments.push(Segment { id, bytes, batches: Vec::new() });
+        self.introduced.clear();
+    }
+
+    fn newest(&self) -> &Segment {
+        self.segments.last().expect("an image has a segment")
+    }
+
+    fn start_of(&self, segment: &Segment) -> Lsn {
+        Lsn((segment.id - 1) * self.segment_size as u64)
+    }
+
+    /// The run it belongs to.
+    pub fn run(&self) -> &RunName {
+        &self.run
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> u16 {
+        self.shard
+    }
+
+    /// The segments so far, oldest first.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// The segments, to be damaged.
+    pub fn segments_mut(&mut self) -> &mut [Segment] {
+        &mut self.segments
+    }
+
+    /// A turn as it was appended.
+    pub fn turn(&self, epoch: Epoch) -> Option<&Turn> {
+        self.turns.get(&epoch)
+    }
+
+    /// Writes the segments below a data directory, and returns the shard's directory.
+    pub fn store(&self, data_dir: &Path) -> io::Result<PathBuf> {
+        create_data_dir(data_dir)?;
+        let dir = create_shard_dir(data_dir, &self.run, self.shard)?;
+        for segment in &self.segments {
+            std::fs::write(segment_path(&dir, segment.id), &segment.bytes)?;
+        }
+        Ok(dir)
+    }
+}
+
+/// The run that images are of, unless they need several.
+pub fn run(pid: u32) -> RunName {
+    RunName { boot: 1, started_at: UnixMicros(STARTED_AT.0 + u64::from(pid) * 1_000_000_000), pid }
+}
+
+fn uuid(run: &RunName, shard: u16, id: u64) -> SegmentUuid {
+    let mut bytes = [0xA7; 16];
+    bytes[..4].copy_from_slice(&run.pid.to_le_bytes());
+    bytes[4..6].copy_from_slice(&shard.to_le_bytes());
+    bytes[6..14].copy_from_slice(&id.to_le_bytes());
+    SegmentUuid(bytes)
+}
+
+/// One batch, whole frames of these sizes in it, of a call that nobody introduced.
+pub fn batch(sizes: &[usize]) -> Vec<u8> {
+    let memory = Region::allocate(RING_SIZE_MIN).expect("memory for a small ring");
+    let mut ring = FrameRing::new(memory, Kernel::detect());
+    let epoch = Epoch { boot: 1, micros: 2, shard: 0 };
+    for (index, size) in sizes.iter().enumerate() {
+        let seq = Seq(index as u64 + 1);
+        let chunk = Chunk { call: 42, epoch, seq, offset: 0, last: true, received_at: STARTED_AT };
+        let appended = ring.append_audio(chunk, &vec![seq.0 as u8; *size], MaskKey::default());
+        assert!(appended.is_ok(), "a batch's worth of frames");
+    }
+    ring.seal();
+    let batch = ring.poll_sealed().expect("what was sealed");
+    ring.batch_bytes(&batch).to_vec()
+}

@@ -1,0 +1,488 @@
+//! Reads one segment, batch by batch, believing nothing.
+//!
+//! A bad batch has one of two reasons, and what follows tells which. A later sound batch of the same segment: the medium, or a
+//! hand, damaged what was whole; that is *damage*, it is named, and the scan goes on. Nothing: the writer was interrupted;
+//! that is a *torn tail*, and nothing that was promised is in it, unless the next segment says that this one went further.
+//! From both, records that are sound in themselves are kept.
+
+#![forbid(unsafe_code)]
+
+use super::format::{BatchHeader, FormatError, HEADER_SIZE, Lsn, RecordHeader, RecordKind, SegmentHeader, SegmentUuid};
+use super::layout::RunName;
+use super::salvage::{Entry, Spot, sift, walk};
+use super::source::{Source, Window};
+use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
+use std::io;
+
+mod damage;
+#[cfg(test)]
+mod tests;
+
+pub use damage::{Damage, Harm};
+
+/// What a segment's path says about it, and the segments beside it.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The run its directory belongs to.
+    pub run: RunName,
+    /// The shard its directory belongs to.
+    pub shard: u16,
+    /// Its number in its name.
+    pub id: u64,
+    /// Where the segment before it starts; what is in this one comes later.
+    pub after: Option<Lsn>,
+    /// Where it ended, as the segment behind it says.
+    pub end: Option<Lsn>,
+}
+
+/// What to look for, and how hard.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ScanOptions {
+    /// Only this call's records, by their number; the payloads of others are not looked at.
+    pub call: Option<u64>,
+    /// The segment is being written: a bad batch is read once more, and may be whole a moment later.
+    pub is_live: bool,
+    /// Do not look for sound batches behind a bad one of a live segment: it is its end so far ([`Advance::Pending`]).
+    pub follows: bool,
+}
+
+/// A segment that holds nothing to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// Allocated or recycled, and not begun: there is nothing of this segment in it.
+    Unbegun,
+    /// Its header is bad and no batch in it is sound.
+    Lost(FormatError),
+}
+
+/// What [`SegmentScan::advance`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advance {
+    /// [`SegmentScan::records`] has a batch's records, or what was salvaged of some; there may be none.
+    Batch,
+    /// Nothing more yet; ask again later. Only where [`ScanOptions::follows`] is set.
+    Pending,
+    /// The end.
+    End,
+}
+
+/// A record that was found sound.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// Its header.
+    pub header: RecordHeader,
+    /// Its payload, checked; zeros where it was erased.
+    pub payload: &'a [u8],
+    /// Where it is in the file, bytes.
+    pub offset: u64,
+    /// Where it is in the shard's journal.
+    pub lsn: Lsn,
+}
+
+/// Numbers of a scan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScanTally {
+    /// Sound batch headers.
+    pub batches: u64,
+    /// Records given out.
+    pub records: u64,
+    /// Records found where a batch was bad.
+    pub salvaged: u64,
+    /// Number of the first batch; 0 before it.
+    pub first_batch: u64,
+    /// Number of the last batch; 0 before it.
+    pub last_batch: u64,
+}
+
+/// A scan over one segment: call [`SegmentScan::advance`], then look at the records, until it is at the end.
+#[derive(Debug)]
+pub struct SegmentScan<S> {
+    window: Window<S>,
+    place: Place,
+    options: ScanOptions,
+    uuid: SegmentUuid,
+    start: Lsn,
+    header: Option<SegmentHeader>,
+    /// Where the next batch has to start, bytes in the file.
+    offset: u64,
+    /// Where the records below are, bytes in the file.
+    base: u64,
+    entries: Vec<Entry>,
+    spots: Vec<Spot>,
+    /// Bad things of which it is not known yet whether a sound batch follows.
+    pending: Vec<Damage>,
+    damages: Vec<Damage>,
+    torn_at: Option<u64>,
+    /// The stretch in front of the next batch is named as damage.
+    has_crossed: bool,
+    /// The end was found, and what could be salvaged there was.
+    is_finished: bool,
+    tally: ScanTally,
+}
+
+impl<S: Source> SegmentScan<S> {
+    /// Reads the header. An error is the source's.
+    pub fn open(source: S, place: Place, options: ScanOptions) -> io::Result<Result<SegmentScan<S>, Unread>> {
+        let mut window = Window::new(source)?;
+        let bytes = window.bytes(0, BLOCK_SIZE)?;
+        let is_blank = bytes.iter().all(|byte| *byte == 0);
+        let decoded = match bytes.first_chunk::<BLOCK_SIZE>() {
+            Some(block) => SegmentHeader::decode(block),
+            None => Err(FormatError::Truncated),
+        };
+        let (uuid, start, pending) = match decoded {
+            Ok(header) if (header.run, header.shard, header.id) != (place.run.number(), place.shard, place.id) => {
+                return Ok(Err(Unread::Unbegun));
+            }
+            Ok(header) => (header.uuid, header.start, None),
+            Err(fault) => match infer(&mut window, &place, is_blank)? {
+                Some((uuid, start)) => (uuid, start, Some(Damage { offset: 0, what: Harm::SegmentHeader(fault) })),
+                None if is_blank => return Ok(Err(Unread::Unbegun)),
+                None => return Ok(Err(Unread::Lost(fault))),
+            },
+        };
+        Ok(Ok(SegmentScan {
+            window,
+            place,
+            options,
+            uuid,
+            start,
+            header: decoded.ok(),
+            offset: BLOCK_SIZE as u64,
+            base: 0,
+            entries: Vec::new(),
+            spots: Vec::new(),
+            pending: Vec::new(),
+            damages: pending.into_iter().collect(),
+            torn_at: None,
+            has_crossed: false,
+            is_finished: false,
+            tally: ScanTally::default(),
+        }))
+    }
+
+    /// On to the next batch. An error is the source's.
+    pub fn advance(&mut self) -> io::Result<Advance> {
+        self.entries.clear();
+        if self.is_finished {
+            self.tear();
+            return Ok(Advance::End);
+        }
+        let mut is_second_look = false;
+        loop {
+            let offset = self.offset;
+            let fault = match self.batch_at(offset)? {
+                Ok(batch) => {
+                    self.take(&batch)?;
+                    return Ok(Advance::Batch);
+                }
+                Err(fault) => fault,
+            };
+            if self.options.is_live && !is_second_look {
+                self.window.forget();
+                is_second_look = true;
+                continue;
+            }
+            if self.options.is_live && self.options.follows {
+                self.window.forget();
+                return Ok(Advance::Pending);
+            }
+            let Some(next) = self.find_batch(offset + BLOCK_SIZE as u64)? else { return self.finish(fault) };
+            if self.options.is_live {
+                // It may have been written while we looked.
+                self.window.forget();
+                if self.batch_at(offset)?.is_ok() {
+                    continue;
+                }
+            }
+            self.cross(next, fault)?;
+            return Ok(Advance::Batch);
+        }
+    }
+
+    /// The batch header at `offset`, if it is one of this segment, for there, and the batch is all there.
+    fn batch_at(&mut self, offset: u64) -> io::Result<Result<BatchHeader, FormatError>> {
+        let size_left = self.window.source().size().saturating_sub(offset);
+        let bytes = self.window.bytes(offset, BLOCK_SIZE)?;
+        let Some(first) = bytes.first_chunk() else { return Ok(Err(FormatError::Truncated)) };
+        let batch = match BatchHeader::decode(first) {
+            Ok(batch) => batch,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        let expected = Lsn(self.start.0.wrapping_add(offset));
+        if batch.segment != self.uuid || batch.lsn != expected || batch.number <= self.tally.last_batch {
+            return Ok(Err(FormatError::Batch));
+        }
+        if self.options.is_live && (u64::from(batch.size) > size_left || !self.is_whole(offset, &batch)?) {
+            return Ok(Err(FormatError::Truncated));
+        }
+        Ok(Ok(batch))
+    }
+
+    /// Whether all of a live segment's batch has been written: its header may be there before its records are.
+    fn is_whole(&mut self, offset: u64, batch: &BatchHeader) -> io::Result<bool> {
+        let bytes = self.window.bytes(offset, batch.size as usize)?;
+        let Ok(reader) = super::batch::BatchReader::open(bytes) else { return Ok(false) };
+        Ok(reader.into_iter().all(|record| record.is_ok()))
+    }
+
+    /// The next batch of this segment at `from` or behind it. What the segment behind this one says does not count any more
+    /// is not looked for.
+    fn find_batch(&mut self, from: u64) -> io::Result<Option<u64>> {
+        let size = self.window.source().size();
+        let limit = self.end_offset().map_or(size, |end| end.min(size));
+        let mut offset = from;
+        while offset < limit {
+            if self.batch_at(offset)?.is_ok() {
+                return Ok(Some(offset));
+            }
+            offset += BLOCK_SIZE as u64;
+        }
+        Ok(None)
+    }
+
+    /// Where this segment ended, bytes in the file, if another one says so.
+    fn end_offset(&self) -> Option<u64> {
+        self.place.end?.0.checked_sub(self.start.0)
+    }
+
+    /// Takes the records of a batch whose header is sound.
+    fn take(&mut self, batch: &BatchHeader) -> io::Result<()> {
+        self.settle();
+        let last = self.tally.last_batch;
+        if last > 0 && batch.number > last + 1 && !std::mem::take(&mut self.has_crossed) {
+            let what = Harm::Skipped { from: last + 1, count: batch.number - last - 1 };
+            self.damages.push(Damage { offset: self.offset, what });
+        }
+        self.tally.batches += 1;
+        self.tally.last_batch = batch.number;
+        if self.tally.first_batch == 0 {
+            self.tally.first_batch = batch.number;
+        }
+        self.base = self.offset;
+        self.offset += u64::from(batch.size);
+        self.spots.clear();
+        let bytes = self.window.bytes(self.base, batch.size as usize)?;
+        walk(bytes, batch, &mut self.entries, &mut self.spots);
+        if !self.spots.is_empty() {
+            self.keep_trusted();
+            self.tally.salvaged += self.entries.len() as u64;
+            for spot in &self.spots {
+                let offset = self.base + spot.offset as u64;
+                self.pending.push(Damage { offset, what: Harm::Records(spot.fault) });
+            }
+        }
+        self.check_payloads();
+        Ok(())
+    }
+
+    /// Takes what is in a stretch without a sound batch header, up to the batch at `next`.
+    fn cross(&mut self, next: u64, fault: FormatError) -> io::Result<()> {
+        let number_next = match self.batch_at(next)? {
+            Ok(batch) => batch.number,
+            Err(_) => u64::MAX, // it changed under us: a live segment
+        };
+        let what = Harm::Batch { size: next - self.offset, fault };
+        self.pending.push(Damage { offset: self.offset, what });
+        self.has_crossed = true;
+        let (first, count) = (self.tally.last_batch + 1, number_next.saturating_sub(self.tally.last_batch + 1));
+        self.base = self.offset;
+        // As much as one batch at a time; a record that straddles two pieces is in one batch with a sound header or lost.
+        self.offset = next.min(self.base + BATCH_SIZE_MAX as u64);
+        let size = (self.offset - self.base) as usize;
+        let bytes = self.window.bytes(self.base, size)?;
+        sift(bytes, |number| u64::from(number.wrapping_sub(first as u32)) < count, &mut self.entries);
+        self.keep_trusted();
+        self.tally.salvaged += self.entries.len() as u64;
+        self.check_payloads();
+        Ok(())
+    }
+
+    /// The end of what is sound: tells a clean one from a torn one.
+    fn finish(&mut self, fault: FormatError) -> io::Result<Advance> {
+        self.base = self.offset;
+        self.is_finished = true;
+        if let Some(end) = self.end_offset() {
+            self.settle();
+            if self.offset < end {
+                self.damages.push(Damage { offset: self.offset, what: Harm::Missing { size: end - self.offset } });
+            }
+        }
+        let (base, uuid, lsn) = (self.base, self.uuid, self.lsn());
+        let bytes = self.window.bytes(base, BATCH_SIZE_MAX)?;
+        if fault != FormatError::Batch && is_remnant(bytes, uuid, lsn) {
+            // A header that was hit, or written in part. The number of its batch stands in its records, too.
+            let second = bytes.get(HEADER_SIZE..).and_then(|rest| rest.first_chunk());
+            let said = second.and_then(|header| RecordHeader::decode(header).ok()).map(|header| header.batch);
+            let last = self.tally.last_batch;
+            let number = if last > 0 { Some(last as u32 + 1) } else { said };
+            sift(bytes, |found| Some(found) == number, &mut self.entries);
+            self.keep_trusted();
+            self.tally.salvaged += self.entries.len() as u64;
+            self.pending.push(Damage { offset: base, what: Harm::Batch { size: 0, fault } });
+            self.check_payloads();
+            return Ok(Advance::Batch);
+        }
+        self.tear();
+        Ok(Advance::End)
+    }
+
+    /// What is bad and has nothing sound behind it was not finished, unless another segment knows better.
+    fn tear(&mut self) {
+        if self.place.end.is_none() {
+            let first = self.pending.iter().map(|damage| damage.offset).min();
+            self.torn_at = self.torn_at.or(first);
+        }
+        self.pending.clear();
+    }
+
+    /// What is bad and has something sound behind it is damage; behind the end that another segment knows, nothing counts.
+    fn settle(&mut self) {
+        let end = self.end_offset().unwrap_or(u64::MAX);
+        self.damages.extend(self.pending.drain(..).filter(|damage| damage.offset < end));
+    }
+
+    /// Of records without a sound batch around them, keeps those that this run can have written: a recycled file still holds
+    /// another's.
+    fn keep_trusted(&mut self) {
+        let Place { run, shard, .. } = self.place;
+        let ours = |header: &RecordHeader| {
+            header.epoch.boot == run.boot && header.epoch.shard == shard && header.received_at >= run.started_at
+        };
+        self.entries.retain(|entry| ours(&entry.header));
+    }
+
+    /// Drops the records that are not asked for, and those whose payload is bad.
+    fn check_payloads(&mut self) {
+        let (base, call) = (self.base, self.options.call);
+        let bytes = self.window.held_bytes(base);
+        let pending = &mut self.pending;
+        self.entries.retain(|Entry { offset, header }| {
+            if call.is_some_and(|call| call != header.call) {
+                return false;
+            }
+            let checked = check(bytes, *offset, header);
+            if let Err(fault) = checked {
+                let RecordHeader { call, epoch, seq, .. } = *header;
+                let what = Harm::Payload { call, epoch, seq, fault };
+                pending.push(Damage { offset: base + *offset as u64, what });
+            }
+            checked.is_ok()
+        });
+        self.tally.records += self.entries.len() as u64;
+    }
+
+    /// The records that the last [`SegmentScan::advance`] came to, in the order in which they were written.
+    pub fn records(&self) -> impl Iterator<Item = Found<'_>> {
+        let (bytes, base, start) = (self.window.held_bytes(self.base), self.base, self.start);
+        self.entries.iter().filter_map(move |Entry { offset, header }| {
+            let payload = bytes.get(offset + HEADER_SIZE..offset + HEADER_SIZE + header.length as usize)?;
+            let offset = base + *offset as u64;
+            Some(Found { header: *header, payload, offset, lsn: Lsn(start.0.wrapping_add(offset)) })
+        })
+    }
+
+    /// What is wrong, as far as it is sure; complete at the end.
+    pub fn damages(&self) -> &[Damage] {
+        &self.damages
+    }
+
+    /// Where it was torn, bytes in the file; known at the end.
+    pub fn torn_at(&self) -> Option<u64> {
+        self.torn_at
+    }
+
+    /// Where the next batch starts or has to, bytes in the file.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Position of the next batch in the shard's journal.
+    pub fn lsn(&self) -> Lsn {
+        Lsn(self.start.0.wrapping_add(self.offset))
+    }
+
+    /// The header; `None` where it is bad.
+    pub fn header(&self) -> Option<&SegmentHeader> {
+        self.header.as_ref()
+    }
+
+    /// Names this use of the file.
+    pub fn uuid(&self) -> SegmentUuid {
+        self.uuid
+    }
+
+    /// Position of the file's first byte in the shard's journal.
+    pub fn start(&self) -> Lsn {
+        self.start
+    }
+
+    /// Numbers so far.
+    pub fn tally(&self) -> &ScanTally {
+        &self.tally
+    }
+
+    /// What it reads.
+    pub fn source_mut(&mut self) -> &mut S {
+        self.window.source_mut()
+    }
+
+    /// The segment is not being written any more, and ended at `end` if the one behind it says so.
+    pub fn set_sealed(&mut self, end: Option<Lsn>) {
+        self.place.end = end;
+        self.options.is_live = false;
+        self.window.forget();
+    }
+
+    /// Goes on at `lsn` instead, if a batch starts there; whatever is between is not looked at.
+    pub fn skip_to(&mut self, lsn: Lsn) {
+        let offset = lsn.0.saturating_sub(self.start.0);
+        if offset > self.offset && offset.is_multiple_of(BLOCK_SIZE as u64) {
+            self.offset = offset;
+        }
+    }
+}
+
+/// Whether a record's payload and the padding behind it are as they were written, or erased.
+fn check(bytes: &[u8], offset: usize, header: &RecordHeader) -> Result<(), FormatError> {
+    let behind = offset + header.record_size();
+    let (payload, padding) = bytes
+        .get(offset + HEADER_SIZE..behind)
+        .and_then(|payload| payload.split_at_checked(header.length as usize))
+        .ok_or(FormatError::Truncated)?;
+    header.check_payload(payload)?;
+    match header.kind {
+        _ if padding.iter().any(|byte| *byte != 0) => Err(FormatError::Padding),
+        RecordKind::Call => super::format::CallRecord::decode(payload).map(|_| ()),
+        RecordKind::End => super::format::EndRecord::decode(payload).map(|_| ()),
+        RecordKind::Audio | RecordKind::Pad => Ok(()),
+    }
+}
+
+/// What the header of a segment said, as its first sound batch tells it: for a header that is bad.
+///
+/// A recycled file whose new header never reached the disk also holds sound batches, those of its former use. They are older:
+/// sealed before this run began, or before the segment in front of this one.
+///
+/// Behind a `blank` header only one place is looked at: nearly always the file has been allocated and no more.
+fn infer<S: Source>(window: &mut Window<S>, place: &Place, blank: bool) -> io::Result<Option<(SegmentUuid, Lsn)>> {
+    let size = if blank { 2 * BLOCK_SIZE as u64 } else { window.source().size() };
+    let mut offset = BLOCK_SIZE as u64;
+    while offset < size {
+        let bytes = window.bytes(offset, BLOCK_SIZE)?;
+        let batch = bytes.first_chunk().map(BatchHeader::decode);
+        if let Some(Ok(batch)) = batch
+            && let Some(start) = batch.lsn.0.checked_sub(offset)
+        {
+            let is_later = place.after.is_none_or(|after| after.0 < start) && batch.sealed_at >= place.run.started_at;
+            return Ok(is_later.then_some((batch.segment, Lsn(start))));
+        }
+        offset += BLOCK_SIZE as u64;
+    }
+    Ok(None)
+}
+
+/// Whether bytes that are no batch header were to be one of this segment at this place: its name or the position is there.
+fn is_remnant(bytes: &[u8], uuid: SegmentUuid, lsn: Lsn) -> bool {
+    bytes.get(16..32) == Some(&uuid.0) || bytes.get(40..48) == Some(&lsn.0.to_le_bytes())
+}

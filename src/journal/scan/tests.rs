@@ -1,0 +1,230 @@
+use super::*;
+use crate::call::Seq;
+use crate::journal::image::{self, Image};
+use proptest::prelude::*;
+
+const SEGMENT_SIZE: usize = 256 * 1024;
+
+/// A segment of six batches, each with some frames of two calls.
+fn sample() -> Image {
+    let mut image = Image::new(image::run(1), 0, SEGMENT_SIZE).unwrap();
+    let calls = [image.start("acme", "one", 8_000), image.start("acme", "two", 8_000)];
+    for _ in 0..6 {
+        for (index, epoch) in calls.into_iter().enumerate() {
+            image.pass(100_000);
+            image.frame(epoch, &[index as u8 + 1; 1_000]);
+            image.chunks(epoch, &[&[3; 100], &[4; 61]], true);
+        }
+        image.seal();
+    }
+    image
+}
+
+fn place(image: &Image, id: u64) -> Place {
+    Place { run: *image.run(), shard: image.shard(), id, after: None, end: None }
+}
+
+/// What a scan came to: sequence number, offset and call of each audio record, damage, torn tail.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    records: Vec<(u64, u32, u64)>,
+    damages: Vec<Damage>,
+    torn_at: Option<u64>,
+    tally: ScanTally,
+}
+
+fn scan(bytes: &[u8], place: Place, options: ScanOptions) -> Result<Outcome, Unread> {
+    let mut scan = SegmentScan::open(bytes, place, options).unwrap()?;
+    let mut records = Vec::new();
+    while scan.advance().unwrap() == Advance::Batch {
+        let audio = scan.records().filter(|found| found.header.kind == RecordKind::Audio);
+        records.extend(audio.map(|Found { header, .. }| (header.seq.0, header.offset, header.call)));
+    }
+    assert_eq!(scan.advance().unwrap(), Advance::End, "the end stays the end");
+    let (damages, torn_at, tally) = (scan.damages().to_vec(), scan.torn_at(), *scan.tally());
+    Ok(Outcome { records, damages, torn_at, tally })
+}
+
+#[test]
+fn a_whole_segment_comes_back_in_order() {
+    let image = sample();
+    let segment = &image.segments()[0];
+    let all = scan(&segment.bytes, place(&image, 1), ScanOptions::default()).unwrap();
+    assert_eq!((all.records.len(), all.damages.len(), all.torn_at), (36, 0, None));
+    assert_eq!((all.tally.batches, all.tally.first_batch, all.tally.last_batch), (6, 1, 6));
+    assert_eq!((all.tally.records, all.tally.salvaged), (38, 0));
+    let call = all.records[0].2;
+    let one = scan(&segment.bytes, place(&image, 1), ScanOptions { call: Some(call), ..ScanOptions::default() }).unwrap();
+    assert_eq!(one.records, all.records.iter().copied().filter(|record| record.2 == call).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_segment_cut_anywhere_keeps_what_is_in_front_of_the_cut() {
+    let image = sample();
+    let segment = &image.segments()[0];
+    let whole = scan(&segment.bytes, place(&image, 1), ScanOptions::default()).unwrap();
+    for cut in (BLOCK_SIZE..segment.end_of_batches() + 200).step_by(512) {
+        for zeroed in [false, true] {
+            let mut bytes = segment.bytes.clone();
+            if zeroed {
+                bytes[cut..].fill(0)
+            } else {
+                bytes.truncate(cut)
+            }
+            let outcome = scan(&bytes, place(&image, 1), ScanOptions::default()).unwrap();
+            let batches = segment.batches.iter().filter(|batch| batch.end <= cut).count();
+            assert_eq!(outcome.damages, [], "cut at {cut}");
+            assert!(outcome.records.len() >= batches * 6, "cut at {cut}: {}", outcome.records.len());
+            assert!(whole.records.starts_with(&outcome.records), "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn where_the_next_segment_knows_better_a_cut_is_damage() {
+    let image = sample();
+    let segment = &image.segments()[0];
+    let end = segment.end_of_batches();
+    let place = Place { end: Some(Lsn(end as u64)), ..place(&image, 1) };
+    assert_eq!(scan(&segment.bytes, place, ScanOptions::default()).unwrap().damages, []);
+    let last = segment.batches[5].start;
+    let outcome = scan(&segment.bytes[..last], place, ScanOptions::default()).unwrap();
+    let what = Harm::Missing { size: (end - last) as u64 };
+    assert_eq!((outcome.damages, outcome.torn_at), (vec![Damage { offset: last as u64, what }], None));
+    // What lies behind its end does not count, whatever it is.
+    let place = Place { end: Some(Lsn(last as u64)), ..place };
+    let mut bytes = segment.bytes.clone();
+    bytes[last + 100..].fill(0x55);
+    let outcome = scan(&bytes, place, ScanOptions::default()).unwrap();
+    assert_eq!((outcome.damages, outcome.torn_at, outcome.records.len()), (vec![], None, 30));
+}
+
+#[test]
+fn each_flipped_header_byte_costs_one_record_at_most_and_is_named() {
+    let image = sample();
+    let segment = &image.segments()[0];
+    let (place, options) = (place(&image, 1), ScanOptions::default());
+    let whole = scan(&segment.bytes, place, options).unwrap();
+    let mut headers: Vec<(usize, bool)> = (0..BLOCK_SIZE).step_by(7).map(|at| (at, false)).collect();
+    for batch in &segment.batches {
+        headers.extend((batch.start..batch.start + HEADER_SIZE).map(|at| (at, false)));
+    }
+    let mut reader = SegmentScan::open(&segment.bytes[..], place, options).unwrap().unwrap();
+    while reader.advance().unwrap() == Advance::Batch {
+        for found in reader.records() {
+            headers.extend((0..HEADER_SIZE).map(|at| (found.offset as usize + at, true)));
+        }
+    }
+    for (at, is_record) in headers {
+        let mut bytes = segment.bytes.clone();
+        bytes[at] ^= 0x24;
+        let outcome = scan(&bytes, place, options).unwrap();
+        assert!(!outcome.damages.is_empty() || outcome.torn_at.is_some(), "byte {at} goes unnoticed");
+        let named = outcome.damages.iter().map(|damage| damage.offset).chain(outcome.torn_at).min().unwrap();
+        assert!(named <= at as u64 && named + 4096 > at as u64, "byte {at} is named as {named}");
+        let lost: Vec<_> = whole.records.iter().filter(|record| !outcome.records.contains(record)).collect();
+        assert!(lost.len() <= usize::from(is_record), "byte {at} costs {lost:?}");
+        assert!(outcome.records.iter().all(|record| whole.records.contains(record)), "byte {at}");
+    }
+}
+
+#[test]
+fn a_damaged_payload_is_named_with_its_call_and_frame() {
+    let image = sample();
+    let segment = &image.segments()[0];
+    let mut bytes = segment.bytes.clone();
+    bytes[segment.batches[1].start + 64 + 64 + 10] ^= 1;
+    let outcome = scan(&bytes, place(&image, 1), ScanOptions::default()).unwrap();
+    assert_eq!((outcome.records.len(), outcome.torn_at), (35, None));
+    let [damage] = outcome.damages[..] else { panic!("{:?}", outcome.damages) };
+    let Harm::Payload { seq: Seq(3), fault: FormatError::PayloadCrc, .. } = damage.what else { panic!("{damage}") };
+    let expected = format!("at byte {}: audio of frame 3: payload checksum wrong", segment.batches[1].start + 64);
+    assert_eq!(damage.to_string(), expected);
+}
+
+#[test]
+fn a_lost_batch_is_named_and_what_follows_is_read() {
+    let image = sample();
+    let segment = &image.segments()[0];
+    let mut bytes = segment.bytes.clone();
+    let hole = segment.batches[2].clone();
+    bytes[hole.clone()].fill(0);
+    let outcome = scan(&bytes, place(&image, 1), ScanOptions::default()).unwrap();
+    let what = Harm::Batch { size: hole.len() as u64, fault: FormatError::Magic };
+    assert_eq!(outcome.damages, [Damage { offset: hole.start as u64, what }]);
+    assert_eq!((outcome.records.len(), outcome.tally.batches), (30, 5));
+}
+
+#[test]
+fn what_a_recycled_file_held_before_does_not_show() {
+    let (old, mut new) = (sample(), Image::new(image::run(2), 0, SEGMENT_SIZE).unwrap());
+    let epoch = new.start("acme", "three", 8_000);
+    new.frame(epoch, &[1; 20_000]);
+    new.seal();
+    let fresh = new.segments()[0].batches[0].end;
+    let mut bytes = old.segments()[0].bytes.clone();
+    let in_place = place(&new, 1);
+    assert_eq!(scan(&bytes, in_place, ScanOptions::default()), Err(Unread::Unbegun), "the old header");
+    bytes[..BLOCK_SIZE].fill(0x11);
+    assert_eq!(scan(&bytes, in_place, ScanOptions::default()), Err(Unread::Lost(FormatError::Magic)), "a torn header");
+    bytes[..fresh].copy_from_slice(&new.segments()[0].bytes[..fresh]);
+    let outcome = scan(&bytes, in_place, ScanOptions::default()).unwrap();
+    assert_eq!((outcome.records.len(), outcome.damages.len(), outcome.torn_at), (1, 0, None));
+    // Its header did not get there, nor the whole of its batch, and what shows through is sound in itself.
+    for kept in (BLOCK_SIZE + 64..fresh).step_by(512) {
+        let mut torn = old.segments()[0].bytes.clone();
+        torn[..kept].copy_from_slice(&new.segments()[0].bytes[..kept]);
+        let outcome = scan(&torn, in_place, ScanOptions::default()).unwrap();
+        assert_eq!((outcome.records.len(), outcome.damages.len()), (0, 0), "{kept}: {:?}", outcome.records);
+    }
+    assert_eq!(scan(&vec![0; SEGMENT_SIZE], in_place, ScanOptions::default()), Err(Unread::Unbegun));
+    assert_eq!(scan(&[], in_place, ScanOptions::default()), Err(Unread::Unbegun));
+}
+
+#[test]
+fn a_batch_being_written_is_pending_until_it_is_whole() {
+    let image = sample();
+    let segment = &image.segments()[0];
+    let batch = segment.batches[2].clone();
+    let options = ScanOptions { is_live: true, follows: true, ..ScanOptions::default() };
+    for written in (batch.start..=batch.end).step_by(512) {
+        let mut bytes = segment.bytes.clone();
+        bytes[written..].fill(0);
+        let mut scan = SegmentScan::open(&bytes[..], place(&image, 1), options).unwrap().unwrap();
+        let mut batches = 0;
+        while scan.advance().unwrap() == Advance::Batch {
+            batches += 1;
+        }
+        assert_eq!(scan.advance().unwrap(), Advance::Pending);
+        // What is behind its last record is zeros anyway.
+        let whole = batches == 3 && bytes[batch.clone()] == segment.bytes[batch.clone()];
+        assert!(batches == 2 || whole, "{written} of {batch:?}: {batches} batches");
+        assert_eq!(scan.damages(), []);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_is_done_to_a_segment_the_scan_ends_and_invents_nothing(
+        changes in prop::collection::vec((0usize..SEGMENT_SIZE / 4, 0u8..8), 0..12),
+        cut in prop::option::of(0usize..SEGMENT_SIZE / 4),
+        copied in prop::option::of((0usize..16, 0usize..16, 1usize..8)),
+        is_live: bool,
+    ) {
+        let image = sample();
+        let mut bytes = image.segments()[0].bytes.clone();
+        let whole = scan(&bytes, place(&image, 1), ScanOptions::default()).unwrap();
+        for (at, bit) in changes {
+            bytes[at] ^= 1 << bit;
+        }
+        if let Some((from, to, count)) = copied {
+            bytes.copy_within(from * BLOCK_SIZE..(from + count) * BLOCK_SIZE, to * BLOCK_SIZE);
+        }
+        bytes.truncate(cut.unwrap_or(bytes.len()));
+        if let Ok(outcome) = scan(&bytes, place(&image, 1), ScanOptions { is_live, ..ScanOptions::default() }) {
+            prop_assert!(outcome.records.iter().all(|record| whole.records.contains(record)));
+        }
+    }
+}
