@@ -2,10 +2,15 @@
 
 pub mod batch;
 pub mod boot;
+pub mod erase;
 pub mod format;
 pub mod image;
+pub mod index;
 pub mod layout;
 pub mod lock;
+pub mod ranges;
+pub mod reader;
+pub mod recovery;
 mod salvage;
 pub mod scan;
 pub mod source;

@@ -44,6 +44,8 @@ pub struct ScanOptions {
     pub is_live: bool,
     /// Do not look for sound batches behind a bad one of a live segment: it is its end so far ([`Advance::Pending`]).
     pub follows: bool,
+    /// Give records out unchecked, those with a bad payload too.
+    pub takes_unchecked: bool,
 }
 
 /// A segment that holds nothing to read.
@@ -71,7 +73,7 @@ pub enum Advance {
 pub struct Found<'a> {
     /// Its header.
     pub header: RecordHeader,
-    /// Its payload, checked; zeros where it was erased.
+    /// Its payload, checked unless asked otherwise; zeros where it was erased.
     pub payload: &'a [u8],
     /// Where it is in the file, bytes.
     pub offset: u64,
@@ -354,7 +356,8 @@ impl<S: Source> SegmentScan<S> {
 
     /// Drops the records that are not asked for, and those whose payload is bad.
     fn check_payloads(&mut self) {
-        let (base, call) = (self.base, self.options.call);
+        let ScanOptions { call, takes_unchecked, .. } = self.options;
+        let base = self.base;
         let bytes = self.window.held_bytes(base);
         let pending = &mut self.pending;
         self.entries.retain(|Entry { offset, header }| {
@@ -367,7 +370,7 @@ impl<S: Source> SegmentScan<S> {
                 let what = Harm::Payload { call, epoch, seq, fault };
                 pending.push(Damage { offset: base + *offset as u64, what });
             }
-            checked.is_ok()
+            takes_unchecked || checked.is_ok()
         });
         self.tally.records += self.entries.len() as u64;
     }

@@ -73,6 +73,11 @@ impl SegmentFile {
         Ok(SegmentFile { size: file.metadata()?.len(), file, path: path.to_owned(), holder })
     }
 
+    /// One that its owner has locked, for whatever it does with it.
+    pub(super) fn of_owner(file: File, path: &Path) -> io::Result<SegmentFile> {
+        Ok(SegmentFile { size: file.metadata()?.len(), file, path: path.to_owned(), holder: Holder::Readers })
+    }
+
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path

@@ -56,8 +56,13 @@ pub enum Harm {
 
 impl fmt::Display for Damage {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "at byte {}: ", self.offset)?;
-        match self.what {
+        write!(formatter, "at byte {}: {}", self.offset, self.what)
+    }
+}
+
+impl fmt::Display for Harm {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
             Harm::SegmentHeader(fault) => write!(formatter, "segment header: {fault}"),
             Harm::Batch { size, fault } => write!(formatter, "batch: {fault}; the next sound one is {size} bytes on"),
             Harm::Records(fault) => write!(formatter, "record: {fault}"),

@@ -1,0 +1,273 @@
+//! Erases a call's audio where it lies: recordings are personal data.
+//!
+//! Each audio record is marked, then its payload is overwritten with zeros; headers stay, so that everything else in the
+//! segment is read and checked as before. All of the call's segments are locked before the first byte is changed. Should
+//! power fail in between, `verify` names what was marked and not overwritten, and erasing again completes it.
+//!
+//! What a disk keeps of overwritten blocks, or a filesystem that copies on write, is beyond it.
+
+#![forbid(unsafe_code)]
+
+use super::format::{HEADER_SIZE, RecordHeader, RecordKind};
+use super::layout::index_path;
+use super::lock;
+use super::reader::{Call, Journal, JournalError, Segment, ShardJournal};
+use super::scan::{Advance, ScanOptions};
+use super::source::SegmentFile;
+use crate::call::Epoch;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Zeros written at once.
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// What was erased.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Erased {
+    /// Segments it was in.
+    pub segments: u64,
+    /// Audio records, those included that were erased before.
+    pub records: u64,
+    /// Bytes of audio.
+    pub bytes: u64,
+}
+
+/// Why nothing was erased, or not everything.
+#[derive(Debug)]
+pub enum EraseError {
+    /// The segment is being written, or read by someone else. Nothing was changed.
+    Held(PathBuf),
+    /// A file could not be read or written.
+    Journal(JournalError),
+}
+
+impl fmt::Display for EraseError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            EraseError::Held(path) => write!(
+                formatter,
+                "nothing was erased: {} is being written, or read; try again once it is not",
+                path.display()
+            ),
+            EraseError::Journal(error) => write!(formatter, "not everything was erased, run it again: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for EraseError {}
+
+impl From<JournalError> for EraseError {
+    fn from(error: JournalError) -> Self {
+        EraseError::Journal(error)
+    }
+}
+
+/// A segment that is locked for this.
+struct Target<'a> {
+    shard: &'a ShardJournal,
+    position: usize,
+    path: PathBuf,
+    file: File,
+    epochs: Vec<Epoch>,
+}
+
+/// Erases the audio of all turns at a call. `progress` is told after each segment. An empty call erases nothing.
+pub fn erase(journal: &Journal, call: &Call, progress: &mut dyn FnMut()) -> Result<Erased, EraseError> {
+    let Some(number) = call.turns.first().map(|turn| turn.call) else { return Ok(Erased::default()) };
+    let mut places: BTreeMap<(usize, usize), Vec<Epoch>> = BTreeMap::new();
+    for turn in &call.turns {
+        for part in &turn.parts {
+            places.entry((turn.shard, part.segment)).or_default().push(turn.epoch);
+        }
+    }
+    let mut targets = Vec::new();
+    for ((shard, position), epochs) in places {
+        let Some(shard) = journal.shards().get(shard) else { continue };
+        let path = shard.path(position);
+        match lock(&path) {
+            Ok(Some(file)) => targets.push(Target { shard, position, path, file, epochs }),
+            Ok(None) => return Err(EraseError::Held(path)),
+            // Retention was faster; so it is gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(JournalError { path, error }.into()),
+        }
+    }
+    let mut erased = Erased::default();
+    for target in targets {
+        target.erase(number, &mut erased)?;
+        progress();
+    }
+    Ok(erased)
+}
+
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let is_ours = lock::try_exclusive(&file)? && lock::is_still(path, &file)?;
+    Ok(is_ours.then_some(file))
+}
+
+impl Target<'_> {
+    fn erase(&self, call: u64, erased: &mut Erased) -> Result<(), JournalError> {
+        let at = |error| JournalError { path: self.path.clone(), error };
+        let records = self.records(call)?;
+        // What was in it is not what the index says any more.
+        let index = index_path(self.shard.dir(), self.shard.id(self.position).unwrap_or(0));
+        match std::fs::remove_file(&index) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(JournalError { path: index, error }),
+            _ => {}
+        }
+        for (offset, header) in &records {
+            self.file.write_all_at(&header.erase().encode(), *offset).map_err(at)?;
+        }
+        // A payload that is gone under a header that does not say so would look like damage.
+        self.file.sync_data().map_err(at)?;
+        for (offset, header) in &records {
+            let (mut offset, mut left) = (offset + HEADER_SIZE as u64, header.length as usize);
+            while left > 0 {
+                let size = left.min(ZEROS.len());
+                self.file.write_all_at(&ZEROS[..size], offset).map_err(at)?;
+                offset += size as u64;
+                left -= size;
+            }
+            erased.bytes += u64::from(header.length);
+        }
+        self.file.sync_data().map_err(at)?;
+        erased.records += records.len() as u64;
+        erased.segments += 1;
+        Ok(())
+    }
+
+    /// The call's audio records, whole or not, and where they are.
+    fn records(&self, call: u64) -> Result<Vec<(u64, RecordHeader)>, JournalError> {
+        let at = |error| JournalError { path: self.path.clone(), error };
+        let file = self.file.try_clone().and_then(|file| SegmentFile::of_owner(file, &self.path)).map_err(at)?;
+        let options = ScanOptions { call: Some(call), takes_unchecked: true, ..ScanOptions::default() };
+        let Segment::Scan(mut scan) = self.shard.scan(self.position, file, options).map_err(at)? else {
+            return Ok(Vec::new());
+        };
+        let mut records = Vec::new();
+        while scan.advance().map_err(at)? == Advance::Batch {
+            let audio = scan.records().filter(|found| found.header.kind == RecordKind::Audio);
+            let ours = audio.filter(|found| self.epochs.contains(&found.header.epoch));
+            records.extend(ours.map(|found| (found.offset, found.header)));
+        }
+        Ok(records)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::image::{self, Image};
+    use crate::journal::layout::segment_path;
+    use crate::journal::reader::TurnState;
+    use crate::journal::recovery::verify;
+
+    const FRAME: &[u8] = b"what was said, and by whom, for a while; 64 bytes and a few more";
+
+    fn sample(dir: &Path) -> (PathBuf, u64) {
+        let mut image = Image::new(image::run(1), 0, 64 * 1024).unwrap();
+        let (one, other) = (image.start("acme", "one", 8_000), image.start("acme", "other", 8_000));
+        for _ in 0..3 {
+            for epoch in [one, other] {
+                image.frame(epoch, FRAME);
+                image.chunks(epoch, &[FRAME, FRAME], true);
+            }
+            image.seal();
+            image.roll();
+        }
+        image.end(one, 1);
+        image.end(other, 1);
+        image.seal();
+        (image.store(dir).unwrap(), image.segments().len() as u64)
+    }
+
+    fn erase_one(dir: &Path) -> Result<Erased, EraseError> {
+        let journal = Journal::open(dir)?;
+        let catalog = journal.catalog(&mut || {})?;
+        erase(&journal, &catalog.calls[0], &mut || {})
+    }
+
+    fn count_of_audio(shard_dir: &Path, segments: u64) -> usize {
+        let count = |id| {
+            let bytes = std::fs::read(segment_path(shard_dir, id)).unwrap();
+            memchr::memmem::find_iter(&bytes, FRAME).count()
+        };
+        (1..=segments).map(count).sum()
+    }
+
+    #[test]
+    fn erased_audio_is_gone_and_everything_else_is_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shard_dir, segments) = sample(dir.path());
+        assert_eq!(count_of_audio(&shard_dir, segments), 18);
+        let erased = erase_one(dir.path()).unwrap();
+        assert_eq!(erased, Erased { segments: 4, records: 9, bytes: 9 * FRAME.len() as u64 });
+        assert_eq!(count_of_audio(&shard_dir, segments), 9, "the other call's");
+        for round in 0..2 {
+            let journal = Journal::open(dir.path()).unwrap();
+            let report = verify(&journal, &mut || {}).unwrap();
+            assert_eq!((report.frames, report.frames_erased, report.is_sound()), (12, 6, true), "{report}");
+            let catalog = journal.catalog(&mut || {}).unwrap();
+            let turn = &catalog.calls[0].turns[0];
+            assert!(matches!(turn.state, TurnState::Ended(_)));
+            let mut frames = journal.frames(turn);
+            let mut count = 0;
+            while let Some(frame) = frames.next_frame().unwrap() {
+                assert!(frame.is_erased && frame.audio.is_empty() && frame.size > 0);
+                count += 1;
+            }
+            assert_eq!(count, 6);
+            drop(frames);
+            if round == 0 {
+                assert_eq!(erase_one(dir.path()).unwrap(), erased, "twice is once");
+            }
+        }
+    }
+
+    #[test]
+    fn a_segment_that_is_held_keeps_all_of_the_call() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shard_dir, segments) = sample(dir.path());
+        let writer = File::open(segment_path(&shard_dir, 3)).unwrap();
+        assert!(lock::try_exclusive(&writer).unwrap());
+        let error = erase_one(dir.path()).unwrap_err();
+        assert!(error.to_string().starts_with("nothing was erased: "), "{error}");
+        assert_eq!(count_of_audio(&shard_dir, segments), 18);
+    }
+
+    #[test]
+    fn an_interrupted_erasure_is_named_and_completed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (shard_dir, segments) = sample(dir.path());
+        let before = std::fs::read(segment_path(&shard_dir, 1)).unwrap();
+        erase_one(dir.path()).unwrap();
+        let after = std::fs::read(segment_path(&shard_dir, 1)).unwrap();
+        // Marked and not overwritten, and, if a disk goes its own way, overwritten and not marked.
+        for is_marked in [true, false] {
+            let mut bytes = before.clone();
+            for (at, line) in after.chunks(64).enumerate() {
+                let old = &mut bytes[at * 64..at * 64 + 64];
+                let is_header = old[12] == 2 && line[13] & 2 != 0;
+                if is_header == is_marked {
+                    old.copy_from_slice(line);
+                }
+            }
+            assert!(bytes != before && bytes != after);
+            std::fs::write(segment_path(&shard_dir, 1), &bytes).unwrap();
+            let report = verify(&Journal::open(dir.path()).unwrap(), &mut || {}).unwrap();
+            assert_eq!(report.damages.len(), 3, "{report}");
+            if is_marked {
+                assert!(report.to_string().contains("delete the call again"), "{report}");
+            }
+            erase_one(dir.path()).unwrap();
+            assert!(std::fs::read(segment_path(&shard_dir, 1)).unwrap() == after);
+            assert!(verify(&Journal::open(dir.path()).unwrap(), &mut || {}).unwrap().is_sound());
+        }
+        assert_eq!(count_of_audio(&shard_dir, segments), 9);
+    }
+}

@@ -1,0 +1,311 @@
+//! What calls are in a segment, in a file beside it: so that a listing does not read all audio.
+//!
+//! Never the only truth: it is made from the segment, and made again where it is missing, of another version, damaged, or of
+//! another use of the segment's file. Numbers are little-endian.
+//!
+//! ```text
+//!  0  [u8;8] magic      "XJNINDEX"         turn: 0  u64 call         number in records
+//!  8  u16 version       1                        8  u64 epoch.micros
+//! 10  u16 shard                                 16  u32 epoch.boot
+//! 12  u32 turn_count                            20  u16 epoch.shard
+//! 16  u64 run                                   22  u16 flags        bit 0: facts follow, bit 1: end follows
+//! 24  u64 id                                    24  u64 first_seq    of which there is a chunk; 0: none
+//! 32  [u8;16] uuid      the segment's           32  u64 open_seq     begun here and not completed; 0: none
+//! 48  u64 start         its first lsn           40  u64 bytes        whole samples of the frames completed here
+//! 56  u64 end           of its batches, in      48  u64 erased       frames of those
+//!                       the file                56  u64 broken       frames that miss a chunk
+//! 64  u64 batches                               64  u64 doubles      chunks that came twice
+//! 72  u64 records                               72  u64 first_received_at, last_received_at
+//! 80  u64 torn_at       0: nowhere              88  u32 range_count, then each u64 first, u64 last
+//! 88  u32 damage_count                              facts: u128 key, u64 started_at, iat, exp, u32 sample_rate,
+//! 92  u32 zero                                             u16 size and tenant, u16 size and interaction
+//! 96  turns …                                       end: 32 bytes as in its record
+//!  …  u32 crc           over everything before
+//! ```
+
+#![forbid(unsafe_code)]
+
+use super::format::payload::END_SIZE;
+use super::format::{EndRecord, FormatError, Lsn, SegmentUuid};
+use super::layout::index_path;
+use super::ranges::{SeqRange, SeqRanges};
+use crate::call::{CallIdentity, CallKey, Epoch};
+use crate::clock::UnixMicros;
+use std::io;
+use std::path::Path;
+
+mod builder;
+#[cfg(test)]
+mod tests;
+
+pub use builder::IndexBuilder;
+
+/// First bytes of every index.
+pub const MAGIC: [u8; 8] = *b"XJNINDEX";
+
+/// Version of the file.
+pub const VERSION: u16 = 1;
+
+/// A larger file is none of ours: a segment of 256 MiB has room for that many calls by far.
+const FILE_SIZE_MAX: u64 = 256 * 1024 * 1024;
+
+const HAS_FACTS: u16 = 1;
+const HAS_END: u16 = 2;
+
+/// What a call record said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallFacts {
+    /// Who the call is.
+    pub identity: CallIdentity,
+    /// Its whole key.
+    pub key: CallKey,
+    /// Hz.
+    pub sample_rate: u32,
+    /// When `start` came.
+    pub started_at: UnixMicros,
+    /// The token's `iat`, seconds since 1970; 0 where there was no token.
+    pub token_issued_at: u64,
+    /// The token's `exp`, likewise.
+    pub token_expires_at: u64,
+}
+
+/// What of a turn at a call is in a segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TurnIndex {
+    /// The call's record number.
+    pub call: u64,
+    /// The connection's turn.
+    pub epoch: Epoch,
+    /// Who the call is; `None` if no call record of it is here.
+    pub facts: Option<CallFacts>,
+    /// How the turn ended, if it ended here.
+    pub end: Option<EndRecord>,
+    /// The first frame of which a chunk is here; 0 if there is none.
+    pub first_seq: u64,
+    /// The frame that was begun here last and not completed; 0 if there is none.
+    pub open_seq: u64,
+    /// Frames that were completed here.
+    pub frames: SeqRanges,
+    /// Bytes of whole samples in them.
+    pub bytes: u64,
+    /// How many of them are erased.
+    pub erased: u64,
+    /// Frames that miss a chunk.
+    pub broken: u64,
+    /// Chunks that came a second time.
+    pub doubles: u64,
+    /// When the first record of it came.
+    pub first_received_at: UnixMicros,
+    /// When the last record of it came.
+    pub last_received_at: UnixMicros,
+}
+
+/// What calls are in a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentIndex {
+    /// The run's number.
+    pub run: u64,
+    /// The shard.
+    pub shard: u16,
+    /// The segment's number.
+    pub id: u64,
+    /// Names this use of its file.
+    pub uuid: SegmentUuid,
+    /// Position of its first byte in the shard's journal.
+    pub start: Lsn,
+    /// Where its batches end, bytes in the file.
+    pub end: u64,
+    /// Sound batches.
+    pub batches: u64,
+    /// Sound records.
+    pub records: u64,
+    /// Where it was torn, bytes in the file.
+    pub torn_at: Option<u64>,
+    /// Places that are damaged.
+    pub damage_count: u32,
+    /// The turns, in order of their first record.
+    pub turns: Vec<TurnIndex>,
+}
+
+impl SegmentIndex {
+    /// As the file holds it.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(128 + self.turns.len() * 256);
+        out.extend(MAGIC);
+        out.extend(VERSION.to_le_bytes());
+        out.extend(self.shard.to_le_bytes());
+        out.extend((self.turns.len() as u32).to_le_bytes());
+        out.extend(self.run.to_le_bytes());
+        out.extend(self.id.to_le_bytes());
+        out.extend(self.uuid.0);
+        for number in [self.start.0, self.end, self.batches, self.records, self.torn_at.unwrap_or(0)] {
+            out.extend(number.to_le_bytes());
+        }
+        out.extend(self.damage_count.to_le_bytes());
+        out.extend([0; 4]);
+        for turn in &self.turns {
+            turn.encode(&mut out);
+        }
+        let crc = crc32c::crc32c(&out);
+        out.extend(crc.to_le_bytes());
+        out
+    }
+
+    /// From a file's bytes.
+    pub fn decode(bytes: &[u8]) -> Result<SegmentIndex, FormatError> {
+        let (body, crc) = bytes.split_last_chunk().ok_or(FormatError::Truncated)?;
+        let mut rest = Bytes(body);
+        if rest.take()? != MAGIC {
+            return Err(FormatError::Magic);
+        }
+        if u32::from_le_bytes(*crc) != crc32c::crc32c(body) {
+            return Err(FormatError::HeaderCrc);
+        }
+        let version = rest.u16()?;
+        if version != VERSION {
+            return Err(FormatError::Version(version));
+        }
+        let (shard, turn_count) = (rest.u16()?, rest.u32()?);
+        let mut index = SegmentIndex {
+            run: rest.u64()?,
+            shard,
+            id: rest.u64()?,
+            uuid: SegmentUuid(rest.take()?),
+            start: Lsn(rest.u64()?),
+            end: rest.u64()?,
+            batches: rest.u64()?,
+            records: rest.u64()?,
+            torn_at: Some(rest.u64()?).filter(|at| *at > 0),
+            damage_count: rest.u32()?,
+            turns: Vec::new(),
+        };
+        if rest.u32()? != 0 {
+            return Err(FormatError::Reserved);
+        }
+        for _ in 0..turn_count {
+            index.turns.push(TurnIndex::decode(&mut rest)?);
+        }
+        if rest.0.is_empty() { Ok(index) } else { Err(FormatError::Size(bytes.len() as u64)) }
+    }
+
+    /// The index beside a segment, if it is there, good, and of this use of the file.
+    pub fn load(shard_dir: &Path, id: u64, uuid: SegmentUuid) -> Option<SegmentIndex> {
+        let path = index_path(shard_dir, id);
+        if std::fs::metadata(&path).ok()?.len() > FILE_SIZE_MAX {
+            return None;
+        }
+        let index = SegmentIndex::decode(&std::fs::read(&path).ok()?).ok()?;
+        (index.id == id && index.uuid == uuid).then_some(index)
+    }
+
+    /// Writes it beside its segment, whole or not at all. It is not made durable: who finds it cut makes it again.
+    pub fn store(&self, shard_dir: &Path) -> io::Result<()> {
+        let path = index_path(shard_dir, self.id);
+        let next = path.with_extension(format!("index-{}", std::process::id()));
+        let stored = std::fs::write(&next, self.encode()).and_then(|()| std::fs::rename(&next, &path));
+        if stored.is_err() {
+            let _ = std::fs::remove_file(&next);
+        }
+        stored
+    }
+}
+
+impl TurnIndex {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let flags = u16::from(self.facts.is_some()) * HAS_FACTS + u16::from(self.end.is_some()) * HAS_END;
+        out.extend(self.call.to_le_bytes());
+        out.extend(self.epoch.micros.to_le_bytes());
+        out.extend(self.epoch.boot.to_le_bytes());
+        out.extend(self.epoch.shard.to_le_bytes());
+        out.extend(flags.to_le_bytes());
+        let numbers = [self.first_seq, self.open_seq, self.bytes, self.erased, self.broken, self.doubles];
+        for number in numbers.into_iter().chain([self.first_received_at.0, self.last_received_at.0]) {
+            out.extend(number.to_le_bytes());
+        }
+        out.extend((self.frames.len() as u32).to_le_bytes());
+        for range in self.frames.iter() {
+            out.extend(range.first.to_le_bytes());
+            out.extend(range.last.to_le_bytes());
+        }
+        if let Some(facts) = &self.facts {
+            out.extend(facts.key.0.to_le_bytes());
+            for number in [facts.started_at.0, facts.token_issued_at, facts.token_expires_at] {
+                out.extend(number.to_le_bytes());
+            }
+            out.extend(facts.sample_rate.to_le_bytes());
+            for id in [&facts.identity.tenant, &facts.identity.interaction] {
+                out.extend((id.len() as u16).to_le_bytes());
+                out.extend(id.as_bytes());
+            }
+        }
+        if let Some(end) = &self.end {
+            out.extend(end.encode());
+        }
+    }
+
+    fn decode(rest: &mut Bytes<'_>) -> Result<TurnIndex, FormatError> {
+        let (call, micros, boot, shard) = (rest.u64()?, rest.u64()?, rest.u32()?, rest.u16()?);
+        let flags = rest.u16()?;
+        let mut turn = TurnIndex {
+            call,
+            epoch: Epoch { boot, micros, shard },
+            first_seq: rest.u64()?,
+            open_seq: rest.u64()?,
+            bytes: rest.u64()?,
+            erased: rest.u64()?,
+            broken: rest.u64()?,
+            doubles: rest.u64()?,
+            first_received_at: UnixMicros(rest.u64()?),
+            last_received_at: UnixMicros(rest.u64()?),
+            ..TurnIndex::default()
+        };
+        for _ in 0..rest.u32()? {
+            turn.frames.add(SeqRange { first: rest.u64()?, last: rest.u64()? });
+        }
+        if flags & HAS_FACTS != 0 {
+            turn.facts = Some(CallFacts {
+                key: CallKey(u128::from_le_bytes(rest.take()?)),
+                started_at: UnixMicros(rest.u64()?),
+                token_issued_at: rest.u64()?,
+                token_expires_at: rest.u64()?,
+                sample_rate: rest.u32()?,
+                identity: CallIdentity { tenant: rest.id()?, interaction: rest.id()? },
+            });
+        }
+        if flags & HAS_END != 0 {
+            turn.end = Some(EndRecord::decode(&rest.take::<END_SIZE>()?)?);
+        }
+        Ok(turn)
+    }
+}
+
+/// What is left of a file's bytes.
+struct Bytes<'a>(&'a [u8]);
+
+impl<'a> Bytes<'a> {
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(FormatError::Truncated)?;
+        self.0 = rest;
+        Ok(*taken)
+    }
+
+    fn u16(&mut self) -> Result<u16, FormatError> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, FormatError> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, FormatError> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn id(&mut self) -> Result<Box<str>, FormatError> {
+        let size = usize::from(self.u16()?);
+        let (id, rest) = self.0.split_at_checked(size).ok_or(FormatError::Truncated)?;
+        self.0 = rest;
+        let id = std::str::from_utf8(id).map_err(|_| FormatError::Id)?;
+        if crate::call::valid_id(id) { Ok(id.into()) } else { Err(FormatError::Id) }
+    }
+}
