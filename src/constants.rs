@@ -31,6 +31,9 @@ pub const RECORD_ALIGNMENT: usize = 64;
 /// Largest sealed batch, bytes. About 108 whole frames: beyond it, a larger write no longer costs less per byte.
 pub const BATCH_SIZE_MAX: usize = 1024 * 1024;
 
+/// Memory of a shard for what a segment starts with, bytes: its header, and a batch of call records.
+pub const SCRATCH_SIZE_MAX: usize = BLOCK_SIZE + BATCH_SIZE_MAX;
+
 /// One receive buffer of the hot buffer ring, bytes (6.12 path: filled incrementally by many receives).
 pub const RECEIVE_BUFFER_SIZE: usize = 64 * 1024;
 

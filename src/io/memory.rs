@@ -70,6 +70,15 @@ impl Lease {
     pub fn size(&self) -> usize {
         self.mapping.size
     }
+
+    /// A copy of `size` bytes from byte `start` on: what a scripted disk takes. Only [`super::scripted`] calls it, whose
+    /// worlds cannot leave their thread.
+    pub(super) fn copy(&self, start: usize, size: usize) -> Vec<u8> {
+        assert!(start + size <= self.mapping.size, "a copy lies within the memory");
+        // SAFETY: the range lies within the mapping, which is initialised and lives as long as self; the region is used on
+        // the one thread of the scripted world, and no reference into it is live while that world's verbs run.
+        unsafe { std::slice::from_raw_parts(self.as_ptr().add(start), size).to_vec() }
+    }
 }
 
 impl Deref for Region {

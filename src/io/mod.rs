@@ -143,6 +143,13 @@ pub trait Io {
     /// Writes `size` bytes of the shard's frame ring memory, from byte `start` of it, to a file at `file_offset`.
     fn write(&mut self, file: FileHandle, start: usize, size: usize, file_offset: u64, user_data: UserData);
 
+    /// Memory for what goes to files beside the frame ring, [`SCRATCH_SIZE_MAX`](crate::constants::SCRATCH_SIZE_MAX) bytes that
+    /// start on a block. Not to be touched while a write from it is under way.
+    fn scratch(&mut self) -> &mut [u8];
+
+    /// As [`Io::write`], from byte `start` of the scratch memory.
+    fn write_scratch(&mut self, file: FileHandle, start: usize, size: usize, file_offset: u64, user_data: UserData);
+
     /// Makes everything durable whose write to the file had completed before this sync was submitted (`fdatasync`).
     fn sync(&mut self, file: FileHandle, user_data: UserData);
 

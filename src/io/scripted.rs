@@ -4,8 +4,10 @@
 //! [`World::peer_sends`], …) becomes completions at the shard's next `submit`, in the order in which it was done. Time passes in
 //! [`World::advance`] alone. Faults are switches: windows that close, writes that fall short, syncs that fail.
 
+use super::memory::Region;
 use super::{Completion, FileHandle, Io, Received, SendSlot, Socket, UserData, Wait};
 use crate::clock::{Moment, Now, UnixMicros};
+use crate::constants::SCRATCH_SIZE_MAX;
 use bytes::BytesMut;
 use rustix::io::Errno;
 use std::cell::{RefCell, RefMut};
@@ -14,9 +16,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+mod files;
 mod state;
 
-use state::{End, File, Peer, State};
+use state::{End, Peer, State};
 
 /// Wall-clock time at which every script starts: 2026-01-01 00:00:00 UTC, in seconds.
 pub const SCRIPT_START_UNIX: u64 = 1_767_225_600;
@@ -46,6 +49,7 @@ impl World {
             buffer_count: 0,
             rests: HashMap::new(),
             frame_ring: None,
+            scratch: vec![0; SCRATCH_SIZE_MAX],
             submits: 0,
         }
     }
@@ -165,41 +169,8 @@ impl World {
         self.state().woken = true;
     }
 
-    /// An empty file of `size` bytes, all durable.
-    pub fn create_file(&self, size: usize) -> FileHandle {
-        let mut state = self.state();
-        let handle = FileHandle(1 + state.files.len() as i32);
-        state.files.insert(handle.0, File { live: vec![0; size], durable: vec![0; size], ..File::default() });
-        handle
-    }
-
-    /// What reads of the file would see now.
-    pub fn live_image(&self, file: FileHandle) -> Vec<u8> {
-        self.state().files[&file.0].live.clone()
-    }
-
-    /// What a power loss now would leave at the least: the file as of its last successful sync.
-    pub fn durable_image(&self, file: FileHandle) -> Vec<u8> {
-        self.state().files[&file.0].durable.clone()
-    }
-
-    /// The next write to the file fails.
-    pub fn fail_write(&self, file: FileHandle, error: Errno) {
-        self.file(file).write_error = Some(error);
-    }
-
-    /// The next sync of the file fails, and what it should have made durable is lost: later syncs succeed without it, as the
-    /// kernel's do.
-    pub fn fail_sync(&self, file: FileHandle, error: Errno) {
-        self.file(file).sync_error = Some(error);
-    }
-
     fn peer(&self, socket: Socket) -> RefMut<'_, Peer> {
         RefMut::map(self.state(), |state| state.sockets.get_mut(&socket.0).expect("the script names a socket it connected"))
-    }
-
-    fn file(&self, file: FileHandle) -> RefMut<'_, File> {
-        RefMut::map(self.state(), |state| state.files.get_mut(&file.0).expect("the script names a file it created"))
     }
 }
 
@@ -231,6 +202,7 @@ pub struct Scripted {
     buffer_count: u16,
     rests: HashMap<UserData, BytesMut>,
     frame_ring: Option<ReadMemory>,
+    scratch: Vec<u8>,
     submits: u64,
 }
 
@@ -238,6 +210,12 @@ impl Scripted {
     /// Says how to read the frame ring's memory (from, size) when a write takes bytes from it.
     pub fn use_frame_ring(&mut self, read: impl Fn(usize, usize) -> Vec<u8> + 'static) {
         self.frame_ring = Some(Box::new(read));
+    }
+
+    /// Has writes take their bytes from `region`, which belongs to a frame ring of the same thread.
+    pub fn use_region(&mut self, region: &Region) {
+        let lease = region.lease();
+        self.use_frame_ring(move |start, size| lease.copy(start, size));
     }
 
     /// Received slices that have not been recycled.
@@ -293,13 +271,9 @@ impl Scripted {
                 peer.closed = true;
             }
             Queued::Write { file, offset, bytes, user_data } => {
-                let result = state.file(file).write(offset as usize, &bytes);
-                state.complete(user_data, result);
+                state.start_write(file, (offset as usize, bytes), user_data);
             }
-            Queued::Sync(file, user_data) => {
-                let result = state.file(file).sync();
-                state.complete(user_data, result);
-            }
+            Queued::Sync(file, user_data) => state.start_sync(file, user_data),
         }
     }
 
@@ -424,6 +398,15 @@ impl Io for Scripted {
     fn write(&mut self, file: FileHandle, start: usize, size: usize, file_offset: u64, user_data: UserData) {
         let read = self.frame_ring.as_ref().expect("use_frame_ring comes before the first write");
         self.queue.push(Queued::Write { file, offset: file_offset, bytes: read(start, size), user_data });
+    }
+
+    fn scratch(&mut self) -> &mut [u8] {
+        &mut self.scratch
+    }
+
+    fn write_scratch(&mut self, file: FileHandle, start: usize, size: usize, file_offset: u64, user_data: UserData) {
+        let bytes = self.scratch[start..start + size].to_vec();
+        self.queue.push(Queued::Write { file, offset: file_offset, bytes, user_data });
     }
 
     fn sync(&mut self, file: FileHandle, user_data: UserData) {

@@ -5,6 +5,7 @@ use super::memory::{Lease, Region};
 use super::probe::{Features, Lack, build_ring, locked_memory_limit};
 use super::{Completion, FileHandle, Io, Received, SendSlot, Socket, UserData, Wait, socket};
 use crate::clock::{Moment, Now, UnixMicros};
+use crate::constants::SCRATCH_SIZE_MAX;
 use bytes::BytesMut;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -21,6 +22,9 @@ const SUBMISSIONS: u32 = 4096;
 
 /// Index of the frame ring among the registered buffers.
 const FRAME_RING_INDEX: u16 = 0;
+
+/// Index of the scratch memory among the registered buffers.
+const SCRATCH_INDEX: u16 = 1;
 
 /// One `io_uring` with its receive buffers and send slots.
 ///
@@ -44,8 +48,10 @@ pub struct Uring {
     system_calls: u64,
 }
 
+/// What files are written from.
 struct FrameRingMemory {
     lease: Lease,
+    scratch: Region,
     registered: bool,
 }
 
@@ -96,10 +102,13 @@ impl Uring {
     /// cannot be locked that is an error, or with `allow_unregistered` returns `false`: writes then go without.
     pub fn use_frame_ring(&mut self, region: &Region, allow_unregistered: bool) -> Result<bool, Lack> {
         let lease = region.lease();
-        let range = libc::iovec { iov_base: lease.as_ptr().cast_mut().cast(), iov_len: lease.size() };
-        // SAFETY: the lease kept below maps the range for as long as this ring lives.
-        let registered = unsafe { self.ring.submitter().register_buffers(&[range]) };
-        let wanted = lease.size();
+        let scratch = Region::allocate(SCRATCH_SIZE_MAX)
+            .map_err(|_| Lack::Memory { purpose: "the start of segments", wanted: SCRATCH_SIZE_MAX })?;
+        let ranges = [(lease.as_ptr(), lease.size()), (scratch.as_ptr().cast_const(), scratch.len())]
+            .map(|(start, size)| libc::iovec { iov_base: start.cast_mut().cast(), iov_len: size });
+        // SAFETY: the lease and the region kept below map the ranges for as long as this ring lives.
+        let registered = unsafe { self.ring.submitter().register_buffers(&ranges) };
+        let wanted = lease.size() + scratch.len();
         let registered = match registered {
             Ok(()) => true,
             Err(_) if allow_unregistered => false,
@@ -108,7 +117,7 @@ impl Uring {
             }
             Err(error) => return Err(Lack::Other { step: "registering the frame ring's memory", error }),
         };
-        self.frame_ring = Some(FrameRingMemory { lease, registered });
+        self.frame_ring = Some(FrameRingMemory { lease, scratch, registered });
         Ok(registered)
     }
 
@@ -120,7 +129,8 @@ impl Uring {
         let entry = entry.user_data(user_data.pack()).flags(flags);
         loop {
             // SAFETY: what each entry points to stays valid until its completion: send slots and rests are kept here until the
-            // caller, having the completion, gives them back; the frame ring is leased; sockets are closed by `close` alone.
+            // caller, having the completion, gives them back; the frame ring is leased, the scratch memory ours; sockets are
+            // closed by `close` alone.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -167,6 +177,15 @@ fn borrow(socket: &Socket) -> BorrowedFd<'_> {
     // SAFETY: a Socket's descriptor is open until `Io::close` or `Io::turn_away` is called with it, after which the shard has
     // dropped it; descriptors of accepted connections are never -1.
     unsafe { BorrowedFd::borrow_raw(socket.0) }
+}
+
+/// A write from memory that is the registered buffer of this index, or from any other.
+fn write_entry(file: FileHandle, bytes: *const u8, size: usize, offset: u64, registered: Option<u16>) -> squeue::Entry {
+    let file = types::Fd(file.0);
+    match registered {
+        Some(index) => opcode::WriteFixed::new(file, bytes, size as u32, index).offset(offset).build(),
+        None => opcode::Write::new(file, bytes, size as u32).offset(offset).build(),
+    }
 }
 
 fn clock(id: ClockId) -> Duration {
@@ -275,11 +294,18 @@ impl Io for Uring {
         assert!(start + size <= memory.lease.size(), "a write lies within the frame ring");
         // SAFETY: start is within the leased mapping, by the assertion above.
         let bytes = unsafe { memory.lease.as_ptr().add(start) };
-        let file = types::Fd(file.0);
-        let entry = match memory.registered {
-            true => opcode::WriteFixed::new(file, bytes, size as u32, FRAME_RING_INDEX).offset(file_offset).build(),
-            false => opcode::Write::new(file, bytes, size as u32).offset(file_offset).build(),
-        };
+        let entry = write_entry(file, bytes, size, file_offset, memory.registered.then_some(FRAME_RING_INDEX));
+        self.push(entry, user_data);
+    }
+
+    fn scratch(&mut self) -> &mut [u8] {
+        &mut self.frame_ring.as_mut().expect("use_frame_ring comes before the first write").scratch
+    }
+
+    fn write_scratch(&mut self, file: FileHandle, start: usize, size: usize, file_offset: u64, user_data: UserData) {
+        let memory = self.frame_ring.as_ref().expect("use_frame_ring comes before the first write");
+        let bytes = memory.scratch[start..start + size].as_ptr();
+        let entry = write_entry(file, bytes, size, file_offset, memory.registered.then_some(SCRATCH_INDEX));
         self.push(entry, user_data);
     }
 

@@ -1,6 +1,7 @@
 //! What there is in a scripted world, and how it answers to a shard's operations.
 
-use crate::io::{Completion, FileHandle, Socket, UserData, Wait};
+use super::files::{File, FileOperation};
+use crate::io::{Completion, Socket, UserData, Wait};
 use bytes::BytesMut;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -14,6 +15,9 @@ pub(super) struct State {
     pub(super) backlog: VecDeque<Result<Socket, Errno>>,
     pub(super) sockets: BTreeMap<i32, Peer>,
     pub(super) files: HashMap<i32, File>,
+    /// Writes and syncs under way, oldest first.
+    pub(super) held: VecDeque<FileOperation>,
+    pub(super) holds_files: bool,
     pub(super) accepting: Option<UserData>,
     pub(super) listener_closed: bool,
     pub(super) waking: Option<UserData>,
@@ -47,25 +51,12 @@ pub(super) enum End {
     Reset,
 }
 
-/// A file: what has been written, what would survive a power loss, and the faults it is told to have.
-#[derive(Default)]
-pub(super) struct File {
-    pub(super) live: Vec<u8>,
-    pub(super) durable: Vec<u8>,
-    pub(super) write_error: Option<Errno>,
-    pub(super) sync_error: Option<Errno>,
-}
-
 /// Bytes on their way to the receive they belong to.
 pub(super) type Delivery = (Vec<u8>, UserData);
 
 impl State {
     pub(super) fn peer(&mut self, socket: Socket) -> &mut Peer {
         self.sockets.get_mut(&socket.0).expect("the shard names a socket it accepted")
-    }
-
-    pub(super) fn file(&mut self, file: FileHandle) -> &mut File {
-        self.files.get_mut(&file.0).expect("the shard names a file it opened")
     }
 
     pub(super) fn complete(&mut self, user_data: UserData, result: Result<u32, Errno>) {
@@ -164,29 +155,5 @@ impl Peer {
             *window -= taken;
         }
         taken
-    }
-}
-
-impl File {
-    pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) -> Result<u32, Errno> {
-        if let Some(error) = self.write_error.take() {
-            return Err(error);
-        }
-        let end = offset + bytes.len();
-        if self.live.len() < end {
-            self.live.resize(end, 0);
-        }
-        self.live[offset..end].copy_from_slice(bytes);
-        Ok(bytes.len() as u32)
-    }
-
-    pub(super) fn sync(&mut self) -> Result<u32, Errno> {
-        if let Some(error) = self.sync_error.take() {
-            // The pages that failed are marked clean: they never reach the disk, and no later sync says so.
-            self.live.clone_from(&self.durable);
-            return Err(error);
-        }
-        self.durable.clone_from(&self.live);
-        Ok(0)
     }
 }

@@ -107,3 +107,33 @@ fn only_a_successful_sync_makes_writes_durable_and_a_failed_one_loses_them_for_g
     io.write(file, 1, 2, 0, UserData::lone(OpKind::Write));
     assert_eq!(drain(&mut io)[0].result, Err(Errno::NOSPC));
 }
+
+#[test]
+fn a_sync_covers_what_had_completed_when_it_was_submitted() {
+    let world = World::new();
+    let mut io = world.io(1, 64);
+    let file = world.create_file(4096);
+    world.hold_file_operations(true);
+    for (place, fill) in [(0, 1), (512, 2), (1024, 3)] {
+        io.scratch()[..512].fill(fill);
+        io.write_scratch(file, 0, 512, place, UserData::lone(OpKind::Write));
+    }
+    assert!(drain(&mut io).is_empty() && world.file_operation_count() == 3);
+    assert!(world.finish_file_operation(2));
+    io.sync(file, UserData::lone(OpKind::Sync));
+    drain(&mut io);
+    assert!(world.finish_file_operation(0));
+    assert!(world.finish_file_operation(1), "the sync, before the write that is older");
+    let durable = world.durable_image(file);
+    assert_eq!([durable[0], durable[512], durable[1024]], [0, 0, 3]);
+    assert_eq!([world.live_image(file)[0], world.live_image(file)[512]], [1, 0]);
+    assert!(world.crash_image(file, || false) == durable);
+    let torn = world.crash_image(file, || true);
+    assert_eq!([torn[0], torn[512], torn[1024]], [1, 2, 3], "a power loss may keep what was under way");
+    assert!(world.finish_file_operation(0) && !world.finish_file_operation(0));
+    assert_eq!(world.sync_count(file), 1);
+    world.hold_file_operations(false);
+    world.shorten_write(file, 100);
+    io.write_scratch(file, 0, 512, 0, UserData::lone(OpKind::Write));
+    assert_eq!(drain(&mut io).last().unwrap().result, Ok(100));
+}

@@ -205,7 +205,8 @@ fn frame_ring_memory_is_written_and_synced_registered_or_not() {
         if register {
             assert!(uring.use_frame_ring(&region, false).unwrap());
         } else {
-            uring.frame_ring = Some(FrameRingMemory { lease: region.lease(), registered: false });
+            let scratch = Region::allocate(SCRATCH_SIZE_MAX).unwrap();
+            uring.frame_ring = Some(FrameRingMemory { lease: region.lease(), scratch, registered: false });
         }
         let file = tempfile::tempfile().unwrap();
         let handle = FileHandle(file.as_raw_fd());
@@ -216,6 +217,12 @@ fn frame_ring_memory_is_written_and_synced_registered_or_not() {
         let mut written = vec![0; 4096];
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut written, 100).unwrap();
         assert!(written.iter().all(|byte| *byte == 9));
+
+        uring.scratch()[64..128].fill(5);
+        uring.write_scratch(handle, 64, 64, 8, UserData::lone(OpKind::Write));
+        assert_eq!(next(&mut uring).result, Ok(64));
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut written[..64], 8).unwrap();
+        assert!(written[..64].iter().all(|byte| *byte == 5));
     }
 }
 
