@@ -26,12 +26,15 @@ use crate::journal::format::{
 };
 use crate::proto::MaskKey;
 use crate::proto::mask::{self, Kernel};
+use calls::CallTable;
 use std::collections::VecDeque;
 
+mod calls;
 mod input;
 #[cfg(test)]
 mod tests;
 
+pub use calls::RepeatedCall;
 pub use input::{CallEnd, CallStart, Chunk};
 
 /// Most consumers of one ring: a live tap, a forwarder, and as many again.
@@ -107,6 +110,7 @@ pub struct FrameRing {
     /// Sealed and not yet given out. Never grows: it has room for as many batches as the ring has blocks.
     sealed_batches: VecDeque<SealedBatch>,
     sealed_count: u64,
+    calls: CallTable,
 }
 
 impl FrameRing {
@@ -129,6 +133,7 @@ impl FrameRing {
             open: None,
             sealed_batches: VecDeque::with_capacity(batch_count_max),
             sealed_count: 0,
+            calls: CallTable::default(),
         }
     }
 
@@ -214,13 +219,18 @@ impl FrameRing {
         };
         let mut payload = [0; CALL_SIZE_MAX];
         let size = record.encode(&mut payload);
-        self.append_other(RecordKind::Call, start.call.record_number(), start.epoch, start.started_at, &payload[..size])
+        let (call, payload) = (start.call.record_number(), &payload[..size]);
+        self.append_other(RecordKind::Call, call, start.epoch, start.started_at, payload)?;
+        self.calls.begin(start.epoch, call, start.started_at, payload);
+        Ok(())
     }
 
-    /// Appends an end record.
+    /// Appends an end record. Nothing of the call is appended behind it, even where there was no room for it.
     pub fn append_end(&mut self, end: &CallEnd) -> Result<(), RingFull> {
         let record = EndRecord { frames: end.frames, bytes: end.bytes, ending: end.ending, ended_at: end.ended_at };
-        self.append_other(RecordKind::End, end.call, end.epoch, end.ended_at, &record.encode())
+        let appended = self.append_other(RecordKind::End, end.call, end.epoch, end.ended_at, &record.encode());
+        self.calls.end(end.epoch, self.head);
+        appended
     }
 
     fn append_other(
@@ -398,7 +408,14 @@ impl FrameRing {
         self.release();
     }
 
+    /// The calls of which something in the ring is not durable yet, or may still come: in order of their epochs, from behind
+    /// `after`.
+    pub fn calls_after(&self, after: Option<Epoch>) -> impl Iterator<Item = RepeatedCall<'_>> {
+        self.calls.iter_after(after)
+    }
+
     fn release(&mut self) {
+        self.calls.forget(self.durable);
         self.released = self.consumers.iter().flatten().fold(self.durable, |least, cursor| least.min(*cursor));
         self.invariants();
     }

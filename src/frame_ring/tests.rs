@@ -327,3 +327,39 @@ fn the_promised_room_is_there_for_the_worst_mixes() {
         }
     }
 }
+
+#[test]
+fn a_call_is_known_until_its_end_is_durable() {
+    let mut ring = ring_of(RING_SIZE_MIN);
+    let identity = CallIdentity { tenant: "acme".into(), interaction: "call/1".into() };
+    let epoch = |micros| Epoch { boot: 1, micros, shard: 0 };
+    for micros in [1, 2, 3] {
+        let (call, started_at) = (identity.key(), UnixMicros(micros));
+        let (sample_rate, token_issued_at, token_expires_at) = (8_000, 0, 0);
+        let identity = &identity;
+        let start =
+            CallStart { call, identity, epoch: epoch(micros), sample_rate, started_at, token_issued_at, token_expires_at };
+        ring.append_call(&start).unwrap();
+    }
+    let known = |ring: &FrameRing, after| ring.calls_after(after).map(|call| call.epoch.micros).collect::<Vec<_>>();
+    let end = CallEnd { call: 0, epoch: epoch(2), frames: 0, bytes: 0, ending: 1, ended_at: UnixMicros(9) };
+    let before = sealed(&mut ring);
+    ring.append_end(&end).unwrap();
+    assert_eq!(known(&ring, None), [1, 2, 3]);
+    assert_eq!(known(&ring, Some(epoch(1))), [2, 3]);
+    let call = ring.calls_after(Some(epoch(2))).next().unwrap();
+    assert_eq!((call.call, call.started_at), (identity.key().record_number(), UnixMicros(3)));
+    assert_eq!(CallRecord::decode(call.payload).unwrap().interaction, "call/1");
+    finish(&mut ring, &before);
+    assert_eq!(known(&ring, None), [1, 2, 3], "its end record is not durable");
+    let batch = sealed(&mut ring);
+    finish(&mut ring, &batch);
+    assert_eq!(known(&ring, None), [1, 3]);
+    // A ring without room for the end record forgets the call too.
+    while ring.append_audio(chunk(1), &noise()[..9_600], KEY).is_ok() {}
+    while ring.append_end(&CallEnd { epoch: epoch(9), ..end }).is_ok() {}
+    ring.append_end(&CallEnd { epoch: epoch(1), ..end }).unwrap_err();
+    ring.seal();
+    ring.release_sealed();
+    assert_eq!(known(&ring, None), [3]);
+}
