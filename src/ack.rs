@@ -21,6 +21,28 @@ use std::collections::VecDeque;
 #[cfg(test)]
 mod tests;
 
+/// What an acked frame survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AckLevel {
+    /// Power loss.
+    Durable,
+    /// A crash of the process.
+    Written,
+    /// Nothing but the network.
+    Received,
+}
+
+impl AckLevel {
+    /// As it is written in settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            AckLevel::Durable => "durable",
+            AckLevel::Written => "written",
+            AckLevel::Received => "received",
+        }
+    }
+}
+
 /// A question: tell `handle` about `seq` once the watermark has come to `position`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promise<T> {

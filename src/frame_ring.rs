@@ -221,7 +221,7 @@ impl FrameRing {
         let size = record.encode(&mut payload);
         let (call, payload) = (start.call.record_number(), &payload[..size]);
         self.append_other(RecordKind::Call, call, start.epoch, start.started_at, payload)?;
-        self.calls.begin(start.epoch, call, start.started_at, payload);
+        self.calls.begin(start.epoch, call, self.head, start.started_at, payload);
         Ok(())
     }
 

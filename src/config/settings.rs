@@ -8,6 +8,7 @@
 //! name is written: `message_size_max = …`, `EXO_INGEST_MESSAGE_SIZE_MAX`, `--set message_size_max=…`.
 
 use super::format::{self, Format};
+pub use crate::ack::AckLevel;
 use crate::io::probe::KernelFeatures;
 use crate::limits::Limits;
 use crate::session::ingest::ClaimMatch;
@@ -84,28 +85,6 @@ impl Default for Settings {
             kernel_features: KernelFeatures::Newest,
             allow_unregistered: false,
             limits: Limits::production(),
-        }
-    }
-}
-
-/// What an acked frame survives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AckLevel {
-    /// Power loss.
-    Durable,
-    /// A crash of the process.
-    Written,
-    /// Nothing but the network.
-    Received,
-}
-
-impl AckLevel {
-    /// As it is written in settings.
-    pub const fn name(self) -> &'static str {
-        match self {
-            AckLevel::Durable => "durable",
-            AckLevel::Written => "written",
-            AckLevel::Received => "received",
         }
     }
 }

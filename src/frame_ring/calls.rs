@@ -18,6 +18,8 @@ pub struct RepeatedCall<'a> {
     pub epoch: Epoch,
     /// The call's record number.
     pub call: u64,
+    /// Where the record it had in the ring ends.
+    pub end: RingPosition,
     /// When `start` came.
     pub started_at: UnixMicros,
     /// The record's payload.
@@ -27,6 +29,7 @@ pub struct RepeatedCall<'a> {
 #[derive(Debug)]
 struct Call {
     call: u64,
+    end: RingPosition,
     started_at: UnixMicros,
     payload: Box<[u8]>,
 }
@@ -39,9 +42,9 @@ pub(super) struct CallTable {
 }
 
 impl CallTable {
-    /// A call record has been appended.
-    pub(super) fn begin(&mut self, epoch: Epoch, call: u64, started_at: UnixMicros, payload: &[u8]) {
-        self.calls.insert(epoch, Call { call, started_at, payload: payload.into() });
+    /// A call record has been appended, which ends at `end`.
+    pub(super) fn begin(&mut self, epoch: Epoch, call: u64, end: RingPosition, started_at: UnixMicros, payload: &[u8]) {
+        self.calls.insert(epoch, Call { call, end, started_at, payload: payload.into() });
     }
 
     /// No more of the call will be appended; `head` is behind the last of it.
@@ -62,6 +65,7 @@ impl CallTable {
         self.calls.range((from, Bound::Unbounded)).map(|(epoch, call)| RepeatedCall {
             epoch: *epoch,
             call: call.call,
+            end: call.end,
             started_at: call.started_at,
             payload: &call.payload,
         })

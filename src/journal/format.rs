@@ -50,6 +50,10 @@
 //! 16  [u8;16] segment   the segment's uuid                              pads included
 //!                                                  60  u32 header_crc   over bytes 0..60
 //! ```
+//! Batches numbered 0 stand at the start of a segment and hold call records only: of each call whose frames may follow in the
+//! segment and whose own record lies before it. So a segment can be read by itself. The lsn counts on over all that was
+//! ever written to a segment, fenced parts included: no position has two meanings.
+//!
 //! `records_crc` notices a batch of which only a part reached the disk over an older batch, even where every record is
 //! whole. Behind a damaged record header it checks a guess about where the records go on.
 //!

@@ -14,3 +14,4 @@ pub mod recovery;
 mod salvage;
 pub mod scan;
 pub mod source;
+pub mod writer;

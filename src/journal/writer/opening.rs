@@ -1,0 +1,139 @@
+//! What a segment starts with: its header, and the records of calls that are under way.
+
+#![forbid(unsafe_code)]
+
+use super::segment::{OpenSegment, Stage};
+use crate::call::{Epoch, Seq};
+use crate::clock::{Now, UnixMicros};
+use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
+use crate::frame_ring::{FrameRing, RepeatedCall, RingPosition};
+use crate::journal::format::record::{chain_crc, header_crc};
+use crate::journal::format::{BatchHeader, HEADER_SIZE, Lsn, RecordHeader, RecordKind, SegmentUuid, record_size};
+
+/// Lays out what comes next at the start of a segment, at the front of `scratch`: the header, and records of the calls that
+/// were begun before the batch at `first`. Returns the stage afterwards, and the size.
+pub(super) fn open(
+    segment: &OpenSegment,
+    place: (u16, u64),
+    predecessor: (SegmentUuid, Lsn),
+    (ring, first): (&FrameRing, RingPosition),
+    scratch: &mut [u8],
+    now: Now,
+) -> (Stage, usize) {
+    let (after, mut size) = match segment.stage {
+        Stage::Calls(after) => (Some(after), 0),
+        Stage::Header | Stage::Batches => (None, 0),
+    };
+    if segment.stage == Stage::Header
+        && let Some(block) = scratch.first_chunk_mut::<BLOCK_SIZE>()
+    {
+        segment.header(place, predecessor).encode(block);
+        size = BLOCK_SIZE;
+    }
+    let calls = ring.calls_after(after).filter(|call| call.end <= first);
+    let lsn = Lsn(segment.lsn().0 + size as u64);
+    match write_calls(&mut scratch[size..], calls, (segment.prepared.uuid, lsn, now.unix)) {
+        Some(batch) if batch.is_cut => (Stage::Calls(batch.last), size + batch.size),
+        Some(batch) => (Stage::Batches, size + batch.size),
+        None => (Stage::Batches, size),
+    }
+}
+
+/// Call records in a batch of their own.
+#[derive(Debug, PartialEq, Eq)]
+struct CallBatch {
+    /// Of the batch, bytes: whole blocks.
+    size: usize,
+    /// The last call in it.
+    last: Epoch,
+    /// There was no room for all of them.
+    is_cut: bool,
+}
+
+/// Lays out a batch numbered 0 of as many of `calls` as fit, at the front of `out`; `None` if there are none.
+fn write_calls<'a>(
+    out: &mut [u8],
+    calls: impl Iterator<Item = RepeatedCall<'a>>,
+    (segment, lsn, sealed_at): (SegmentUuid, Lsn, UnixMicros),
+) -> Option<CallBatch> {
+    let room = out.len().min(BATCH_SIZE_MAX);
+    let (mut at, mut record_count, mut records_crc, mut last, mut is_cut) = (HEADER_SIZE, 0, 0, None, false);
+    for call in calls {
+        let size = record_size(call.payload.len());
+        if at + size > room {
+            is_cut = true;
+            break;
+        }
+        records_crc = write_call(&mut out[at..at + size], &call, records_crc);
+        at += size;
+        record_count += 1;
+        last = Some(call.epoch);
+    }
+    let last = last?;
+    let size = at.next_multiple_of(BLOCK_SIZE);
+    if size > at {
+        let encoded = RecordHeader::pad(size - at, 0).encode();
+        out[at..at + HEADER_SIZE].copy_from_slice(&encoded);
+        out[at + HEADER_SIZE..size].fill(0);
+        records_crc = chain_crc(records_crc, header_crc(&encoded));
+    }
+    let header = BatchHeader { size: size as u32, record_count, segment, number: 0, lsn, sealed_at, records_crc };
+    out[..HEADER_SIZE].copy_from_slice(&header.encode());
+    Some(CallBatch { size, last, is_cut })
+}
+
+/// Writes one record over all of `out`; returns the batch's running checksum with it.
+fn write_call(out: &mut [u8], call: &RepeatedCall<'_>, records_crc: u32) -> u32 {
+    let header = RecordHeader {
+        payload_crc: crc32c::crc32c(call.payload),
+        length: call.payload.len() as u32,
+        kind: RecordKind::Call,
+        last: false,
+        erased: false,
+        call: call.call,
+        epoch: call.epoch,
+        seq: Seq(0),
+        offset: 0,
+        batch: 0,
+        received_at: call.started_at,
+    };
+    let encoded = header.encode();
+    let (front, padded) = out.split_at_mut(HEADER_SIZE);
+    let (payload, padding) = padded.split_at_mut(call.payload.len());
+    front.copy_from_slice(&encoded);
+    payload.copy_from_slice(call.payload);
+    padding.fill(0);
+    chain_crc(records_crc, header_crc(&encoded))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::batch::BatchReader;
+
+    #[test]
+    fn call_records_are_laid_out_like_any_batch_and_cut_where_the_room_ends() {
+        let payload = [7; 100];
+        let epoch = |micros| Epoch { boot: 1, micros, shard: 2 };
+        let call = |micros: u64| RepeatedCall {
+            epoch: epoch(micros),
+            call: micros * 10,
+            end: RingPosition(0),
+            started_at: UnixMicros(micros),
+            payload: &payload,
+        };
+        // 192 bytes each: 21 fit into a block behind its header, 42 into two.
+        for (count, room, fits) in [(1, 8192, 1), (21, 8192, 21), (22, 8192, 22), (42, 8192, 42), (43, 8192, 42)] {
+            let mut out = vec![0xEE; room];
+            let place = (SegmentUuid([9; 16]), Lsn(4096), UnixMicros(5));
+            let batch = write_calls(&mut out, (1..=count).map(call), place).unwrap();
+            assert_eq!((batch.last, batch.is_cut), (epoch(fits), fits < count));
+            let reader = BatchReader::open(&out).unwrap();
+            assert_eq!((reader.header().size as usize, reader.header().number), (batch.size, 0));
+            assert_eq!((reader.header().segment, reader.header().lsn), (place.0, place.1));
+            let numbers: Vec<u64> = reader.map(|record| record.unwrap().header.call).collect();
+            assert!(numbers.into_iter().eq((1..=fits).map(|micros| micros * 10)));
+        }
+        assert_eq!(write_calls(&mut [0; 4096], std::iter::empty(), (SegmentUuid::default(), Lsn(0), UnixMicros(0))), None);
+    }
+}

@@ -1,0 +1,209 @@
+//! A disk that works: pacing, segments, levels, the end.
+
+use super::*;
+
+#[test]
+fn no_promise_is_kept_before_the_sync_that_covers_it() {
+    let mut journal = Journal::new(AckLevel::Durable, 1 << 20);
+    let call = journal.start();
+    journal.turns(2);
+    assert!(journal.frame(call, 9_600));
+    journal.world.hold_file_operations(true);
+    let survives_nothing = |journal: &Journal| journal.after_power_loss(|| false);
+    for step in ["header and call", "batch", "sync"] {
+        journal.turn();
+        journal.turn();
+        assert_eq!(journal.world.file_operation_count(), 1, "{step}");
+        assert!(journal.kept.is_empty() && survives_nothing(&journal).is_empty(), "{step}");
+        journal.world.finish_file_operation(0);
+    }
+    journal.turn();
+    assert_eq!(journal.kept, BTreeSet::from([(call, 1)]));
+    assert_eq!(survives_nothing(&journal), journal.kept);
+    assert_eq!(journal.writer.tally().syncs, 1);
+}
+
+#[test]
+fn syncs_keep_their_distance_and_are_made_for_somebody() {
+    let mut journal = Journal::new(AckLevel::Durable, 1 << 20);
+    let call = journal.start();
+    journal.turns(2);
+    for millis in 0..1000u64 {
+        if millis % 3 == 0 {
+            assert!(journal.frame(call, 160));
+        }
+        journal.turns(3);
+        journal.world.advance(Duration::from_millis(1));
+    }
+    assert_eq!(journal.writer.tally().syncs, 50, "one in 20 ms");
+    journal.settle();
+    let syncs = journal.writer.tally().syncs;
+    for _ in 0..5_000 {
+        journal.turns(3);
+        journal.world.advance(Duration::from_millis(1));
+    }
+    assert_eq!(journal.writer.tally().syncs, syncs, "nobody waits");
+    assert_eq!(journal.writer.poll_timeout(), None, "an idle journal wakes nobody");
+    assert!(!journal.writer.is_in_trouble(journal.world.now().moment));
+}
+
+#[test]
+fn what_nobody_asks_about_becomes_durable_within_a_second_or_two() {
+    for level in [AckLevel::Durable, AckLevel::Written, AckLevel::Received] {
+        let mut journal = Journal::new(level, 1 << 20);
+        journal.start();
+        let head = journal.ring.head();
+        let start = journal.world.now().moment;
+        loop {
+            journal.turns(8);
+            let now = journal.world.now().moment;
+            assert!(now.since(start) <= 2 * pace::AGE_MAX + SYNC_INTERVAL, "{level:?}");
+            if journal.ring.durable() >= head {
+                break;
+            }
+            // Sleeps as a shard would: to the moment the writer names.
+            let wake = journal.writer.poll_timeout().expect("there is something to wait for");
+            assert!(wake > now);
+            journal.world.advance(wake.since(now));
+        }
+    }
+}
+
+#[test]
+fn a_sync_under_way_does_not_stop_writes_and_covers_none_of_them() {
+    let mut journal = Journal::new(AckLevel::Durable, 8 << 20);
+    let call = journal.start();
+    journal.settle();
+    journal.frame(call, 100);
+    journal.turns(5);
+    journal.settle();
+    journal.world.advance(SYNC_INTERVAL);
+    journal.world.hold_file_operations(true);
+    journal.frame(call, 100);
+    journal.settle_until_sync();
+    let before = journal.kept.clone();
+    // Over a megabyte seals itself, and is written beside the sync.
+    for _ in 0..6 {
+        assert!(journal.frame(call, 250_000));
+    }
+    journal.turns(2);
+    assert_eq!(journal.world.file_operation_count(), 2, "the sync and a write");
+    journal.world.finish_file_operation(1);
+    journal.turns(2);
+    journal.world.finish_file_operation(0);
+    journal.turn();
+    journal.turn();
+    assert_eq!(journal.kept.len(), before.len() + 1, "the sync was submitted before the write had completed");
+    journal.world.hold_file_operations(false);
+    while journal.world.finish_file_operation(0) {}
+    journal.settle();
+    assert!(journal.after_power_loss(|| false).is_superset(&journal.kept));
+}
+
+impl Journal {
+    /// Completes writes until the one thing under way is a sync.
+    fn settle_until_sync(&mut self) {
+        let syncs = |journal: &Journal| journal.world.sync_count(journal.file(0));
+        let before = syncs(self);
+        for _ in 0..10 {
+            if syncs(self) > before {
+                assert_eq!(self.world.file_operation_count(), 1);
+                return;
+            }
+            self.turns(2);
+            if syncs(self) == before {
+                self.world.finish_file_operation(0);
+            }
+        }
+        panic!("no sync is made");
+    }
+}
+
+#[test]
+fn segments_follow_each_other_and_can_each_be_read_alone() {
+    let mut journal = Journal::new(AckLevel::Durable, 64 * 1024);
+    let (long, short) = (journal.start(), journal.start());
+    for round in 0..40 {
+        assert!(journal.frame(long, 9_600));
+        match round {
+            0..20 => assert!(journal.frame(short, 160)),
+            20 => journal.end(short),
+            _ => {}
+        }
+        journal.settle();
+    }
+    assert!(journal.files.len() > 6, "{}", journal.files.len());
+    assert_eq!(journal.after_power_loss(|| false), journal.kept);
+    let mut end = Lsn(0);
+    let mut predecessor = SegmentUuid::default();
+    for (index, request) in journal.retired.iter().enumerate() {
+        let image = journal.world.durable_image(journal.file(index));
+        let header = SegmentHeader::decode(image.first_chunk().unwrap()).unwrap();
+        assert_eq!((header.predecessor, header.predecessor_end, header.start), (predecessor, end, end));
+        let used = BLOCK_SIZE + batches_in(&image).iter().map(|(_, size)| size).sum::<usize>();
+        assert!(used <= 64 * 1024);
+        assert_eq!(*request, SegmentRequest::Retire { id: header.id, size: used as u64, is_fenced: false });
+        (predecessor, end) = (header.uuid, Lsn(header.start.0 + used as u64));
+    }
+    let numbers: Vec<u64> = (0..journal.files.len())
+        .flat_map(|index| batches_in(&journal.world.durable_image(journal.file(index))))
+        .map(|(number, _)| number)
+        .filter(|number| *number > 0)
+        .collect();
+    assert!(numbers.iter().copied().eq(1..=numbers.len() as u64), "{numbers:?}");
+}
+
+#[test]
+fn a_batch_larger_than_a_segment_and_thousands_of_calls_still_find_their_place() {
+    let mut journal = Journal::new(AckLevel::Durable, 16 * 1024);
+    let calls: Vec<u64> = (0..9_000).map(|_| journal.start()).collect();
+    journal.settle();
+    journal.frame(calls[0], 1);
+    journal.settle();
+    let segments = journal.files.len();
+    for call in [calls[0], calls[8_999]] {
+        journal.frame(call, 9_600);
+        journal.settle();
+    }
+    assert!(journal.files.len() > segments);
+    assert_eq!(journal.after_power_loss(|| false), journal.kept);
+    let last = journal.world.durable_image(journal.file(journal.files.len() - 2));
+    let repeated: Vec<usize> = batches_in(&last).iter().filter(|(number, _)| *number == 0).map(|(_, size)| *size).collect();
+    assert!(repeated.len() > 1 && repeated[0] > BATCH_SIZE_MAX - BLOCK_SIZE, "{repeated:?}");
+}
+
+#[test]
+fn written_promises_wait_for_the_write_alone_and_received_ones_for_nothing() {
+    for level in [AckLevel::Written, AckLevel::Received] {
+        let mut journal = Journal::new(level, 1 << 20);
+        let call = journal.start();
+        journal.turns(3);
+        journal.frame(call, 9_600);
+        journal.turns(8);
+        assert_eq!(journal.kept.len(), 1);
+        assert_eq!(journal.writer.tally().syncs, 0);
+        let read = journal.read(|world, file| world.live_image(file));
+        assert_eq!(read.len(), usize::from(level == AckLevel::Written), "a crash of the process leaves what is written");
+    }
+}
+
+#[test]
+fn the_end_writes_and_syncs_everything_at_once() {
+    for level in [AckLevel::Durable, AckLevel::Written, AckLevel::Received] {
+        let mut journal = Journal::new(level, 1 << 20);
+        let call = journal.start();
+        journal.frame(call, 9_600);
+        journal.settle();
+        for _ in 0..3 {
+            journal.frame(call, 9_600);
+        }
+        journal.end(call);
+        assert!(!journal.writer.is_finished(&journal.ring));
+        journal.writer.finish();
+        journal.turns(8);
+        assert!(journal.writer.is_finished(&journal.ring), "{level:?}");
+        assert_eq!(journal.after_power_loss(|| false).len(), 4);
+        assert!(matches!(journal.retired[..], [SegmentRequest::Retire { id: 1, is_fenced: false, .. }]));
+        assert_eq!(journal.files.len(), 2, "one was at hand that nobody needed");
+    }
+}

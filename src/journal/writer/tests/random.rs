@@ -1,0 +1,146 @@
+//! Calls, faults and completions in any order: whenever power fails, every frame that was promised can be read.
+
+use super::*;
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Start,
+    Frame { call: usize, size: usize },
+    End { call: usize },
+    Turn,
+    Advance { millis: u64 },
+    Finish { index: usize },
+    FailSync,
+    FailWrite { error: Errno },
+    ShortenWrite { size: usize },
+    NoRoom,
+    Room,
+    PowerLoss { pattern: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let error = prop_oneof![Just(Errno::IO), Just(Errno::NOSPC), Just(Errno::INTR), Just(Errno::AGAIN)];
+    prop_oneof![
+        2 => Just(Step::Start),
+        12 => (any::<usize>(), prop_oneof![0..3_000usize, 9_600..9_601usize, 100_000..400_000usize])
+            .prop_map(|(call, size)| Step::Frame { call, size }),
+        1 => any::<usize>().prop_map(|call| Step::End { call }),
+        20 => Just(Step::Turn),
+        8 => (0..30u64).prop_map(|millis| Step::Advance { millis }),
+        20 => (0..3usize).prop_map(|index| Step::Finish { index }),
+        1 => Just(Step::FailSync),
+        1 => error.prop_map(|error| Step::FailWrite { error }),
+        1 => (0..20_000usize).prop_map(|size| Step::ShortenWrite { size }),
+        1 => Just(Step::NoRoom),
+        2 => Just(Step::Room),
+        4 => any::<u64>().prop_map(|pattern| Step::PowerLoss { pattern }),
+    ]
+}
+
+impl Journal {
+    /// What a power loss may leave, sector by sector: nothing that is not durable, everything, or anything in between.
+    fn check_power_loss(&self, pattern: u64) {
+        let mut state = pattern | 1;
+        let some = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.is_multiple_of(3)
+        };
+        for read in [self.after_power_loss(|| false), self.after_power_loss(|| true), self.after_power_loss(some)] {
+            let lost: Vec<_> = self.kept.difference(&read).collect();
+            assert!(lost.is_empty(), "promised and lost: {lost:?}");
+        }
+    }
+
+    fn call_at(&self, place: usize) -> Option<u64> {
+        let calls: Vec<u64> = self.frames.keys().copied().collect();
+        (!calls.is_empty()).then(|| calls[place % calls.len()])
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Start if self.frames.len() < 8 => {
+                if self.ring.free_size() > 10_000 {
+                    self.start();
+                }
+            }
+            Step::Start => {}
+            Step::Frame { call, size } => {
+                if let Some(call) = self.call_at(call) {
+                    self.frame(call, size);
+                }
+            }
+            Step::End { call } => {
+                if let Some(call) = self.call_at(call)
+                    && self.ring.free_size() > 10_000
+                {
+                    self.end(call);
+                    self.frames.remove(&call);
+                }
+            }
+            Step::Turn => self.turn(),
+            Step::Advance { millis } => self.world.advance(Duration::from_millis(millis)),
+            Step::Finish { index } => {
+                self.world.finish_file_operation(index);
+            }
+            Step::FailSync => self.each_file(|world, file| world.fail_sync(file, Errno::IO)),
+            Step::FailWrite { error } => self.each_file(|world, file| world.fail_write(file, error)),
+            Step::ShortenWrite { size } => self.each_file(|world, file| world.shorten_write(file, size)),
+            Step::NoRoom => self.segments_left = 0,
+            Step::Room => {
+                let was_refused = self.writer.has_no_room && self.writer.is_asking;
+                self.segments_left = usize::MAX;
+                if was_refused {
+                    self.prepare();
+                }
+            }
+            Step::PowerLoss { pattern } => self.check_power_loss(pattern),
+        }
+    }
+
+    fn each_file(&self, fault: impl Fn(&World, FileHandle)) {
+        // The last two: the one being written, and the one at hand.
+        self.files.iter().rev().take(2).for_each(|(file, _)| fault(&self.world, *file));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_fails_and_whenever_power_does_no_promise_is_broken(
+        steps in prop::collection::vec(step(), 50..400),
+        small in any::<bool>(),
+    ) {
+        let mut journal = Journal::new(AckLevel::Durable, if small { 128 * 1024 } else { 4 << 20 });
+        journal.world.hold_file_operations(true);
+        for step in &steps {
+            journal.step(step);
+        }
+        // Faults over, everything that was ever asked for becomes true.
+        journal.step(&Step::Room);
+        journal.world.hold_file_operations(false);
+        while journal.world.finish_file_operation(0) {}
+        for _ in 0..200_000 {
+            if journal.asked.is_empty() {
+                break;
+            }
+            journal.turn();
+            journal.world.advance(Duration::from_millis(3));
+        }
+        prop_assert!(journal.asked.is_empty(), "{:?}", journal.writer);
+        journal.check_power_loss(1);
+        journal.writer.finish();
+        for _ in 0..1_000 {
+            journal.turn();
+            journal.world.advance(Duration::from_millis(100));
+        }
+        prop_assert!(journal.writer.is_finished(&journal.ring), "{:?}", journal.writer);
+        for (file, _) in &journal.files {
+            let retired = journal.retired.len();
+            prop_assert!(retired as u64 <= journal.writer.tally().segments, "{:?} {:?}", file, retired);
+        }
+        prop_assert_eq!(journal.retired.len() as u64, journal.writer.tally().segments);
+    }
+}
