@@ -104,6 +104,20 @@ counters! {
     ring_used_bytes,
     /// Batches sealed.
     batches_sealed,
+    /// Bytes written to the journal, headers and padding included.
+    journal_bytes,
+    /// Writes to the journal.
+    journal_writes,
+    /// Syncs of the journal that succeeded.
+    journal_syncs,
+    /// Segments begun.
+    journal_segments,
+    /// Segments given up because a write or sync of them failed.
+    journal_fences,
+    /// Milliseconds for which the disk has made no progress although there is something to do (gauge).
+    journal_stalled_ms,
+    /// Whether new calls are refused for want of disk (gauge).
+    journal_refuses_calls,
     /// Mailbox messages handled.
     mailbox_messages,
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::auth::Verifier;
+use crate::control::keeper::{JournalConfig, Keeper, KeeperError, Run};
 use crate::frame_ring::FrameRing;
 use crate::io::affinity::{allowed_cpus, pin_to};
 use crate::io::memory::Region;
@@ -15,18 +16,21 @@ use crate::session::Service;
 use crate::session::ingest::{IngestSettings, IngestShared};
 use crate::session::service::IngestService;
 use crate::shard::mailbox::{Mailbox, MailboxSender, Message, mailbox};
-use crate::shard::{Shard, ShardConfig};
+use crate::shard::{Shard, ShardConfig, ShardJournalConfig};
 use crate::tenants::Tenants;
 use rustix::fd::OwnedFd;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Descriptors a node needs beside its connections: rings, listeners, eventfds, standard streams, key files.
 const OPEN_FILES_RESERVE: u64 = 64;
+
+/// Requests of shards that may wait for the keeper; a shard that finds no room asks again at its next turn.
+const REQUESTS_MAX: usize = 1024;
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -39,6 +43,8 @@ pub struct NodeConfig {
     pub limits: Limits,
     /// What it asks of calls.
     pub ingest: IngestSettings,
+    /// Where and how it keeps what it takes; `None` keeps it in memory only.
+    pub journal: Option<JournalConfig>,
     /// Which kernel features it may use.
     pub kernel_features: KernelFeatures,
     /// Runs with a frame ring that is not registered where memory cannot be locked.
@@ -50,6 +56,8 @@ pub struct NodeConfig {
 pub enum StartError {
     /// The host lacks something.
     Lack(Lack),
+    /// The journal cannot be kept where it is to be.
+    Journal(KeeperError),
     /// The address cannot be listened on.
     Listen {
         /// The address.
@@ -83,6 +91,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StartError::Lack(lack) => lack.fmt(f),
+            StartError::Journal(error) => error.fmt(f),
             StartError::Listen { address, error } => match error.kind() {
                 std::io::ErrorKind::AddrInUse => {
                     write!(f, "{address} is in use by another program: stop it, or choose another address with --listen")
@@ -144,6 +153,8 @@ pub struct Node {
     /// By shard; empty for another service.
     ingest: Vec<Arc<IngestShared>>,
     tenants: Option<Arc<Tenants>>,
+    /// Outlives the shards, whose files it holds.
+    keeper: Option<Keeper>,
     notes: Vec<String>,
 }
 
@@ -177,6 +188,8 @@ impl Node {
             return Err(StartError::Cpu { cpu: *cpu, allowed });
         }
         let count = config.shards.len();
+        let run =
+            config.journal.clone().map(|journal| Run::begin(journal, count)).transpose().map_err(StartError::Journal)?;
         let mut mailboxes = Vec::with_capacity(count);
         let mut receivers = Vec::with_capacity(count);
         for _ in 0..count {
@@ -193,8 +206,20 @@ impl Node {
             counters: Vec::with_capacity(count),
             ingest: Vec::new(),
             tenants: None,
+            keeper: None,
             notes: vec![features.describe()],
         };
+        let mut journals = vec![None; count];
+        let boot = run.as_ref().map_or(0, Run::boot);
+        if let Some(run) = run {
+            let (requests, receiver) = sync_channel(REQUESTS_MAX);
+            for (index, journal) in journals.iter_mut().enumerate() {
+                *journal = Some(ShardJournalConfig { settings: run.writer_settings(index), requests: requests.clone() });
+            }
+            node.notes.push(run.note());
+            let keeper = run.keep(receiver, node.mailboxes.clone());
+            node.keeper = Some(keeper.map_err(|error| StartError::Host { step: "starting the keeper's thread", error })?);
+        }
         let (report, reports) = channel();
         for (index, (listener, mailbox)) in listeners.into_iter().zip(receivers).enumerate() {
             let counters = Arc::new(Counters::default());
@@ -208,6 +233,8 @@ impl Node {
                 shards: node.mailboxes.clone(),
                 limits: limits.clone(),
                 counters: Arc::clone(&counters),
+                boot,
+                journal: journals[index].take(),
                 service: service(index),
             };
             let report = report.clone();
@@ -301,6 +328,9 @@ impl Node {
             };
             outcome = outcome.and(ended);
         }
+        if let Some(keeper) = self.keeper {
+            keeper.join();
+        }
         outcome
     }
 }
@@ -327,6 +357,8 @@ struct ShardStart<S> {
     shards: Vec<MailboxSender>,
     limits: Limits,
     counters: Arc<Counters>,
+    boot: u32,
+    journal: Option<ShardJournalConfig>,
     service: S,
 }
 
@@ -365,9 +397,10 @@ impl<S: Service> ShardStart<S> {
         let registered = io.use_frame_ring(&memory, self.allow_unregistered)?;
         let config = ShardConfig {
             index: self.index,
-            boot: 0,
+            boot: self.boot,
             service: self.service,
             ring: FrameRing::new(memory, Kernel::detect()),
+            journal: self.journal,
             limits: self.limits,
             counters: self.counters,
             mailbox: self.mailbox,

@@ -33,7 +33,7 @@ fn every_command_has_help_with_an_example_of_itself() {
 #[test]
 fn serve_has_the_stable_flags_and_none_that_do_nothing_yet() {
     let help = stdout(&exo_ingest(&["serve", "--help"]));
-    let flags = "listen jwt-key jwt-issuer jwt-audience jwt-leeway claim-match cpus shards no-journal ack max-calls \
+    let flags = "listen jwt-key jwt-issuer jwt-audience jwt-leeway claim-match cpus shards no-journal data-dir ack retain-bytes retain-age max-calls \
         max-ahead allowed-origins message-size-max drain log config set kernel-features allow-unregistered ready-fd";
     for flag in flags.split_whitespace() {
         assert!(
@@ -41,7 +41,7 @@ fn serve_has_the_stable_flags_and_none_that_do_nothing_yet() {
             "--{flag} is missing:\n{help}"
         );
     }
-    for flag in ["tls", "data-dir", "retain", "admin"] {
+    for flag in ["tls", "admin"] {
         assert!(!help.contains(&format!("--{flag}")), "--{flag}");
     }
 }
@@ -70,7 +70,7 @@ fn a_wrong_command_line_exits_with_2_and_says_what_was_meant() {
         (&["serve", "--listen", "here"], "--listen"),
         (&["serve", "--set", "listen"], "key=value"),
         (&["serve", "--no-journal"], "exo-ingest keygen"),
-        (&["serve", "--jwt-key", "k"], "--no-journal --ack received"),
+        (&["serve", "--jwt-key", "k"], "--data-dir DIR"),
         (&["serve", "--jwt-key", "k", "--no-journal", "--ack", "durable"], "--ack received"),
         (&["serve", "--jwt-key", "k", "--no-journal", "--cpus", "1", "--shards", "1"], "give one of them"),
         (&["serve", "--jwt-key", "k", "--no-journal", "--ready-fd", "1"], "--ready-fd 1"),

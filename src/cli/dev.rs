@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES, mut_args(|arg| with_default(arg, DEFAULTS)))]
 pub(super) struct DevArgs {
-    /// Directory for the keys; made on first use
+    /// Directory for keys and recordings; made on first use
     #[arg(long, value_name = "DIR", default_value = "exo-dev")]
     dir: PathBuf,
     #[command(flatten)]
@@ -36,14 +36,18 @@ Examples:
 
 It prints a token of the tenant `dev` that is good for a day. As dev compares only the tenant of token and start, that \
 one token plays as many calls as you like; `serve` compares the interaction as well. Other defaults that differ from \
-those of `serve` stand with their flags above; the frame ring has 16MiB.";
+those of `serve` stand with their flags above; the frame ring has 16MiB. Calls are recorded under the same \
+directory, the last 1 GiB of them.";
 
-/// What dev sets unless told otherwise: keys and texts. `jwt.key` goes with them, and depends on `--dir`.
+/// What dev sets unless told otherwise: keys and texts. `jwt.key` and `data_dir` go with them, and depend on
+/// `--dir`.
 const DEFAULTS: &[(&str, &str)] = &[
     ("listen", "127.0.0.1:8443"),
     ("claim_match", "tenant"),
     ("shards", "1"),
-    ("no_journal", "true"),
+    ("journal.retain_bytes", RETAIN_BYTES),
+    ("journal.segment_size", SEGMENT_SIZE),
+    ("journal.reserve", RESERVE),
     ("drain", "2s"),
     ("allow_unregistered", "true"),
     // A dev node has a few calls, and leaves the machine its memory.
@@ -62,14 +66,24 @@ const TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// Open files that are not a call's: more than the node asks for beside its calls.
 const OPEN_FILES_KEPT: usize = 256;
 
+/// A few days of trying things: 6 hours of audio.
+const RETAIN_BYTES: &str = "1GiB";
+
+/// Small against what is retained, so that retention goes in small steps.
+const SEGMENT_SIZE: &str = "16MiB";
+
+/// A laptop with a nearly full disk is to try things, too.
+const RESERVE: &str = "64MiB";
+
 /// Makes what is missing, serves until a signal ends it.
 pub(super) fn dev(args: &DevArgs) -> Result<(), Failure> {
     let KeyFiles { private, public, .. } = KeyFiles::in_dir(&args.dir);
     let mut command: Vec<_> = DEFAULTS.iter().map(|(key, text)| (*key, (*text).to_owned())).collect();
     command.push(("jwt.key", public.display().to_string()));
+    command.push(("data_dir", args.dir.join("data").display().to_string()));
     command.extend(fewer_calls().map(|calls| ("limits.calls_max", calls.to_string())));
     let mut config = args.flags.load("dev", command)?;
-    launch::require_supported(&config)?;
+    launch::require_data_dir(&config)?;
     // It advises production nodes; that dev's own ring is small is meant.
     config.warnings.clear();
     let own_keys = config.settings.jwt_key.as_ref() == Some(&public);
@@ -196,6 +210,9 @@ Try, in another terminal:
         ClaimMatch::Off => "any tenant, any interaction",
     };
     let key = private.display();
+    let export = settings.data_dir.as_ref().filter(|_| !settings.no_journal).map_or(String::new(), |data_dir| {
+        format!("  {ingest} calls export {TENANT}/{INTERACTION} --data-dir {} -o call.wav\n", data_dir.display())
+    });
     format!(
         "
   url    {url}
@@ -207,7 +224,7 @@ Try, in another terminal:
   curl http://{address}/health
   {load} run --url {url} --key {key} --calls 1 --duration 10s
   {ingest} token mint --key {key} --tenant {TENANT} --interaction call-2
-
+{export}
 "
     )
 }

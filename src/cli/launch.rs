@@ -73,13 +73,13 @@ impl Launch {
 const MISSING_KEY: &str = "there are no keys to check tokens with: give --jwt-key FILE, a PEM or JWKS with public keys \
     (`exo-ingest keygen --out DIR` makes a pair)";
 
-/// Refuses what this version cannot do yet, rather than promise it.
-pub(super) fn require_supported(config: &Config) -> Result<(), Failure> {
-    match config.settings.no_journal {
+/// A node keeps audio on disk unless it is told not to: it has to know where.
+pub(super) fn require_data_dir(config: &Config) -> Result<(), Failure> {
+    match config.settings.no_journal || config.settings.data_dir.is_some() {
         true => Ok(()),
         false => Err(Failure::Usage(
-            "the journal is not in this version, so audio cannot be kept on disk: give --no-journal --ack received, \
-             and an ACK promises that the audio is in memory, in order"
+            "there is no directory to keep audio in: give --data-dir DIR, or --no-journal, and an ACK promises only that the \
+             audio is in memory, in order"
                 .into(),
         )),
     }
@@ -99,6 +99,7 @@ fn node_config(settings: &Settings) -> Result<NodeConfig, Failure> {
             expiry_leeway: settings.jwt_leeway,
             durable: settings.ack_level() == settings::AckLevel::Durable,
         },
+        journal: settings.journal(),
         kernel_features: settings.kernel_features,
         allow_unregistered: settings.allow_unregistered,
     })

@@ -20,6 +20,7 @@ pub(super) struct ServeArgs {
 
 const EXAMPLES: &str = "\
 Examples:
+  exo-ingest serve --jwt-key keys/public.pem --data-dir /var/lib/exo-ingest
   exo-ingest serve --jwt-key keys/public.pem --no-journal
   exo-ingest serve --config /etc/exo-ingest.toml --cpus 2-9 --log json
 
@@ -38,7 +39,7 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     });
     let ready = ready.transpose()?;
     let config = args.flags.load("serve", Vec::new())?;
-    launch::require_supported(&config)?;
+    launch::require_data_dir(&config)?;
     let launch = Launch::start(&config, ready)?;
     launch.announce();
     launch.run()

@@ -13,6 +13,18 @@ const RING_SIZE_MIN: usize = 4 * BATCH_SIZE_MAX;
 /// The kernel registers no larger buffer in one piece (`SZ_1G` in io_uring/rsrc.c).
 const RING_SIZE_MAX: usize = 1 << 30;
 
+/// A segment takes some batches at least, and call records in front of them.
+const SEGMENT_SIZE_MIN: usize = 4 * BATCH_SIZE_MAX;
+
+/// Beyond this nothing is saved by fewer files, and retention goes in great steps.
+const SEGMENT_SIZE_MAX: usize = 1 << 30;
+
+/// Syncs rarer than this would show as ACKs that come late.
+const SYNC_INTERVAL_MAX: Duration = Duration::from_secs(1);
+
+/// Under this a disk that is merely slow would look dead.
+const STALL_TIMEOUT_MIN: Duration = Duration::from_secs(2);
+
 /// Under this a short stall of a disk or a consumer is felt by peers.
 const RING_SIZE_RECOMMENDED: usize = 64 << 20;
 
@@ -36,6 +48,7 @@ pub(super) fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
     check.counts()?;
     check.times()?;
     check.promise()?;
+    check.journal()?;
     Ok(check.warnings())
 }
 
@@ -112,6 +125,23 @@ impl Check<'_> {
                 self.describe("no_journal")
             ))),
         }
+    }
+
+    fn journal(&self) -> Result<(), ConfigError> {
+        let settings = &self.config.settings;
+        let (segment, range) = ("journal.segment_size", SEGMENT_SIZE_MIN..=SEGMENT_SIZE_MAX);
+        self.require(range.contains(&settings.segment_size), segment, || {
+            format!("between {} and {}", show_size(SEGMENT_SIZE_MIN), show_size(SEGMENT_SIZE_MAX))
+        })?;
+        self.require(settings.segment_size.is_multiple_of(BLOCK_SIZE), segment, || {
+            format!("a multiple of {}", show_size(BLOCK_SIZE))
+        })?;
+        self.require(settings.sync_interval <= SYNC_INTERVAL_MAX, "journal.sync_interval", || {
+            format!("at most {}", show_duration(SYNC_INTERVAL_MAX))
+        })?;
+        self.require(settings.stall_timeout >= STALL_TIMEOUT_MIN, "journal.stall_timeout", || {
+            format!("at least {}", show_duration(STALL_TIMEOUT_MIN))
+        })
     }
 
     fn warnings(&self) -> Vec<String> {

@@ -52,6 +52,23 @@ pub(super) const COUNT_OR_OFF: Format<Option<usize>> = Format {
 /// Bytes, at least 1: `256KiB`, `1MiB`, `9600`.
 pub(super) const SIZE: Format<usize> = Format { shape: "SIZE", parse: parse_size, show: |value| Some(show_size(*value)) };
 
+/// Bytes, at least 1, or `off`.
+pub(super) const SIZE_OR_OFF: Format<Option<u64>> = Format {
+    shape: "SIZE|off",
+    parse: |text| match text {
+        "off" => Ok(None),
+        _ => parse_size(text).map(|size| Some(size as u64)).map_err(|error| format!("{error}, or off")),
+    },
+    show: |value| Some(value.map_or("off".into(), |size| show_size(size as usize))),
+};
+
+/// Bytes, at least 1, or nothing.
+pub(super) const SIZE_OPTIONAL: Format<Option<u64>> = Format {
+    shape: "SIZE",
+    parse: |text| parse_size(text).map(|size| Some(size as u64)),
+    show: |value| value.map(|size| show_size(size as usize)),
+};
+
 /// A time over zero: `30s`, `500us`.
 pub(super) const DURATION: Format<Duration> = Format {
     shape: "TIME",
@@ -96,6 +113,9 @@ pub(super) const PATH: Format<Option<PathBuf>> = Format {
     parse: |text| filled(text).map(|text| Some(text.into())),
     show: |value| value.as_ref().map(|path| path.display().to_string()),
 };
+
+/// A directory.
+pub(super) const DIRECTORY: Format<Option<PathBuf>> = Format { shape: "DIR", ..PATH };
 
 /// Texts with commas between them.
 pub(super) const LIST: Format<Option<Vec<String>>> = Format {

@@ -9,6 +9,7 @@
 
 use super::format::{self, Format};
 pub use crate::ack::AckLevel;
+use crate::control::keeper::JournalConfig;
 use crate::io::probe::KernelFeatures;
 use crate::limits::Limits;
 use crate::session::ingest::ClaimMatch;
@@ -41,6 +42,22 @@ pub struct Settings {
     pub shards: Option<usize>,
     /// `no_journal`.
     pub no_journal: bool,
+    /// `data_dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `journal.segment_size`, bytes.
+    pub segment_size: usize,
+    /// `journal.sync_interval`.
+    pub sync_interval: Duration,
+    /// `journal.stall_timeout`.
+    pub stall_timeout: Duration,
+    /// `journal.retain_bytes`; `None` is `off`.
+    pub retain_bytes: Option<u64>,
+    /// `journal.retain_age`; `None` is `off`.
+    pub retain_age: Option<Duration>,
+    /// `journal.reserve`, bytes.
+    pub reserve: Option<u64>,
+    /// `journal.prefill`.
+    pub prefill: bool,
     /// `ack` as it was set; what holds is [`Settings::ack_level`].
     pub ack: Option<AckLevel>,
     /// `drain`: the time over which a draining node closes its calls.
@@ -62,6 +79,22 @@ impl Settings {
     pub fn ack_level(&self) -> AckLevel {
         self.ack.unwrap_or(if self.no_journal { AckLevel::Received } else { AckLevel::Durable })
     }
+
+    /// How the journal is kept; `None` where there is to be none, or no directory was given for it.
+    pub fn journal(&self) -> Option<JournalConfig> {
+        let data_dir = self.data_dir.clone().filter(|_| !self.no_journal)?;
+        Some(JournalConfig {
+            data_dir,
+            level: self.ack_level(),
+            segment_size: self.segment_size as u64,
+            sync_interval: self.sync_interval,
+            stall_timeout: self.stall_timeout,
+            retain_bytes: self.retain_bytes,
+            retain_age: self.retain_age,
+            reserve: self.reserve,
+            prefill: self.prefill,
+        })
+    }
 }
 
 impl Default for Settings {
@@ -78,6 +111,14 @@ impl Default for Settings {
             cpus: None,
             shards: None,
             no_journal: false,
+            data_dir: None,
+            segment_size: 128 << 20,
+            sync_interval: Duration::from_millis(20),
+            stall_timeout: Duration::from_secs(60),
+            retain_bytes: None,
+            retain_age: None,
+            reserve: None,
+            prefill: false,
             ack: None,
             drain: Duration::from_secs(30),
             log: LogFormat::Text,
@@ -277,6 +318,13 @@ pub static SETTINGS: &[Setting] = &[
         no_journal,
         "Keep audio in memory only: nothing is written to disk"
     ),
+    setting!(
+        "data_dir",
+        Some("data-dir"),
+        format::DIRECTORY,
+        data_dir,
+        "Directory of the journal, made where it is missing; unset: only with --no-journal"
+    ),
     Setting {
         key: "ack",
         flag: Some("ack"),
@@ -289,6 +337,49 @@ pub static SETTINGS: &[Setting] = &[
         },
         show: |settings| Some(settings.ack_level().name().to_owned()),
     },
+    setting!(
+        "journal.retain_bytes",
+        Some("retain-bytes"),
+        format::SIZE_OR_OFF,
+        retain_bytes,
+        "Size of the journal beyond which its oldest segments are deleted"
+    ),
+    setting!(
+        "journal.retain_age",
+        Some("retain-age"),
+        format::DURATION_OR_OFF,
+        retain_age,
+        "Age beyond which segments of the journal are deleted"
+    ),
+    setting!(
+        "journal.reserve",
+        None,
+        format::SIZE_OPTIONAL,
+        reserve,
+        "Free space below which new calls get 503; unset: 5 % of the filesystem, at least 1GiB"
+    ),
+    setting!("journal.segment_size", None, format::SIZE, segment_size, "Size of a segment of the journal"),
+    setting!(
+        "journal.sync_interval",
+        None,
+        format::DURATION_OR_ZERO,
+        sync_interval,
+        "Least time between two syncs of a shard"
+    ),
+    setting!(
+        "journal.stall_timeout",
+        None,
+        format::DURATION,
+        stall_timeout,
+        "How long the disk may make no progress before calls are closed"
+    ),
+    setting!(
+        "journal.prefill",
+        None,
+        format::SWITCH,
+        prefill,
+        "Write zeros over segments before they are used: cheaper syncs, twice the bytes to disk"
+    ),
     setting!("drain", Some("drain"), format::DURATION_OR_ZERO, drain, "Time over which a draining node closes its calls"),
     setting!("log", Some("log"), LOG_FORMAT, log, "Form of the log lines on stderr"),
     setting!("log_level", None, LOG_LEVEL, log_level, "Least severe log lines to write"),

@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! The control plane: one unpinned thread that watches signals and keys and tells the node. It never touches a connection.
 
+pub mod keeper;
 pub mod notify;
 pub mod reload;
 pub mod signals;

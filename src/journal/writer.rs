@@ -267,7 +267,7 @@ impl Writer {
     /// Whether the journal cannot take more: no room for a segment, or no progress for too long.
     pub fn is_in_trouble(&self, now: Moment) -> bool {
         let needs_segment = self.segment.as_ref().is_none_or(|segment| segment.is_fenced || self.is_full(segment));
-        let lacks_segment = self.has_no_room && self.next.is_none() && needs_segment && !self.is_idle();
+        let lacks_segment = self.has_no_room && self.next.is_none() && needs_segment;
         lacks_segment || self.stalled_for(now) >= self.settings.stall_timeout
     }
 

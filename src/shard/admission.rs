@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::connections::{Connection, ConnectionId, Open, Reply, Stage};
+use super::journal::ShardJournal;
 use super::{Accepting, Deferred, Shard};
 use crate::clock::Now;
 use crate::io::{Completion, Io, OpKind, Socket, UserData};
@@ -72,7 +73,8 @@ impl<I: Io, S: Service> Shard<I, S> {
     }
 
     fn judge(&mut self, now: Now, id: ConnectionId) {
-        let situation = Situation { draining: self.draining, ..Situation::default() };
+        let at_capacity = self.journal.as_ref().is_some_and(ShardJournal::refuses_calls);
+        let situation = Situation { draining: self.draining, at_capacity, ..Situation::default() };
         let Shard { connections, service, counters, .. } = self;
         let Some(connection) = connections.get(id) else { return };
         let Stage::Waiting(buffer) = &connection.stage else { return };

@@ -55,6 +55,6 @@ impl<I: Io, S: Service> Shard<I, S> {
     }
 
     pub(super) fn is_finished(&self) -> bool {
-        self.draining && self.accepting == Accepting::Stopped && self.connections.count() == 0
+        self.has_drained() && self.journal_is_finished
     }
 }

@@ -6,6 +6,7 @@
 use super::connections::ConnectionId;
 use crate::auth::Verifier;
 use crate::call::{CallKey, Epoch};
+use crate::journal::writer::PreparedSegment;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
@@ -54,6 +55,15 @@ pub enum Message {
     Drain {
         /// How long the last call may take to be closed.
         window: Duration,
+    },
+    /// The segment that the journal asked for.
+    Segment(PreparedSegment),
+    /// There is no room on the disk for the segment that the journal asked for; it follows once there is.
+    NoRoom,
+    /// Whether less is free on the disk than new calls may use.
+    Reserve {
+        /// It is.
+        is_low: bool,
     },
 }
 

@@ -8,6 +8,7 @@
 //! | `receive` | received bytes → head, frames → session; deferral while the frame ring is full |
 //! | `admission` | accepts; request heads judged, a budget of them a turn; 101 and refusals |
 //! | `transmit` | session → send slots → socket; blocked output; the end of a connection |
+//! | `journal` | sealed batches → disk; what happens when it takes no more |
 //! | `drain` | closing all calls evenly over a window |
 //! | `claims`, `mailbox` | who has a call, across shards |
 //! | `connections`, `timers` | the tables |
@@ -25,6 +26,8 @@ use crate::proto::frame::FrameLimits;
 use crate::session::{Context, Notice, Service, Session};
 use claims::Claims;
 use connections::{ConnectionId, Connections, Stage};
+use journal::ShardJournal;
+pub use journal::ShardJournalConfig;
 use mailbox::{Mailbox, MailboxSender, Message, Owner};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,6 +38,7 @@ mod admission;
 pub mod claims;
 pub mod connections;
 mod drain;
+mod journal;
 pub mod mailbox;
 mod receive;
 pub mod timers;
@@ -60,6 +64,8 @@ pub struct ShardConfig<S> {
     pub service: S,
     /// Where audio goes.
     pub ring: FrameRing,
+    /// Where it goes from there; `None` keeps it in memory only, until it is promised.
+    pub journal: Option<ShardJournalConfig>,
     /// What it holds itself and peers to.
     pub limits: Limits,
     /// What it counts.
@@ -108,6 +114,11 @@ pub struct Shard<I: Io, S: Service> {
     io: I,
     service: S,
     ring: FrameRing,
+    journal: Option<ShardJournal>,
+    /// A drained shard's journal is durable to its end.
+    journal_is_finished: bool,
+    /// The journal wants something that could not be passed on.
+    has_requests: bool,
     connections: Connections<S::Session>,
     timers: TimerWheel,
     promises: PromiseQueue<ConnectionId>,
@@ -138,7 +149,7 @@ pub struct Shard<I: Io, S: Service> {
 impl<I: Io, S: Service> Shard<I, S> {
     /// A shard that accepts from its first turn on.
     pub fn new(mut io: I, config: ShardConfig<S>) -> Self {
-        let ShardConfig { index, boot, service, ring, limits, counters, mailbox, shards } = config;
+        let ShardConfig { index, boot, service, ring, journal, limits, counters, mailbox, shards } = config;
         let now = io.now().moment;
         io.accept(UserData::lone(OpKind::Accept));
         io.await_wake(UserData::lone(OpKind::Wake));
@@ -154,6 +165,9 @@ impl<I: Io, S: Service> Shard<I, S> {
             connections: Connections::new(limits.connections_max),
             timers: TimerWheel::new(limits.connections_max, now),
             promises: PromiseQueue::new(promise_count_max(limits.ring_size, limits.connections_max)),
+            journal_is_finished: journal.is_none(),
+            journal: journal.map(|config| ShardJournal::new(config, limits.ring_size, now)),
+            has_requests: false,
             ring,
             epochs: EpochSource::new(boot, index as u16),
             claims: Claims::default(),
@@ -196,11 +210,13 @@ impl<I: Io, S: Service> Shard<I, S> {
         // 4. New calls, behind the live ones and within their budget; then what had to wait for room.
         self.judge_waiting(now);
         self.resume_deferred(now);
-        // 5. Acknowledge what the promise holds for.
+        // 5. Seal and write.
+        self.drive_journal(now)?;
+        // 6. Acknowledge what the promise holds for.
         self.acknowledge(now);
-        // 6. Arm again what ended, send what had no slot.
+        // 7. Arm again what ended, send what had no slot.
         self.retry(now);
-        self.publish_counters();
+        self.publish_counters(now);
         if !self.is_finished() {
             return Ok(Turn::More);
         }
@@ -211,7 +227,7 @@ impl<I: Io, S: Service> Shard<I, S> {
 
     /// How long the next submit may wait.
     fn next_wait(&mut self) -> Wait {
-        let has_mail = self.outboxes.iter().any(|outbox| !outbox.is_empty());
+        let has_mail = self.has_requests || self.outboxes.iter().any(|outbox| !outbox.is_empty());
         if self.behind_since.is_some()
             || !self.waiting.is_empty()
             || !self.unsent.is_empty()
@@ -223,6 +239,9 @@ impl<I: Io, S: Service> Shard<I, S> {
         let mut next = self.timers.next_moment();
         if let Accepting::Paused(until) = self.accepting {
             next = Some(next.map_or(until, |next| next.min(until)));
+        }
+        if let Some(at) = self.journal.as_ref().and_then(ShardJournal::poll_timeout) {
+            next = Some(next.map_or(at, |next| next.min(at)));
         }
         let now = self.io.now().moment;
         Wait::Gather {
@@ -255,10 +274,9 @@ impl<I: Io, S: Service> Shard<I, S> {
             OpKind::Accept => self.handle_accept(now, completion),
             OpKind::ShutDown | OpKind::Cancel => self.handle_operation_done(now, id),
             OpKind::Wake => self.io.await_wake(UserData::lone(OpKind::Wake)),
-            OpKind::Close | OpKind::Write | OpKind::Sync => {
-                // A close that fails (EIO of a dying driver) has still closed; files belong to the journal.
-                debug_assert!(kind == OpKind::Close, "no file operation is queued without a journal");
-            }
+            OpKind::Write | OpKind::Sync => self.handle_file_operation(now, kind, completion.result),
+            // A close that fails (EIO of a dying driver) has still closed.
+            OpKind::Close => {}
         }
     }
 
@@ -283,7 +301,16 @@ impl<I: Io, S: Service> Shard<I, S> {
                 Message::Superseded { connection } => self.notify(now, connection, Notice::Superseded),
                 Message::Keys(verifier) => self.service.handle_keys(verifier),
                 Message::Drain { window } => self.start_drain(now, window),
+                Message::Segment(segment) => self.with_journal(|journal| journal.handle_segment(segment)),
+                Message::NoRoom => self.with_journal(ShardJournal::handle_no_room),
+                Message::Reserve { is_low } => self.with_journal(|journal| journal.handle_reserve(is_low)),
             }
+        }
+    }
+
+    fn with_journal(&mut self, f: impl FnOnce(&mut ShardJournal)) {
+        if let Some(journal) = &mut self.journal {
+            f(journal);
         }
     }
 
@@ -313,12 +340,10 @@ impl<I: Io, S: Service> Shard<I, S> {
         }
     }
 
-    /// Tells the sessions whose frames are now promised, and sends what they make of it. Without a journal a promise holds as
-    /// soon as the frame is in the ring, and the ring is free again.
+    /// Tells the sessions whose frames are now promised, and sends what they make of it.
     fn acknowledge(&mut self, now: Now) {
-        self.ring.release_sealed();
         self.promises.begin_group(self.ring.sealed());
-        let watermark = self.ring.head();
+        let watermark = self.watermark();
         while let Some((id, seq)) = self.promises.pop_ready(watermark) {
             self.with_session(id, |session, context| session.handle_promise(now, seq, context));
             self.settle(now, id);
@@ -372,10 +397,12 @@ impl<I: Io, S: Service> Shard<I, S> {
         self.ring.free_size() >= size * RECORD_EXPANSION_MAX + CALL_RECORD_SIZE_MAX + ends
     }
 
-    fn publish_counters(&mut self) {
+    fn publish_counters(&mut self, now: Now) {
         self.counters.turns.add(1);
         self.counters.system_calls.set(self.io.system_calls());
         self.counters.connections_open.set(self.connections.count() as u64);
         self.counters.ring_used_bytes.set(self.ring.used_size() as u64);
+        self.counters.batches_sealed.set(self.ring.sealed_count());
+        self.publish_journal_counters(now);
     }
 }

@@ -8,6 +8,7 @@ mod backpressure;
 mod closing;
 mod draining;
 mod handshakes;
+mod journal;
 mod output;
 mod pieces;
 mod random;
@@ -200,6 +201,7 @@ fn rigs(count: usize, settings: IngestSettings) -> Vec<Rig> {
         let memory = Region::allocate(limits.ring_size).expect("a test gets its memory");
         let io = world.io(limits.send_slot_count, limits.send_slot_size);
         let config = ShardConfig {
+            journal: None,
             index,
             boot: 1,
             service,

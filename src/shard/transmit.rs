@@ -54,6 +54,11 @@ impl<I: Io, S: Service> Shard<I, S> {
         let Stage::Open(open) = &mut connection.stage else { return };
         if let Some(seq) = open.session.poll_promise() {
             let promise = Promise { position: self.ring.head(), handle: id, seq };
+            // A batch may have sealed itself in this turn: who asked about it is not to wait for the next one.
+            self.promises.begin_group(self.ring.sealed());
+            if let Some(journal) = &mut self.journal {
+                journal.handle_promise(promise.position);
+            }
             let asked = self.promises.push(promise, &mut connection.ticket);
             asked.expect("the queue has room for all that the frame ring can hold");
         }

@@ -79,6 +79,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         shards: vec![None],
         ingest: IngestSettings::new(limits.clone()),
         limits,
+        journal: None,
         kernel_features: if args.older_kernel { KernelFeatures::V6_1 } else { KernelFeatures::Newest },
         allow_unregistered: true,
     };

@@ -50,6 +50,7 @@ impl TestNode {
         let mut setup = Setup::new();
         change(&mut setup);
         let config = NodeConfig {
+            journal: None,
             listen: "127.0.0.1:0".parse().expect("an address"),
             shards: vec![None; setup.shards],
             ingest: IngestSettings { limits: setup.limits.clone(), ..setup.ingest },

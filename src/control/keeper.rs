@@ -1,0 +1,369 @@
+#![forbid(unsafe_code)]
+//! The keeper of a node's segments: one thread that makes their files ahead of need, seals what shards have finished, deletes
+//! what is not to be kept any longer, and watches how much room there is. It never writes audio.
+//!
+//! ```text
+//! shard ──Prepare──► keeper: create, lock, allocate, name, sync ──mail: Segment──► shard writes
+//! shard ──Retire───► keeper: cut to its end, close (which unlocks)
+//! ```
+//! The keeper holds the open files, shards only their numbers: so it outlives the shards ([`Keeper::join`]).
+
+use crate::ack::AckLevel;
+use crate::clock::UnixMicros;
+use crate::io::FileHandle;
+use crate::journal::format::SegmentUuid;
+use crate::journal::layout::{self, RunName};
+use crate::journal::writer::{PreparedSegment, SegmentRequest, WriterSettings};
+use crate::journal::{boot, lock};
+use crate::shard::mailbox::{MailboxSender, Message};
+use disk::{Disk, free_bytes};
+use rand_core::{OsRng, RngCore};
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+mod disk;
+pub mod retention;
+#[cfg(test)]
+mod tests;
+
+/// How often the room on the disk is looked at, and a segment tried again that there was no room for.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often retention looks for what is to go.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How a node keeps its journal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JournalConfig {
+    /// `data_dir`: made where it is missing, 0700.
+    pub data_dir: PathBuf,
+    /// `ack`.
+    pub level: AckLevel,
+    /// `journal.segment_size`, bytes: whole blocks.
+    pub segment_size: u64,
+    /// `journal.sync_interval`.
+    pub sync_interval: Duration,
+    /// `journal.stall_timeout`.
+    pub stall_timeout: Duration,
+    /// `journal.retain_bytes`; `None` keeps everything.
+    pub retain_bytes: Option<u64>,
+    /// `journal.retain_age`; `None` keeps everything.
+    pub retain_age: Option<Duration>,
+    /// `journal.reserve`, bytes; `None`: 5 % of the filesystem, at least 1 GiB.
+    pub reserve: Option<u64>,
+    /// `journal.prefill`: writes zeros over a segment before it is used.
+    pub prefill: bool,
+}
+
+impl JournalConfig {
+    /// The defaults, in `data_dir`.
+    pub fn new(data_dir: PathBuf) -> Self {
+        JournalConfig {
+            data_dir,
+            level: AckLevel::Durable,
+            segment_size: 128 << 20,
+            sync_interval: Duration::from_millis(20),
+            stall_timeout: Duration::from_secs(60),
+            retain_bytes: None,
+            retain_age: None,
+            reserve: None,
+            prefill: false,
+        }
+    }
+}
+
+/// Why a journal cannot be kept in a directory.
+#[derive(Debug)]
+pub struct KeeperError {
+    path: PathBuf,
+    step: &'static str,
+    error: io::Error,
+}
+
+impl fmt::Display for KeeperError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let KeeperError { path, step, error } = self;
+        write!(f, "{step} {} failed ({error}): ", path.display())?;
+        f.write_str(match error.kind() {
+            io::ErrorKind::PermissionDenied => "let this user write there, or choose another directory with --data-dir",
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room, or set --retain-bytes",
+            io::ErrorKind::ReadOnlyFilesystem => "mount it for writing, or choose another directory with --data-dir",
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "choose a directory with --data-dir",
+            _ => "choose a directory on a local disk with --data-dir",
+        })
+    }
+}
+
+impl std::error::Error for KeeperError {}
+
+/// A data directory in which a run has begun.
+#[derive(Debug)]
+pub struct Run {
+    config: JournalConfig,
+    name: RunName,
+    shard_dirs: Vec<PathBuf>,
+    disk: Disk,
+}
+
+impl Run {
+    /// Begins a run: makes the directories, counts the boot, tries how the disk can be written.
+    pub fn begin(config: JournalConfig, shard_count: usize) -> Result<Run, KeeperError> {
+        let failed = |step| {
+            let path = config.data_dir.clone();
+            move |error| KeeperError { path, step, error }
+        };
+        layout::create_data_dir(&config.data_dir).map_err(failed("making the data directory"))?;
+        let disk = Disk::probe(&config.data_dir).map_err(failed("writing to the data directory"))?;
+        let boot = boot::current(&config.data_dir).map_err(failed("counting boots in"))?;
+        let name = RunName { boot, started_at: now(), pid: std::process::id() };
+        let shard_dirs = (0..shard_count as u16)
+            .map(|shard| layout::create_shard_dir(&config.data_dir, &name, shard))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(failed("making a run's directories in"))?;
+        Ok(Run { config, name, shard_dirs, disk })
+    }
+
+    /// The number of the machine's boot, as epochs carry it.
+    pub fn boot(&self) -> u32 {
+        self.name.boot
+    }
+
+    /// What is worth a line in the log.
+    pub fn note(&self) -> String {
+        let (directory, level) = (self.config.data_dir.display(), self.config.level.name());
+        format!("journal in {directory}, {}; an ACK means {level}", self.disk.describe())
+    }
+
+    /// For the writer of one of the run's shards.
+    pub fn writer_settings(&self, shard: usize) -> WriterSettings {
+        WriterSettings {
+            level: self.config.level,
+            sync_interval: self.config.sync_interval,
+            stall_timeout: self.config.stall_timeout,
+            shard: shard as u16,
+            run: self.name.number(),
+        }
+    }
+
+    /// Starts the keeper: it serves `requests` until all of their senders are gone, and answers to `shards`.
+    pub fn keep(self, requests: Receiver<(usize, SegmentRequest)>, shards: Vec<MailboxSender>) -> io::Result<Keeper> {
+        let shard_count = shards.len();
+        let worker = Worker {
+            run: self,
+            shards,
+            next_ids: vec![1; shard_count],
+            open: HashMap::new(),
+            unserved: Vec::new(),
+            is_low: false,
+            trouble: None,
+            retained_at: None,
+        };
+        let thread = std::thread::Builder::new().name("keeper".into()).spawn(move || worker.work(&requests))?;
+        Ok(Keeper { thread })
+    }
+}
+
+/// The keeper's thread.
+#[derive(Debug)]
+pub struct Keeper {
+    thread: JoinHandle<()>,
+}
+
+impl Keeper {
+    /// Waits for its end, which comes once all shards are gone.
+    pub fn join(self) {
+        // It reports in the log, and there is nothing to hand back.
+        let _ = self.thread.join();
+    }
+}
+
+/// What the thread works with.
+struct Worker {
+    run: Run,
+    shards: Vec<MailboxSender>,
+    next_ids: Vec<u64>,
+    /// Files that shards write or have at hand, by shard and id.
+    open: HashMap<(usize, u64), File>,
+    /// Shards that wait for a segment there was no room for.
+    unserved: Vec<usize>,
+    is_low: bool,
+    /// Why segments cannot be made, as it was logged.
+    trouble: Option<String>,
+    retained_at: Option<Instant>,
+}
+
+impl Worker {
+    fn work(mut self, requests: &Receiver<(usize, SegmentRequest)>) {
+        if let Err(error) = retention::tidy(&self.run.config.data_dir, SystemTime::now()) {
+            tracing::warn!("cannot tidy up {}: {error}", self.run.config.data_dir.display());
+        }
+        self.look_after();
+        let mut looked_at = Instant::now();
+        loop {
+            match requests.recv_timeout(TICK.saturating_sub(looked_at.elapsed())) {
+                Ok((shard, SegmentRequest::Prepare)) => self.prepare(shard),
+                Ok((shard, SegmentRequest::Retire { id, size, is_fenced })) => self.retire((shard, id), size, is_fenced),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.remove_unused(),
+            }
+            if looked_at.elapsed() >= TICK {
+                self.look_after();
+                looked_at = Instant::now();
+            }
+        }
+    }
+
+    fn prepare(&mut self, shard: usize) {
+        match self.make(shard) {
+            Ok(segment) => {
+                if self.trouble.take().is_some() {
+                    tracing::info!("segments can be made again");
+                }
+                self.tell(shard, Message::Segment(segment));
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.trouble.as_ref() != Some(&text) {
+                    tracing::warn!(shard, "no segment can be made in {}: {text}", self.run.config.data_dir.display());
+                    self.trouble = Some(text);
+                }
+                if !self.unserved.contains(&shard) {
+                    self.unserved.push(shard);
+                    self.tell(shard, Message::NoRoom);
+                }
+            }
+        }
+    }
+
+    /// Makes a segment's file: allocated, locked, and durable by name.
+    fn make(&mut self, shard: usize) -> io::Result<PreparedSegment> {
+        let (directory, id, size) = (&self.run.shard_dirs[shard], self.next_ids[shard], self.run.config.segment_size);
+        let preparing = layout::preparing_path(directory, id);
+        if !directory.is_dir() {
+            // Another process found it empty for long.
+            layout::create_shard_dir(&self.run.config.data_dir, &self.run.name, shard as u16)?;
+        }
+        // Left over from an attempt that failed.
+        remove_if_there(&preparing)?;
+        let made = self.run.disk.create(&preparing, size, self.run.config.prefill).and_then(|file| {
+            if !lock::try_exclusive(&file)? {
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has locked a new segment"));
+            }
+            std::fs::rename(&preparing, layout::segment_path(directory, id))?;
+            layout::sync_dir(directory)?;
+            Ok(file)
+        });
+        let file = match made {
+            Ok(file) => file,
+            Err(error) => {
+                let _ = std::fs::remove_file(&preparing);
+                return Err(error);
+            }
+        };
+        let mut uuid = SegmentUuid::default();
+        OsRng.try_fill_bytes(&mut uuid.0).map_err(io::Error::other)?;
+        let segment = PreparedSegment { id, uuid, file: FileHandle(file.as_raw_fd()), size, created_at: now() };
+        self.open.insert((shard, id), file);
+        self.next_ids[shard] += 1;
+        Ok(segment)
+    }
+
+    /// The shard has done with a segment.
+    fn retire(&mut self, (shard, id): (usize, u64), size: u64, is_fenced: bool) {
+        let Some(file) = self.open.remove(&(shard, id)) else { return };
+        if is_fenced {
+            tracing::error!(
+                shard,
+                segment = id,
+                "a write or sync failed: what was not durable is written to another segment"
+            );
+            return;
+        }
+        // What was allocated and not needed. Should that fail, zeros stay, which readers know as the end.
+        if let Err(error) = file.set_len(size) {
+            tracing::warn!(shard, segment = id, "cannot cut a segment to its end: {error}");
+        }
+    }
+
+    /// Once a tick: room, retention, and what there was no room for.
+    fn look_after(&mut self) {
+        let config = &self.run.config;
+        let (has_limit, interval) = (config.retain_bytes.is_some() || config.retain_age.is_some(), RETENTION_INTERVAL);
+        if has_limit && (!self.unserved.is_empty() || self.retained_at.is_none_or(|at| at.elapsed() >= interval)) {
+            self.retained_at = Some(Instant::now());
+            match retention::enforce(&config.data_dir, config.retain_bytes, config.retain_age, SystemTime::now()) {
+                Ok(removed) if removed.segments > 0 => {
+                    tracing::info!(segments = removed.segments, bytes = removed.bytes, "retention removed the oldest");
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!("retention cannot look through {}: {error}", config.data_dir.display()),
+            }
+        }
+        self.watch_room();
+        for shard in std::mem::take(&mut self.unserved) {
+            match self.make(shard) {
+                Ok(segment) => {
+                    self.trouble = None;
+                    tracing::info!(shard, "segments can be made again");
+                    self.tell(shard, Message::Segment(segment));
+                }
+                Err(_) => self.unserved.push(shard),
+            }
+        }
+    }
+
+    fn watch_room(&mut self) {
+        let Ok(room) = free_bytes(&self.run.config.data_dir) else { return };
+        let reserve = self.run.config.reserve.unwrap_or(room.default_reserve());
+        let is_low = room.free < reserve;
+        if is_low != self.is_low {
+            self.is_low = is_low;
+            match is_low {
+                true => tracing::warn!(free = room.free, reserve, "too little room on the disk: new calls are refused"),
+                false => tracing::info!(free = room.free, reserve, "there is room on the disk again"),
+            }
+            for shard in 0..self.shards.len() {
+                self.tell(shard, Message::Reserve { is_low });
+            }
+        }
+    }
+
+    fn tell(&self, shard: usize, message: Message) {
+        let mut message = message;
+        // A shard takes all its mail each turn; waiting for it holds up nobody who holds it up.
+        while let Err(refused) = self.shards[shard].try_send(message) {
+            message = refused;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The shards are gone: what they had at hand and did not use is removed.
+    fn remove_unused(mut self) {
+        for ((shard, id), file) in self.open.drain() {
+            let path = layout::segment_path(&self.run.shard_dirs[shard], id);
+            if disk::is_unused(&path).unwrap_or(false) {
+                let _ = std::fs::remove_file(&path);
+            }
+            drop(file);
+        }
+    }
+}
+
+fn now() -> UnixMicros {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMicros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

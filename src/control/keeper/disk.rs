@@ -1,0 +1,128 @@
+#![forbid(unsafe_code)]
+//! What can be done with a filesystem: direct writes, allocation, and how much room there is.
+
+use crate::constants::BLOCK_SIZE;
+use crate::io::memory::Region;
+use rustix::fs::{FallocateFlags, OFlags, fallocate, statvfs};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+/// Bytes of zeros written at once.
+const ZEROS_SIZE: usize = 1 << 20;
+
+/// Least room that is kept from new calls, unless it is set.
+const RESERVE_MIN: u64 = 1 << 30;
+
+/// Share of the filesystem that is kept from new calls, unless it is set: one in so many.
+const RESERVE_SHARE: u64 = 20;
+
+/// A filesystem, as it takes a journal's files.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Disk {
+    /// It takes O_DIRECT.
+    is_direct: bool,
+    /// It allocates without writing.
+    allocates: bool,
+}
+
+impl Disk {
+    /// Tries both with a small file that is removed again. An error: nothing can be written there.
+    pub(super) fn probe(directory: &Path) -> io::Result<Disk> {
+        let path = directory.join(format!(".probe-{}", std::process::id()));
+        super::remove_if_there(&path)?;
+        let outcome = try_disk(&path);
+        std::fs::remove_file(&path)?;
+        outcome
+    }
+
+    pub(super) fn describe(self) -> &'static str {
+        match (self.is_direct, self.allocates) {
+            (true, true) => "written directly (O_DIRECT) to preallocated segments",
+            (true, false) => "written directly (O_DIRECT); this filesystem does not preallocate, which costs more",
+            (false, true) => "written through the page cache: this filesystem takes no O_DIRECT, which costs more",
+            (false, false) => "written through the page cache: this filesystem takes no O_DIRECT and does not preallocate",
+        }
+    }
+
+    /// A new file of `size` bytes, all of which are there to be written, and durable as zeros.
+    ///
+    /// By default only allocated. Measured on ext4 without a journal, 1 MiB write and sync: 140 µs of CPU a cycle into extents
+    /// never written, 75 µs into zeros written before. But the zeros cost as many writes as the audio itself: with 20 ms
+    /// between syncs both come to the same CPU at 4,000 calls, and twice the bytes to disk. Where a sync of new extents has
+    /// to commit a filesystem journal, `prefill` may be the better bargain.
+    pub(super) fn create(self, path: &Path, size: u64, prefill: bool) -> io::Result<File> {
+        let file = open_new(path, self.is_direct)?;
+        if self.allocates {
+            fallocate(&file, FallocateFlags::empty(), 0, size)?;
+        } else {
+            file.set_len(size)?;
+        }
+        if prefill {
+            let zeros = Region::allocate(ZEROS_SIZE)?;
+            let mut at = 0;
+            while at < size {
+                let count = (size - at).min(ZEROS_SIZE as u64);
+                file.write_all_at(&zeros[..count as usize], at)?;
+                at += count;
+            }
+        }
+        file.sync_all()?;
+        Ok(file)
+    }
+}
+
+fn open_new(path: &Path, is_direct: bool) -> io::Result<File> {
+    let flags = if is_direct { OFlags::DIRECT.bits() as i32 } else { 0 };
+    File::options().read(true).write(true).create_new(true).mode(0o600).custom_flags(flags).open(path)
+}
+
+fn try_disk(path: &Path) -> io::Result<Disk> {
+    let block = Region::allocate(BLOCK_SIZE)?;
+    // Some filesystems refuse the flag, others the first write.
+    let direct = open_new(path, true).and_then(|file| file.write_all_at(&block, 0));
+    let is_direct = match direct {
+        Ok(()) => true,
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::INVAL | Errno::OPNOTSUPP)) => false,
+        Err(error) => return Err(error),
+    };
+    super::remove_if_there(path)?;
+    let file = open_new(path, is_direct)?;
+    let allocates = match fallocate(&file, FallocateFlags::empty(), 0, BLOCK_SIZE as u64) {
+        Ok(()) => true,
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => false,
+        Err(error) => return Err(error.into()),
+    };
+    file.write_all_at(&block, 0)?;
+    file.sync_all()?;
+    Ok(Disk { is_direct, allocates })
+}
+
+/// How much room a filesystem has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Bytes free to this user.
+    pub(super) free: u64,
+    size: u64,
+}
+
+impl Room {
+    /// What is kept from new calls.
+    pub(super) fn default_reserve(self) -> u64 {
+        (self.size / RESERVE_SHARE).max(RESERVE_MIN)
+    }
+}
+
+pub(super) fn free_bytes(directory: &Path) -> io::Result<Room> {
+    let found = statvfs(directory)?;
+    Ok(Room { free: found.f_bavail.saturating_mul(found.f_frsize), size: found.f_blocks.saturating_mul(found.f_frsize) })
+}
+
+/// Whether a segment was prepared and never begun: it has no header.
+pub(super) fn is_unused(path: &Path) -> io::Result<bool> {
+    let mut start = [0; 8];
+    let read = File::open(path)?.take(start.len() as u64).read(&mut start)?;
+    Ok(start[..read].iter().all(|byte| *byte == 0))
+}

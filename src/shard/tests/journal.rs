@@ -1,0 +1,333 @@
+//! From a peer's frames over the scripted disk to its ACKs, and what it is told when the disk takes no more.
+
+use super::super::*;
+use crate::ack::AckLevel;
+use crate::auth::{Claims, Verifier};
+use crate::call::{CallIdentity, Seq};
+use crate::clock::UnixMicros;
+use crate::frame_ring::RING_SIZE_MIN;
+use crate::io::memory::Region;
+use crate::io::scripted::{Scripted, World};
+use crate::io::{FileHandle, Socket};
+use crate::journal::batch::BatchReader;
+use crate::journal::format::{RecordKind, SegmentUuid};
+use crate::journal::writer::{PreparedSegment, SegmentRequest, WriterSettings};
+use crate::proto::handshake::{Answer, Situation, judge_upgrade};
+use crate::proto::http::Head;
+use crate::proto::mask::Kernel;
+use crate::session::Admission;
+use crate::session::ingest::{IngestSession, IngestSettings, IngestShared};
+use crate::tenants::Tenants;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+const SEGMENT_SIZE: usize = 1 << 20;
+
+/// Ingest sessions for everybody, without tokens.
+struct OpenService {
+    shared: Arc<IngestShared>,
+    tenants: Arc<Tenants>,
+}
+
+impl Service for OpenService {
+    type Session = IngestSession;
+
+    fn admit(&mut self, now: Now, head: &Head<'_>, situation: Situation, _: &Counters) -> Admission<IngestSession> {
+        if situation.at_capacity {
+            return Admission::Answer(Answer::refused(crate::proto::handshake::Refusal::Capacity, false));
+        }
+        let identity = CallIdentity { tenant: "acme".into(), interaction: "call-1".into() };
+        let (claims, permit) =
+            (Claims { identity, issued_at: 0, expires_at: u64::MAX }, self.tenants.admit("acme").unwrap());
+        let session = IngestSession::new(now, claims, permit, Arc::clone(&self.shared));
+        Admission::Upgrade { accept: judge_upgrade(head).unwrap(), session }
+    }
+
+    fn handle_keys(&mut self, _: Arc<Verifier>) {}
+}
+
+/// A shard with a journal, and everything around it.
+struct Node {
+    world: World,
+    shard: Shard<Scripted, OpenService>,
+    mailbox: MailboxSender,
+    requests: Receiver<(usize, SegmentRequest)>,
+    files: Vec<FileHandle>,
+    has_room: bool,
+    counters: Arc<Counters>,
+}
+
+impl Node {
+    fn new(level: AckLevel) -> Node {
+        let world = World::new();
+        let limits = Limits { max_ahead: None, ..Limits::tiny() };
+        let settings = IngestSettings { durable: level == AckLevel::Durable, ..IngestSettings::new(limits.clone()) };
+        let mut io = world.io(8, 512);
+        let ring = FrameRing::new(Region::allocate(RING_SIZE_MIN).unwrap(), Kernel::detect());
+        io.use_region(ring.memory());
+        let (mailbox_sender, mailbox) = mailbox::mailbox().unwrap();
+        let (request_sender, requests) = sync_channel(2);
+        let (sync_interval, stall_timeout) = (Duration::from_millis(20), Duration::from_secs(5));
+        let settings_of_writer = WriterSettings { level, sync_interval, stall_timeout, shard: 0, run: 1 };
+        let counters = Arc::new(Counters::default());
+        let config = ShardConfig {
+            index: 0,
+            boot: 4,
+            service: OpenService { shared: IngestShared::new(Arc::new(settings)), tenants: Tenants::new(100, None) },
+            ring,
+            journal: Some(ShardJournalConfig { settings: settings_of_writer, requests: request_sender }),
+            limits,
+            counters: Arc::clone(&counters),
+            mailbox,
+            shards: vec![mailbox_sender.clone()],
+        };
+        let shard = Shard::new(io, config);
+        Node { world, shard, mailbox: mailbox_sender, requests, files: Vec::new(), has_room: true, counters }
+    }
+
+    fn turn(&mut self) -> Turn {
+        let turn = self.shard.turn().unwrap();
+        while let Ok((_, request)) = self.requests.try_recv() {
+            match request {
+                SegmentRequest::Prepare if self.has_room => self.give_segment(),
+                SegmentRequest::Prepare => self.mailbox.try_send(Message::NoRoom).unwrap(),
+                SegmentRequest::Retire { .. } => {}
+            }
+        }
+        turn
+    }
+
+    fn give_segment(&mut self) {
+        let file = self.world.create_file(SEGMENT_SIZE);
+        self.files.push(file);
+        let id = self.files.len() as u64;
+        let (uuid, size, created_at) = (SegmentUuid([id as u8; 16]), SEGMENT_SIZE as u64, UnixMicros(1));
+        self.mailbox.try_send(Message::Segment(PreparedSegment { id, uuid, file, size, created_at })).unwrap();
+    }
+
+    fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            self.turn();
+            self.world.advance(Duration::from_millis(1));
+        }
+    }
+
+    /// A connection that has been answered; what with.
+    fn connect(&mut self) -> (Socket, String) {
+        let socket = self.world.connect("192.0.2.1:4000");
+        let head = b"GET /v1/ingest HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer x\r\n\r\n";
+        self.world.peer_sends(socket, head);
+        self.turns(4);
+        (socket, self.read(socket))
+    }
+
+    /// A call that has been started.
+    fn call(&mut self) -> Socket {
+        let (socket, answer) = self.connect();
+        assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+        let fields = r#""tenant_id":"acme","sample_rate":8000,"encoding":"pcm16""#;
+        self.send(socket, 0x81, format!(r#"{{"event":"start","interaction_id":"call-1",{fields}}}"#).as_bytes());
+        self.turns(4);
+        assert!(self.read(socket).contains("started"));
+        socket
+    }
+
+    /// One WebSocket frame; its mask of zeros leaves the bytes as they are.
+    fn send(&self, socket: Socket, opcode: u8, payload: &[u8]) {
+        let mut frame = vec![opcode, 0x80 | 126];
+        frame.extend((payload.len() as u16).to_be_bytes());
+        frame.extend([0; 4]);
+        frame.extend(payload);
+        // The least length there is would do for the short ones; RFC 6455 §5.2 wants it.
+        if payload.len() < 126 {
+            frame.splice(1..4, [0x80 | payload.len() as u8]);
+        }
+        self.world.peer_sends(socket, &frame);
+    }
+
+    fn frames(&mut self, socket: Socket, count: usize) {
+        for _ in 0..count {
+            self.send(socket, 0x82, &[5; 320]);
+        }
+    }
+
+    fn read(&self, socket: Socket) -> String {
+        String::from_utf8_lossy(&self.world.peer_reads(socket)).into_owned()
+    }
+
+    /// The last frame that a power loss now would leave.
+    fn durable_seq(&self) -> Option<Seq> {
+        let mut last = None;
+        for file in &self.files {
+            let image = self.world.crash_image(*file, || false);
+            let mut rest = &image[crate::constants::BLOCK_SIZE..];
+            while let Ok(batch) = BatchReader::open(rest) {
+                rest = &rest[batch.header().size as usize..];
+                let audio = batch.map(Result::unwrap).filter(|record| record.header.kind == RecordKind::Audio);
+                last = audio.map(|record| record.header.seq).last().or(last);
+            }
+        }
+        last
+    }
+}
+
+#[test]
+fn acks_wait_for_the_sync() {
+    let mut node = Node::new(AckLevel::Durable);
+    let socket = node.call();
+    node.world.hold_file_operations(true);
+    node.frames(socket, 20);
+    for step in ["the segment's start", "the batch", "the sync"] {
+        node.turns(30);
+        assert_eq!(node.read(socket), "", "before {step}");
+        assert_eq!(node.durable_seq(), None);
+        assert!(node.world.finish_file_operation(0), "{step}");
+    }
+    node.turns(3);
+    let acks = node.read(socket);
+    assert!(acks.contains(r#"{"event":"ack","seq":10}"#) && acks.contains(r#"{"event":"ack","seq":20}"#), "{acks}");
+    assert_eq!(node.durable_seq(), Some(Seq(20)));
+    assert_eq!(node.counters.journal_syncs.read(), 1);
+    node.world.hold_file_operations(false);
+    node.frames(socket, 3);
+    node.send(socket, 0x81, br#"{"event":"stop"}"#);
+    node.turns(40);
+    let stopped = node.read(socket);
+    assert!(stopped.contains(r#""seq":23"#) && stopped.contains(r#""durable_seq":23"#), "{stopped}");
+    assert_eq!(node.durable_seq(), Some(Seq(23)));
+}
+
+#[test]
+fn a_shard_sleeps_until_its_next_sync_is_due_and_no_longer() {
+    let mut node = Node::new(AckLevel::Durable);
+    let socket = node.call();
+    node.turns(30);
+    let ring_was_ready = node.world.now().moment;
+    for _ in 0..2 {
+        node.frames(socket, 10);
+        // Turns take no time here: the first ten are synced at once, the second have to wait.
+        for _ in 0..10 {
+            node.turn();
+        }
+    }
+    assert_eq!(node.world.now().moment, ring_was_ready);
+    assert_eq!(node.read(socket).matches("ack").count(), 1);
+    let Some(Wait::Gather { limit: Some(limit), .. }) = node.world.last_wait() else { panic!() };
+    assert_eq!(limit, Duration::from_millis(20));
+    node.world.advance(limit);
+    for _ in 0..10 {
+        node.turn();
+    }
+    assert_eq!(node.read(socket).matches("ack").count(), 1);
+}
+
+#[test]
+fn a_full_disk_closes_calls_and_refuses_new_ones_until_there_is_room() {
+    let mut node = Node::new(AckLevel::Durable);
+    let socket = node.call();
+    node.turns(3);
+    node.has_room = false;
+    // The segment at hand takes what it can; the one behind it is there already.
+    for _ in 0..4 {
+        for _ in 0..100 {
+            node.frames(socket, 20);
+            node.turns(1);
+        }
+        node.turns(25);
+    }
+    let goodbye = node.read(socket);
+    assert!(goodbye.contains(r#""reason":"storage""#) && goodbye.contains("\u{3}"), "{goodbye}");
+    let acked = goodbye.matches(r#""event":"ack""#).count() as u64 * 10;
+    assert!(acked > 0 && node.durable_seq().is_some_and(|seq| seq.0 >= acked), "{acked}");
+    let (_, answer) = node.connect();
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert_eq!(node.counters.journal_refuses_calls.read(), 1);
+    node.has_room = true;
+    node.give_segment();
+    node.turns(30);
+    let socket = node.call();
+    node.frames(socket, 10);
+    node.turns(60);
+    assert!(node.read(socket).contains(r#"{"event":"ack","seq":10}"#), "it goes on");
+}
+
+#[test]
+fn a_reserve_that_is_touched_refuses_new_calls_and_leaves_those_there_are() {
+    let mut node = Node::new(AckLevel::Durable);
+    let socket = node.call();
+    node.mailbox.try_send(Message::Reserve { is_low: true }).unwrap();
+    node.turns(2);
+    assert!(node.connect().1.starts_with("HTTP/1.1 503"));
+    node.frames(socket, 10);
+    node.turns(60);
+    assert!(node.read(socket).contains(r#"{"event":"ack","seq":10}"#));
+    node.mailbox.try_send(Message::Reserve { is_low: false }).unwrap();
+    node.turns(2);
+    node.call();
+}
+
+#[test]
+fn a_stalled_disk_closes_calls_after_a_while() {
+    let mut node = Node::new(AckLevel::Durable);
+    let socket = node.call();
+    node.world.hold_file_operations(true);
+    node.frames(socket, 10);
+    node.turns(30);
+    assert!(node.counters.journal_stalled_ms.read() > 0);
+    for _ in 0..52 {
+        node.send(socket, 0x8A, b"");
+        node.world.advance(Duration::from_millis(100));
+        node.turns(1);
+    }
+    let goodbye = node.read(socket);
+    assert!(goodbye.contains(r#""reason":"storage""#) && !goodbye.contains("ack"), "{goodbye}");
+    assert!(node.connect().1.starts_with("HTTP/1.1 503"));
+    node.world.hold_file_operations(false);
+    while node.world.finish_file_operation(0) {}
+    node.turns(30);
+    node.call();
+}
+
+#[test]
+fn a_shard_that_drains_ends_once_everything_is_durable() {
+    let mut node = Node::new(AckLevel::Durable);
+    let socket = node.call();
+    node.frames(socket, 7);
+    node.turns(2);
+    node.world.hold_file_operations(true);
+    node.mailbox.try_send(Message::Drain { window: Duration::ZERO }).unwrap();
+    node.turns(4);
+    node.world.peer_finishes(socket);
+    for _ in 0..100 {
+        assert_eq!(node.turn(), Turn::More, "frames are not durable yet");
+        node.world.advance(Duration::from_millis(1));
+    }
+    node.world.hold_file_operations(false);
+    while node.world.finish_file_operation(0) {}
+    let ended = (0..20).any(|_| node.turn() == Turn::Finished);
+    assert!(ended);
+    assert_eq!(node.durable_seq(), Some(Seq(7)));
+}
+
+#[test]
+fn a_shard_that_cannot_write_its_last_says_so() {
+    let mut node = Node::new(AckLevel::Durable);
+    let socket = node.call();
+    node.world.hold_file_operations(true);
+    node.frames(socket, 7);
+    node.mailbox.try_send(Message::Drain { window: Duration::ZERO }).unwrap();
+    node.world.peer_resets(socket);
+    let mut error = None;
+    for _ in 0..2_000 {
+        match node.shard.turn() {
+            Ok(Turn::More) => node.world.advance(Duration::from_millis(10)),
+            Ok(Turn::Finished) => panic!("it ended as if all were well"),
+            Err(found) => {
+                error = Some(found.to_string());
+                break;
+            }
+        }
+    }
+    assert!(error.is_some_and(|error| error.contains("were not written")));
+}
