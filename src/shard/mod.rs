@@ -191,7 +191,8 @@ impl<I: Io, S: Service> Shard<I, S> {
     /// Turns until the shard has drained. An error means that its ring is unusable.
     pub fn run(&mut self) -> std::io::Result<()> {
         while self.turn()? == Turn::More {}
-        Ok(())
+        // The last connections' closes are queued: without this their sockets would outlive the shard.
+        self.io.submit(Wait::No)
     }
 
     /// One turn of the loop.
