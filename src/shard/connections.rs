@@ -203,6 +203,9 @@ struct Slot<S> {
 }
 
 impl<S> Connections<S> {
+    /// Bytes of the table that a connection takes up.
+    pub const SLOT_SIZE: usize = size_of::<Slot<S>>();
+
     /// A table of at most `connections_max`. Address space is reserved now, memory is touched as connections come.
     pub fn new(connections_max: usize) -> Self {
         Connections {

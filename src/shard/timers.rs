@@ -52,6 +52,9 @@ const fn tick_of(moment: Moment) -> u64 {
 }
 
 impl TimerWheel {
+    /// Bytes of the wheel that a connection takes up.
+    pub const ENTRY_SIZE: usize = size_of::<Entry>();
+
     /// A wheel for connections with indices below `connections_max`.
     pub fn new(connections_max: usize, now: Moment) -> Self {
         TimerWheel {

@@ -1,0 +1,251 @@
+//! The data path allocates nothing per frame, and a call costs less than a kilobyte: counted on the shards' threads of a real
+//! node, on real rings, by the global allocator.
+//!
+//! `cargo test --test no_allocation -- --nocapture` prints the numbers.
+
+use exo_ingest::auth::{Grant, KeySet, Signer, TokenPolicy, Verifier};
+use exo_ingest::call::CallIdentity;
+use exo_ingest::clock::Now;
+use exo_ingest::io::probe::KernelFeatures;
+use exo_ingest::limits::Limits;
+use exo_ingest::metrics::Counters;
+use exo_ingest::node::{Node, NodeConfig};
+use exo_ingest::proto::handshake::{Refusal, Situation};
+use exo_ingest::proto::http::Head;
+use exo_ingest::session::ingest::{IngestSession, IngestSettings};
+use exo_ingest::session::service::IngestService;
+use exo_ingest::session::{Admission, Service};
+use exo_ingest::shard::connections::Connections;
+use exo_ingest::shard::timers::TimerWheel;
+use exo_ingest::tenants::Tenants;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The recommended frame: 200 ms at 24 kHz.
+const FRAME_SIZE: usize = 9_600;
+const CALLS: usize = 100;
+/// Frames of each call before anything is counted: every pool and table has been used once.
+const WARM_UP_FRAMES: usize = 20;
+const FRAMES: usize = 50;
+
+/// Target for a connected call: what the process holds for it beside the fixed arenas, its place in their tables included.
+const CALL_SIZE_MAX: usize = 1024;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+static FREES: AtomicU64 = AtomicU64::new(0);
+/// Bytes that shards have allocated and not freed.
+static LIVE_BYTES: AtomicI64 = AtomicI64::new(0);
+
+thread_local! {
+    /// Whether this thread is a shard's. Without destructor and lazy setup: the allocator may ask at any time.
+    static IS_SHARD: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn note(counter: &AtomicU64, bytes: i64) {
+    if IS_SHARD.try_with(Cell::get).unwrap_or(false) {
+        counter.fetch_add(1, Ordering::Relaxed);
+        LIVE_BYTES.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: every call goes to the system's allocator as it is; counting touches atomics and a plain thread local alone.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note(&ALLOCATIONS, layout.size() as i64);
+        // SAFETY: the caller keeps `alloc`'s contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        note(&FREES, -(layout.size() as i64));
+        // SAFETY: the caller keeps `dealloc`'s contract, and `pointer` came from the system's allocator, as all do.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        note(&ALLOCATIONS, new_size as i64 - layout.size() as i64);
+        // SAFETY: the caller keeps `realloc`'s contract, and `pointer` came from the system's allocator, as all do.
+        unsafe { System.realloc(pointer, layout, new_size) }
+    }
+}
+
+/// The node's own service, which only shards call: whoever asks it about a request is a shard's thread.
+struct Marking(IngestService);
+
+impl Service for Marking {
+    type Session = IngestSession;
+
+    fn admit(&mut self, now: Now, head: &Head<'_>, situation: Situation, counters: &Counters) -> Admission<IngestSession> {
+        IS_SHARD.set(true);
+        self.0.admit(now, head, situation, counters)
+    }
+
+    fn handle_refusal(&mut self, refusal: Refusal, counters: &Counters) {
+        self.0.handle_refusal(refusal, counters);
+    }
+
+    fn handle_keys(&mut self, verifier: Arc<Verifier>) {
+        self.0.handle_keys(verifier);
+    }
+}
+
+struct Clients {
+    address: SocketAddr,
+    signer: Signer,
+    calls: Vec<TcpStream>,
+    /// Frames each call has sent.
+    frames: usize,
+}
+
+impl Clients {
+    fn mint(&self, interaction: &str) -> String {
+        let identity = CallIdentity { tenant: "tenant".into(), interaction: interaction.into() };
+        let issued_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let grant = Grant { identity: &identity, issued_at, expires_at: issued_at + 600, kid: None };
+        self.signer.mint(&grant).unwrap()
+    }
+
+    /// One more live call.
+    fn connect(&mut self) {
+        let interaction = format!("call-{:04}", self.calls.len());
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let head = format!(
+            "GET /v1/ingest HTTP/1.1\r\nHost: node\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer {}\r\n\r\n",
+            self.mint(&interaction)
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            answer.extend(byte);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&answer));
+        let ids = format!(r#""interaction_id":"{interaction}","tenant_id":"tenant""#);
+        let start = format!(r#"{{"event":"start",{ids},"sample_rate":24000,"encoding":"pcm16"}}"#);
+        stream.write_all(&masked(0x1, start.as_bytes())).unwrap();
+        expect(&mut stream, &format!(r#"{{"event":"started","interaction_id":"{interaction}"}}"#));
+        self.calls.push(stream);
+    }
+
+    /// All calls send `count` frames each, every one in three parts with those of all others in between, and read their acks.
+    fn play(&mut self, count: usize) {
+        let frame = masked(0x2, &[7; FRAME_SIZE]);
+        let (header, rest) = frame.split_at(5);
+        let (half, other_half) = rest.split_at(4000);
+        for _ in 0..count {
+            for part in [header, half, other_half] {
+                for stream in &mut self.calls {
+                    stream.write_all(part).unwrap();
+                }
+            }
+            self.frames += 1;
+            if self.frames.is_multiple_of(10) {
+                let ack = format!(r#"{{"event":"ack","seq":{}}}"#, self.frames);
+                self.calls.iter_mut().for_each(|stream| expect(stream, &ack));
+            }
+        }
+    }
+}
+
+fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let key = [1, 2, 3, 4];
+    let mut frame = vec![0x80 | opcode];
+    match payload.len() {
+        size @ 0..=125 => frame.push(0x80 | size as u8),
+        size => {
+            frame.push(0x80 | 126);
+            frame.extend_from_slice(&(size as u16).to_be_bytes());
+        }
+    }
+    frame.extend_from_slice(&key);
+    frame.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
+    frame
+}
+
+/// Reads one short text frame.
+fn expect(stream: &mut TcpStream, text: &str) {
+    let mut frame = vec![0; 2 + text.len()];
+    stream.read_exact(&mut frame).unwrap();
+    assert_eq!((frame[0], String::from_utf8_lossy(&frame[2..])), (0x81, text.into()));
+}
+
+fn start_node(signer: &Signer, kernel_features: KernelFeatures) -> Node {
+    let jwk = serde_json::to_string(&signer.public_jwk().unwrap()).unwrap();
+    let verifier = Arc::new(Verifier::new(KeySet::parse(jwk.as_bytes()).unwrap(), TokenPolicy::default()));
+    let limits = Limits { ring_size: 16 * 1024 * 1024, connections_max: 1000, max_ahead: None, ..Limits::production() };
+    let config = NodeConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        shards: vec![None],
+        limits: limits.clone(),
+        ingest: IngestSettings::new(limits.clone()),
+        kernel_features,
+        allow_unregistered: true,
+    };
+    let tenants = Tenants::new(limits.calls_max, None);
+    let settings = Arc::new(config.ingest.clone());
+    let service = |_| Marking(IngestService::new(Arc::clone(&settings), Arc::clone(&verifier), Arc::clone(&tenants)));
+    Node::start_with(&config, service).unwrap()
+}
+
+/// One test, for the counts are the process's: one node after the other.
+#[test]
+fn frames_allocate_nothing_and_a_call_costs_less_than_a_kilobyte() {
+    for kernel_features in [KernelFeatures::Newest, KernelFeatures::V6_1] {
+        count(kernel_features);
+    }
+}
+
+fn count(kernel_features: KernelFeatures) {
+    let signer = Signer::from_pem(include_bytes!("../src/shard/tests/signing-key.pem")).unwrap();
+    let node = start_node(&signer, kernel_features);
+    println!("{}", node.notes().join("; "));
+    let mut clients = Clients { address: node.address(), signer, calls: Vec::new(), frames: 0 };
+
+    // The first calls make what is made once.
+    for _ in 0..5 {
+        clients.connect();
+    }
+    assert!(ALLOCATIONS.load(Ordering::Relaxed) > 0, "shards are not counted");
+    let live_before = LIVE_BYTES.load(Ordering::Relaxed);
+    for _ in 0..CALLS {
+        clients.connect();
+    }
+    clients.play(WARM_UP_FRAMES);
+    let heap = (LIVE_BYTES.load(Ordering::Relaxed) - live_before).max(0) as usize / CALLS;
+    let slot = Connections::<IngestSession>::SLOT_SIZE + TimerWheel::ENTRY_SIZE;
+
+    let counters = Arc::clone(&node.counters()[0]);
+    let read = || {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [count(&ALLOCATIONS), count(&FREES), counters.frames.read(), counters.audio_records.read(), counters.acks.read()]
+    };
+    let before = read();
+    clients.play(FRAMES);
+    let [allocations, frees, frames, records, acks] = std::array::from_fn(|index| read()[index] - before[index]);
+
+    println!("{CALLS} calls: {frames} frames in {records} records, {acks} acks: {allocations} allocations, {frees} frees");
+    println!("a call: {heap} bytes on the heap, {slot} bytes in the shard's tables");
+    let sent = (clients.calls.len() * FRAMES) as u64;
+    assert_eq!((frames, acks), (sent, sent / 10));
+    assert!(records > frames, "no frame came in pieces");
+    assert_eq!((allocations, frees), (0, 0));
+    assert!(heap > 0 && heap + slot <= CALL_SIZE_MAX, "{heap} + {slot} bytes a call");
+
+    drop(clients);
+    node.drain(Duration::ZERO);
+    node.wait().unwrap();
+}
