@@ -18,7 +18,23 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn every_command_has_help_with_an_example_of_itself() {
-    for command in ["", "serve", "dev", "config", "keygen", "token", "token mint", "token verify"] {
+    for command in [
+        "",
+        "serve",
+        "dev",
+        "config",
+        "keygen",
+        "token",
+        "token mint",
+        "token verify",
+        "calls",
+        "calls list",
+        "calls show",
+        "calls export",
+        "calls verify",
+        "calls follow",
+        "calls delete",
+    ] {
         let mut args: Vec<&str> = command.split_whitespace().collect();
         args.push("--help");
         let output = exo_ingest(&args);

@@ -2,8 +2,9 @@
 //! The command line: what is asked, in clap's words, and how an answer or a failure leaves the process.
 //!
 //! Standard output carries what was asked for and nothing else; everything said about it goes to standard error. Exit codes:
-//! 0 fine, 1 could not run, 2 usage (flags, variables and configuration file alike).
+//! 0 fine, 1 could not run, 2 usage (flags, variables and configuration file alike), 3 the journal is damaged.
 
+mod calls;
 mod config;
 mod dev;
 mod flags;
@@ -13,6 +14,7 @@ mod serve;
 pub mod token;
 
 use crate::config::ConfigError;
+use crate::journal::reader::JournalError;
 use clap::{Parser, Subcommand};
 use std::fmt;
 use std::io::Write;
@@ -40,12 +42,20 @@ enum Command {
     Serve(serve::ServeArgs),
     Dev(dev::DevArgs),
     Config(config::ConfigArgs),
+    /// Read the journal: list, export, verify or follow calls, or delete their audio
+    #[command(subcommand, after_help = CALLS_EXAMPLES)]
+    Calls(calls::CallsCommand),
     /// Make a key pair: PEM, and the public part as JWKS
     Keygen(keygen::KeygenArgs),
     /// Make and check tokens
     #[command(subcommand, after_help = TOKEN_EXAMPLES)]
     Token(token::TokenCommand),
 }
+
+const CALLS_EXAMPLES: &str = "\
+Examples:
+  exo-ingest calls list --data-dir /var/lib/exo-ingest
+  exo-ingest calls export acme/call-1 -o call.wav --data-dir /var/lib/exo-ingest";
 
 const TOKEN_EXAMPLES: &str = "\
 Example:
@@ -58,6 +68,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::serve(&args),
         Command::Dev(args) => dev::dev(&args),
         Command::Config(args) => config::config(&args),
+        Command::Calls(command) => calls::run(&command),
         Command::Keygen(args) => keygen::run(&args).map_err(|error| Failure::Run(error.to_string())),
         Command::Token(command) => token::run(&command).map_err(|error| Failure::Run(error.to_string())),
     };
@@ -78,6 +89,8 @@ enum Failure {
     Run(String),
     /// It was asked wrongly: exit 2.
     Usage(String),
+    /// The journal is damaged: exit 3.
+    Damaged(String),
 }
 
 impl Failure {
@@ -85,6 +98,7 @@ impl Failure {
         match self {
             Failure::Run(_) => 1,
             Failure::Usage(_) => 2,
+            Failure::Damaged(_) => 3,
         }
     }
 }
@@ -92,7 +106,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Run(sentence) | Failure::Usage(sentence) => f.write_str(sentence),
+            Failure::Run(sentence) | Failure::Usage(sentence) | Failure::Damaged(sentence) => f.write_str(sentence),
         }
     }
 }
@@ -100,6 +114,12 @@ impl fmt::Display for Failure {
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         Failure::Usage(error.to_string())
+    }
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        Failure::Run(error.to_string())
     }
 }
 

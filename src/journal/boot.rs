@@ -1,8 +1,9 @@
 //! The boot counter of a data directory: the first part of every epoch, so that a later boot's epochs compare greater
 //! although the boot-time clock starts anew.
 //!
-//! The file `boot` has two lines: the counter in decimal, and the kernel's boot id it stands for. A new boot id counts on, and
-//! so does a file that cannot be read: from the greatest number that any run's name carries, at least. It never counts back.
+//! The file `boot` has two lines: the counter in decimal, and the kernel's boot id it stands for. A new boot id counts on,
+//! and so does a file that cannot be read: from the greatest number that any run's name carries, at least. It never counts
+//! back.
 
 #![forbid(unsafe_code)]
 
@@ -19,8 +20,8 @@ const KERNEL_BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Another process that starts at the same time needs a few file operations, no more.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
-/// The number of this boot in `data_dir`: greater than that of any other boot the directory has seen, and durable before this
-/// returns. Processes may ask at the same time.
+/// The number of this boot in `data_dir`: greater than that of any other boot the directory has seen, and durable before
+/// this returns. Processes may ask at the same time.
 pub fn current(data_dir: &Path) -> io::Result<u32> {
     number(data_dir, std::fs::read_to_string(KERNEL_BOOT_ID)?.trim())
 }

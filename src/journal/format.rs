@@ -36,8 +36,9 @@
 //!
 //! An audio record holds a *chunk* of a frame. A frame counts once its LAST chunk is in; a frame's chunks without a LAST one
 //! are dropped by readers. Where audio was *erased* on demand, the payload is zeros, ERASED is set, and `payload_crc` is the
-//! `header_crc` from before, which `records_crc` below goes on to count. Payloads of [`call` and `end` records](payload) are described there. A pad fills a batch up to
-//! its block's end: at most 4,032 zeros; of its header, call, epoch, seq, offset and received_at are zero too.
+//! `header_crc` from before, which `records_crc` below goes on to count: so no other byte of the batch changes. Payloads of
+//! [`call` and `end` records](payload) are described there. A pad fills a batch up to its block's end: at most 4,032 zeros;
+//! of its header, call, epoch, seq, offset and received_at are zero too.
 //!
 //! # Batch header, 64 bytes
 //! ```text

@@ -10,7 +10,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::format::{Lsn, SegmentHeader, SegmentUuid};
+use super::format::{Lsn, SegmentHeader};
 use super::index::{IndexBuilder, SegmentIndex};
 use super::layout::{RunName, run_dir, runs, segment_path, segments, shard_dir, shards};
 use super::scan::{Advance, Damage, Found, Place, ScanOptions, SegmentScan, Unread};
@@ -29,7 +29,7 @@ mod tests;
 
 pub(in crate::journal) use catalog::CatalogBuilder;
 pub use catalog::{Call, Catalog, Gap, GapReason, Part, Turn, TurnState};
-pub use follow::{Follow, Polled};
+pub use follow::{Follow, Polled, TurnFollow};
 pub use frames::{Frame, Frames, FramesTally};
 
 /// A data directory could not be read: which file, and why.
@@ -177,6 +177,11 @@ impl ShardJournal {
         segment_path(&self.dir, self.id(position).unwrap_or(0))
     }
 
+    /// Position of a segment's first byte in this shard's journal; `None` where its header is bad.
+    pub fn start(&self, position: usize) -> Option<Lsn> {
+        self.segments.get(position)?.header.map(|header| header.start)
+    }
+
     /// Whether a segment behind this one was begun: then this one was written up to where that one says.
     pub fn has_successor(&self, position: usize) -> bool {
         self.segments.iter().skip(position + 1).any(|segment| segment.header.is_some())
@@ -254,8 +259,8 @@ impl ShardJournal {
         Ok(Ok(Survey { index, damages: scan.damages().to_vec(), salvaged: scan.tally().salvaged, is_live }))
     }
 
-    /// Leaves an index beside its segment, unless that is live; returns whether it did. It is a convenience: a directory that
-    /// may only be read keeps its segments without one.
+    /// Leaves an index beside its segment, unless that is live; returns whether it did. A directory that may only be read
+    /// keeps its segments without one.
     pub fn keep(&self, survey: &Survey) -> bool {
         !survey.is_live && survey.index.store(&self.dir).is_ok()
     }
@@ -263,11 +268,6 @@ impl ShardJournal {
     /// Reads the records of this shard from `lsn` on, as they are written.
     pub fn follow(&self, lsn: Lsn) -> Follow {
         Follow::new(self.run, self.shard, self.dir.clone(), lsn)
-    }
-
-    /// Names the uses of this shard's segments, where their headers are good.
-    pub fn uuids(&self) -> impl Iterator<Item = SegmentUuid> {
-        self.segments.iter().filter_map(|segment| segment.header).map(|header| header.uuid)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Finds the records in a batch's bytes, and goes on behind damage.
 //!
-//! A sound batch is what [`super::batch::BatchReader`] says. Where it is not, records stand for themselves: each header has a
-//! checksum and names its batch. Behind a bad header the next record is looked for: where the bad header says, if the
+//! A sound batch is what [`super::batch::BatchReader`] says. Where it is not, records stand for themselves: each header has
+//! a checksum and names its batch. Behind a bad header the next record is looked for: where the bad header says, if the
 //! payload bears it out, else line by line. Audio that looks like a record of this batch could be taken for one there, and
 //! the batch's own count of records tells: if more were found than it held, nothing behind the damage is believed.
 

@@ -1,7 +1,7 @@
 //! Reads one segment, batch by batch, believing nothing.
 //!
-//! A bad batch has one of two reasons, and what follows tells which. A later sound batch of the same segment: the medium, or a
-//! hand, damaged what was whole; that is *damage*, it is named, and the scan goes on. Nothing: the writer was interrupted;
+//! A bad batch has one of two reasons, and what follows tells which. A later sound batch of the same segment: the medium, or
+//! a hand, damaged what was whole; that is *damage*, it is named, and the scan goes on. Nothing: the writer was interrupted;
 //! that is a *torn tail*, and nothing that was promised is in it, unless the next segment says that this one went further.
 //! From both, records that are sound in themselves are kept.
 
@@ -464,8 +464,8 @@ fn check(bytes: &[u8], offset: usize, header: &RecordHeader) -> Result<(), Forma
 
 /// What the header of a segment said, as its first sound batch tells it: for a header that is bad.
 ///
-/// A recycled file whose new header never reached the disk also holds sound batches, those of its former use. They are older:
-/// sealed before this run began, or before the segment in front of this one.
+/// A recycled file whose new header never reached the disk also holds sound batches, those of its former use. They are
+/// older: sealed before this run began, or before the segment in front of this one.
 ///
 /// Behind a `blank` header only one place is looked at: nearly always the file has been allocated and no more.
 fn infer<S: Source>(window: &mut Window<S>, place: &Place, blank: bool) -> io::Result<Option<(SegmentUuid, Lsn)>> {

@@ -4,8 +4,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::{JournalError, OwnedRecord, Segment, ShardJournal, at};
-use crate::journal::format::Lsn;
+use super::frames::{Assembly, Frame};
+use super::{Journal, JournalError, OwnedRecord, Segment, ShardJournal, Turn, at};
+use crate::call::Epoch;
+use crate::journal::format::{Lsn, RecordKind};
 use crate::journal::layout::RunName;
 use crate::journal::scan::{Advance, ScanOptions, SegmentScan};
 use crate::journal::source::{Holder, SegmentFile};
@@ -20,6 +22,48 @@ pub enum Polled {
     Pending,
     /// Nothing new, and nobody writes here any more.
     End,
+}
+
+/// The audio of one turn as it is written.
+#[derive(Debug)]
+pub struct TurnFollow {
+    follow: Follow,
+    call: u64,
+    epoch: Epoch,
+    assembly: Assembly,
+    has_ended: bool,
+}
+
+impl Journal {
+    /// Follows a turn out of this journal's catalog, from its first frame on.
+    pub fn follow_turn(&self, turn: &Turn) -> Option<TurnFollow> {
+        let shard = self.shards().get(turn.shard)?;
+        let start = turn.parts.first().and_then(|part| shard.start(part.segment)).unwrap_or_default();
+        let assembly = Assembly::default();
+        Some(TurnFollow { follow: shard.follow(start), call: turn.call, epoch: turn.epoch, assembly, has_ended: false })
+    }
+}
+
+impl TurnFollow {
+    /// Gives the frames that were completed since to `take`. [`Polled::End`]: the turn has ended, or its node has.
+    pub fn poll(&mut self, mut take: impl FnMut(Frame<'_>)) -> Result<Polled, JournalError> {
+        if self.has_ended {
+            return Ok(Polled::End);
+        }
+        let TurnFollow { follow, call, epoch, assembly, has_ended } = self;
+        let polled = follow.poll(|record| {
+            let header = &record.header;
+            if (header.call, header.epoch) != (*call, *epoch) {
+                return;
+            }
+            match header.kind {
+                RecordKind::Audio if assembly.add(header, &record.payload) => take(assembly.frame()),
+                RecordKind::End => *has_ended = true,
+                _ => {}
+            }
+        })?;
+        Ok(polled)
+    }
 }
 
 /// A cursor on the records of a shard.

@@ -1,0 +1,224 @@
+//! A call's samples in order, and what is missing between them.
+
+#![forbid(unsafe_code)]
+
+use super::{DATA_SIZE_MAX, Failure, GapReason, Journal, Turn};
+use crate::clock::UnixMicros;
+use crate::journal::reader::{Frame, TurnState};
+use indicatif::ProgressBar;
+use serde::Serialize;
+use std::fmt;
+use std::io;
+
+/// Zeros written at once.
+static SILENCE: [u8; 16 * 1024] = [0; 16 * 1024];
+
+/// What is to be exported.
+pub(super) struct Audio<'a> {
+    pub journal: &'a Journal,
+    /// With their numbers.
+    pub turns: &'a [(usize, &'a Turn)],
+    pub sample_rate: u32,
+    /// Whether silence goes where audio is missing.
+    pub fills: bool,
+}
+
+/// What was exported.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Exported {
+    pub frames: u64,
+    /// Of samples, silence included.
+    pub bytes: u64,
+    /// Of them, silence.
+    pub bytes_silence: u64,
+    pub gaps: Vec<Missing>,
+    pub damages: Vec<String>,
+}
+
+/// Time without audio.
+#[derive(Debug, Serialize)]
+pub(super) struct Missing {
+    /// The turn it is in, or in front of.
+    pub epoch: usize,
+    /// Frames; none between two turns.
+    pub frames: Option<(u64, u64)>,
+    /// By the time at which audio was received; 0 where nothing came behind it.
+    pub seconds: f64,
+    pub reason: Why,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Why {
+    BetweenEpochs,
+    Expired,
+    Damaged,
+    Erased,
+}
+
+impl From<GapReason> for Why {
+    fn from(reason: GapReason) -> Why {
+        match reason {
+            GapReason::Expired => Why::Expired,
+            GapReason::Damaged => Why::Damaged,
+            GapReason::Erased => Why::Erased,
+        }
+    }
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (epoch, seconds) = (self.epoch, self.seconds);
+        match (self.reason, self.frames) {
+            (Why::BetweenEpochs, _) => write!(formatter, "gap: {seconds:.3} s before epoch {epoch}"),
+            (reason, frames) => {
+                let (first, last) = frames.unwrap_or_default();
+                let reason = match reason {
+                    Why::Expired => "expired",
+                    Why::Erased => "deleted",
+                    _ => "damaged",
+                };
+                write!(formatter, "gap: {seconds:.3} s in epoch {epoch}, frames {first} to {last}: {reason}")
+            }
+        }
+    }
+}
+
+/// Where an export is.
+struct Cursor<'a> {
+    exported: Exported,
+    out: &'a mut dyn FnMut(&[u8]) -> io::Result<()>,
+    /// When the audio that was written last ended.
+    heard_until: Option<UnixMicros>,
+    /// What is missing since.
+    missing: Vec<Missing>,
+}
+
+impl Audio<'_> {
+    /// About how many frames there are: what a progress bar counts up to.
+    pub fn frame_count(&self) -> usize {
+        self.turns.iter().map(|(_, turn)| usize::try_from(turn.frames.count()).unwrap_or(0)).sum()
+    }
+
+    /// Gives the samples to `out`.
+    pub fn write(&self, out: &mut dyn FnMut(&[u8]) -> io::Result<()>, bar: &ProgressBar) -> Result<Exported, Stop> {
+        let mut cursor = Cursor { exported: Exported::default(), out, heard_until: None, missing: Vec::new() };
+        for (epoch, turn) in self.turns {
+            if cursor.exported.frames > 0 || !cursor.missing.is_empty() {
+                cursor.missing.push(Missing { epoch: *epoch, frames: None, seconds: 0.0, reason: Why::BetweenEpochs });
+            }
+            self.write_turn(*epoch, turn, &mut cursor, bar)?;
+        }
+        let Cursor { mut exported, missing, .. } = cursor;
+        exported.gaps.extend(missing);
+        Ok(exported)
+    }
+
+    fn write_turn(&self, epoch: usize, turn: &Turn, cursor: &mut Cursor<'_>, bar: &ProgressBar) -> Result<(), Stop> {
+        let mut frames = self.journal.frames(turn);
+        let mut next = 1;
+        while let Some(frame) = frames.next_frame().map_err(|error| Stop::Failed(error.into()))? {
+            if frame.seq.0 > next {
+                cursor.missing.push(missing(epoch, turn, next, frame.seq.0 - 1));
+            }
+            next = frame.seq.0 + 1;
+            if frame.is_erased {
+                cursor.erased(epoch, frame.seq.0);
+            } else {
+                self.write_frame(&frame, cursor)?;
+            }
+            bar.inc(1);
+        }
+        if let TurnState::Ended(end) = turn.state
+            && end.frames >= next
+        {
+            cursor.missing.push(missing(epoch, turn, next, end.frames));
+        }
+        let damages = frames.damages().iter().map(|(path, damage)| format!("{}: {damage}", path.display()));
+        cursor.exported.damages.extend(damages);
+        Ok(())
+    }
+
+    fn write_frame(&self, frame: &Frame<'_>, cursor: &mut Cursor<'_>) -> Result<(), Stop> {
+        let samples = &frame.audio[..frame.audio.len() - frame.audio.len() % 2];
+        let micros = (samples.len() as u64 * 500_000).checked_div(u64::from(self.sample_rate)).unwrap_or(0);
+        if !cursor.missing.is_empty() {
+            // The audio of a frame that was received now began as long ago as it lasts.
+            let began_at = frame.received_at.0.saturating_sub(micros);
+            let gap = cursor.heard_until.map_or(0, |until| began_at.saturating_sub(until.0));
+            // All that is missing here shares the time.
+            if let Some(last) = cursor.missing.last_mut() {
+                last.seconds = gap as f64 / 1e6;
+            }
+            cursor.exported.gaps.append(&mut cursor.missing);
+            if self.fills {
+                let size = u128::from(gap) * u128::from(self.sample_rate) / 1_000_000 * 2;
+                cursor.silence(u64::try_from(size).unwrap_or(u64::MAX))?;
+            }
+        }
+        cursor.write(samples)?;
+        cursor.exported.frames += 1;
+        cursor.heard_until = Some(frame.received_at);
+        Ok(())
+    }
+}
+
+fn missing(epoch: usize, turn: &Turn, first: u64, last: u64) -> Missing {
+    let known = turn.gaps.iter().find(|gap| gap.range.first <= last && first <= gap.range.last);
+    let reason = known.map_or(Why::Damaged, |gap| gap.reason.into());
+    Missing { epoch, frames: Some((first, last)), seconds: 0.0, reason }
+}
+
+impl Cursor<'_> {
+    fn erased(&mut self, epoch: usize, seq: u64) {
+        if let Some(Missing { epoch: known, frames: Some((_, last)), reason: Why::Erased, .. }) = self.missing.last_mut()
+            && (*known, *last + 1) == (epoch, seq)
+        {
+            *last = seq;
+            return;
+        }
+        self.missing.push(Missing { epoch, frames: Some((seq, seq)), seconds: 0.0, reason: Why::Erased });
+    }
+
+    fn silence(&mut self, size: u64) -> Result<(), Stop> {
+        if self.exported.bytes.saturating_add(size) > DATA_SIZE_MAX {
+            return Err(Stop::TooLarge);
+        }
+        let mut left = size;
+        while left > 0 {
+            let piece = left.min(SILENCE.len() as u64);
+            self.write(&SILENCE[..piece as usize])?;
+            left -= piece;
+        }
+        self.exported.bytes_silence += size;
+        Ok(())
+    }
+
+    fn write(&mut self, samples: &[u8]) -> Result<(), Stop> {
+        self.exported.bytes += samples.len() as u64;
+        if self.exported.bytes > DATA_SIZE_MAX {
+            return Err(Stop::TooLarge);
+        }
+        (self.out)(samples).map_err(Stop::Output)
+    }
+}
+
+/// Why an export ended early.
+pub(super) enum Stop {
+    Failed(Failure),
+    Output(io::Error),
+    TooLarge,
+}
+
+impl From<Stop> for Failure {
+    fn from(stop: Stop) -> Failure {
+        match stop {
+            Stop::Failed(failure) => failure,
+            Stop::Output(error) => Failure::Run(format!("cannot write the audio: {error}")),
+            Stop::TooLarge => Failure::Run(
+                "it is more than the 4 GiB that a WAV file can tell: export it with --epoch, or without --gaps silence"
+                    .into(),
+            ),
+        }
+    }
+}
