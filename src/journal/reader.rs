@@ -262,7 +262,9 @@ impl ShardJournal {
     /// Leaves an index beside its segment, unless that is live; returns whether it did. A directory that may only be read
     /// keeps its segments without one.
     pub fn keep(&self, survey: &Survey) -> bool {
-        !survey.is_live && survey.index.store(&self.dir).is_ok()
+        // Without a good header nobody could tell later whose index it is.
+        let has_header = self.segments.iter().any(|segment| segment.id == survey.index.id && segment.header.is_some());
+        has_header && !survey.is_live && survey.index.store(&self.dir).is_ok()
     }
 
     /// Reads the records of this shard from `lsn` on, as they are written.

@@ -244,6 +244,10 @@ impl Recovery {
                 report.damages.push(name(Damage { offset: 0, what: Harm::Missing { size } }));
             }
             Err(Some(Unread::Unbegun)) => report.segments_unbegun += 1,
+            // Nothing sound in it, and nothing behind it: interrupted while it was begun.
+            Err(Some(Unread::Lost(_))) if !shard.has_successor(position) => {
+                report.torn_tails.push(TornTail { file: path, offset: 0 });
+            }
             Err(Some(Unread::Lost(fault))) => {
                 report.damages.push(name(Damage { offset: 0, what: Harm::SegmentHeader(fault) }));
             }
