@@ -1,1 +1,199 @@
+//! The keeper on a real directory.
 
+use super::*;
+use crate::constants::BLOCK_SIZE;
+use crate::shard::mailbox::{Mailbox, mailbox};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::sync::mpsc::{SyncSender, sync_channel};
+
+const SEGMENT_SIZE: u64 = 64 * 1024;
+
+struct Fixture {
+    data: tempfile::TempDir,
+    keeper: Option<Keeper>,
+    requests: Option<SyncSender<(usize, SegmentRequest)>>,
+    mail: Mailbox,
+    shard_dir: PathBuf,
+}
+
+impl Fixture {
+    fn start(adjust: impl FnOnce(&mut JournalConfig)) -> Fixture {
+        let data = tempfile::tempdir().unwrap();
+        Fixture::start_in(data, adjust)
+    }
+
+    fn start_in(data: tempfile::TempDir, adjust: impl FnOnce(&mut JournalConfig)) -> Fixture {
+        let mut config = JournalConfig::new(data.path().join("data"));
+        (config.segment_size, config.reserve) = (SEGMENT_SIZE, Some(1));
+        adjust(&mut config);
+        let run = Run::begin(config, 1).unwrap();
+        let shard_dir = run.shard_dirs[0].clone();
+        let (sender, mail) = mailbox().unwrap();
+        let (requests, receiver) = sync_channel(8);
+        let keeper = run.keep(receiver, vec![sender]).unwrap();
+        Fixture { data, keeper: Some(keeper), requests: Some(requests), mail, shard_dir }
+    }
+
+    fn ask(&self, request: SegmentRequest) {
+        self.requests.as_ref().unwrap().send((0, request)).unwrap();
+    }
+
+    fn mail(&self) -> Message {
+        for _ in 0..2_000 {
+            if let Some(message) = self.mail.try_receive() {
+                return message;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("no mail in 10 s");
+    }
+
+    fn segment(&self) -> PreparedSegment {
+        self.ask(SegmentRequest::Prepare);
+        match self.mail() {
+            Message::Segment(segment) => segment,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn path(&self, id: u64) -> PathBuf {
+        layout::segment_path(&self.shard_dir, id)
+    }
+
+    /// Writes something like a header, as a shard would.
+    fn begin(&self, id: u64) {
+        File::options().write(true).open(self.path(id)).unwrap().write_all_at(&[1; BLOCK_SIZE], 0).unwrap();
+    }
+
+    fn end(&mut self) {
+        self.requests = None;
+        if let Some(keeper) = self.keeper.take() {
+            keeper.join();
+        }
+    }
+}
+
+#[test]
+fn segments_are_allocated_locked_and_private_and_cut_and_unlocked_when_they_are_retired() {
+    for prefill in [false, true] {
+        let mut fixture = Fixture::start(|config| config.prefill = prefill);
+        let (first, second) = (fixture.segment(), fixture.segment());
+        assert_eq!((first.id, second.id, first.size), (1, 2, SEGMENT_SIZE));
+        assert!(first.uuid != second.uuid && first.uuid != SegmentUuid::default());
+        let file = File::open(fixture.path(1)).unwrap();
+        let metadata = file.metadata().unwrap();
+        assert_eq!((metadata.len(), metadata.permissions().mode() & 0o777), (SEGMENT_SIZE, 0o600));
+        let data_dir = std::fs::metadata(fixture.data.path().join("data")).unwrap();
+        assert_eq!(data_dir.permissions().mode() & 0o777, 0o700);
+        assert!(!lock::try_shared(&file).unwrap(), "its writer holds it");
+        fixture.begin(1);
+        fixture.ask(SegmentRequest::Retire { id: 1, size: 8192, is_fenced: false });
+        fixture.begin(2);
+        fixture.ask(SegmentRequest::Retire { id: 2, size: 4096, is_fenced: true });
+        assert_eq!(fixture.segment().id, 3);
+        assert!(lock::shared_within(&file, Duration::from_secs(5)).unwrap());
+        assert_eq!(std::fs::metadata(fixture.path(1)).unwrap().len(), 8192);
+        assert_eq!(std::fs::metadata(fixture.path(2)).unwrap().len(), SEGMENT_SIZE, "a fenced file is left as it is");
+        fixture.end();
+        assert!(!fixture.path(3).exists(), "at hand and never used");
+        assert!(fixture.path(1).exists() && fixture.path(2).exists());
+    }
+}
+
+#[test]
+fn without_room_the_shard_is_told_and_gets_its_segment_once_there_is_some() {
+    let mut fixture = Fixture::start(|config| config.segment_size = 1 << 60);
+    fixture.ask(SegmentRequest::Prepare);
+    assert!(matches!(fixture.mail(), Message::NoRoom));
+    fixture.end();
+
+    // The same, and room that comes back: a directory in the way of the file's name goes.
+    let mut fixture = Fixture::start(|_| ());
+    let obstacle = layout::preparing_path(&fixture.shard_dir, 1);
+    std::fs::create_dir(&obstacle).unwrap();
+    fixture.ask(SegmentRequest::Prepare);
+    assert!(matches!(fixture.mail(), Message::NoRoom));
+    std::fs::remove_dir(&obstacle).unwrap();
+    assert!(matches!(fixture.mail(), Message::Segment(PreparedSegment { id: 1, .. })));
+    fixture.end();
+}
+
+#[test]
+fn a_reserve_larger_than_the_disk_is_told_at_once() {
+    let mut fixture = Fixture::start(|config| config.reserve = Some(u64::MAX));
+    assert!(matches!(fixture.mail(), Message::Reserve { is_low: true }));
+    fixture.end();
+}
+
+#[test]
+fn retention_removes_the_oldest_that_nobody_writes_or_reads() {
+    let mut fixture = Fixture::start(|_| ());
+    for id in 1..=5 {
+        assert_eq!(fixture.segment().id, id);
+        fixture.begin(id);
+        std::fs::write(layout::index_path(&fixture.shard_dir, id), "x").unwrap();
+        if id < 5 {
+            fixture.ask(SegmentRequest::Retire { id, size: SEGMENT_SIZE, is_fenced: false });
+        }
+    }
+    // Answered behind the others: the files are cut by now, and stay as they are.
+    fixture.segment();
+    for id in 1..=5 {
+        let when = SystemTime::now() - Duration::from_secs(1000 - id * 100);
+        File::options().write(true).open(fixture.path(id)).unwrap().set_modified(when).unwrap();
+    }
+    let reader = File::open(fixture.path(1)).unwrap();
+    assert!(lock::shared_within(&reader, Duration::from_secs(5)).unwrap());
+    let data_dir = fixture.data.path().join("data");
+    let enforce = |bytes, age| retention::enforce(&data_dir, bytes, age, SystemTime::now()).unwrap().segments;
+    let left = || layout::segments(&fixture.shard_dir).unwrap();
+    assert_eq!(enforce(None, None), 0);
+    assert_eq!(enforce(Some(6 * SEGMENT_SIZE), None), 0);
+    assert_eq!(enforce(Some(4 * SEGMENT_SIZE), None), 2);
+    assert_eq!(left(), [1, 4, 5, 6], "the first is being read");
+    assert!(!layout::index_path(&fixture.shard_dir, 2).exists() && layout::index_path(&fixture.shard_dir, 4).exists());
+    assert_eq!(enforce(None, Some(Duration::from_secs(500))), 1);
+    drop(reader);
+    assert_eq!(enforce(None, Some(Duration::from_secs(500))), 1);
+    assert_eq!(enforce(Some(1), Some(Duration::ZERO)), 0, "the rest is being written");
+    assert_eq!(left(), [5, 6]);
+    fixture.end();
+}
+
+#[test]
+fn what_a_killed_process_had_prepared_is_removed_and_what_it_wrote_is_kept() {
+    let mut fixture = Fixture::start(|_| ());
+    fixture.segment();
+    fixture.begin(1);
+    fixture.segment();
+    // As if killed: its locks are gone, its files are not.
+    for id in [3, 4] {
+        std::fs::copy(fixture.path(id - 2), fixture.path(id)).unwrap();
+    }
+    let preparing = layout::preparing_path(&fixture.shard_dir, 5);
+    std::fs::write(&preparing, "").unwrap();
+    let data_dir = fixture.data.path().join("data");
+    retention::tidy(&data_dir, SystemTime::now()).unwrap();
+    assert_eq!(layout::segments(&fixture.shard_dir).unwrap(), [1, 2, 3]);
+    assert!(preparing.exists(), "young: it may be somebody's");
+    retention::tidy(&data_dir, SystemTime::now() + Duration::from_secs(3_600)).unwrap();
+    assert!(!preparing.exists() && fixture.shard_dir.exists());
+    fixture.end();
+    // Empty, it goes with its run; the data directory stays.
+    std::fs::remove_file(fixture.path(1)).unwrap();
+    std::fs::remove_file(fixture.path(3)).unwrap();
+    retention::tidy(&data_dir, SystemTime::now() + Duration::from_secs(3_600)).unwrap();
+    retention::tidy(&data_dir, SystemTime::now() + Duration::from_secs(7_200)).unwrap();
+    assert_eq!(layout::runs(&data_dir).unwrap(), []);
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_an_error_that_says_what_to_do() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for path in [file.clone(), file.join("below")] {
+        let error = Run::begin(JournalConfig::new(path.clone()), 1).unwrap_err().to_string();
+        assert!(error.contains("--data-dir") && error.contains(&path.display().to_string()), "{error}");
+    }
+}
