@@ -48,7 +48,7 @@ impl Node {
             "--set",
             "journal.reserve=1MiB",
         ]);
-        command.args(["--claim-match", "tenant", "--jwt-key"]).arg(directory.join("public.pem"));
+        command.args(["--claim-match", "tenant", "--max-ahead", "off", "--jwt-key"]).arg(directory.join("public.pem"));
         command.arg("--data-dir").arg(directory.join("data")).args(args);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
