@@ -1,17 +1,26 @@
-//! What the tests on real sockets share: a [`TestNode`] with a real ring in this process, tokens for it, and a [`Peer`] that
+//! What the tests on real sockets share: a [`TestNode`] with a real ring in this process, or a [`NodeProcess`] on a
+//! [`LoopDisk`], tokens for it, and a [`Peer`] that
 //! sends bytes and reads frames, with nothing of the node's own codec in it.
 //!
 //! Every wait here has the same generous bound, [`PATIENCE`]: a test that is slow on a busy machine is slow, and fails only
 //! where nothing comes at all.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
+// The ioctls that cut a filesystem off and freeze it have no safe wrapper anywhere.
+#[allow(unsafe_code)]
+mod loop_disk;
 mod node;
 mod peer;
+mod player;
+mod process;
 mod token;
 pub mod wire;
 
+pub use loop_disk::{Cut, Frozen, LoopDisk, fill};
 pub use node::{Setup, TestNode};
 pub use peer::{Message, Peer, Response};
+pub use player::{Audit, Played, Player, audio, audit};
+pub use process::NodeProcess;
 pub use token::{INTERACTION, Keys, TENANT, mint, now_secs, sign};
 
 use exo_ingest::io::probe::KernelFeatures;

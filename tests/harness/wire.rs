@@ -35,6 +35,14 @@ fn header(first: u8, mask_bit: u8, size: usize) -> Vec<u8> {
     bytes
 }
 
+/// Appends a payload, masked with the key that [`announce`] says. By words: a test that plays audio masks megabytes.
+pub fn mask_onto(payload: &[u8], bytes: &mut Vec<u8>) {
+    let (words, rest) = payload.as_chunks::<4>();
+    let key = u32::from_ne_bytes(MASK);
+    bytes.extend(words.iter().flat_map(|word| (u32::from_ne_bytes(*word) ^ key).to_ne_bytes()));
+    bytes.extend(rest.iter().zip(MASK).map(|(byte, mask)| byte ^ mask));
+}
+
 /// A masked frame; `first` is its first byte, whatever that says.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = header(first, 0x80, payload.len());

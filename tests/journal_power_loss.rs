@@ -1,0 +1,102 @@
+//! The filesystem is cut off from its disk in the middle of calls, and ext4's own journal with it: every frame that was acked
+//! is there after the next mount, byte for byte.
+//!
+//! `EXO_INGEST_ROUNDS` is the number of cuts of each test. Only root can run it.
+#![forbid(unsafe_code)]
+
+use exo_ingest::journal::recovery::{RecoveryReport, recover};
+use exo_ingest_harness::{Audit, Cut, LoopDisk, NodeProcess, Played, Player, audit};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_exo-ingest");
+
+/// Sparse: a test uses what it writes.
+const DISK_SIZE: u64 = 768 << 20;
+
+/// Cuts that one filesystem goes through, with everything that was written before the last of them.
+const CUTS_PER_DISK: u64 = 5;
+
+const CALL_COUNT: u64 = 6;
+
+/// The longest a node serves before the cut.
+const SERVICE_MS_MAX: u64 = 700;
+
+fn rounds() -> u64 {
+    std::env::var("EXO_INGEST_ROUNDS").ok().map_or(5, |rounds| rounds.parse().expect("EXO_INGEST_ROUNDS is a number"))
+}
+
+/// Serves until a moment after the cut; returns what the peers saw.
+fn play_to_the_cut(disk: &LoopDisk, round: u64, random: u64) -> Vec<Played> {
+    let data_dir = disk.path().join("data");
+    let node = NodeProcess::start(BINARY, &data_dir, &["--set", "journal.reserve=4KiB"]);
+    let players: Vec<Player> = (0..CALL_COUNT)
+        .map(|call| {
+            // The same ids in each round; one call as fast as it goes, so that segments fill.
+            let pause = Duration::from_micros(if call == 0 { 300 } else { 1500 });
+            Player::start((node.address(), node.pid()), &format!("call-{call}"), round * CALL_COUNT + call, pause)
+        })
+        .collect();
+    std::thread::sleep(Duration::from_micros(random % (SERVICE_MS_MAX * 1000)));
+    disk.shut_down(if random.is_multiple_of(3) { Cut::LogFlush } else { Cut::NoLogFlush });
+    // An ack may come after the cut only for what was durable before.
+    std::thread::sleep(Duration::from_millis(100));
+    node.kill();
+    players.into_iter().map(Player::finish).collect()
+}
+
+fn recovered(data_dir: &Path) -> RecoveryReport {
+    let first = recover(data_dir, &mut || ()).unwrap_or_else(|error| panic!("{error}"));
+    let again = recover(data_dir, &mut || ()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((first.calls, first.epochs, first.frames), (again.calls, again.epochs, again.frames), "recovery repeats");
+    first
+}
+
+fn cut(name: &str, options: &'static str) {
+    let start = Instant::now();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64 ^ std::process::id() as u64;
+    println!("{name}: random numbers from {random:#x}");
+    let (mut total, mut damages, mut disk, mut history) = (Audit::default(), 0, None, Vec::new());
+    for round in 0..rounds() {
+        if round % CUTS_PER_DISK == 0 {
+            drop(disk.take());
+            history.clear();
+            disk = LoopDisk::make(DISK_SIZE, options);
+        }
+        let Some(disk) = &mut disk else { return };
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        history.extend(play_to_the_cut(disk, round, random));
+        disk.unmount();
+        disk.mount();
+        let data_dir = disk.path().join("data");
+        let report = recovered(&data_dir);
+        damages += report.damages.len();
+        for damage in &report.damages {
+            println!("round {round}: {} at {}: {}", damage.file.display(), damage.offset, damage.what);
+        }
+        assert!(report.missing.is_empty(), "{report}");
+        let (now, all) = (&history[history.len() - CALL_COUNT as usize..], &history[..]);
+        total += audit(&data_dir, now);
+        audit(&data_dir, all);
+    }
+    let Audit { calls, acked, beyond, bytes } = total;
+    assert!(acked > 0, "nothing was acked: nothing was tested");
+    println!(
+        "{name}: {} cuts, {calls} calls, {acked} acked frames, 0 lost, 0 changed; {beyond} more were there, {bytes} bytes \
+         compared, {damages} damaged places, {:.0?}",
+        rounds(),
+        start.elapsed()
+    );
+}
+
+#[test]
+fn nothing_acked_is_lost_on_ext4_as_it_comes() {
+    cut("data=ordered", "loop");
+}
+
+#[test]
+fn nothing_acked_is_lost_on_ext4_that_journals_data() {
+    cut("data=journal", "loop,data=journal");
+}
