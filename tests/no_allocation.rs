@@ -188,6 +188,7 @@ fn start_node(signer: &Signer, kernel_features: KernelFeatures) -> Node {
     let verifier = Arc::new(Verifier::new(KeySet::parse(jwk.as_bytes()).unwrap(), TokenPolicy::default()));
     let limits = Limits { ring_size: 16 * 1024 * 1024, connections_max: 1000, max_ahead: None, ..Limits::production() };
     let config = NodeConfig {
+        journal: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         shards: vec![None],
         limits: limits.clone(),
