@@ -1,20 +1,20 @@
-//! exo-ingest takes live telephone audio over WebSocket and acknowledges every tenth frame of each call. This page is its
-//! architecture, in the order in which a frame comes through. The words in *italics* are used in this one sense
+//! exo-ingest takes live telephone audio over WebSocket; an ACK means that it is on disk. This page is the architecture,
+//! in the order in which a frame comes through. The words in *italics* are used in this one sense
 //! everywhere.
 //!
 //! ```text
 //!  socket ──multishot recv──► buffer ring ──► Transport ──► proto::frame ──► Session::handle_data
 //!                             (io, small      (plain;       (headers,           │ unmask + checksum + copy, in one pass
 //!    ▲                         and hot)        TLS later)    limits)            ▼ (proto::mask, into frame_ring)
-//!    │                                                                      frame ring ┄┄ comes next ┄┄► journal on disk
+//!    │                                                                      frame ring ──write──► journal::writer ──► disk
 //!    │                                                                          │ head, sealed, written, durable
 //!    └──send slots◄── Session::poll_transmit ◄── Session::handle_promise ◄── ack::PromiseQueue
 //! ```
 //!
 //! The CPU touches a frame's bytes twice: the kernel moves them from the socket into a receive buffer, and one pass of
-//! ours moves them from there into the frame ring. What lies there is the journal's format already, so the disk will take
-//! it as it is. In this version there is no journal: a promise holds once the frame is in the ring, which is then free
-//! again.
+//! ours moves them from there into the frame ring. What lies there is the journal's format already, so the disk takes it as
+//! it is, by DMA where the filesystem knows O_DIRECT. Without a journal a promise holds once the frame is in the ring,
+//! which is then free again.
 //!
 //! # Threads
 //! - A *shard* ([`shard::Shard`]), one for each CPU it is given, pinned: a ring, a listener of its own on the common port
@@ -36,8 +36,10 @@
 //!    back while it is in the cache.
 //! 3. *Mail and time*: mailbox, timers.
 //! 4. *New calls*: request heads, a budget of them a turn, behind the live calls; then what had to wait for room.
-//! 5. *Acknowledge*: sessions whose promises hold now hear of it, and their ACKs are queued together.
-//! 6. *Retry*: receives that ended are armed again, output that found no slot is sent.
+//! 5. *Seal and write*: the open batch is sealed when an ACK is due in it and pacing allows; sealed ones are written, and
+//!    synced every 20 ms ([`journal::writer`]).
+//! 6. *Acknowledge*: sessions whose promises hold now hear of it, and their ACKs are queued together.
+//! 7. *Retry*: receives that ended are armed again, output that found no slot is sent.
 //!
 //! # The life of a connection
 //! ```text
@@ -66,8 +68,16 @@
 //! Positions count on over the laps ([`frame_ring::RingPosition`]). A frame that comes in pieces becomes several
 //! *records*, each a chunk of it; it counts once its last one is in, so no batch ever waits for a peer.
 //! [`journal::format`] draws the bytes. ACKs hang on positions: a session asks "tell me once everything up to here
-//! holds", the [promise queue](ack::PromiseQueue) answers by watermark. Level `received` moves it with `head`; a journal
-//! will move it with `durable`, and nothing else changes.
+//! holds", the [promise queue](ack::PromiseQueue) answers by watermark. The node's level says what moves it: `head`
+//! (received), `written` or `durable`.
+//!
+//! # The journal
+//! A shard writes its batches from the registered frame ring into segments of its own, on its own ring; the control
+//! side's [keeper](control::keeper) has the next segment ready before it is needed, and deletes what retention says. A
+//! sync covers only writes that had completed before it was submitted. A failed write or sync fences the segment: it is
+//! never synced again, and what was not durable is written anew from the ring into another. Every segment begins with the
+//! records of the calls that are live ([`frame_ring::calls`]), so that each can be read alone. [`journal::scan`] reads
+//! on past damage; [`journal::reader`] is for others to build on; `exo-ingest calls` is the first that does.
 //!
 //! # Where backpressure comes from
 //! - *The frame ring is full*: received bytes wait in their receive buffers, in order; their connections are not read;
