@@ -56,7 +56,14 @@ pub enum Lack {
         /// `uname -r`.
         release: String,
     },
-    /// Not enough lockable memory.
+    /// Not enough lockable memory for the kernel's queues, without which nothing goes.
+    QueueMemory {
+        /// Bytes wanted.
+        wanted: usize,
+        /// `RLIMIT_MEMLOCK` in bytes; `None` is no limit.
+        limit: Option<u64>,
+    },
+    /// Not enough lockable memory for the frame ring.
     LockedMemory {
         /// Bytes wanted.
         wanted: usize,
@@ -106,8 +113,15 @@ impl fmt::Display for Lack {
             Lack::KernelTooOld { feature, release } => {
                 write!(f, "this kernel ({release}) lacks {feature}: exo-ingest needs Linux 6.1 or later (6.12 for its fastest paths)")
             }
+            Lack::QueueMemory { wanted, limit } => write!(
+                f,
+                "cannot lock {} KiB of memory for io_uring's queues (limit: {}): raise it with `ulimit -l`, systemd's \
+                 LimitMEMLOCK= or docker's --ulimit memlock=, or lower the number of shards",
+                wanted.div_ceil(1024),
+                show_limit(*limit),
+            ),
             Lack::LockedMemory { wanted, limit } => {
-                let limit = limit.map_or("unlimited".to_owned(), |limit| format!("{} KiB", limit / 1024));
+                let limit = show_limit(*limit);
                 write!(
                     f,
                     "cannot lock {} KiB of memory for the frame ring (limit: {limit}): raise it with `ulimit -l`, systemd's \
@@ -132,6 +146,10 @@ impl fmt::Display for Lack {
 }
 
 impl std::error::Error for Lack {}
+
+fn show_limit(limit: Option<u64>) -> String {
+    limit.map_or("unlimited".to_owned(), |limit| format!("{} KiB", limit / 1024))
+}
 
 /// Asks the kernel for everything a shard's ring uses, on a small ring that is dropped again.
 pub fn probe(allowed: KernelFeatures) -> Result<Features, Lack> {
@@ -170,7 +188,7 @@ fn setup_lack(error: Error, wanted: usize) -> Lack {
             too_old("IORING_SETUP_SINGLE_ISSUER or IORING_SETUP_DEFER_TASKRUN")
         }
         Some(code) if code == rustix::io::Errno::NOMEM.raw_os_error() => {
-            Lack::LockedMemory { wanted, limit: locked_memory_limit() }
+            Lack::QueueMemory { wanted, limit: locked_memory_limit() }
         }
         Some(code) if code == rustix::io::Errno::MFILE.raw_os_error() => {
             Lack::OpenFiles { wanted: 1, limit: open_files_limit() }
@@ -211,7 +229,8 @@ fn register_buffers(incremental: bool) -> Result<(), Lack> {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::InvalidInput => Err(too_old("provided buffer rings")),
         Err(error) if error.kind() == ErrorKind::OutOfMemory => {
-            Err(Lack::LockedMemory { wanted: crate::constants::RECEIVE_BUFFER_SIZE * 64, limit: locked_memory_limit() })
+            // Only the ring of entries is locked: a page or so.
+            Err(Lack::QueueMemory { wanted: crate::constants::BLOCK_SIZE, limit: locked_memory_limit() })
         }
         Err(error) => Err(Lack::Other { step: "registering receive buffers", error }),
     }
@@ -272,6 +291,7 @@ mod tests {
             (Lack::Forbidden { sysctl: Some(0) }, "seccomp"),
             (setup_lack(code(rustix::io::Errno::INVAL), 0), "needs Linux 6.1"),
             (setup_lack(code(rustix::io::Errno::NOMEM), 4096), "ulimit -l"),
+            (Lack::LockedMemory { wanted: 4096, limit: Some(1024) }, "--allow-unregistered"),
             (setup_lack(code(rustix::io::Errno::MFILE), 0), "ulimit -Hn"),
             (Lack::OpenFiles { wanted: 10, limit: 5 }, "--max-calls"),
             (Lack::Memory { purpose: "the frame ring", wanted: 1024 }, "limits.ring_size"),

@@ -20,6 +20,10 @@ use std::time::Duration;
 /// Entries of the submission queue: what one turn queues at most before it has to submit early (an extra system call, no loss).
 const SUBMISSIONS: u32 = 4096;
 
+/// Both queues where memory for the usual ones cannot be locked (Linux 6.18 counts it against `RLIMIT_MEMLOCK`, which some
+/// hosts leave at 64 KiB): 24 KiB. A turn that queues more submits more than once; what completes beyond them the kernel keeps.
+const QUEUES_SMALL: (u32, u32) = (256, 512);
+
 /// Index of the frame ring among the registered buffers.
 const FRAME_RING_INDEX: u16 = 0;
 
@@ -77,7 +81,10 @@ impl Uring {
         // Each connection can complete a receive and a send between two reaps. Beyond this the kernel keeps completions in a
         // list of its own: slower, but nothing is lost.
         let completions = (config.connections_max as u32 * 2).next_power_of_two().clamp(SUBMISSIONS * 2, 1 << 16);
-        let ring = build_ring(SUBMISSIONS, completions)?;
+        let ring = match build_ring(SUBMISSIONS, completions) {
+            Err(Lack::QueueMemory { .. }) => build_ring(QUEUES_SMALL.0, QUEUES_SMALL.1),
+            built => built,
+        }?;
         let memory = |_| Lack::Memory { purpose: "receive and send buffers", wanted: config.slot_size * config.slot_count };
         let buffers = BufferRing::register(&ring, config.features.incremental_buffers).map_err(memory)?;
         let slots = Region::allocate(config.slot_size * config.slot_count).map_err(memory)?;
