@@ -1,4 +1,5 @@
 //! What names a call and a connection's turn at it.
+#![forbid(unsafe_code)]
 
 use crate::clock::Moment;
 use crate::constants::ID_SIZE_MAX;

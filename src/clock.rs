@@ -1,4 +1,5 @@
 //! Points in time. Nothing here reads a clock: `io` does, once or twice a turn, and hands the values in.
+#![forbid(unsafe_code)]
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! Compile-time limits, each with the reason for its value. What an operator may change is in [`crate::limits`].
+#![forbid(unsafe_code)]
 
 /// Frames between two ACKs. The quick reference promises it to clients: not a setting.
 pub const ACK_INTERVAL_FRAMES: u64 = 10;

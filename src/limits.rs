@@ -1,4 +1,5 @@
 //! Run-time limits: every one a setting with a name of its own (`limits.*`, `timeouts.*`), so that tests can shrink it.
+#![forbid(unsafe_code)]
 
 use std::time::Duration;
 

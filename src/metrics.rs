@@ -1,4 +1,5 @@
 //! Counters of a shard. Each has one writer, the shard's thread, and any number of readers; nothing here locks.
+#![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

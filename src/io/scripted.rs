@@ -3,6 +3,7 @@
 //! A test keeps a [`World`], gives its [`Scripted`] to a shard, and takes turns with it: what peers do ([`World::connect`],
 //! [`World::peer_sends`], …) becomes completions at the shard's next `submit`, in the order in which it was done. Time passes in
 //! [`World::advance`] alone. Faults are switches: windows that close, writes that fall short, syncs that fail.
+#![forbid(unsafe_code)]
 
 use super::memory::Region;
 use super::{Completion, FileHandle, Io, Received, SendSlot, Socket, UserData, Wait};

@@ -8,6 +8,7 @@
 //! ```
 //! `index` is a slot in a table of the owner, `generation` counts the slot's tenants: a completion that comes after its slot
 //! was given to another is told apart.
+#![forbid(unsafe_code)]
 
 /// What an operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

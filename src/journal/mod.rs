@@ -1,5 +1,7 @@
 //! The journal on disk: its format, its files, and what reads them.
 
+#![forbid(unsafe_code)]
+
 pub mod batch;
 pub mod boot;
 pub mod erase;

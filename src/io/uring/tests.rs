@@ -1,4 +1,5 @@
 //! The kernel's ring against real sockets and a real file, on both kernel paths.
+#![forbid(unsafe_code)]
 
 use super::*;
 use crate::io::OpKind;
