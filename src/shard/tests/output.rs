@@ -144,3 +144,29 @@ fn what_waits_for_one_peer_is_bounded_however_much_it_asks_for() {
     assert!(heard.iter().filter(|word| word.starts_with("pong")).count() <= 5, "only the latest pings are answered");
     rig.end();
 }
+
+#[test]
+fn a_hundred_calls_of_the_recommended_frames_on_the_limits_of_production() {
+    let limits = Limits { ring_size: 16 * 1024 * 1024, connections_max: 200, ..Limits::production() };
+    let mut rig = rigs(1, settings(limits)).pop().unwrap();
+    let calls: Vec<_> = (0..100).map(|index| rig.call(&format!("call-{index}"))).collect();
+    // As a network cuts them.
+    rig.world.set_receive_size_max(1448);
+    for second in 1..=4u64 {
+        for socket in &calls {
+            rig.send(*socket, &frames(5, 9_600));
+        }
+        rig.pass(Duration::from_secs(1));
+        for socket in &calls {
+            let acks = if second.is_multiple_of(2) { vec![format!("ack {}", second * 5)] } else { Vec::new() };
+            assert_eq!(rig.said(*socket), acks);
+        }
+    }
+    for socket in &calls {
+        assert_eq!(rig.ask(*socket, &text(STOP)), ["stopped 20", "close 1000"]);
+        rig.world.peer_finishes(*socket);
+    }
+    rig.quiet();
+    assert_eq!((rig.counters.frames.read(), rig.counters.calls_ended.read()), (2000, 100));
+    rig.end();
+}
