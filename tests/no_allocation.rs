@@ -5,6 +5,7 @@
 
 use exo_ingest::auth::{Grant, KeySet, Signer, TokenPolicy, Verifier};
 use exo_ingest::call::CallIdentity;
+use exo_ingest::cli::keygen::{KeyBits, generate_into};
 use exo_ingest::clock::Now;
 use exo_ingest::io::probe::KernelFeatures;
 use exo_ingest::limits::Limits;
@@ -211,7 +212,9 @@ fn frames_allocate_nothing_and_a_call_costs_less_than_a_kilobyte() {
 }
 
 fn count(kernel_features: KernelFeatures) {
-    let signer = Signer::from_pem(include_bytes!("../src/shard/tests/signing-key.pem")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let key = generate_into(dir.path(), KeyBits::Bits2048).unwrap();
+    let signer = Signer::from_pem(&std::fs::read(key.private).unwrap()).unwrap();
     let node = start_node(&signer, kernel_features);
     println!("{}", node.notes().join("; "));
     let mut clients = Clients { address: node.address(), signer, calls: Vec::new(), frames: 0 };

@@ -18,6 +18,7 @@ mod timing;
 use super::*;
 use crate::auth::{Grant, KeySet, Signer, TokenPolicy, Verifier};
 use crate::call::{CallIdentity, Epoch as CallEpoch, Seq};
+use crate::cli::keygen::{KeyBits, generate_into};
 use crate::clock::UnixMicros;
 use crate::frame_ring::{Chunk, ConsumerId};
 use crate::io::Socket;
@@ -29,10 +30,9 @@ use crate::session::service::IngestService;
 use crate::tenants::Tenants;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-const SIGNING_KEY: &[u8] = include_bytes!("tests/signing-key.pem");
-const OTHER_SIGNING_KEY: &[u8] = include_bytes!("tests/other-signing-key.pem");
 const TENANT: &str = "tenant-abc";
 const ADDRESS: &str = "198.51.100.7:4000";
 const STOP: &str = r#"{"event":"stop"}"#;
@@ -54,6 +54,26 @@ struct Rig {
     tenants: Arc<Tenants>,
     sockets: RefCell<Vec<Socket>>,
     finished: bool,
+}
+
+/// Two private keys, made once: a key in a repository alarms people.
+fn signing_keys() -> &'static [Vec<u8>; 2] {
+    static KEYS: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
+    KEYS.get_or_init(|| {
+        [(); 2].map(|()| {
+            let dir = tempfile::tempdir().expect("a test gets a directory");
+            let files = generate_into(dir.path(), KeyBits::Bits2048).expect("a key");
+            std::fs::read(files.private).expect("its file")
+        })
+    })
+}
+
+fn signing_key() -> &'static [u8] {
+    &signing_keys()[0]
+}
+
+fn other_signing_key() -> &'static [u8] {
+    &signing_keys()[1]
 }
 
 fn settings(limits: Limits) -> IngestSettings {
@@ -91,7 +111,7 @@ fn token_signed(signing_key: &'static [u8], interaction: &str) -> String {
 
 /// A good upgrade request for `interaction`.
 fn head(interaction: &str) -> Vec<u8> {
-    head_with_token(&token_signed(SIGNING_KEY, interaction))
+    head_with_token(&token_signed(signing_key(), interaction))
 }
 
 fn head_with_token(token: &str) -> Vec<u8> {
@@ -196,7 +216,7 @@ fn rigs(count: usize, settings: IngestSettings) -> Vec<Rig> {
         let world = World::new();
         let limits = settings.limits.clone();
         let counters = Arc::new(Counters::default());
-        let service = IngestService::new(Arc::clone(&settings), verifier(SIGNING_KEY), Arc::clone(&tenants));
+        let service = IngestService::new(Arc::clone(&settings), verifier(signing_key()), Arc::clone(&tenants));
         let ingest = service.shared();
         let memory = Region::allocate(limits.ring_size).expect("a test gets its memory");
         let io = world.io(limits.send_slot_count, limits.send_slot_size);

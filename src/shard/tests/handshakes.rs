@@ -129,7 +129,7 @@ impl Rig {
 fn early_bytes_are_dropped_with_a_connection_whose_token_is_bad() {
     let mut rig = Rig::tiny();
     let socket = rig.connect();
-    let bad = head_with_token(&token_signed(OTHER_SIGNING_KEY, "early"));
+    let bad = head_with_token(&token_signed(other_signing_key(), "early"));
     rig.send(socket, &[bad, start("early"), frames(10, 100)].concat());
     rig.quiet();
     assert_eq!(rig.said(socket), ["401"]);
@@ -171,12 +171,12 @@ fn a_reset_while_the_head_waits_frees_the_slot_and_the_frames_before_it_count() 
 fn new_keys_apply_to_the_next_head_and_not_to_live_calls() {
     let mut rig = Rig::tiny();
     let live = rig.call("live");
-    rig.shard.shards[0].try_send(Message::Keys(verifier(OTHER_SIGNING_KEY))).unwrap();
+    rig.shard.shards[0].try_send(Message::Keys(verifier(other_signing_key()))).unwrap();
     rig.quiet();
     let old = rig.connect();
     assert_eq!(rig.ask(old, &head("old")), ["401"]);
     let new = rig.connect();
-    assert_eq!(rig.ask(new, &head_with_token(&token_signed(OTHER_SIGNING_KEY, "new"))), ["101"]);
+    assert_eq!(rig.ask(new, &head_with_token(&token_signed(other_signing_key(), "new"))), ["101"]);
     assert_eq!(rig.ask(live, &frames(10, 10)), ["ack 10"]);
     rig.end();
 }
