@@ -1,11 +1,13 @@
 //! Journals in memory, as a node would have written them: for tests and benchmarks.
 //!
 //! Plays the writer without its haste: the same frame ring lays out the same records, each sealed batch goes to the end of
-//! the newest segment at once, and every call is introduced again in each segment.
+//! the newest segment at once, and each segment begins with the records of the calls that go on.
 
 #![forbid(unsafe_code)]
 
-use super::format::{BatchHeader, HEADER_SIZE, Lsn, SegmentHeader, SegmentUuid};
+use super::format::payload::CALL_SIZE_MAX;
+use super::format::record::{chain_crc, header_crc};
+use super::format::{BatchHeader, CallRecord, HEADER_SIZE, Lsn, RecordHeader, RecordKind, SegmentHeader, SegmentUuid};
 use super::layout::{RunName, create_data_dir, create_shard_dir, segment_path};
 use crate::call::{CallIdentity, Epoch, Seq};
 use crate::clock::{Moment, Now, UnixMicros};
@@ -14,7 +16,7 @@ use crate::frame_ring::{CallEnd, CallStart, Chunk, FrameRing, RING_SIZE_MIN, Sea
 use crate::io::memory::Region;
 use crate::proto::MaskKey;
 use crate::proto::mask::Kernel;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +36,8 @@ pub struct Turn {
     pub frames: u64,
     /// Bytes of whole samples so far.
     pub bytes: u64,
+    /// Whether it has an end record.
+    pub has_ended: bool,
 }
 
 /// One segment, as its file would be.
@@ -63,7 +67,6 @@ pub struct Image {
     ring: FrameRing,
     now: Now,
     segments: Vec<Segment>,
-    introduced: HashSet<Epoch>,
     turns: BTreeMap<Epoch, Turn>,
 }
 
@@ -72,16 +75,7 @@ impl Image {
     pub fn new(run: RunName, shard: u16, segment_size: usize) -> io::Result<Image> {
         let ring = FrameRing::new(Region::allocate(RING_SIZE_MIN)?, Kernel::detect());
         let now = Now { moment: Moment::ZERO, unix: run.started_at };
-        let mut image = Image {
-            run,
-            shard,
-            segment_size,
-            ring,
-            now,
-            segments: Vec::new(),
-            introduced: HashSet::new(),
-            turns: BTreeMap::new(),
-        };
+        let mut image = Image { run, shard, segment_size, ring, now, segments: Vec::new(), turns: BTreeMap::new() };
         image.pass(1);
         image.begin_segment(Lsn(0));
         Ok(image)
@@ -99,16 +93,8 @@ impl Image {
         self.pass(1);
         let epoch = Epoch { boot: self.run.boot, micros: self.now.unix.0, shard: self.shard };
         let identity = CallIdentity { tenant: tenant.into(), interaction: interaction.into() };
-        self.turns.insert(epoch, Turn { identity, epoch, sample_rate, frames: 0, bytes: 0 });
-        self.introduce(epoch);
-        epoch
-    }
-
-    fn introduce(&mut self, epoch: Epoch) {
-        if !self.introduced.insert(epoch) {
-            return;
-        }
-        let Some(turn) = self.turns.get(&epoch) else { return };
+        self.turns.insert(epoch, Turn { identity, epoch, sample_rate, frames: 0, bytes: 0, has_ended: false });
+        let turn = &self.turns[&epoch];
         let start = CallStart {
             call: turn.identity.key(),
             identity: &turn.identity,
@@ -120,6 +106,7 @@ impl Image {
         };
         let appended = self.ring.append_call(&start);
         assert!(appended.is_ok(), "an image is sealed before its ring is full");
+        epoch
     }
 
     /// Appends a whole frame to a turn.
@@ -132,7 +119,6 @@ impl Image {
         if self.ring.free_size() < 2 * BATCH_SIZE_MAX {
             self.seal();
         }
-        self.introduce(epoch);
         let Some(turn) = self.turns.get_mut(&epoch) else { return };
         let (call, seq) = (turn.identity.key().record_number(), Seq(turn.frames + 1));
         let mut offset = 0;
@@ -151,8 +137,8 @@ impl Image {
 
     /// Ends a turn.
     pub fn end(&mut self, epoch: Epoch, ending: u16) {
-        self.introduce(epoch);
-        let Some(turn) = self.turns.get(&epoch) else { return };
+        let Some(turn) = self.turns.get_mut(&epoch) else { return };
+        turn.has_ended = true;
         let (call, ended_at) = (turn.identity.key().record_number(), self.now.unix);
         let end = CallEnd { call, epoch, frames: turn.frames, bytes: turn.bytes, ending, ended_at };
         let appended = self.ring.append_end(&end);
@@ -229,8 +215,57 @@ impl Image {
         if let Some(block) = bytes.first_chunk_mut() {
             header.encode(block);
         }
-        self.segments.push(Segment { id, bytes, batches: Vec::new() });
-        self.introduced.clear();
+        let mut segment = Segment { id, bytes, batches: Vec::new() };
+        if let Some(batch) = self.call_batch(header.uuid, Lsn(header.start.0 + BLOCK_SIZE as u64)) {
+            segment.bytes[BLOCK_SIZE..BLOCK_SIZE + batch.len()].copy_from_slice(&batch);
+            segment.batches.push(BLOCK_SIZE..BLOCK_SIZE + batch.len());
+        }
+        self.segments.push(segment);
+    }
+
+    /// The records of the calls that go on, in a batch numbered 0.
+    fn call_batch(&self, segment: SegmentUuid, lsn: Lsn) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; HEADER_SIZE];
+        let (mut records_crc, mut record_count) = (0, 0);
+        let mut add = |bytes: &mut Vec<u8>, header: RecordHeader, payload: &[u8]| {
+            let encoded = header.encode();
+            records_crc = chain_crc(records_crc, header_crc(&encoded));
+            bytes.extend(encoded);
+            bytes.extend(payload);
+            bytes.resize(bytes.len().next_multiple_of(HEADER_SIZE), 0);
+        };
+        for turn in self.turns.values().filter(|turn| !turn.has_ended) {
+            let mut payload = [0; CALL_SIZE_MAX];
+            let record = CallRecord {
+                call: turn.identity.key(),
+                tenant: &turn.identity.tenant,
+                interaction: &turn.identity.interaction,
+                sample_rate: turn.sample_rate,
+                started_at: UnixMicros(turn.epoch.micros),
+                token_issued_at: 0,
+                token_expires_at: 0,
+            };
+            let size = record.encode(&mut payload);
+            let header = RecordHeader {
+                payload_crc: crc32c::crc32c(&payload[..size]),
+                length: size as u32,
+                kind: RecordKind::Call,
+                call: record.call.record_number(),
+                epoch: turn.epoch,
+                received_at: record.started_at,
+                ..RecordHeader::pad(HEADER_SIZE, 0)
+            };
+            add(&mut bytes, header, &payload[..size]);
+            record_count += 1;
+        }
+        let rest = bytes.len().next_multiple_of(BLOCK_SIZE) - bytes.len();
+        if rest > 0 {
+            add(&mut bytes, RecordHeader::pad(rest, 0), &vec![0; rest - HEADER_SIZE]);
+        }
+        let size = bytes.len() as u32;
+        let header = BatchHeader { size, record_count, segment, number: 0, lsn, sealed_at: self.now.unix, records_crc };
+        bytes[..HEADER_SIZE].copy_from_slice(&header.encode());
+        (record_count > 0).then_some(bytes)
     }
 
     fn newest(&self) -> &Segment {

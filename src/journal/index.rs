@@ -31,7 +31,9 @@ use super::layout::index_path;
 use super::ranges::{SeqRange, SeqRanges};
 use crate::call::{CallIdentity, CallKey, Epoch};
 use crate::clock::UnixMicros;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 mod builder;
@@ -202,7 +204,9 @@ impl SegmentIndex {
     pub fn store(&self, shard_dir: &Path) -> io::Result<()> {
         let path = index_path(shard_dir, self.id);
         let next = path.with_extension(format!("index-{}", std::process::id()));
-        let stored = std::fs::write(&next, self.encode()).and_then(|()| std::fs::rename(&next, &path));
+        let write = |mut file: File| file.write_all(&self.encode());
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next);
+        let stored = opened.and_then(write).and_then(|()| std::fs::rename(&next, &path));
         if stored.is_err() {
             let _ = std::fs::remove_file(&next);
         }

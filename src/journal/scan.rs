@@ -212,7 +212,8 @@ impl<S: Source> SegmentScan<S> {
             Err(fault) => return Ok(Err(fault)),
         };
         let expected = Lsn(self.start.0.wrapping_add(offset));
-        if batch.segment != self.uuid || batch.lsn != expected || batch.number <= self.tally.last_batch {
+        let last = self.tally.last_batch;
+        if batch.segment != self.uuid || batch.lsn != expected || (last > 0 && batch.number <= last) {
             return Ok(Err(FormatError::Batch));
         }
         if self.options.is_live && (u64::from(batch.size) > size_left || !self.is_whole(offset, &batch)?) {
@@ -287,7 +288,9 @@ impl<S: Source> SegmentScan<S> {
         let what = Harm::Batch { size: next - self.offset, fault };
         self.pending.push(Damage { offset: self.offset, what });
         self.has_crossed = true;
-        let (first, count) = (self.tally.last_batch + 1, number_next.saturating_sub(self.tally.last_batch + 1));
+        // Batches of repeated call records, at the start, have the number 0.
+        let first = if self.tally.last_batch > 0 { self.tally.last_batch + 1 } else { 0 };
+        let count = number_next.max(1).saturating_sub(first);
         self.base = self.offset;
         // As much as one batch at a time; a record that straddles two pieces is in one batch with a sound header or lost.
         self.offset = next.min(self.base + BATCH_SIZE_MAX as u64);

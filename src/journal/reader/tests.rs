@@ -140,10 +140,10 @@ fn what_is_missing_is_told_apart() {
     let report = verify(&journal, &mut || {}).unwrap();
     assert_eq!((report.frames_expired, report.is_sound()), (16, true), "{report}");
 
-    // The second batch of segment 4 goes: frames 29 to 32.
+    // The second batch of audio in segment 4 goes: frames 29 to 32.
     let path = segment_path(&shard_dir, 4);
     let file = File::options().write(true).open(&path).unwrap();
-    let batch = image.segments()[3].batches[1].clone();
+    let batch = image.segments()[3].batches[2].clone();
     file.write_all_at(&vec![0; batch.len()], batch.start as u64).unwrap();
     let journal = Journal::open(dir.path()).unwrap();
     let report = verify(&journal, &mut || {}).unwrap();
