@@ -15,8 +15,9 @@ use std::time::Duration;
 /// loses at most to a failure.
 pub const AGE_MAX: Duration = Duration::from_secs(1);
 
-/// How old what is sealed may get before it is synced when no promise asks for that. A flush takes as long as there is to
-/// flush, and writes queue behind it: with a second between syncs, 1,000 calls saw ACKs of the `written` level wait for one.
+/// How old what is sealed may get before it is synced when no promise asks for that. With a second, 1,000 calls at the
+/// `written` level saw ACKs wait for up to a second. The likely cause, not proven: writes queue behind a flush, which takes
+/// longer the more there is to flush.
 pub const UNSYNCED_AGE_MAX: Duration = Duration::from_millis(100);
 
 /// Share of the ring that may wait for a sync nobody has asked for, before one is made for the room.
