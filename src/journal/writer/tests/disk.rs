@@ -1,6 +1,8 @@
 //! A disk that works: pacing, segments, levels, the end.
 
 use super::*;
+use crate::journal::layout::RunName;
+use crate::journal::scan::{Advance, Place, ScanOptions, SegmentScan};
 
 #[test]
 fn no_promise_is_kept_before_the_sync_that_covers_it() {
@@ -151,6 +153,39 @@ fn segments_follow_each_other_and_can_each_be_read_alone() {
         .filter(|number| *number > 0)
         .collect();
     assert!(numbers.iter().copied().eq(1..=numbers.len() as u64), "{numbers:?}");
+}
+
+/// What the reader of segments finds in one: batches, call records, and damaged places.
+fn scanned(image: &[u8]) -> (u64, u64, usize) {
+    let header = SegmentHeader::decode(image.first_chunk().unwrap()).unwrap();
+    let run = RunName { boot: 1, started_at: UnixMicros(RUN), pid: 1 };
+    let place = Place { run, shard: header.shard, id: header.id, after: None, end: None };
+    let mut scan = SegmentScan::open(image, place, ScanOptions::default()).unwrap().unwrap();
+    let mut calls = 0;
+    while scan.advance().unwrap() == Advance::Batch {
+        calls += scan.records().filter(|found| found.header.kind == RecordKind::Call).count() as u64;
+    }
+    (scan.tally().batches, calls, scan.damages().len())
+}
+
+#[test]
+fn the_reader_takes_repeated_call_records_as_it_takes_any() {
+    // As many calls as two batches at the start of a segment hold, and few.
+    for (call_count, repeated) in [(9_000, 2), (2, 1)] {
+        let mut journal = Journal::new(AckLevel::Durable, 16 * 1024);
+        let calls: Vec<u64> = (0..call_count).map(|_| journal.start()).collect();
+        for _ in 0..4 {
+            assert!(journal.frame(calls[0], 9_600));
+            journal.settle();
+        }
+        let mut image = journal.world.durable_image(journal.file(journal.retired.len() - 1));
+        let batches = batches_in(&image);
+        assert_eq!(batches.iter().filter(|(number, _)| *number == 0).count(), repeated);
+        assert_eq!(scanned(&image), (batches.len() as u64, call_count, 0));
+        // Without a batch header its records are still found, and the damage is named.
+        image[BLOCK_SIZE] ^= 1;
+        assert_eq!(scanned(&image), (batches.len() as u64 - 1, call_count, 1));
+    }
 }
 
 #[test]
