@@ -19,7 +19,7 @@ pub mod wire;
 pub use loop_disk::{Cut, Frozen, LoopDisk, fill};
 pub use node::{Setup, TestNode};
 pub use peer::{Message, Peer, Response};
-pub use player::{Audit, Played, Player, audio, audit};
+pub use player::{Audit, Played, Player, assert_sound, audio, audit};
 pub use process::NodeProcess;
 pub use token::{INTERACTION, Keys, TENANT, mint, now_secs, sign};
 
