@@ -39,7 +39,7 @@ fn shut_window(node: &TestNode, peer: &mut Peer) -> u64 {
 fn it_is_cut_and_nothing_grows() {
     on_both_kernels(|features| {
         let node = TestNode::start(features, |setup| {
-            setup.limits.ack_stalled_timeout = Duration::from_secs(3);
+            setup.limits.ack_stalled_timeout = Duration::from_millis(1500);
             // A socket takes megabytes before it is full: in larger sends they are there sooner.
             setup.limits.send_slot_size = 32 * 1024;
             setup.limits.send_slot_count = 16;

@@ -5,7 +5,7 @@ use super::memory::{Lease, Region};
 use super::probe::{Features, Lack, build_ring, locked_memory_limit};
 use super::{Completion, FileHandle, Io, Received, SendSlot, Socket, UserData, Wait, socket};
 use crate::clock::{Moment, Now, UnixMicros};
-use crate::constants::SCRATCH_SIZE_MAX;
+use crate::constants::{BLOCK_SIZE, SCRATCH_SIZE_MAX};
 use bytes::BytesMut;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::fd::{BorrowedFd, OwnedFd};
@@ -86,7 +86,12 @@ impl Uring {
             built => built,
         }?;
         let memory = |_| Lack::Memory { purpose: "receive and send buffers", wanted: config.slot_size * config.slot_count };
-        let buffers = BufferRing::register(&ring, config.features.incremental_buffers).map_err(memory)?;
+        let buffers = BufferRing::register(&ring, config.features.incremental_buffers);
+        let buffers = buffers.map_err(|error| match (error.kind(), locked_memory_limit()) {
+            // The ring of entries counts as locked like the queues; whoever has a limit on that is near it now.
+            (std::io::ErrorKind::OutOfMemory, limit @ Some(_)) => Lack::QueueMemory { wanted: BLOCK_SIZE, limit },
+            _ => memory(error),
+        })?;
         let slots = Region::allocate(config.slot_size * config.slot_count).map_err(memory)?;
         Ok(Uring {
             ring,
