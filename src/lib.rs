@@ -96,15 +96,18 @@
 //!
 //! # Who may know whom
 //! ```text
-//!  cli         ─► config, control, node                     commands; settings
-//!  control     ─► node                                      what goes on while it serves
-//!  node        ─► shard                                     shards made, started, told things
-//!  shard       ─► io, transport, session, ack, proto        the only place where IO and protocol meet
-//!  session     ─► proto, auth, tenants, frame_ring          plans, and never performs
-//!  ack         ─► frame_ring
-//!  frame_ring  ─► journal::format, proto::mask, io::memory
-//!  proto, auth, journal, io                                 know nothing of each other
-//!  call, clock, constants, limits, metrics                  the words all of them use
+//!  cli             ─► config, control, node, journal           commands; settings
+//!  control         ─► node                                     what goes on while it serves
+//!  node            ─► shard, control::keeper                   shards made, started, told things
+//!  control::keeper ─► journal                                  segments made ready, sealed, retained
+//!  shard           ─► io, transport, session, ack, proto       the only place where IO and protocol meet
+//!  session         ─► proto, auth, tenants, frame_ring         plans, and never performs
+//!  journal::writer ─► frame_ring, journal::format              plans, and never performs
+//!  journal         ─► journal::format, io::memory              reads files: scan, recovery, reader
+//!  ack             ─► frame_ring
+//!  frame_ring      ─► journal::format, proto::mask, io::memory
+//!  proto, auth, journal::format, io                            know nothing of each other
+//!  call, clock, constants, limits, metrics                     the words all of them use
 //! ```
 //!
 //! # Invariants
@@ -112,11 +115,11 @@
 //!
 //! | it holds that | test |
 //! | --- | --- |
-//! | dependencies point as drawn; no IO and no thread in `proto`, `session`, `auth`, `journal` | `tests/layering.rs` |
+//! | dependencies point as drawn; no IO and no thread in `proto`, `session`, `auth`, `frame_ring`, `journal::{format, writer}` | `tests/layering.rs` |
 //! | no code on the data path but [`io`] reads a clock: `now` is an argument | `tests/layering.rs` |
 //! | `unsafe` is in the modules that talk to the kernel and in one unmasking kernel, nowhere else | `tests/layering.rs` |
 //! | no file is longer than a person wants to read | `tests/layering.rs` |
-//! | the `rsa` crate makes keys in one file and never comes near a peer | `tests/layering_rsa.rs` |
+//! | the `rsa` crate makes keys in one file and never comes near a peer | `tests/layering.rs` |
 //! | nothing is allocated per frame | `tests/no_allocation.rs` |
 //! | frames and heads mean the same however they are cut, and the same as to tungstenite | `tests/*_split_points.rs` |
 //! | every unmasking kernel gives the same bytes and checksum as the plain one | `src/proto/mask/tests.rs` |

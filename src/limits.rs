@@ -16,7 +16,8 @@ pub struct Limits {
     pub control_rate: u32,
     /// `limits.control_burst`: control frames a peer may send at once.
     pub control_burst: u32,
-    /// `limits.output_size_max`: bytes that may wait for one peer to read them, beside what its socket holds.
+    /// `limits.output_size_max`: bytes given out for one peer that may wait for room in its socket. What it is owed beyond them is
+    /// numbers. Never more than a send slot.
     pub output_size_max: usize,
     /// `limits.max_ahead`: how far audio may run ahead of the clock; `None` is `off`.
     pub max_ahead: Option<Duration>,

@@ -115,9 +115,9 @@ fn the_reference_lists_every_setting_of_the_configuration() {
 
 #[test]
 fn an_unwise_setting_gets_a_warning_beside_the_output() {
-    let output = config(&["--json", "--set", "limits.ring_size=8MiB"], &[]);
+    let output = config(&["--json", "--set", "limits.ring_size=16MiB"], &[]);
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(document["warnings"][0].as_str().unwrap().contains("limits.ring_size"));
-    let output = config(&["--set", "limits.ring_size=8MiB"], &[]);
+    let output = config(&["--set", "limits.ring_size=16MiB"], &[]);
     assert!(text(&output.stderr).starts_with("warning: limits.ring_size"));
 }

@@ -18,11 +18,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("tenants", &["constants"]),
     ("proto", &["call", "constants"]),
     ("auth", &["call", "clock", "constants"]),
-    ("journal", &["call", "clock", "constants"]),
+    ("journal::format", &["call", "clock", "constants"]),
     ("io", &["clock", "constants"]),
     // Of `io` the memory alone: see `the_frame_ring_knows_memory_and_no_io`.
-    ("frame_ring", &["call", "clock", "constants", "io", "journal", "proto"]),
+    ("frame_ring", &["call", "clock", "constants", "io", "journal::format", "proto"]),
     ("ack", &["call", "constants", "frame_ring"]),
+    // It plans what the shard writes; the rest of the journal reads files.
+    ("journal::writer", &["ack", "call", "clock", "constants", "frame_ring", "io", "journal::format"]),
+    ("journal", &["call", "clock", "constants", "frame_ring", "io", "journal::format", "proto"]),
     ("session", &["auth", "call", "clock", "constants", "frame_ring", "limits", "metrics", "proto", "tenants"]),
     // The only place where IO meets protocol.
     (
@@ -35,6 +38,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "constants",
             "frame_ring",
             "io",
+            "journal::writer",
             "limits",
             "metrics",
             "proto",
@@ -42,13 +46,15 @@ const ROOMS: &[(&str, &[&str])] = &[
             "transport",
         ],
     ),
-    ("node", &["auth", "frame_ring", "io", "limits", "metrics", "proto", "session", "shard", "tenants"]),
+    // The thread that has segments ready and retains them: it knows files and mailboxes, and no connection.
+    ("control::keeper", &["ack", "clock", "constants", "io", "journal", "journal::format", "journal::writer", "shard"]),
+    ("node", &["auth", "control::keeper", "frame_ring", "io", "limits", "metrics", "proto", "session", "shard", "tenants"]),
     // What the kernel can do and how strict a session is are settings.
-    ("config", &["constants", "io", "limits", "session"]),
+    ("config", &["ack", "constants", "control::keeper", "io", "limits", "session"]),
     ("logging", &["config"]),
     // It sees nodes as a whole, and no connection.
     ("control", &["auth", "metrics", "node"]),
-    ("cli", &["auth", "call", "clock", "config", "constants", "control", "io", "logging", "node", "session"]),
+    ("cli", &["auth", "call", "clock", "config", "constants", "control", "io", "journal", "logging", "node", "session"]),
 ];
 
 /// The files that talk to the kernel, or to the CPU, in unsafe code.
@@ -59,8 +65,20 @@ const UNSAFE: [&str; 5] =
 const ABOVE_UNSAFE: [&str; 4] = ["src/io/mod.rs", "src/lib.rs", "src/proto/mask.rs", "src/proto/mod.rs"];
 
 /// Rooms that plan and never perform.
-const PURE: [&str; 11] =
-    ["ack", "auth", "call", "clock", "constants", "frame_ring", "journal", "limits", "proto", "session", "transport"];
+const PURE: [&str; 12] = [
+    "ack",
+    "auth",
+    "call",
+    "clock",
+    "constants",
+    "frame_ring",
+    "journal::format",
+    "journal::writer",
+    "limits",
+    "proto",
+    "session",
+    "transport",
+];
 
 /// What performing takes.
 const PERFORMING: [&str; 8] =
@@ -69,8 +87,15 @@ const PERFORMING: [&str; 8] =
 /// Formatting into a slice is no IO, whatever the trait is called.
 const INTO_A_SLICE: (&str, &str) = ("src/proto/handshake.rs", "use std::io::Write;");
 
-/// Rooms in which clocks are read: by the shard's IO, by the control plane, by commands that mint tokens.
-const READS_CLOCKS: [&str; 3] = ["cli", "control", "io"];
+/// What a failed operation says is a number, and no IO.
+const ERROR_NUMBERS: &str = "use rustix::io::Errno;";
+
+/// Makes journals for tests and benches.
+const PLAYS_THE_WRITER: &str = "src/journal/image.rs";
+
+/// Rooms in which clocks are read: by the shard's IO, by the control plane, by commands that mint tokens, by readers that wait
+/// for a lock.
+const READS_CLOCKS: [&str; 5] = ["cli", "control", "control::keeper", "io", "journal"];
 
 /// The one file in which the rsa crate generates keys.
 const USES_RSA: &str = "src/cli/keygen.rs";
@@ -91,7 +116,13 @@ impl Source {
     /// The room it belongs to, for files of `src`.
     fn room(&self) -> &str {
         let below = self.path.strip_prefix("src/").expect("a file of the crate");
-        below.split('/').next().expect("a name").trim_end_matches(".rs")
+        let part_of = |room: &str| below.strip_prefix(room).and_then(|file| file.split(['/', '.']).next());
+        match (part_of("journal/"), part_of("control/")) {
+            (Some("format" | "batch"), _) => "journal::format",
+            (Some("writer"), _) => "journal::writer",
+            (_, Some("keeper")) => "control::keeper",
+            _ => below.split('/').next().expect("a name").trim_end_matches(".rs"),
+        }
     }
 
     fn is_test(&self) -> bool {
@@ -131,6 +162,7 @@ impl Source {
                     let is_longer = opening == own && line[..start].ends_with("super::");
                     let name: String =
                         line[start + opening.len()..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+                    let name = part_of_room(&line[start + opening.len()..]).map_or(name, str::to_owned);
                     let is_room = ROOMS.iter().any(|(room, _)| *room == name);
                     if is_room && (opening == "crate::" || is_top || is_longer || self.path.matches('/').count() == 2) {
                         names.insert(name);
@@ -139,6 +171,17 @@ impl Source {
             }
         }
         names
+    }
+}
+
+/// The journal is three rooms, the control plane two: see [`Source::room`].
+fn part_of_room(path: &str) -> Option<&'static str> {
+    let mut names = path.split("::").map(|name| name.split(|c: char| !c.is_ascii_lowercase()).next().unwrap_or_default());
+    match (names.next()?, names.next()?) {
+        ("journal", "format" | "batch") => Some("journal::format"),
+        ("journal", "writer") => Some("journal::writer"),
+        ("control", "keeper") => Some("control::keeper"),
+        _ => None,
     }
 }
 
@@ -184,6 +227,7 @@ fn modules_depend_in_one_direction() {
     }
     let mut unused: BTreeMap<&str, BTreeSet<&str>> =
         ROOMS.iter().map(|(room, uses)| (*room, uses.iter().copied().collect())).collect();
+    let mut wrong = BTreeSet::new();
     for source in crate_sources() {
         let room = source.room();
         if matches!(room, "lib" | "main") {
@@ -191,10 +235,13 @@ fn modules_depend_in_one_direction() {
         }
         let (_, allowed) = ROOMS.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{room} has no row here"));
         for used in source.names() {
-            assert!(used == room || allowed.contains(&used.as_str()), "{} must not know {used}", source.path);
+            if used != room && !allowed.contains(&used.as_str()) {
+                wrong.insert(format!("{} must not know {used}", source.path));
+            }
             unused.get_mut(room).expect("it has a row").remove(used.as_str());
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
     unused.retain(|_, uses| !uses.is_empty());
     assert!(unused.is_empty(), "allowed and not needed: {unused:?}");
 }
@@ -204,7 +251,8 @@ fn io_meets_protocol_in_the_shard_alone() {
     for source in crate_sources() {
         let names = source.names();
         let meets = names.contains("io") && ["proto", "session"].iter().any(|room| names.contains(*room));
-        let makes_or_sets = matches!(source.room(), "node" | "config" | "cli" | "frame_ring");
+        let makes_or_sets =
+            matches!(source.room(), "node" | "config" | "cli" | "frame_ring") || source.path == PLAYS_THE_WRITER;
         assert!(!meets || source.room() == "shard" || makes_or_sets, "{} knows both", source.path);
     }
 }
@@ -264,7 +312,8 @@ fn protocol_code_does_no_io_and_starts_no_thread() {
     for source in crate_sources().iter().filter(|source| PURE.contains(&source.room())) {
         for line in source.code() {
             let performs = PERFORMING.iter().any(|it| line.contains(it));
-            assert!(!performs || (source.path.as_str(), line) == INTO_A_SLICE, "{}: {line}", source.path);
+            let is_harmless = (source.path.as_str(), line) == INTO_A_SLICE || line == ERROR_NUMBERS;
+            assert!(!performs || is_harmless, "{}: {line}", source.path);
         }
     }
 }

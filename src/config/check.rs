@@ -4,7 +4,7 @@
 use super::format::{show_duration, show_size};
 use super::settings::{self, AckLevel};
 use super::{Config, ConfigError};
-use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
+use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE, RECEIVE_BUFFER_SIZE, RECORD_ALIGNMENT, RECORD_EXPANSION_MAX};
 use std::time::Duration;
 
 /// The frame ring takes four batches at least.
@@ -31,8 +31,11 @@ const RING_SIZE_RECOMMENDED: usize = 64 << 20;
 /// A message has to fit the ring beside what is being sealed, written and released.
 const RING_SHARE_OF_MESSAGE: usize = 8;
 
-/// What a session may write in one go: the shard promises it at least this much room.
-const SEND_SLOT_SIZE_MIN: usize = 256;
+/// An HTTP answer has to fit a send slot, and what may wait for one peer.
+const SEND_SLOT_SIZE_MIN: usize = 512;
+
+/// What one connection may need of the frame ring without notice: the record of its call's end.
+const END_RECORD_SIZE: usize = 2 * RECORD_ALIGNMENT;
 
 /// Sends are named by 16 bits, connections by 20.
 const SEND_SLOT_COUNT_MAX: usize = 1 << 16;
@@ -88,8 +91,8 @@ impl Check<'_> {
         self.require(limits.send_slot_size >= SEND_SLOT_SIZE_MIN, "limits.send_slot_size", || {
             format!("at least {SEND_SLOT_SIZE_MIN}")
         })?;
-        self.require(limits.output_size_max >= limits.send_slot_size, "limits.output_size_max", || {
-            format!("at least {}", self.describe("limits.send_slot_size"))
+        self.require(limits.output_size_max >= SEND_SLOT_SIZE_MIN, "limits.output_size_max", || {
+            format!("at least {SEND_SLOT_SIZE_MIN}")
         })
     }
 
@@ -97,6 +100,11 @@ impl Check<'_> {
         let limits = &self.config.settings.limits;
         self.require(limits.connections_max <= CONNECTIONS_MAX, "limits.connections_max", || {
             format!("at most {CONNECTIONS_MAX}")
+        })?;
+        // Half of the ring: the rest is for what batches waste at their ends, and at the end of a lap.
+        let kept = RECEIVE_BUFFER_SIZE * RECORD_EXPANSION_MAX + limits.connections_max * END_RECORD_SIZE;
+        self.require(limits.ring_size >= 2 * (kept + BATCH_SIZE_MAX), "limits.ring_size", || {
+            format!("at least {} for {}", show_size(2 * (kept + BATCH_SIZE_MAX)), self.describe("limits.connections_max"))
         })?;
         self.require(limits.send_slot_count <= SEND_SLOT_COUNT_MAX, "limits.send_slot_count", || {
             format!("at most {SEND_SLOT_COUNT_MAX}")

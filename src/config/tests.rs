@@ -193,9 +193,10 @@ fn settings_that_do_not_go_together_are_refused() {
         (&[("limits.message_size_max", "17MiB")], "an eighth of limits.ring_size (128MiB, default)"),
         (&[("limits.ring_size", "2MiB")], "between 4MiB and 1GiB"),
         (&[("limits.ring_size", "2GiB")], "between 4MiB and 1GiB"),
+        (&[("limits.ring_size", "4MiB")], "for limits.connections_max (20000, default)"),
         (&[("limits.ring_size", "5000001")], "a multiple of 4KiB"),
-        (&[("limits.send_slot_size", "64")], "at least 256"),
-        (&[("limits.output_size_max", "300")], "at least limits.send_slot_size (512, default)"),
+        (&[("limits.send_slot_size", "64")], "at least 512"),
+        (&[("limits.output_size_max", "300")], "at least 512"),
         (&[("limits.connections_max", "2000000")], "at most 1048576"),
         (&[("limits.send_slot_count", "65537")], "at most 65536"),
         (&[("timeouts.wait", "1s")], "at most 100ms"),
@@ -210,8 +211,8 @@ fn settings_that_do_not_go_together_are_refused() {
 
 #[test]
 fn a_small_ring_is_allowed_with_a_warning() {
-    let config = load(&[("limits.ring_size", "8MiB")]).unwrap();
-    assert!(config.warnings.iter().any(|warning| warning.contains("limits.ring_size (8MiB")), "{:?}", config.warnings);
+    let config = load(&[("limits.ring_size", "16MiB")]).unwrap();
+    assert!(config.warnings.iter().any(|warning| warning.contains("limits.ring_size (16MiB")), "{:?}", config.warnings);
     assert_eq!(load(&[]).unwrap().warnings, Vec::<String>::new());
 }
 

@@ -99,7 +99,7 @@ impl<I: Io, S: Service> Shard<I, S> {
             return self.unsent.push_front(id);
         };
         let out = self.io.slot(&slot);
-        let room = out.len() - connection.transport.overhead();
+        let room = out.len().min(self.limits.output_size_max) - connection.transport.overhead();
         let size = connection.fill(now, &mut out[..room]);
         if size == 0 {
             self.io.release_slot(slot);
