@@ -60,6 +60,9 @@ const TENANT: &str = "dev";
 /// Its interaction.
 const INTERACTION: &str = "call-1";
 
+/// The call that the load generator plays first when it is told the prefix `call-`.
+const PLAYED: &str = "call-0";
+
 /// How long it is good for: a day of trying things.
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -211,7 +214,7 @@ Try, in another terminal:
     };
     let key = private.display();
     let export = settings.data_dir.as_ref().filter(|_| !settings.no_journal).map_or(String::new(), |data_dir| {
-        format!("  {ingest} calls export {TENANT}/{INTERACTION} --data-dir {} -o call.wav\n", data_dir.display())
+        format!("  {ingest} calls export {TENANT}/{PLAYED} --data-dir {} -o call.wav\n", data_dir.display())
     });
     format!(
         "
@@ -222,7 +225,7 @@ Try, in another terminal:
 
 Try, in another terminal:
   curl http://{address}/health
-  {load} run --url {url} --key {key} --calls 1 --duration 10s
+  {load} run --url {url} --key {key} --tenant {TENANT} --interaction-prefix call- --calls 1 --duration 10s
   {ingest} token mint --key {key} --tenant {TENANT} --interaction call-2
 {export}
 "
