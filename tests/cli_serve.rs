@@ -16,7 +16,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_exo-ingest");
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What every node of these tests is given: a free port, one reactor, little memory.
-const SMALL: [&str; 6] = ["--listen", "127.0.0.1:0", "--shards", "1", "--set", "limits.ring_size=8MiB"];
+const SMALL: [&str; 6] = ["--listen", "127.0.0.1:0", "--shards", "1", "--set", "limits.ring_size=16MiB"];
 
 /// A running node, killed when the test is over.
 struct Running {

@@ -36,7 +36,7 @@ impl Place {
     fn serve(&self, before: &[&str], args: &[&str]) -> Command {
         let key = self.path().join("public.pem");
         let mut words: Vec<&str> = before.to_vec();
-        words.extend([BINARY, "serve", "--no-journal", "--set", "limits.ring_size=8MiB", "--jwt-key"]);
+        words.extend([BINARY, "serve", "--no-journal", "--set", "limits.ring_size=16MiB", "--jwt-key"]);
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).arg(key).args(["--listen", "127.0.0.1:0"]).args(args);
         command.current_dir(self.path());
@@ -249,7 +249,7 @@ fn a_port_in_use_a_foreign_address_and_a_cpu_that_is_not_there() {
     let serve = |args: &[&str]| {
         let key: PathBuf = place.path().join("public.pem");
         let mut command = Command::new(BINARY);
-        command.args(["serve", "--no-journal", "--allow-unregistered", "--set", "limits.ring_size=8MiB", "--jwt-key"]);
+        command.args(["serve", "--no-journal", "--allow-unregistered", "--set", "limits.ring_size=16MiB", "--jwt-key"]);
         command.arg(key).args(args);
         command
     };

@@ -42,7 +42,7 @@ impl Node {
         command.env_clear().args(["serve", "--allow-unregistered", "--listen", "127.0.0.1:0", "--shards", "1"]);
         command.args([
             "--set",
-            "limits.ring_size=8MiB",
+            "limits.ring_size=16MiB",
             "--set",
             "journal.segment_size=4MiB",
             "--set",
