@@ -17,6 +17,7 @@ use crate::journal::writer::{PreparedSegment, SegmentRequest, WriterSettings};
 use crate::journal::{boot, lock};
 use crate::shard::mailbox::{MailboxSender, Message};
 use disk::{Disk, free_bytes};
+use indexer::{Indexer, Sealed};
 use rand_core::{OsRng, RngCore};
 use std::collections::HashMap;
 use std::fmt;
@@ -29,6 +30,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 mod disk;
+mod indexer;
 pub mod retention;
 #[cfg(test)]
 mod tests;
@@ -156,6 +158,7 @@ impl Run {
     pub fn keep(self, requests: Receiver<(usize, SegmentRequest)>, shards: Vec<MailboxSender>) -> io::Result<Keeper> {
         let shard_count = shards.len();
         let worker = Worker {
+            indexer: Indexer::start(self.config.data_dir.clone(), self.name)?,
             run: self,
             shards,
             next_ids: vec![1; shard_count],
@@ -187,6 +190,7 @@ impl Keeper {
 /// What the thread works with.
 struct Worker {
     run: Run,
+    indexer: Indexer,
     shards: Vec<MailboxSender>,
     next_ids: Vec<u64>,
     /// Files that shards write or have at hand, by shard and id.
@@ -290,6 +294,10 @@ impl Worker {
         if let Err(error) = file.set_len(size) {
             tracing::warn!(shard, segment = id, "cannot cut a segment to its end: {error}");
         }
+        // Closed, so that its lock is free for readers.
+        drop(file);
+        let directory = self.run.shard_dirs[shard].clone();
+        self.indexer.index(Sealed { run: self.run.name, shard: shard as u16, directory, id });
     }
 
     /// Once a tick: room, retention, and what there was no room for.
@@ -348,10 +356,15 @@ impl Worker {
     fn remove_unused(mut self) {
         for ((shard, id), file) in self.open.drain() {
             let path = layout::segment_path(&self.run.shard_dirs[shard], id);
-            if disk::is_unused(&path).unwrap_or(false) {
+            let is_unused = disk::is_unused(&path).unwrap_or(false);
+            if is_unused {
                 let _ = std::fs::remove_file(&path);
             }
             drop(file);
+            if !is_unused {
+                let directory = self.run.shard_dirs[shard].clone();
+                self.indexer.index(Sealed { run: self.run.name, shard: shard as u16, directory, id });
+            }
         }
     }
 }

@@ -132,6 +132,13 @@ impl Journal {
 }
 
 impl ShardJournal {
+    /// One segment of a shard alone, without a look at the others. The error is that of opening it.
+    pub fn of_segment(run: RunName, shard: u16, dir: PathBuf, id: u64) -> Result<ShardJournal, JournalError> {
+        let path = segment_path(&dir, id);
+        let header = read_header(&path).map_err(at(&path))?;
+        Ok(ShardJournal { run, shard, dir, segments: vec![SegmentName { id, header }] })
+    }
+
     /// Looks what is in a shard's directory.
     pub fn open(run: RunName, shard: u16, dir: PathBuf) -> Result<ShardJournal, JournalError> {
         let mut found = Vec::new();

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::index::SegmentIndex;
+use super::layout::RunName;
 use super::lock::{self, RECOVERY_WAIT};
 use super::reader::{Catalog, CatalogBuilder, GapReason, Journal, JournalError, ShardJournal, Survey};
 use super::scan::{Damage, Harm, Unread};
@@ -166,12 +167,22 @@ impl fmt::Display for RecoveryReport {
 /// is still held: a process that was killed a moment ago may have operations to finish. One held for longer belongs to
 /// another node on the directory and is left alone. `progress` is told after each segment.
 pub fn recover(data_dir: &Path, progress: &mut dyn FnMut()) -> Result<RecoveryReport, JournalError> {
-    Recovery { reads_all: false, deadline: Some(Instant::now() + RECOVERY_WAIT) }.run(&Journal::open(data_dir)?, progress)
+    recover_all_but(None, data_dir, progress)
+}
+
+/// [`recover`] for a node that has begun its own run already, which is left alone.
+pub fn recover_all_but(
+    own: Option<RunName>,
+    data_dir: &Path,
+    progress: &mut dyn FnMut(),
+) -> Result<RecoveryReport, JournalError> {
+    let deadline = Some(Instant::now() + RECOVERY_WAIT);
+    Recovery { reads_all: false, deadline, own }.run(&Journal::open(data_dir)?, progress)
 }
 
 /// Reads everything and checks every checksum and sequence, live segments as far as they are written.
 pub fn verify(journal: &Journal, progress: &mut dyn FnMut()) -> Result<RecoveryReport, JournalError> {
-    Recovery { reads_all: true, deadline: None }.run(journal, progress)
+    Recovery { reads_all: true, deadline: None, own: None }.run(journal, progress)
 }
 
 struct Recovery {
@@ -179,6 +190,8 @@ struct Recovery {
     reads_all: bool,
     /// Until when to wait for segments that are held, and then leave them; `None`: they are read as they are.
     deadline: Option<Instant>,
+    /// A run that is left alone.
+    own: Option<RunName>,
 }
 
 impl Recovery {
@@ -190,6 +203,9 @@ impl Recovery {
         runs.dedup();
         report.runs = runs.len() as u64;
         for (position, shard) in journal.shards().iter().enumerate() {
+            if self.own.as_ref() == Some(shard.run()) {
+                continue;
+            }
             for segment in 0..shard.segment_count() {
                 report.segments += 1;
                 if let Some((index, is_live)) = self.segment(shard, segment, &mut report)? {

@@ -1,0 +1,56 @@
+//! Sealed segments get their indexes while the node serves; what is missing at the next start is made up for.
+#![forbid(unsafe_code)]
+
+use exo_ingest_harness::{NodeProcess, Player, audit};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_exo-ingest");
+const ARGS: [&str; 2] = ["--set", "journal.reserve=1MiB"];
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Files below `directory` that end so, without their ending.
+fn files(directory: &Path, ending: &str) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files(&path, ending));
+        } else if path.extension().is_some_and(|extension| extension == ending) {
+            found.insert(path.with_extension(""));
+        }
+    }
+    found
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn sealed_segments_have_indexes_and_missing_ones_are_made_at_the_next_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data_dir = directory.path().join("data");
+    let node = NodeProcess::start(BINARY, &data_dir, &ARGS);
+    let player = Player::start((node.address(), node.pid()), "call-0", 1, Duration::from_micros(300));
+    // Beside a live node, while it writes the next segment.
+    wait_until("two segments are sealed and indexed", || files(&data_dir, "index").len() >= 2);
+    assert!(node.terminate().success());
+    let played = [player.finish()];
+    let (segments, indexes) = (files(&data_dir, "segment"), files(&data_dir, "index"));
+    assert_eq!(segments, indexes, "every segment of a node that drained has an index");
+    audit(&data_dir, &played);
+
+    for index in indexes.iter().take(2) {
+        std::fs::remove_file(index.with_extension("index")).expect("an index");
+    }
+    let node = NodeProcess::start(BINARY, &data_dir, &ARGS);
+    wait_until("the missing indexes are made", || files(&data_dir, "index").is_superset(&indexes));
+    assert!(node.terminate().success());
+    audit(&data_dir, &played);
+}
