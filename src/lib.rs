@@ -76,7 +76,7 @@
 //! side's [keeper](control::keeper) has the next segment ready before it is needed, and deletes what retention says. A
 //! sync covers only writes that had completed before it was submitted. A failed write or sync fences the segment: it is
 //! never synced again, and what was not durable is written anew from the ring into another. Every segment begins with the
-//! records of the calls that are live ([`frame_ring::calls`]), so that each can be read alone. [`journal::scan`] reads
+//! records of the calls that are live (the frame ring knows them), so that each can be read alone. [`journal::scan`] reads
 //! on past damage; [`journal::reader`] is for others to build on; `exo-ingest calls` is the first that does.
 //!
 //! # Where backpressure comes from
