@@ -200,7 +200,7 @@ fn too_little_memory() {
     let args = ["--allow-unregistered", "--shards", "1", "--set", "limits.connections_max=100"];
     let mut command = place.serve(&["prlimit", "--as=1500000000"], &args);
     command.env("EXO_INGEST_LIMITS_RING_SIZE", "1GiB");
-    let words: Vec<String> = command.get_args().map(|word| word.to_string_lossy().replace("=8MiB", "=1GiB")).collect();
+    let words: Vec<String> = command.get_args().map(|word| word.to_string_lossy().replace("=16MiB", "=1GiB")).collect();
     let mut command = Command::new("prlimit");
     command.args(words).current_dir(place.path());
     let line = refusal("1 GiB of ring in 1.4 GiB of address space", &mut command);
