@@ -297,7 +297,7 @@ impl Worker {
         // Closed, so that its lock is free for readers.
         drop(file);
         let directory = self.run.shard_dirs[shard].clone();
-        self.indexer.index(Sealed { run: self.run.name, shard: shard as u16, directory, id });
+        self.indexer.index(Sealed { run: self.run.name, shard: shard as u16, directory, id, size: Some(size) });
     }
 
     /// Once a tick: room, retention, and what there was no room for.
@@ -363,7 +363,7 @@ impl Worker {
             drop(file);
             if !is_unused {
                 let directory = self.run.shard_dirs[shard].clone();
-                self.indexer.index(Sealed { run: self.run.name, shard: shard as u16, directory, id });
+                self.indexer.index(Sealed { run: self.run.name, shard: shard as u16, directory, id, size: None });
             }
         }
     }

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Gives sealed segments their indexes, on a thread of its own: reading a segment takes as long as writing a few batches, and
-//! neither shards nor the making of the next segment wait for that. First of all it looks after what earlier runs left behind.
+//! neither shards nor the making of the next segment wait for that. Beside it, what earlier runs left behind is looked after.
 //!
 //! Nothing depends on it: an index that is missing is made by whoever reads next.
 
@@ -18,6 +18,8 @@ pub(super) struct Sealed {
     pub(super) shard: u16,
     pub(super) directory: PathBuf,
     pub(super) id: u64,
+    /// Where its last batch ends, bytes, as its writer says; `None` if nobody does.
+    pub(super) size: Option<u64>,
 }
 
 /// The indexer's thread, and the way to it.
@@ -31,7 +33,9 @@ impl Indexer {
     /// Starts it on a data directory, for the run `own`.
     pub(super) fn start(data_dir: PathBuf, own: RunName) -> io::Result<Indexer> {
         let (sender, receiver) = channel();
-        let thread = std::thread::Builder::new().name("indexer".into()).spawn(move || work(&data_dir, own, &receiver))?;
+        // Nobody waits for it: a drain must not, and what it leaves undone the next start does.
+        std::thread::Builder::new().name("recovery".into()).spawn(move || look_after(&data_dir, own))?;
+        let thread = std::thread::Builder::new().name("indexer".into()).spawn(move || work(&receiver))?;
         Ok(Indexer { sealed: Some(sender), thread: Some(thread) })
     }
 
@@ -54,7 +58,7 @@ impl Drop for Indexer {
     }
 }
 
-fn work(data_dir: &Path, own: RunName, sealed: &Receiver<Sealed>) {
+fn look_after(data_dir: &Path, own: RunName) {
     match recover_all_but(Some(own), data_dir, &mut || ()) {
         Ok(report) if report.segments_read == 0 => {}
         Ok(report) if report.is_sound() => tracing::info!("journal of earlier runs: {}", one_line(&report.to_string())),
@@ -64,6 +68,9 @@ fn work(data_dir: &Path, own: RunName, sealed: &Receiver<Sealed>) {
         ),
         Err(error) => tracing::warn!("cannot look after the journal of earlier runs: {error}"),
     }
+}
+
+fn work(sealed: &Receiver<Sealed>) {
     for segment in sealed {
         let (shard, id) = (segment.shard, segment.id);
         if let Err(error) = index(segment) {
@@ -74,8 +81,18 @@ fn work(data_dir: &Path, own: RunName, sealed: &Receiver<Sealed>) {
 
 fn index(sealed: Sealed) -> Result<(), JournalError> {
     let journal = ShardJournal::of_segment(sealed.run, sealed.shard, sealed.directory, sealed.id)?;
-    if let Ok(survey) = journal.survey(0)? {
-        journal.keep(&survey);
+    let Ok(survey) = journal.survey(0)? else { return Ok(()) };
+    // Read alone, a batch that is gone from the end of a segment looks like one that was never written. The writer knows better:
+    // an index that says so would hide the damage from later starts.
+    let is_short = sealed.size.is_some_and(|size| size != survey.index.end);
+    if is_short || survey.index.torn_at.is_some() {
+        tracing::warn!(
+            shard = sealed.shard,
+            segment = sealed.id,
+            "a sealed segment does not read back to its end: `exo-ingest calls verify` says more"
+        );
+    } else if !journal.keep(&survey) {
+        tracing::warn!(shard = sealed.shard, segment = sealed.id, "no index can be written; the next reader tries again");
     }
     Ok(())
 }

@@ -133,7 +133,7 @@ fn retention_removes_the_oldest_that_nobody_writes_or_reads() {
         fixture.begin(id);
         std::fs::write(layout::index_path(&fixture.shard_dir, id), "x").unwrap();
         if id < 5 {
-            fixture.ask(SegmentRequest::Retire { id, size: SEGMENT_SIZE, is_fenced: false });
+            fixture.ask(SegmentRequest::Retire { id, size: SEGMENT_SIZE, is_fenced: true });
         }
     }
     // Answered behind the others: the files are cut by now, and stay as they are.
