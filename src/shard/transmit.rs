@@ -23,7 +23,7 @@ const OUTPUT_ROOM_MIN: usize = 256;
 impl<I: Io, S: Service> Shard<I, S> {
     /// Does what follows from whatever has just happened to a connection. Called after every event; cheap when nothing does.
     pub(super) fn settle(&mut self, now: Now, id: ConnectionId) {
-        self.drain_session(id);
+        self.drain_session(now, id);
         self.transmit(now, id);
         self.settle_the_rest(now, id);
     }
@@ -49,7 +49,7 @@ impl<I: Io, S: Service> Shard<I, S> {
         self.timers.set_at_most(id.index, deadline);
     }
 
-    fn drain_session(&mut self, id: ConnectionId) {
+    fn drain_session(&mut self, now: Now, id: ConnectionId) {
         let Some(connection) = self.connections.get(id) else { return };
         let Stage::Open(open) = &mut connection.stage else { return };
         if let Some(seq) = open.session.poll_promise() {
@@ -59,8 +59,10 @@ impl<I: Io, S: Service> Shard<I, S> {
             if let Some(journal) = &mut self.journal {
                 journal.handle_promise(promise.position);
             }
-            let asked = self.promises.push(promise, &mut connection.ticket);
-            asked.expect("the queue has room for all that the frame ring can hold");
+            // Full of promises to calls that came and went while the disk stood still: this one cannot be kept.
+            if self.promises.push(promise, &mut connection.ticket).is_err() {
+                self.with_session(id, |session, context| session.handle_notice(now, Notice::Storage, context));
+            }
         }
         while let Some(connection) = self.connections.get(id)
             && let Stage::Open(open) = &mut connection.stage
