@@ -19,7 +19,8 @@
 //! # Threads
 //! - A *shard* ([`shard::Shard`]), one for each CPU it is given, pinned: a ring, a listener of its own on the common port
 //!   (`SO_REUSEPORT`), its *connections*, their timers, a *frame ring*. A connection never changes its shard, and nothing
-//!   on a frame's way is shared with another thread but counters ([`metrics`], [`tenants`]).
+//!   on a frame's way is shared with another thread but counters ([`metrics`], [`tenants`]). Histograms ([`latency`]) are its
+//!   own, and change hands by mail.
 //! - The control thread ([`control`]), unpinned: signals, keys that change, supervisors. It reaches shards through their
 //!   [mailboxes](shard::mailbox) and never touches a connection.
 //! - [`node::Node`] starts shards together and drains them together.
@@ -107,7 +108,7 @@
 //!  ack             ─► frame_ring
 //!  frame_ring      ─► journal::format, proto::mask, io::memory
 //!  proto, auth, journal::format, io                            know nothing of each other
-//!  call, clock, constants, limits, metrics                     the words all of them use
+//!  call, clock, constants, latency, limits, metrics            the words all of them use
 //! ```
 //!
 //! # Invariants
@@ -145,6 +146,7 @@ pub mod control;
 pub mod frame_ring;
 pub mod io;
 pub mod journal;
+pub mod latency;
 pub mod limits;
 pub mod logging;
 pub mod metrics;

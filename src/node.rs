@@ -9,6 +9,7 @@ use crate::io::memory::Region;
 use crate::io::probe::{Features, KernelFeatures, Lack, probe, raise_open_files};
 use crate::io::socket::listen_on;
 use crate::io::uring::{Uring, UringConfig};
+use crate::latency::LatencyCollector;
 use crate::limits::Limits;
 use crate::metrics::Counters;
 use crate::proto::mask::Kernel;
@@ -311,6 +312,17 @@ impl Node {
     /// What the calls of each shard have counted by cause.
     pub fn ingest(&self) -> &[Arc<IngestShared>] {
         &self.ingest
+    }
+
+    /// Collects what shards measure. One per node: what one collector has taken another does not see.
+    pub fn latency_collector(&self) -> LatencyCollector {
+        let mailboxes = self.mailboxes.clone();
+        LatencyCollector::new(mailboxes.len(), move |shard, request| {
+            mailboxes[shard].try_send(Message::Latencies(request)).map_err(|message| match message {
+                Message::Latencies(request) => request,
+                _ => unreachable!("a mailbox hands back what it was given"),
+            })
+        })
     }
 
     /// Waits until all shards have ended. The first failure is the node's.

@@ -7,6 +7,7 @@ use super::connections::ConnectionId;
 use crate::auth::Verifier;
 use crate::call::{CallKey, Epoch};
 use crate::journal::writer::PreparedSegment;
+use crate::latency::LatencyRequest;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
@@ -65,6 +66,8 @@ pub enum Message {
         /// It is.
         is_low: bool,
     },
+    /// Exchange the latencies recorded so far for an empty set.
+    Latencies(LatencyRequest),
 }
 
 /// The sending end; one per sender, cheap to clone.

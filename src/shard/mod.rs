@@ -20,6 +20,7 @@ use crate::clock::{Moment, Now};
 use crate::constants::RECORD_EXPANSION_MAX;
 use crate::frame_ring::{CALL_RECORD_SIZE_MAX, END_RECORD_SIZE, FrameRing};
 use crate::io::{Completion, Io, OpKind, Received, UserData, Wait};
+use crate::latency::Latencies;
 use crate::limits::Limits;
 use crate::metrics::Counters;
 use crate::proto::frame::FrameLimits;
@@ -144,6 +145,7 @@ pub struct Shard<I: Io, S: Service> {
     limits: Limits,
     frame_limits: FrameLimits,
     counters: Arc<Counters>,
+    latencies: Box<Latencies>,
 }
 
 impl<I: Io, S: Service> Shard<I, S> {
@@ -185,6 +187,7 @@ impl<I: Io, S: Service> Shard<I, S> {
             limits,
             frame_limits,
             counters,
+            latencies: Box::default(),
         }
     }
 
@@ -305,6 +308,7 @@ impl<I: Io, S: Service> Shard<I, S> {
                 Message::Segment(segment) => self.with_journal(|journal| journal.handle_segment(segment)),
                 Message::NoRoom => self.with_journal(ShardJournal::handle_no_room),
                 Message::Reserve { is_low } => self.with_journal(|journal| journal.handle_reserve(is_low)),
+                Message::Latencies(request) => request.answer(&mut self.latencies),
             }
         }
     }
