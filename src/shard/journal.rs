@@ -161,6 +161,7 @@ impl<I: Io, S: Service> Shard<I, S> {
         self.counters.journal_syncs.set(tally.syncs);
         self.counters.journal_segments.set(tally.segments);
         self.counters.journal_fences.set(tally.fences);
+        self.counters.journal_undurable_bytes.set(self.ring.head().0 - self.ring.durable().0);
         self.counters.journal_stalled_ms.set(journal.writer.stalled_for(now.moment).as_millis() as u64);
         self.counters.journal_refuses_calls.set(u64::from(journal.refuses_calls()));
     }

@@ -155,6 +155,7 @@ impl<I: Io, S: Service> Shard<I, S> {
         let now = io.now().moment;
         io.accept(UserData::lone(OpKind::Accept));
         io.await_wake(UserData::lone(OpKind::Wake));
+        counters.ring_size_bytes.set(ring.memory().len() as u64);
         let frame_limits = FrameLimits {
             message_size_max: limits.message_size_max,
             text_size_max: limits.text_size_max,
@@ -293,8 +294,9 @@ impl<I: Io, S: Service> Shard<I, S> {
                 }
             }
         }
+        let mut found = 0;
         while let Some(message) = self.mailbox.try_receive() {
-            self.counters.mailbox_messages.add(1);
+            found += 1;
             match message {
                 Message::Claim { call, epoch, owner } => {
                     if let Some(loser) = self.claims.claim(call, epoch, owner) {
@@ -311,6 +313,8 @@ impl<I: Io, S: Service> Shard<I, S> {
                 Message::Latencies(request) => request.answer(&mut self.latencies),
             }
         }
+        self.counters.mailbox_messages.add(found);
+        self.counters.mailbox_found.set(found);
     }
 
     fn with_journal(&mut self, f: impl FnOnce(&mut ShardJournal)) {
@@ -407,6 +411,11 @@ impl<I: Io, S: Service> Shard<I, S> {
         self.counters.system_calls.set(self.io.system_calls());
         self.counters.connections_open.set(self.connections.count() as u64);
         self.counters.ring_used_bytes.set(self.ring.used_size() as u64);
+        self.counters.heads_waiting.set(self.waiting.len() as u64);
+        self.counters.deferred_waiting.set(self.deferred.len() as u64);
+        self.counters.unsent_waiting.set(self.unsent.len() as u64);
+        self.counters.promises_waiting.set(self.promises.len() as u64);
+        self.counters.outbox_waiting.set(self.outboxes.iter().map(VecDeque::len).sum::<usize>() as u64);
         self.counters.batches_sealed.set(self.ring.sealed_count());
         self.publish_journal_counters(now);
     }

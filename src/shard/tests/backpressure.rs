@@ -25,7 +25,8 @@ fn a_full_ring_defers_what_came_and_stops_reading() {
     assert_eq!(rig.ask(socket, &sent), Vec::<String>::new());
     assert!(!rig.world.is_reading(socket), "the receive is cancelled: TCP pushes back");
     assert!(rig.world.is_reading(other), "nothing has come from it");
-    assert_eq!(rig.counters.receives_deferred.read(), 1);
+    assert_eq!((rig.counters.receives_deferred.read(), rig.counters.deferred_waiting.read()), (1, 1));
+    assert_eq!(rig.counters.ring_size_bytes.read(), Limits::tiny().ring_size as u64);
     assert_eq!(rig.counters.frames.read(), 0);
     rig.send(socket, &frames(10, 500));
     rig.quiet();
@@ -34,6 +35,7 @@ fn a_full_ring_defers_what_came_and_stops_reading() {
     assert!(wakes <= 4, "it spins: {wakes}");
     rig.let_ring_go(consumer);
     rig.quiet();
+    assert_eq!(rig.counters.deferred_waiting.read(), 0);
     assert_eq!(rig.counters.frames.read(), 9, "then the bad text came, in its place");
     assert_eq!(rig.said(socket), ["error invalid_start", "close 4400"]);
     rig.end();

@@ -19,6 +19,7 @@ fn heads_are_judged_two_a_turn_and_a_live_calls_frames_come_first() {
     rig.turn();
     assert_eq!(rig.counters.frames.read(), 10);
     assert_eq!(rig.counters.upgrades.read() - upgrades_before, 2);
+    assert_eq!(rig.counters.heads_waiting.read(), 5);
     for expected in [4, 6, 7] {
         assert_eq!(rig.shard.next_wait(), Wait::No, "heads are waiting");
         rig.turn();

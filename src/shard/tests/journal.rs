@@ -182,6 +182,8 @@ fn acks_wait_for_the_sync() {
         node.turns(30);
         assert_eq!(node.read(socket), "", "before {step}");
         assert_eq!(node.durable_seq(), None);
+        assert_eq!(node.counters.promises_waiting.read(), 1);
+        assert_eq!(node.counters.journal_undurable_bytes.read(), node.counters.ring_used_bytes.read());
         assert!(node.world.finish_file_operation(0), "{step}");
     }
     node.turns(3);
@@ -189,6 +191,7 @@ fn acks_wait_for_the_sync() {
     assert!(acks.contains(r#"{"event":"ack","seq":10}"#) && acks.contains(r#"{"event":"ack","seq":20}"#), "{acks}");
     assert_eq!(node.durable_seq(), Some(Seq(20)));
     assert_eq!(node.counters.journal_syncs.read(), 1);
+    assert_eq!((node.counters.promises_waiting.read(), node.counters.journal_undurable_bytes.read()), (0, 0));
     node.world.hold_file_operations(false);
     node.frames(socket, 3);
     node.send(socket, 0x81, br#"{"event":"stop"}"#);

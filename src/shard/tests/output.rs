@@ -92,8 +92,9 @@ fn who_finds_no_slot_free_gets_one_in_a_later_turn() {
     let calls: Vec<_> = (0..8).map(|index| rig.call(&format!("call-{index}"))).collect();
     calls.iter().for_each(|socket| rig.send(*socket, &frames(10, 10)));
     rig.turn();
-    assert_eq!(rig.shard.unsent.len(), 6);
+    assert_eq!((rig.shard.unsent.len(), rig.counters.unsent_waiting.read()), (6, 6));
     rig.quiet();
+    assert_eq!(rig.counters.unsent_waiting.read(), 0);
     for socket in calls {
         assert_eq!(rig.said(socket), ["ack 10"]);
     }

@@ -106,6 +106,11 @@ fn a_full_mailbox_delays_a_claim_and_loses_nothing() {
     (0..5).for_each(|_| rigs[1].turn());
     assert_eq!(rigs[1].said(new), ["started"], "it waits for nobody");
     assert_eq!(rigs[1].shard.next_wait(), Wait::No, "it tries again");
+    assert_eq!(rigs[1].counters.outbox_waiting.read(), 1);
+    rigs[0].turn();
+    assert!(rigs[0].counters.mailbox_found.read() >= 4096, "{}", rigs[0].counters.mailbox_found.read());
+    rigs[0].turn();
+    assert_eq!(rigs[0].counters.mailbox_found.read(), 0);
     assert_eq!(rigs[0].said(old), Vec::<String>::new());
     quiet_all(&mut rigs);
     assert_eq!(rigs[0].said(old), SUPERSEDED);
