@@ -51,7 +51,7 @@
 //! ```
 //! The upper row are stages of a slot ([`shard::connections`]), the lower ones phases of a session ([`session::ingest`]).
 //! A refusal leads from anywhere to the end: before the upgrade as an HTTP answer ([`proto::handshake::Refusal`]), after
-//! it as a Close ([`proto::close::Closing`]). Once a `start` is valid the connection has its turn at the call, an
+//! it as a Close ([`proto::close::Closing`]), behind the ACKs that are due. Once a `start` is valid the connection has its turn at the call, an
 //! [*epoch*](call::Epoch); the greater one wins. A slot is freed only when nothing is under way on its socket, and
 //! operations carry the slot's generation ([`io::UserData`]): no completion meets a stranger.
 //!
@@ -130,6 +130,7 @@
 //! | no peer's bytes reach a panic | `tests/frame_split_points.rs`, on damaged bytes too |
 //! | no token gets in that should not: 225 invalid vectors, and the known tricks | `tests/token_*.rs` |
 //! | every refusal has its code, in its order | `tests/refusals_*_upgrade.rs` |
+//! | frames complete before a refusal are acked before it, at every level | `tests/acks_before_refusals.rs` |
 //!
 //! # From here
 //! [`shard`], the loop, then along the data path: [`io`], [`transport`], [`proto`], [`session`], [`frame_ring`], [`ack`].

@@ -103,6 +103,13 @@ fn what_comes_after_stop_is_ignored_and_counted() {
         assert_eq!(node.count(|counters| &counters.frames), 13);
         assert_eq!(node.count(|counters| &counters.frames_after_stop), 12);
         assert_eq!(node.count_ingest(|counters| &counters.texts_after_stop), 1);
+        // A call without a frame has nothing to wait for; what came along with its `stop` is counted all the same.
+        let mut peer = node.call();
+        peer.send(&[wire::text(STOP), frame.repeat(5), wire::text("not JSON")].concat());
+        peer.expect_text(&stopped(0, 0, 0));
+        peer.expect_close(1000, "");
+        assert_eq!(node.count(|counters| &counters.frames_after_stop), 17);
+        assert_eq!(node.count_ingest(|counters| &counters.texts_after_stop), 2);
     });
 }
 

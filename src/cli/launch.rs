@@ -3,9 +3,9 @@
 
 use super::Failure;
 use crate::auth::TokenPolicy;
+use crate::config::Config;
 use crate::config::cpus;
 use crate::config::settings::{OnExpiry, Settings};
-use crate::config::{Config, settings};
 use crate::control::reload::KeyFile;
 use crate::control::{Control, notify::Notifier, signals};
 use crate::logging;
@@ -97,7 +97,7 @@ fn node_config(settings: &Settings) -> Result<NodeConfig, Failure> {
             allowed_origins: settings.allowed_origins.clone(),
             close_on_expiry: settings.on_expiry == OnExpiry::Close,
             expiry_leeway: settings.jwt_leeway,
-            durable: settings.ack_level() == settings::AckLevel::Durable,
+            has_journal: settings.journal().is_some(),
         },
         journal: settings.journal(),
         kernel_features: settings.kernel_features,

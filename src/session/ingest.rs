@@ -9,8 +9,10 @@
 
 #![forbid(unsafe_code)]
 
+mod durability;
 mod ending;
 mod output;
+mod parting;
 mod phase;
 mod settings;
 mod tally;
@@ -19,17 +21,18 @@ mod timers;
 pub use ending::Ending;
 pub use settings::{ClaimMatch, IngestCounters, IngestSettings, IngestShared};
 
-use self::output::{Outbox, parting_frames, refusal_frames};
+use self::durability::Durability;
+use self::output::Outbox;
 use self::phase::Phase;
 use self::tally::Tally;
 use self::timers::{Armed, ControlBudget, Due, Timers};
-use super::{Action, Context, Disconnect, Notice, Output, Session};
+use super::{Action, Context, Disconnect, Notice, Output, Session, Summary};
 use crate::auth::Claims;
 use crate::call::{CallIdentity, CallKey, Epoch, Seq};
 use crate::clock::{Moment, Now};
-use crate::frame_ring::{CallEnd, CallStart, Chunk};
+use crate::frame_ring::{CallStart, Chunk, RingPosition};
 use crate::proto::close::Closing;
-use crate::proto::event::{self, PeerEvent, Start, Stopped};
+use crate::proto::event::{self, PeerEvent, Start};
 use crate::proto::text::TextBuffer;
 use crate::proto::{Control, DataPiece, MessageKind, Violation};
 use crate::tenants::CallPermit;
@@ -57,12 +60,17 @@ pub struct IngestSession {
     timers: Timers,
     control_budget: ControlBudget,
     tally: Tally,
+    durability: Durability,
     /// The last frame whose promise was asked for.
     asked: u64,
     /// The last frame whose promise holds.
     promised: u64,
     /// The peer's Close, with its code.
     peer_close: Option<Option<u16>>,
+    /// Our Close on our own account, once it is decided.
+    closing: Option<Closing>,
+    /// How the call ended, and when; once it has.
+    ended: Option<(Ending, Moment)>,
     phase: Phase,
     /// A valid `start` has come.
     is_started: bool,
@@ -92,9 +100,12 @@ impl IngestSession {
             timers: Timers::new(now.moment, expires_in, &settings.limits),
             control_budget: ControlBudget::default(),
             tally: Tally::new(now.moment, 0),
+            durability: Durability::default(),
             asked: 0,
             promised: 0,
             peer_close: None,
+            closing: None,
+            ended: None,
             phase: Phase::Waiting,
             is_started: false,
             is_half_closed: false,
@@ -205,7 +216,19 @@ impl IngestSession {
             context.counters.frames.add(1);
             context.counters.frames_odd.add(u64::from(is_odd));
             if self.tally.add_frame(frame_size) {
+                self.durability.note(self.tally.seq(), context.ring.head(), context.ring.durable());
                 self.report();
+            }
+        }
+    }
+
+    /// Data that nothing is done with: counted where it comes after `stop`, as long as anything is decoded at all.
+    fn pass_over(&self, piece: DataPiece<'_>, context: &mut Context<'_>) {
+        let is_after_stop = matches!(self.ended, Some((Ending::Stopped, _))) && self.peer_close.is_none();
+        if is_after_stop && piece.last {
+            match piece.kind {
+                MessageKind::Binary => context.counters.frames_after_stop.add(1),
+                MessageKind::Text => self.shared.counters.texts_after_stop.add(1),
             }
         }
     }
@@ -216,107 +239,6 @@ impl IngestSession {
         if let Some(permit) = &self.permit {
             permit.add(frames, bytes);
         }
-    }
-
-    fn take_stop(&mut self, now: Now, context: &mut Context<'_>) {
-        if self.phase == Phase::Waiting {
-            return self.refuse(now, Closing::StartRequired, None, context);
-        }
-        self.end(now, Ending::Stopped, context);
-        self.phase = Phase::Stopping;
-        self.settle(now);
-    }
-
-    fn take_close(&mut self, now: Now, code: Option<u16>, context: &mut Context<'_>) {
-        self.peer_close = Some(code);
-        self.timers.close(now.moment, self.shared.limits());
-        match self.phase {
-            Phase::Waiting => self.part(now, false),
-            Phase::Live => {
-                self.end(now, Ending::PeerClosed, context);
-                self.phase = Phase::Leaving;
-                self.settle(now);
-            }
-            Phase::Stopping | Phase::Leaving | Phase::Closing | Phase::Finished => {}
-        }
-    }
-
-    /// The last frame that is to be acked, or, after `stop`, promised.
-    fn seq_due(&self) -> u64 {
-        match self.phase {
-            Phase::Live | Phase::Leaving => self.tally.seq_to_ack(),
-            Phase::Stopping => self.tally.seq(),
-            Phase::Waiting | Phase::Closing | Phase::Finished => 0,
-        }
-    }
-
-    /// Parts from the peer if everything it is to be told first can be told.
-    fn settle(&mut self, now: Now) {
-        if matches!(self.phase, Phase::Stopping | Phase::Leaving) && self.promised >= self.seq_due() {
-            self.part(now, self.phase == Phase::Stopping);
-        }
-    }
-
-    /// Parts from the peer in peace: `stopped`, if that is to be said, and a Close; to the peer's Close, with its own code.
-    fn part(&mut self, now: Now, say_stopped: bool) {
-        let stopped = Stopped {
-            interaction_id: &self.identity.interaction,
-            seq: self.tally.seq(),
-            bytes: self.tally.bytes(),
-            duration_ms: self.tally.duration_ms(),
-            durable_seq: self.shared.settings.durable.then_some(self.promised),
-        };
-        if self.peer_close.is_none() {
-            self.shared.counters.closes[Closing::Normal.index()].add(1);
-        }
-        let code = self.peer_close.unwrap_or(Some(Closing::Normal.code()));
-        let farewell = parting_frames(say_stopped.then_some(&stopped), code);
-        self.close(now, farewell);
-    }
-
-    /// Ends the connection on our own account, and the call if it is live. `message` overrides the usual one.
-    fn refuse(&mut self, now: Now, closing: Closing, message: Option<&str>, context: &mut Context<'_>) {
-        if self.phase == Phase::Live {
-            self.end(now, Ending::of_closing(closing), context);
-        }
-        self.shared.counters.closes[closing.index()].add(1);
-        context.counters.sessions_refused.add(u64::from(closing != Closing::Draining));
-        context.counters.calls_superseded.add(u64::from(closing == Closing::Superseded));
-        self.close(now, refusal_frames(closing, message));
-    }
-
-    fn close(&mut self, now: Now, farewell: Vec<u8>) {
-        self.phase = Phase::Closing;
-        self.text = None;
-        self.outbox.owe_farewell(farewell);
-        self.timers.close(now.moment, self.shared.limits());
-    }
-
-    /// The call ends here. The caller leaves Live, so this happens once.
-    fn end(&mut self, now: Now, ending: Ending, context: &mut Context<'_>) {
-        debug_assert_eq!(self.phase, Phase::Live);
-        let appended = context.ring.append_end(&CallEnd {
-            call: self.call.record_number(),
-            epoch: self.epoch,
-            frames: self.tally.seq(),
-            bytes: self.tally.bytes(),
-            ending: ending.number(),
-            ended_at: now.unix,
-        });
-        if appended.is_err() {
-            self.shared.counters.ends_unrecorded.add(1);
-        }
-        self.report();
-        self.release_owed = true;
-        self.shared.counters.endings[ending.index()].add(1);
-        context.counters.calls_ended.add(1);
-    }
-
-    fn finish(&mut self) {
-        self.phase = Phase::Finished;
-        self.text = None;
-        self.outbox.clear();
-        self.permit = None;
     }
 
     fn invariants(&self) {
@@ -339,12 +261,12 @@ impl Session for IngestSession {
     fn handle_data(&mut self, now: Now, piece: DataPiece<'_>, context: &mut Context<'_>) {
         self.timers.receive(now.moment);
         if !self.listens() {
-            return;
+            return self.pass_over(piece, context);
         }
         match (piece.kind, self.phase) {
             (MessageKind::Binary, Phase::Live) => self.take_audio(now, piece, context),
             (MessageKind::Binary, Phase::Waiting) => self.refuse(now, Closing::StartRequired, None, context),
-            (MessageKind::Binary, _) => context.counters.frames_after_stop.add(u64::from(piece.last)),
+            (MessageKind::Binary, _) => self.pass_over(piece, context),
             (MessageKind::Text, _) => self.take_text(now, piece, context),
         }
     }
@@ -374,11 +296,12 @@ impl Session for IngestSession {
     fn handle_notice(&mut self, now: Now, notice: Notice, context: &mut Context<'_>) {
         match (notice, self.phase) {
             (_, Phase::Closing | Phase::Finished) => {}
-            // The peer is leaving, and the acks it would have waited for will not come.
-            (Notice::Storage, Phase::Leaving) => self.part(now, false),
+            // The peer is leaving, or we are, and the acks that this would have waited for will not come.
+            (Notice::Storage, Phase::Leaving) => self.part(now, false, context.ring.durable()),
+            (Notice::Storage, Phase::Refusing) => self.let_farewell_go(now),
             (Notice::Storage, _) => self.refuse(now, Closing::Storage, None, context),
             // A call that has ended here is nobody's to take over, and on its way out already.
-            (Notice::Superseded | Notice::Draining, Phase::Stopping | Phase::Leaving) => {}
+            (Notice::Superseded | Notice::Draining, Phase::Stopping | Phase::Leaving | Phase::Refusing) => {}
             (Notice::Superseded, Phase::Waiting) => {}
             (Notice::Superseded, Phase::Live) => self.refuse(now, Closing::Superseded, None, context),
             (Notice::Draining, Phase::Waiting | Phase::Live) => self.refuse(now, Closing::Draining, None, context),
@@ -394,7 +317,7 @@ impl Session for IngestSession {
         self.promised = self.promised.max(seq.0);
         context.counters.acks.add(self.outbox.owe_acks(self.promised));
         self.invariants();
-        self.settle(now);
+        self.settle(now, context.ring.durable());
     }
 
     fn handle_reading(&mut self, now: Now, reading: bool) {
@@ -417,7 +340,8 @@ impl Session for IngestSession {
         while let Some(due) = self.timers.take_due(now.moment, self.armed(), self.shared.limits()) {
             match due {
                 Due::Close if self.phase == Phase::Closing => self.finish(),
-                Due::Close => self.part(now, false),
+                Due::Close if self.phase == Phase::Refusing => self.let_farewell_go(now),
+                Due::Close => self.part(now, false, context.ring.durable()),
                 Due::Expiry => self.refuse(now, Closing::TokenExpired, None, context),
                 Due::Stalled => self.refuse(now, Closing::AckStalled, None, context),
                 Due::Start => self.refuse(now, Closing::StartTimeout, None, context),
@@ -438,14 +362,14 @@ impl Session for IngestSession {
         };
         match self.phase {
             // After its last word a peer may end its side and wait for ours.
-            Phase::Stopping | Phase::Leaving | Phase::Closing if disconnect == Disconnect::Finished => {
+            Phase::Stopping | Phase::Leaving | Phase::Refusing | Phase::Closing if disconnect == Disconnect::Finished => {
                 self.is_half_closed = true;
             }
             Phase::Live => {
                 self.end(now, ending, context);
                 self.finish();
             }
-            Phase::Waiting | Phase::Stopping | Phase::Leaving | Phase::Closing => self.finish(),
+            Phase::Waiting | Phase::Stopping | Phase::Leaving | Phase::Refusing | Phase::Closing => self.finish(),
             Phase::Finished => {}
         }
     }
@@ -491,6 +415,23 @@ impl Session for IngestSession {
 
     fn is_live(&self) -> bool {
         self.is_started && self.phase != Phase::Finished
+    }
+
+    fn summary(&self, durable: RingPosition) -> Option<Summary<'_>> {
+        let (ending, ended_at) = self.ended?;
+        let (acked, _) = self.outbox.acks();
+        Some(Summary {
+            identity: &self.identity,
+            epoch: self.epoch,
+            frames: self.tally.seq(),
+            bytes: self.tally.bytes(),
+            lasted: ended_at.since(self.tally.started_at()),
+            acked: Seq(acked),
+            durable: self.durable_seq(durable).map(Seq),
+            ending: ending.label(),
+            close: self.closing.map_or(self.peer_close.flatten(), |closing| Some(closing.code())),
+            reason: self.closing.filter(|closing| *closing != Closing::Normal).map(Closing::label),
+        })
     }
 }
 

@@ -11,15 +11,16 @@
 #![forbid(unsafe_code)]
 
 use crate::auth::Verifier;
-use crate::call::{CallKey, Epoch, EpochSource, Seq};
+use crate::call::{CallIdentity, CallKey, Epoch, EpochSource, Seq};
 use crate::clock::{Moment, Now};
-use crate::frame_ring::FrameRing;
+use crate::frame_ring::{FrameRing, RingPosition};
 use crate::limits::Limits;
 use crate::metrics::Counters;
 use crate::proto::handshake::{AcceptKey, Answer, Refusal, Situation};
 use crate::proto::http::Head;
 use crate::proto::{Control, DataPiece, Violation};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub mod ingest;
 pub mod service;
@@ -86,6 +87,31 @@ pub enum Output {
     Drained,
 }
 
+/// What became of a call on its connection, for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summary<'a> {
+    /// Whose it was.
+    pub identity: &'a CallIdentity,
+    /// The connection's turn at it.
+    pub epoch: Epoch,
+    /// Complete frames.
+    pub frames: u64,
+    /// Bytes of whole samples in them.
+    pub bytes: u64,
+    /// From `started` to the end of the call.
+    pub lasted: Duration,
+    /// The last frame acked; 0 where none was.
+    pub acked: Seq,
+    /// The last frame known to be durable; none without a journal.
+    pub durable: Option<Seq>,
+    /// How it ended, in the word that end records and listings have for it.
+    pub ending: &'static str,
+    /// The code of our Close, or of the peer's that it answers.
+    pub close: Option<u16>,
+    /// Why we closed, where it was on our own account and not in peace.
+    pub reason: Option<&'static str>,
+}
+
 /// One upgraded connection.
 pub trait Session {
     /// Payload bytes of a data message. The session unmasks them, once, to where they belong.
@@ -142,6 +168,11 @@ pub trait Session {
     /// Whether a call is live here: a valid `start` was seen, and the session has not finished. Drain counts these, so that
     /// what is owed to a peer at the end of its call still goes out.
     fn is_live(&self) -> bool;
+
+    /// What became of the call, once the session has finished, if it had one. `durable` is the ring's cursor then.
+    fn summary(&self, _durable: RingPosition) -> Option<Summary<'_>> {
+        None
+    }
 }
 
 /// What a service decides about a request.

@@ -63,6 +63,8 @@ pub(super) struct Outbox {
     farewell: Option<Box<Remainder>>,
     started_owed: u32,
     ping_owed: bool,
+    /// The farewell waits for acks that are not owed yet.
+    is_farewell_held: bool,
 }
 
 impl Outbox {
@@ -105,9 +107,20 @@ impl Outbox {
         self.ping_owed = false;
     }
 
-    /// Forgets everything: the connection is gone, or the peer has had its time.
+    /// As [`Outbox::owe_farewell`], but it does not go out before [`Outbox::let_farewell_go`]: acks may still come.
+    pub(super) fn hold_farewell(&mut self, farewell: Vec<u8>) {
+        self.owe_farewell(farewell);
+        self.is_farewell_held = true;
+    }
+
+    /// The farewell is held back no longer.
+    pub(super) fn let_farewell_go(&mut self) {
+        self.is_farewell_held = false;
+    }
+
+    /// Forgets what is owed, and keeps what was acked: the connection is gone, or the peer has had its time.
     pub(super) fn clear(&mut self) {
-        *self = Outbox::default();
+        *self = Outbox { acked: self.acked, ack_owed: self.acked, ..Outbox::default() };
     }
 
     /// Writes what is owed and fits to the front of `out`; returns its length, and whether the farewell is out to its last
@@ -130,7 +143,7 @@ impl Outbox {
         }
         let (written, fitted) = self.transmit_frames(&mut out[size..]);
         size += written;
-        if let (true, Some(farewell)) = (fitted, &mut self.farewell) {
+        if let (true, Some(farewell)) = (fitted && !self.is_farewell_held, &mut self.farewell) {
             size += farewell.give(&mut out[size..]);
             return (size, farewell.is_empty());
         }

@@ -5,7 +5,9 @@
 //! Waiting ───────► Live ───────────────► Stopping ──────────────────┐
 //!    │              │ peer's Close       due acks went, or 5 s over ▼
 //!    │              └───────────────► Leaving ──────────────────► Closing ── last byte out ──► Finished
-//!    └── a refusal, a timer, a notice: from anywhere ────────────────▲
+//!    │   due acks went, or 5 s over                                 ▲ ▲
+//!    │                   ┌── Refusing ──────────────────────────────┘ │
+//!    └── a refusal, a timer, a notice: from anywhere ────────────────┘
 //! ```
 
 #![forbid(unsafe_code)]
@@ -23,6 +25,8 @@ pub(super) enum Phase {
     Stopping,
     /// The peer's Close came: waits for the acks due by count.
     Leaving,
+    /// We refuse what came: our last words are decided, and wait for the acks due by count.
+    Refusing,
     /// Our last words are decided; what is owed goes out, then they.
     Closing,
     /// They are out, or there is nobody to hear them.
@@ -37,7 +41,7 @@ impl Phase {
             Phase::Live => Armed { silence: true, stalled: true, expiry: true, ..Armed::default() },
             // Whoever cannot send any more is not held to silence: what it waits for is ours to bring about.
             Phase::Stopping if !is_closed => Armed { silence: !is_half_closed, stalled: true, ..Armed::default() },
-            Phase::Stopping | Phase::Leaving | Phase::Closing => Armed { close: true, ..Armed::default() },
+            Phase::Stopping | Phase::Leaving | Phase::Refusing | Phase::Closing => Armed { close: true, ..Armed::default() },
             Phase::Finished => Armed::default(),
         }
     }

@@ -37,8 +37,8 @@ pub struct IngestSettings {
     /// Tolerance past `exp` before that: the same that the token was admitted with, else a token within it would be admitted
     /// and closed at once.
     pub expiry_leeway: Duration,
-    /// The node's promise is that frames are durable; `stopped` then says up to which.
-    pub durable: bool,
+    /// A journal keeps what comes: `stopped` then says up to which frame it is known to be durable, whatever acks promise.
+    pub has_journal: bool,
 }
 
 impl IngestSettings {
@@ -50,7 +50,7 @@ impl IngestSettings {
             allowed_origins: None,
             close_on_expiry: false,
             expiry_leeway: Duration::from_secs(5),
-            durable: false,
+            has_journal: false,
         }
     }
 }

@@ -28,6 +28,10 @@ impl Tally {
         Tally { started_at, seq: 0, bytes: 0, seq_reported: 0, bytes_reported: 0, sample_rate }
     }
 
+    pub(super) fn started_at(&self) -> Moment {
+        self.started_at
+    }
+
     #[inline]
     pub(super) fn seq(&self) -> u64 {
         self.seq

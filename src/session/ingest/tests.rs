@@ -217,8 +217,21 @@ impl Harness {
         self.step(|session, now, context| session.handle_violation(now, violation, context))
     }
 
+    /// Everything in the ring becomes durable; nobody is told.
+    fn sync(&mut self) {
+        self.ring.seal();
+        self.batches.extend(std::iter::from_fn(|| self.ring.poll_sealed()));
+        let end = self.ring.sealed();
+        self.ring.set_written(end);
+        self.ring.set_durable(end);
+    }
+
     fn promise(&mut self, seq: u64) -> Vec<u8> {
         self.step(|session, now, context| session.handle_promise(now, Seq(seq), context))
+    }
+
+    fn summary(&self) -> Summary<'_> {
+        self.session.summary(self.ring.durable()).expect("a call has ended here")
     }
 
     fn disconnect(&mut self, disconnect: Disconnect) -> Vec<u8> {

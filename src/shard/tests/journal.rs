@@ -61,7 +61,7 @@ impl Node {
     fn new(level: AckLevel) -> Node {
         let world = World::new();
         let limits = Limits { max_ahead: None, ..Limits::tiny() };
-        let settings = IngestSettings { durable: level == AckLevel::Durable, ..IngestSettings::new(limits.clone()) };
+        let settings = IngestSettings { has_journal: true, ..IngestSettings::new(limits.clone()) };
         let mut io = world.io(8, 512);
         let ring = FrameRing::new(Region::allocate(RING_SIZE_MIN).unwrap(), Kernel::detect());
         io.use_region(ring.memory());
@@ -199,6 +199,66 @@ fn acks_wait_for_the_sync() {
     let stopped = node.read(socket);
     assert!(stopped.contains(r#""seq":23"#) && stopped.contains(r#""durable_seq":23"#), "{stopped}");
     assert_eq!(node.durable_seq(), Some(Seq(23)));
+}
+
+/// All in one read: frames, then what is refused. The acks of those frames wait for the disk, and the refusal for them.
+#[test]
+fn a_refusal_goes_behind_the_acks_of_the_frames_before_it() {
+    for level in [AckLevel::Durable, AckLevel::Written, AckLevel::Received] {
+        let mut node = Node::new(level);
+        let socket = node.call();
+        node.turns(30);
+        node.world.hold_file_operations(level != AckLevel::Received);
+        node.frames(socket, 25);
+        node.send(socket, 0x81, b"{");
+        node.turns(30);
+        if level != AckLevel::Received {
+            assert_eq!(node.read(socket), "", "{level:?}: nothing is promised yet");
+            node.world.hold_file_operations(false);
+            while node.world.finish_file_operation(0) {}
+            node.turns(40);
+        }
+        let said = node.read(socket);
+        let places = ["\"seq\":10}", "\"seq\":20}", "\"invalid_start\""].map(|words| said.find(words));
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{level:?}: {said}");
+        assert!(said.ends_with("invalid_start"), "the Close is the last: {said}");
+        assert_eq!(said.matches("\"ack\"").count(), 2, "{said}");
+    }
+}
+
+#[test]
+fn a_refusal_does_not_wait_for_a_disk_for_ever() {
+    let mut node = Node::new(AckLevel::Durable);
+    let socket = node.call();
+    node.turns(30);
+    node.world.hold_file_operations(true);
+    node.frames(socket, 10);
+    node.send(socket, 0x81, b"{");
+    // `close_timeout` of the tiny limits is half a second.
+    node.turns(490);
+    assert_eq!(node.read(socket), "");
+    node.turns(20);
+    let said = node.read(socket);
+    assert!(said.contains("invalid_start") && !said.contains("\"ack\""), "{said}");
+}
+
+/// Below `durable`, `stopped` does not wait for a sync, and says how far the last one came.
+#[test]
+fn stopped_knows_the_durable_frames_at_every_level() {
+    for level in [AckLevel::Written, AckLevel::Received] {
+        let mut node = Node::new(level);
+        let socket = node.call();
+        node.frames(socket, 20);
+        // Long enough for the sync that nobody waits for.
+        node.turns(1200);
+        assert_eq!(node.durable_seq(), Some(Seq(20)), "{level:?}");
+        node.read(socket);
+        node.frames(socket, 3);
+        node.send(socket, 0x81, br#"{"event":"stop"}"#);
+        node.turns(5);
+        let stopped = node.read(socket);
+        assert!(stopped.contains(r#""seq":23,"#) && stopped.contains(r#""durable_seq":20}"#), "{level:?}: {stopped}");
+    }
 }
 
 #[test]

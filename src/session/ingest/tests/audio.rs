@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::*;
+use crate::frame_ring::CallEnd;
 
 #[test]
 fn a_frame_counts_with_its_last_piece() {

@@ -80,13 +80,113 @@ fn a_promise_that_comes_during_the_last_words_does_not_break_into_them() {
     let mut call = Harness::live();
     call.promises_at_once = false;
     call.frames(10, 2);
-    call.step_without_output(|session, now, context| session.handle_notice(now, Notice::Draining, context));
+    call.step_without_output(|session, now, context| session.handle_notice(now, Notice::Storage, context));
     let mut out = [0; 64];
     assert_eq!(call.session.poll_transmit(call.now, &mut out), 64);
     let mut all = out.to_vec();
     call.out_size = 256;
     all.extend(call.promise(10));
-    assert_eq!(all, refusal_of(Closing::Draining));
+    assert_eq!(all, refusal_of(Closing::Storage));
+    call.assert_finished();
+}
+
+/// Ways to be refused in a live call, each with what it is refused with.
+type Refused = (fn(&mut Harness) -> Vec<u8>, Closing, Ending);
+
+const REFUSED: [Refused; 9] = [
+    (|call| call.text(&START.replace("24000", "8000")), Closing::AlreadyStarted, Ending::Refused),
+    (|call| call.audio(&[0; 1_000_000]), Closing::TooFast, Ending::TooFast),
+    (|call| call.notice(Notice::Superseded), Closing::Superseded, Ending::Superseded),
+    (|call| call.notice(Notice::Draining), Closing::Draining, Ending::Drained),
+    (|call| call.violation(Violation::Protocol("bad opcode")), Closing::Protocol, Ending::Violation),
+    (|call| call.violation(Violation::TooBig("message")), Closing::TooBig, Ending::Violation),
+    (|call| call.piece(MessageKind::Text, true, true, 0, b"\xff"), Closing::NotUtf8, Ending::Violation),
+    (|call| (0..6).fold(Vec::new(), |_, _| call.control(Control::Pong(b""))), Closing::Flood, Ending::Violation),
+    (|call| call.pass(millis(1000)), Closing::TokenExpired, Ending::TokenExpired),
+];
+
+/// A live call of 25 frames, the first ten acked, that is refused.
+fn refused_with_acks_due(provoke: fn(&mut Harness) -> Vec<u8>) -> Harness {
+    let mut call = Harness::live_with(|settings| {
+        settings.close_on_expiry = true;
+        settings.expiry_leeway = Duration::ZERO;
+    });
+    call.promises_at_once = false;
+    call.frames(25, 2);
+    assert_eq!(call.promise(10), ack(10));
+    assert_eq!(provoke(&mut call), b"", "the ack of frame 20 goes first");
+    call
+}
+
+#[test]
+fn frames_that_were_complete_before_a_refusal_are_acked_before_it() {
+    for (provoke, closing, ending) in REFUSED {
+        let mut call = refused_with_acks_due(provoke);
+        let farewell = match closing.has_event() {
+            true => refusal_of(closing),
+            false => close(closing.code(), ""),
+        };
+        assert_eq!(call.questions, [10, 20], "no partial ack, so no question about the tail");
+        assert!(call.session.is_live());
+        assert_eq!((call.frames(10, 2), call.text(STOP), call.peer_close(Some(1000))), (vec![], vec![], vec![]));
+        assert_eq!(call.notice(Notice::Draining), b"");
+        assert_eq!(call.disconnect(Disconnect::Finished), b"", "it can still read");
+        assert_eq!(call.promise(20), [ack(20), farewell].concat(), "{closing:?}");
+        call.assert_ended(ending);
+        call.assert_finished();
+        assert_eq!(call.counters.frames.read(), 25);
+        let summary = call.summary();
+        assert_eq!((summary.frames, summary.acked, summary.close), (25, Seq(20), Some(closing.code())));
+        assert_eq!((summary.ending, summary.reason), (ending.label(), Some(closing.label())));
+    }
+}
+
+#[test]
+fn a_refusal_waits_so_long_for_acks_and_no_longer() {
+    let mut call = refused_with_acks_due(REFUSED[0].0);
+    assert_eq!(call.pass(millis(500) - NANO), b"");
+    assert_eq!(call.pass(NANO), refusal_of(Closing::AlreadyStarted));
+    call.assert_finished();
+
+    let mut call = refused_with_acks_due(REFUSED[0].0);
+    assert_eq!(call.notice(Notice::Storage), refusal_of(Closing::AlreadyStarted), "there is nothing left to wait for");
+    call.assert_ended(Ending::Refused);
+    call.assert_finished();
+
+    let mut call = refused_with_acks_due(REFUSED[0].0);
+    assert_eq!(call.disconnect(Disconnect::Reset), b"");
+    call.assert_finished();
+    assert_eq!(call.promise(20), b"");
+    assert_eq!(call.summary().acked, Seq(10));
+}
+
+#[test]
+fn a_peer_that_does_not_read_and_a_disk_that_takes_nothing_are_not_waited_for() {
+    let stalled: fn(&mut Harness) -> Vec<u8> = |call| {
+        call.output(Output::Blocked);
+        call.pass(millis(1500))
+    };
+    let provocations = [(stalled, Closing::AckStalled), (|call| call.notice(Notice::Storage), Closing::Storage)];
+    for (provoke, closing) in provocations {
+        let mut call = Harness::live();
+        call.promises_at_once = false;
+        call.frames(10, 2);
+        let out = provoke(&mut call);
+        assert!(out.ends_with(&refusal_of(closing)), "{closing:?}");
+        call.assert_finished();
+    }
+}
+
+/// What is refused behind `stop` leaves the frames before it promised, and so acked.
+#[test]
+fn a_refusal_behind_stop_waits_for_acks_too() {
+    let mut call = Harness::live();
+    call.promises_at_once = false;
+    call.frames(12, 2);
+    call.text(STOP);
+    assert_eq!(call.violation(Violation::Protocol("unmasked frame")), b"");
+    assert_eq!(call.promise(10), [ack(10), close(1002, "")].concat());
+    call.assert_ended(Ending::Stopped);
     call.assert_finished();
 }
 

@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 fn stop_waits_for_the_promise_of_the_last_frame() {
-    let mut call = Harness::live_with(|settings| settings.durable = true);
+    let mut call = Harness::live_with(|settings| settings.has_journal = true);
     call.promises_at_once = false;
     call.frames(12, 960);
     let head = call.ring.head();
@@ -16,6 +16,7 @@ fn stop_waits_for_the_promise_of_the_last_frame() {
     assert_eq!(call.questions, [10, 12]);
     assert!(call.session.is_live(), "it is still owed an answer");
     assert_eq!(call.promise(10), ack(10));
+    call.sync();
     assert_eq!(call.promise(12), [stopped(12, 11_520, 240, "12"), close(1000, "")].concat());
     call.assert_finished();
     assert_eq!(call.counters.sessions_refused.read(), 0);
@@ -33,13 +34,58 @@ fn stop_after_a_multiple_of_ten_asks_nothing_new() {
 
 #[test]
 fn stop_without_audio_is_answered_at_once() {
-    for (durable, durable_seq) in [(false, "null"), (true, "0")] {
-        let mut call = Harness::live_with(|settings| settings.durable = durable);
+    for (has_journal, durable_seq) in [(false, "null"), (true, "0")] {
+        let mut call = Harness::live_with(|settings| settings.has_journal = has_journal);
         call.promises_at_once = false;
         assert_eq!(call.text(STOP), [stopped(0, 0, 0, durable_seq), close(1000, "")].concat());
         assert!(call.questions.is_empty());
         call.assert_finished();
     }
+}
+
+/// Where acks promise less than a sync, `stopped` goes when they hold, and says how far the disk is.
+#[test]
+fn stopped_says_up_to_which_frame_the_call_is_known_to_be_durable() {
+    // Frames before the sync, frames behind it, and what is known then.
+    for (before, behind, known) in [(0, 0, "0"), (0, 5, "0"), (12, 0, "12"), (25, 3, "20"), (30, 10, "30"), (9, 9, "0")] {
+        let mut call = Harness::live_with(|settings| settings.has_journal = true);
+        call.frames(before, 2);
+        call.sync();
+        call.frames(behind, 2);
+        let seq = (before + behind) as u64;
+        assert_eq!(call.text(STOP), [stopped(seq, seq * 2, seq * 2 / 48, known), close(1000, "")].concat());
+        call.assert_finished();
+        assert_eq!(call.summary().durable, Some(Seq(known.parse().unwrap())));
+        call.sync();
+        assert_eq!(call.summary().durable, Some(Seq(seq)), "the end is a mark, too");
+    }
+}
+
+#[test]
+fn a_flood_of_data_behind_a_stop_without_audio_is_counted() {
+    let mut call = Harness::live();
+    call.step_without_output(|session, now, context| {
+        let mut stop = STOP.as_bytes().to_vec();
+        KEY.apply(&mut stop);
+        let payload = &mut stop[..];
+        session.handle_data(
+            now,
+            DataPiece { kind: MessageKind::Text, first: true, last: true, offset: 0, payload, key: KEY },
+            context,
+        );
+        for (kind, last) in [(MessageKind::Binary, true), (MessageKind::Binary, false), (MessageKind::Binary, true)] {
+            session.handle_data(now, DataPiece { kind, first: true, last, offset: 0, payload: &mut [], key: KEY }, context);
+        }
+        let kind = MessageKind::Text;
+        session.handle_data(
+            now,
+            DataPiece { kind, first: true, last: true, offset: 0, payload: &mut [], key: KEY },
+            context,
+        );
+    });
+    assert_eq!((call.counters.frames_after_stop.read(), call.shared.counters.texts_after_stop.read()), (2, 1));
+    assert_eq!(call.transmit(), [stopped(0, 0, 0, "null"), close(1000, "")].concat());
+    call.assert_ended(Ending::Stopped);
 }
 
 #[test]
