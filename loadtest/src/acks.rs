@@ -81,6 +81,11 @@ impl Acks {
         (sent / ACK_EVERY + 1).saturating_sub(self.expected / ACK_EVERY)
     }
 
+    /// The last `seq` that came, 0 before it: every frame up to there is promised.
+    pub fn acked(&self) -> u64 {
+        self.expected - ACK_EVERY
+    }
+
     /// The next `seq` to come.
     pub fn expected(&self) -> u64 {
         self.expected
@@ -122,7 +127,7 @@ mod tests {
         assert_eq!(reason(acks.handle_ack(10, 15, 0)), Reason::AckRepeated);
         assert_eq!(reason(acks.handle_ack(40, 45, 0)), Reason::AckSkipped);
         assert!(matches!(acks.handle_ack(50, 50, 0), Verdict::Right { .. }));
-        assert_eq!(acks.expected(), 60);
+        assert_eq!((acks.expected(), acks.acked()), (60, 50));
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What the calls say: a pool of frames, each masked and with its WebSocket header once and for all, which all calls
 //! share at different offsets.
 //!
-//! A send copies one pool frame into a buffer (some 250 ns while the pool is in L2) and, for `prng`, stamps it with
-//! (call, frame): then every frame of a run is distinct, and what it must hold follows from its numbers alone
-//! (`Audio::payload`).
+//! A send copies one pool frame into a buffer (some 250 ns while the pool is in L2). For `prng` the copy mixes a pad of
+//! eight bytes into the whole frame, which follows from (run, call, frame), and stamps these numbers on its start. So any
+//! eight bytes behind the stamp are at home in that frame alone: a piece that got into another frame, call or run is noticed,
+//! and what a frame must hold follows from its numbers ([`Audio::matches`]) without a look at the frames before it.
 //!
 //! RFC 6455 §5.3 wants a fresh, unpredictable mask key per frame, to protect proxies from scripts in browsers. Here the
 //! key is fixed per pool frame: no script chooses these bytes, and the node must unmask all the same.
@@ -17,7 +18,7 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 /// Frames in the pool of generated audio: with 9,600-byte frames 614 kB, which stays in a core's L2.
 const POOL_COUNT: usize = 64;
 
-/// Bytes at the start of a `prng` frame that name it: call and frame number, little-endian.
+/// Bytes at the start of a `prng` frame that name it, little-endian: u32 call, u32 run, u64 frame number.
 const STAMP_SIZE: usize = 16;
 
 /// Which audio to play.
@@ -29,6 +30,16 @@ pub enum Source {
     Sine,
     /// A WAV file, repeated.
     File(PathBuf),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prng => f.write_str("prng"),
+            Self::Sine => f.write_str("sine"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
 }
 
 /// Why a file cannot be played.
@@ -72,7 +83,8 @@ impl std::str::FromStr for Source {
 /// The pool of ready frames.
 pub struct Audio {
     frames: Vec<Prepared>,
-    stamped: bool,
+    /// The run that `prng` frames are made for; none for audio that does not tell its frames apart.
+    run: Option<u32>,
     payload_size: usize,
 }
 
@@ -83,8 +95,8 @@ struct Prepared {
 }
 
 impl Audio {
-    /// Prepares the pool for frames of `frame_size` bytes (even, at least 16) at `sample_rate`.
-    pub fn prepare(source: &Source, sample_rate: u32, frame_size: usize) -> Result<Self, AudioError> {
+    /// Prepares the pool for frames of `frame_size` bytes (even, at least 16) at `sample_rate`, in the run `run`.
+    pub fn prepare(source: &Source, sample_rate: u32, frame_size: usize, run: u32) -> Result<Self, AudioError> {
         let samples = match source {
             Source::Prng => noise(POOL_COUNT * frame_size),
             Source::Sine => tone(POOL_COUNT * frame_size / 2, sample_rate),
@@ -99,20 +111,25 @@ impl Audio {
                 masked_frame(OpCode::Data(Data::Binary), &payload, std::array::from_fn(|_| keys.next().unwrap_or(0x5A)))
             })
             .collect();
-        Ok(Self { frames, stamped: *source == Source::Prng, payload_size: frame_size })
+        Ok(Self { frames, run: (*source == Source::Prng).then_some(run), payload_size: frame_size })
     }
 
     /// Writes frame `number` (from 1) of call `call` as it goes over the wire; `out` is replaced.
     pub fn write_frame(&self, call: u64, number: u64, out: &mut Vec<u8>) {
         let prepared = &self.frames[self.place(call, number)];
-        out.clear();
-        out.extend_from_slice(&prepared.bytes);
-        if self.stamped {
-            let start = out.len() - self.payload_size;
-            let stamp = stamp(call, number);
-            for (index, (byte, plain)) in out[start..].iter_mut().zip(stamp).enumerate() {
-                *byte = plain ^ prepared.key[index % 4];
-            }
+        let Some(run) = self.run else {
+            out.clear();
+            out.extend_from_slice(&prepared.bytes);
+            return;
+        };
+        // Buffers come back with a frame in them: nothing is filled with zeros first.
+        out.resize(prepared.bytes.len(), 0);
+        let (header, masked) = prepared.bytes.split_at(prepared.bytes.len() - self.payload_size);
+        let (front, payload) = out.split_at_mut(header.len());
+        front.copy_from_slice(header);
+        mix(masked, pad(run, call, number), payload);
+        for (index, (byte, plain)) in payload.iter_mut().zip(stamp(run, call, number)).enumerate() {
+            *byte = plain ^ prepared.key[index % 4];
         }
     }
 
@@ -121,14 +138,52 @@ impl Audio {
         self.payload_size
     }
 
+    /// Whether every frame of every call and run is distinct.
+    pub fn is_distinct(&self) -> bool {
+        self.run.is_some()
+    }
+
+    /// Whether `bytes` are what frame `number` of call `call` holds from `offset` on.
+    pub fn matches(&self, call: u64, number: u64, offset: usize, bytes: &[u8]) -> bool {
+        let prepared = &self.frames[self.place(call, number)];
+        let masked = &prepared.bytes[prepared.bytes.len() - self.payload_size..];
+        let Some(masked) = offset.checked_add(bytes.len()).and_then(|end| masked.get(offset..end)) else { return false };
+        let [a, b, c, d] = prepared.key;
+        let mut pad = [a, b, c, d, a, b, c, d];
+        let mut stamped = 0;
+        if let Some(run) = self.run {
+            let mixed = u64::from_le_bytes(pad) ^ self::pad(run, call, number);
+            pad = mixed.to_le_bytes();
+            let stamp = stamp(run, call, number);
+            let stamp = stamp.get(offset..).unwrap_or_default();
+            stamped = stamp.len().min(bytes.len());
+            if bytes[..stamped] != stamp[..stamped] {
+                return false;
+            }
+        }
+        pad.rotate_left((offset + stamped) % 8);
+        is_mixed(&masked[stamped..], u64::from_le_bytes(pad), &bytes[stamped..])
+    }
+
+    /// For a person: the call and frame that a stamp names, where there is one of this run.
+    pub fn describe(&self, bytes: &[u8]) -> Option<(u64, u64)> {
+        let (call, rest) = bytes.split_first_chunk::<4>()?;
+        let (run, rest) = rest.split_first_chunk::<4>()?;
+        let (number, _) = rest.split_first_chunk::<8>()?;
+        let is_ours = self.run == Some(u32::from_le_bytes(*run));
+        is_ours.then(|| (u64::from(u32::from_le_bytes(*call)), u64::from_le_bytes(*number)))
+    }
+
     /// What the node must have kept of frame `number` of call `call`.
     #[cfg(test)]
     pub fn payload(&self, call: u64, number: u64) -> Vec<u8> {
         let prepared = &self.frames[self.place(call, number)];
         let masked = &prepared.bytes[prepared.bytes.len() - self.payload_size..];
         let mut payload: Vec<u8> = masked.iter().enumerate().map(|(i, byte)| byte ^ prepared.key[i % 4]).collect();
-        if self.stamped {
-            payload[..STAMP_SIZE].copy_from_slice(&stamp(call, number));
+        if let Some(run) = self.run {
+            let pad = pad(run, call, number).to_le_bytes();
+            payload.iter_mut().enumerate().for_each(|(i, byte)| *byte ^= pad[i % 8]);
+            payload[..STAMP_SIZE].copy_from_slice(&stamp(run, call, number));
         }
         payload
     }
@@ -136,6 +191,30 @@ impl Audio {
     fn place(&self, call: u64, number: u64) -> usize {
         (split_mix(call).wrapping_add(number) % self.frames.len() as u64) as usize
     }
+}
+
+/// `from` with a pad over it, eight bytes at a time.
+fn mix(from: &[u8], pad: u64, into: &mut [u8]) {
+    let (words, rest) = from.as_chunks::<8>();
+    let (into_words, into_rest) = into.as_chunks_mut::<8>();
+    for (into, word) in into_words.iter_mut().zip(words) {
+        *into = (u64::from_ne_bytes(*word) ^ pad.to_le()).to_ne_bytes();
+    }
+    for ((into, byte), pad) in into_rest.iter_mut().zip(rest).zip(pad.to_le_bytes()) {
+        *into = byte ^ pad;
+    }
+}
+
+/// Whether `mixed` is `from` with a pad over it. Both are equally long.
+fn is_mixed(from: &[u8], pad: u64, mixed: &[u8]) -> bool {
+    let (words, rest) = from.as_chunks::<8>();
+    let (mixed_words, mixed_rest) = mixed.as_chunks::<8>();
+    let mut differences = 0;
+    for (word, mixed) in words.iter().zip(mixed_words) {
+        differences |= u64::from_ne_bytes(*word) ^ u64::from_ne_bytes(*mixed) ^ pad.to_le();
+    }
+    let is_rest = rest.iter().zip(mixed_rest).zip(pad.to_le_bytes()).all(|((byte, mixed), pad)| byte ^ pad == *mixed);
+    differences == 0 && is_rest && from.len() == mixed.len()
 }
 
 /// A whole frame as a client sends it.
@@ -147,11 +226,17 @@ fn masked_frame(opcode: OpCode, payload: &[u8], key: [u8; 4]) -> Prepared {
     Prepared { bytes: bytes.into_boxed_slice(), key }
 }
 
-fn stamp(call: u64, number: u64) -> [u8; STAMP_SIZE] {
+fn stamp(run: u32, call: u64, number: u64) -> [u8; STAMP_SIZE] {
     let mut stamp = [0; STAMP_SIZE];
-    stamp[..8].copy_from_slice(&call.to_le_bytes());
+    stamp[..4].copy_from_slice(&(call as u32).to_le_bytes());
+    stamp[4..8].copy_from_slice(&run.to_le_bytes());
     stamp[8..].copy_from_slice(&number.to_le_bytes());
     stamp
+}
+
+/// Eight bytes that are a frame's own. Read as little-endian, so that they are the same bytes on every machine.
+fn pad(run: u32, call: u64, number: u64) -> u64 {
+    split_mix(number ^ split_mix(call ^ split_mix(u64::from(run))))
 }
 
 /// SplitMix64's output function: the pool must be the same in every version that verifies what an older one played.
@@ -216,7 +301,7 @@ mod tests {
     #[test]
     fn what_goes_out_is_what_verification_expects() {
         for source in [Source::Prng, Source::Sine] {
-            let audio = Audio::prepare(&source, 24_000, 9_600).unwrap();
+            let audio = Audio::prepare(&source, 24_000, 9_600, 7).unwrap();
             let mut wire = Vec::new();
             for (call, number) in [(0, 1), (0, 64), (0, 65), (3_999, 10), (u64::MAX, u64::MAX)] {
                 audio.write_frame(call, number, &mut wire);
@@ -228,16 +313,49 @@ mod tests {
 
     #[test]
     fn every_prng_frame_is_distinct() {
-        let audio = Audio::prepare(&Source::Prng, 8_000, 32).unwrap();
+        let audio = Audio::prepare(&Source::Prng, 8_000, 32, 7).unwrap();
         let frames: HashSet<Vec<u8>> =
             (0..50).flat_map(|call| (1..=200).map(move |n| (call, n))).map(|(call, n)| audio.payload(call, n)).collect();
         assert_eq!(frames.len(), 50 * 200);
     }
 
     #[test]
+    fn pieces_of_a_frame_are_recognised_and_no_others() {
+        for source in [Source::Prng, Source::Sine] {
+            let audio = Audio::prepare(&source, 8_000, 100, 7).unwrap();
+            let payload = audio.payload(3, 9);
+            for from in 0..payload.len() {
+                for to in from..=payload.len() {
+                    assert!(audio.matches(3, 9, from, &payload[from..to]), "{source:?} {from}..{to}");
+                }
+            }
+            for at in 0..payload.len() {
+                for bit in 0..8 {
+                    let mut damaged = payload.clone();
+                    damaged[at] ^= 1 << bit;
+                    assert!(!audio.matches(3, 9, 0, &damaged), "{source:?} byte {at}");
+                    assert!(!audio.matches(3, 9, at, &damaged[at..]), "{source:?} byte {at}");
+                }
+            }
+            assert!(!audio.matches(3, 9, 1, &payload) && !audio.matches(3, 9, usize::MAX, &payload));
+        }
+        let audio = Audio::prepare(&Source::Prng, 8_000, 100, 7).unwrap();
+        let payload = audio.payload(3, 9);
+        let other_run = Audio::prepare(&Source::Prng, 8_000, 100, 8).unwrap();
+        for from in (STAMP_SIZE..92).step_by(4) {
+            let piece = &payload[from..from + 8];
+            // The same place in the pool: only pad and stamp tell these apart.
+            assert!(!audio.matches(3, 9 + POOL_COUNT as u64, from, piece), "another frame at {from}");
+            assert!(!other_run.matches(3, 9, from, piece), "another run at {from}");
+        }
+        assert_eq!(audio.describe(&payload), Some((3, 9)));
+        assert_eq!(other_run.describe(&payload), None);
+    }
+
+    #[test]
     fn large_and_tiny_frames_have_valid_headers() {
         for size in [16, 124, 126, 65_534, 65_536, 192_000] {
-            let audio = Audio::prepare(&Source::Prng, 24_000, size).unwrap();
+            let audio = Audio::prepare(&Source::Prng, 24_000, size, 7).unwrap();
             let mut wire = Vec::new();
             audio.write_frame(1, 1, &mut wire);
             assert_eq!(decode(&wire).len(), size);
@@ -269,17 +387,17 @@ mod tests {
             writer.finalize().unwrap();
         };
         write(1, 250);
-        let audio = Audio::prepare(&Source::File(path.clone()), 8_000, 200).unwrap();
+        let audio = Audio::prepare(&Source::File(path.clone()), 8_000, 200, 7).unwrap();
         let first = audio.place(7, 1);
         assert_eq!(audio.frames.len(), 3);
         let whole: Vec<u8> = (0..3).flat_map(|i| audio.payload(7, 1 + ((i + 3 - first as u64) % 3))).collect();
         let expected: Vec<u8> = (0..250i16).flat_map(i16::to_le_bytes).chain([0; 100]).collect();
         assert_eq!(whole, expected);
-        let rate = Audio::prepare(&Source::File(path.clone()), 24_000, 200).err().unwrap().to_string();
+        let rate = Audio::prepare(&Source::File(path.clone()), 24_000, 200, 7).err().unwrap().to_string();
         assert!(rate.contains("8000 Hz"), "{rate}");
         write(1, 0);
-        assert!(matches!(Audio::prepare(&Source::File(path.clone()), 8_000, 200), Err(AudioError::Empty(_))));
+        assert!(matches!(Audio::prepare(&Source::File(path.clone()), 8_000, 200, 7), Err(AudioError::Empty(_))));
         write(2, 100);
-        assert!(matches!(Audio::prepare(&Source::File(path), 8_000, 200), Err(AudioError::Format(..))));
+        assert!(matches!(Audio::prepare(&Source::File(path), 8_000, 200, 7), Err(AudioError::Format(..))));
     }
 }

@@ -10,6 +10,7 @@ use crate::acks::{Acks, Verdict};
 use crate::backoff::Backoff;
 use crate::event::{self, Event};
 use crate::failure::{Failure, Reason};
+use crate::ledger::Entry;
 use crate::line::Line;
 use crate::stats::Metric;
 use crate::wire::{self, Link, Upgrade};
@@ -80,7 +81,7 @@ impl Call {
         self.lose_frames_until(first);
         let total = if plan.is_cut() { 0 } else { plan.schedule.frames_from(first) };
         let acks = Acks::new(first, plan.schedule.interval, plan.ack_timeout);
-        let mut ending = Ending { link, stopped: false };
+        let mut ending = Ending { link, stopped: false, stopped_seq: 0 };
         let finale = if plan.stop { ending.stop() } else { wire::close_frame() };
         let line = Rc::new(Line::new(stream, self.number, self.frames_before, acks, total, finale));
         tokio_uring::spawn(line.clone().write(self.worker.clone()));
@@ -93,12 +94,19 @@ impl Call {
         let played = tokio::time::timeout_at(deadline.into(), self.listen(&line, &mut ending)).await;
         self.worker.recorder.count_up(-1);
         line.end(true);
+        self.worker.recorder.enter(Entry {
+            call: self.number,
+            frames_before: self.frames_before,
+            first_due: first,
+            sent: line.sent(),
+            promised: line.acks.borrow().acked().max(ending.stopped_seq).min(line.sent()),
+        });
         self.frames_before += line.due_count();
         self.next_due = Some(first + line.due_count() * plan.schedule.interval);
         match played {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => {
-                let unconfirmed = line.due_count().saturating_sub(line.acks.borrow().expected() - crate::acks::ACK_EVERY);
+                let unconfirmed = line.due_count().saturating_sub(line.acks.borrow().acked());
                 self.worker.recorder.write(|stats| stats.counts.frames_lost += unconfirmed);
                 Err(failure)
             }
@@ -164,6 +172,7 @@ impl Call {
                 Ok(Event::Ack { seq }) => self.handle_ack(seq, line),
                 Ok(Event::Stopped(stopped)) if line.is_finale_sent() && self.worker.plan.stop && !ending.stopped => {
                     ending.stopped = true;
+                    ending.stopped_seq = stopped.seq;
                     self.check_stopped(&stopped, line);
                 }
                 Ok(Event::Error { reason, message, code, .. }) => ending.link.remember_error(code, &reason, &message),
@@ -255,6 +264,8 @@ struct Ending {
     link: Link,
     /// `stopped` has come.
     stopped: bool,
+    /// The frames that it promised.
+    stopped_seq: u64,
 }
 
 impl Ending {

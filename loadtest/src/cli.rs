@@ -39,6 +39,30 @@ pub struct Cli {
 pub enum Command {
     /// Play calls and check them
     Run(Box<RunArgs>),
+    /// Hold a node's journal against what an earlier run sent, as run --verify does right away
+    Verify(VerifyArgs),
+}
+
+/// Flags of `verify`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  exo-load verify result --data-dir /var/lib/exo-ingest
+
+For what has to survive something that happens after the run: a killed node, a power cut, a copy to another disk.
+
+Exit: 0 everything promised is there · 1 could not run · 2 something is missing, different or was never sent")]
+pub struct VerifyArgs {
+    /// The --out directory of the run
+    pub run: PathBuf,
+    /// The node's data directory
+    #[arg(long)]
+    pub data_dir: PathBuf,
+    /// Threads; each reads a shard at a time
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    pub threads: u16,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `run`.
@@ -86,6 +110,9 @@ pub struct RunArgs {
     /// Calls are named by this and their number [default: load-; a single call with a given token: its interaction_id]
     #[arg(long)]
     pub interaction_prefix: Option<String>,
+    /// Number of the first call; several generators at one node each need their own range
+    #[arg(long, default_value_t = 0, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(..=4_000_000_000))]
+    pub first_call: u64,
     /// What is said: prng (every frame distinct), sine, or a WAV file
     #[arg(long, default_value = "prng", value_name = "FILE.wav|prng|sine")]
     pub audio: Source,
@@ -101,6 +128,10 @@ pub struct RunArgs {
     /// A bound to hold, like 'ack.p99.9<50ms'; repeatable. Of setup, connect, upgrade, started, ack, sendlag
     #[arg(long, value_name = "BOUND")]
     pub slo: Vec<Slo>,
+    /// Data directory of the node: afterwards every acked byte must be in its journal (ack level durable or written).
+    /// With --audio prng any exchange of frames, calls or runs shows; other audio repeats itself
+    #[arg(long, value_name = "DATA_DIR")]
+    pub verify: Option<PathBuf>,
     /// Directory for result.json, latency.hlog, *.hgrm, intervals.csv and env.json
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -137,7 +168,14 @@ impl RunArgs {
         let cpus = self.cpus.as_deref().map(host::parse_cpus).transpose().map_err(|e| format!("--cpus: {e}"))?;
         host::make_room_for(self.calls)?;
         let ramp = self.ramp()?;
-        let audio = Audio::prepare(&self.audio, self.sample_rate, self.frame_size()?)?;
+        if self.verify.is_some() && self.reconnect && self.audio != Source::Prng {
+            return Err(
+                "--verify with --reconnect: give --audio prng, other audio does not tell a call's connections apart".into(),
+            );
+        }
+        // Told apart by the microsecond: what an earlier run left in the journal must not pass for this one's.
+        let run = unix_micros() as u32;
+        let audio = Audio::prepare(&self.audio, self.sample_rate, self.frame_size()?, run)?;
         let calls = self.call_ids(ramp)?;
         let ramp = ramp.as_nanos() as u64;
         Ok(Plan {
@@ -150,7 +188,10 @@ impl RunArgs {
                 interval: self.frame_ms * 1_000_000,
             },
             clock: Clock::new(Instant::now() + HEAD_START),
+            started_at: unix_micros() + HEAD_START.as_micros() as u64,
+            first_call: self.first_call,
             audio,
+            run,
             sample_rate: self.sample_rate,
             ack_timeout: self.ack_timeout.as_nanos() as u64,
             setup_timeout: self.setup_timeout,
@@ -212,7 +253,7 @@ impl RunArgs {
     }
 
     fn interaction(&self, number: u64) -> String {
-        format!("{}{number}", self.interaction_prefix.as_deref().unwrap_or("load-"))
+        format!("{}{}", self.interaction_prefix.as_deref().unwrap_or("load-"), self.first_call + number)
     }
 
     /// A token for each call, minted before the run on all CPUs: during it, it would cost send lag.
@@ -251,6 +292,10 @@ impl RunArgs {
     }
 }
 
+fn unix_micros() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
+}
+
 /// The command line with the values of secret flags taken out.
 pub fn redact(args: impl Iterator<Item = String>) -> Vec<String> {
     const SECRET: [&str; 2] = ["--token", "--key"];
@@ -272,7 +317,7 @@ mod tests {
 
     fn args(flags: &[&str]) -> RunArgs {
         let all = ["exo-load", "run"].iter().chain(flags);
-        let Command::Run(args) = Cli::try_parse_from(all).unwrap().command;
+        let Command::Run(args) = Cli::try_parse_from(all).unwrap().command else { panic!("{flags:?}") };
         *args
     }
 

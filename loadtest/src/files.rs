@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::cli;
 use crate::host;
+use crate::ledger;
 use crate::monitor::Outcome;
 use crate::report::Report;
 use crate::stats::Metric;
@@ -27,6 +28,7 @@ pub fn write(directory: &Path, report: &Report, outcome: &Outcome) -> Result<(),
     let mut files: Vec<(PathBuf, Vec<u8>)> = vec![
         ("result.json".into(), pretty(&report.json)),
         ("env.json".into(), pretty(&environment())),
+        (ledger::FILE.into(), outcome.ledger.to_text().into_bytes()),
         ("latency.hlog".into(), outcome.log.clone()),
         ("intervals.csv".into(), outcome.csv.clone().into_bytes()),
     ];

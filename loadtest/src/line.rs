@@ -155,7 +155,8 @@ impl Line {
     async fn write_frame(&self, worker: &Worker) -> std::io::Result<()> {
         let seq = self.sent.get() + 1;
         let mut buffer = worker.take_buffer();
-        worker.plan.audio.write_frame(self.number, self.frames_before + seq, &mut buffer);
+        let voice = worker.plan.voice(self.number);
+        worker.plan.audio.write_frame(voice, self.frames_before + seq, &mut buffer);
         let now = worker.plan.clock.now();
         let due = self.acks.borrow().due(seq);
         let overdue = self.acks.borrow_mut().poll_overdue(self.sent.get(), now);

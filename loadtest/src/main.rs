@@ -6,7 +6,7 @@
 //! The way of a call, and of this crate: [`cli`] settles a [`plan`]; [`worker`]s, one thread each, open calls by the
 //! [`schedule`]; a [`call`] connects through [`wire`], reads [`event`]s and checks [`acks`], while its [`mod@line`] sends
 //! [`audio`] as it falls due; all count into [`stats`], which [`monitor`] collects once a second; [`report`] judges,
-//! [`files`] keeps.
+//! [`files`] keeps. What calls sent and were promised goes into a [`ledger`], which [`verify`] holds the node's journal against.
 //!
 //! The schedule is open-loop: a frame's due time depends on nothing the node does, and an ack's latency counts from
 //! when its tenth frame was due. So a node that stalls cannot hide the waiting it causes.
@@ -23,6 +23,7 @@ mod event;
 mod failure;
 mod files;
 mod host;
+mod ledger;
 mod line;
 mod monitor;
 mod plan;
@@ -32,6 +33,7 @@ mod slo;
 mod stats;
 mod target;
 mod token;
+mod verify;
 mod wire;
 mod worker;
 
@@ -44,8 +46,9 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, RunArgs};
-use crate::report::Report;
+use crate::cli::{Cli, Command, RunArgs, VerifyArgs};
+use crate::ledger::{Ledger, Speech};
+use crate::report::{Report, Verdict};
 use crate::stats::Recorder;
 
 #[global_allocator]
@@ -63,8 +66,11 @@ fn main() -> ExitCode {
             return if error.use_stderr() { COULD_NOT_RUN.into() } else { ExitCode::SUCCESS };
         }
     };
-    let Command::Run(args) = cli.command;
-    match run(&args) {
+    let done = match cli.command {
+        Command::Run(args) => run(&args),
+        Command::Verify(args) => verify_later(&args),
+    };
+    match done {
         Ok(code) => code.into(),
         Err(error) => {
             eprintln!("exo-load: {error}");
@@ -77,6 +83,9 @@ fn run(args: &RunArgs) -> Result<u8, Box<dyn Error>> {
     if let Some(directory) = &args.out {
         files::prepare(directory)?;
     }
+    if let Some(data_dir) = &args.verify {
+        verify::check(data_dir)?;
+    }
     let plan = Arc::new(args.plan()?);
     if !plan.cpus.is_empty() {
         // The main thread too: it must not take time from a server on the other CPUs.
@@ -85,8 +94,10 @@ fn run(args: &RunArgs) -> Result<u8, Box<dyn Error>> {
     knock(&plan)?;
     signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGINT, 130, plan.cut.clone())?;
     signal_hook::flag::register(signal_hook::consts::SIGINT, plan.cut.clone())?;
-    let outcome = play(&plan, args.server_pid)?;
-    let report = Report::new(args, &plan, &outcome);
+    let outcome = play(&plan, args)?;
+    let verification =
+        args.verify.as_deref().map(|data_dir| verify::verify(data_dir, &outcome.ledger, &plan.audio, plan.workers()));
+    let report = Report::new(args, &plan, &outcome, verification);
     if let Some(directory) = &args.out {
         files::write(directory, &report, &outcome)?;
     }
@@ -98,6 +109,21 @@ fn run(args: &RunArgs) -> Result<u8, Box<dyn Error>> {
     Ok(report.verdict.exit_code())
 }
 
+fn verify_later(args: &VerifyArgs) -> Result<u8, Box<dyn Error>> {
+    verify::check(&args.data_dir)?;
+    let ledger = Ledger::read(&args.run)?;
+    host::make_room_for(0)?;
+    let verification = verify::verify(&args.data_dir, &ledger, &ledger.speech.audio()?, usize::from(args.threads));
+    if args.json {
+        println!("{:#}", serde_json::to_value(&verification)?);
+    } else {
+        let mut table = String::new();
+        verification.write(&mut table)?;
+        println!("{table}\n{}", if verification.holds() { "PASS" } else { "FAIL" });
+    }
+    Ok(if verification.holds() { Verdict::Pass } else { Verdict::Fail }.exit_code())
+}
+
 /// Finds out whether anybody listens, before thousands of calls do.
 fn knock(plan: &plan::Plan) -> Result<(), String> {
     let wait = plan.setup_timeout.clamp(Duration::from_millis(1), Duration::from_secs(5));
@@ -106,7 +132,7 @@ fn knock(plan: &plan::Plan) -> Result<(), String> {
         .map_err(|error| format!("nothing answers at {} ({error}); start a node there, or give its --url", plan.address()))
 }
 
-fn play(plan: &Arc<plan::Plan>, server_pid: Option<u32>) -> Result<monitor::Outcome, Box<dyn Error>> {
+fn play(plan: &Arc<plan::Plan>, args: &RunArgs) -> Result<monitor::Outcome, Box<dyn Error>> {
     let (done_tx, done_rx) = mpsc::channel::<()>();
     let recorders: Vec<_> = (0..plan.workers()).map(|_| Arc::new(Recorder::new())).collect();
     let mut threads = Vec::new();
@@ -121,7 +147,7 @@ fn play(plan: &Arc<plan::Plan>, server_pid: Option<u32>) -> Result<monitor::Outc
     }
     drop(done_tx);
     host::yield_to_workers();
-    let outcome = monitor::watch(plan, &recorders, &done_rx, server_pid);
+    let outcome = monitor::watch(plan, &recorders, &done_rx, args.server_pid);
     if outcome.is_err() {
         plan.cut.store(true, std::sync::atomic::Ordering::Relaxed);
     }
@@ -134,5 +160,8 @@ fn play(plan: &Arc<plan::Plan>, server_pid: Option<u32>) -> Result<monitor::Outc
             )
         })?;
     }
-    outcome
+    let mut outcome = outcome?;
+    let entries = recorders.iter().flat_map(|recorder| recorder.take_entries()).collect();
+    outcome.ledger = Ledger::new(Speech::of(plan, &args.audio), entries);
+    Ok(outcome)
 }

@@ -11,6 +11,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::host::{self, HostError, ServerSample};
+use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::stats::{Metric, Recorder, Stats};
 
@@ -38,6 +39,8 @@ pub struct Outcome {
     pub csv: String,
     /// Ctrl-C ended it.
     pub cut: bool,
+    /// What each connection sent, and was promised. Filled in once all workers are gone.
+    pub ledger: Ledger,
 }
 
 /// A look at both processes.
@@ -116,6 +119,7 @@ impl<'a> Watcher<'a> {
             log: Vec::new(),
             csv: CSV_HEAD.to_owned(),
             cut: false,
+            ledger: Ledger::default(),
         };
         let mut watcher = Self {
             plan,

@@ -19,8 +19,14 @@ pub struct Plan {
     pub schedule: Schedule,
     /// The run's clock.
     pub clock: Clock,
+    /// The clock's zero as Unix time, microseconds.
+    pub started_at: u64,
+    /// Added to a call's place among this run's calls: its number in names and audio.
+    pub first_call: u64,
     /// What is said.
     pub audio: Audio,
+    /// Tells this run's `prng` audio from that of other runs.
+    pub run: u32,
     /// Hz.
     pub sample_rate: u32,
     /// Nanoseconds after its due time at which an ack is late.
@@ -58,6 +64,11 @@ impl Plan {
     /// Number of workers.
     pub fn workers(&self) -> usize {
         self.cpus.len().max(1)
+    }
+
+    /// The number that names call `index` of this run in its audio: several generators each have a range of their own.
+    pub fn voice(&self, index: u64) -> u64 {
+        self.first_call + index
     }
 
     /// True once the run was cut short.

@@ -12,6 +12,7 @@ use crate::monitor::{Outcome, Sample};
 use crate::plan::Plan;
 use crate::slo::SloResult;
 use crate::stats::{Metric, Stats};
+use crate::verify::Verification;
 
 /// Version of `result.json`: raised when a field changes its meaning or goes.
 const RESULT_VERSION: u32 = 1;
@@ -63,6 +64,7 @@ pub struct Report {
     slos: Vec<SloResult>,
     generator: Generator,
     server: Option<Server>,
+    verification: Option<Verification>,
 }
 
 /// The generator's own health over the steady part.
@@ -93,15 +95,17 @@ struct Server {
 
 impl Report {
     /// Judges a run.
-    pub fn new(args: &RunArgs, plan: &Plan, outcome: &Outcome) -> Self {
+    pub fn new(args: &RunArgs, plan: &Plan, outcome: &Outcome, verification: Option<Verification>) -> Self {
         let mut judged = outcome.whole.clone();
         judged.take_latency(Metric::Ack, &outcome.steady);
         judged.take_latency(Metric::Sendlag, &outcome.steady);
         let slos: Vec<SloResult> = args.slo.iter().map(|slo| slo.check(&judged)).collect();
         let generator = Generator::new(args, plan, outcome);
         let server = Server::new(outcome);
-        let verdict = Verdict::of(&judged, &slos, !generator.ills.is_empty());
-        let mut report = Self { verdict, json: Value::Null, judged, cut: outcome.cut, slos, generator, server };
+        let is_lost = verification.as_ref().is_some_and(|verification| !verification.holds());
+        let verdict = if is_lost { Verdict::Fail } else { Verdict::of(&judged, &slos, !generator.ills.is_empty()) };
+        let mut report =
+            Self { verdict, json: Value::Null, judged, cut: outcome.cut, slos, generator, server, verification };
         report.json = report.to_json(args, plan, outcome);
         report
     }
@@ -123,7 +127,8 @@ impl Report {
                 "frame_ms": args.frame_ms,
                 "frame_bytes": plan.audio.payload_size(),
                 "sample_rate": args.sample_rate,
-                "audio": format!("{:?}", args.audio),
+                "audio": args.audio.to_string(),
+                "first_call": args.first_call,
                 "reconnect": args.reconnect,
                 "end": if plan.stop { "stop" } else { "close" },
                 "ack_timeout_s": args.ack_timeout.as_secs_f64(),
@@ -137,6 +142,7 @@ impl Report {
             "slos": self.slos,
             "generator": self.generator,
             "server": self.server,
+            "verify": self.verification,
         })
     }
 
@@ -176,6 +182,9 @@ impl Report {
         self.generator.write(out)?;
         if let Some(server) = &self.server {
             server.write(out)?;
+        }
+        if let Some(verification) = &self.verification {
+            verification.write(out)?;
         }
         for slo in &self.slos {
             let value = slo.value_ns.map_or("not measured".to_owned(), show);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use hdrhistogram::Histogram;
 
 use crate::failure::Failure;
+use crate::ledger::Entry;
 
 /// Failures kept with their details, per reason.
 const EXAMPLES_MAX: usize = 3;
@@ -172,12 +173,13 @@ impl Counts {
 pub struct Recorder {
     window: Mutex<Stats>,
     calls_up: AtomicI64,
+    ledger: Mutex<Vec<Entry>>,
 }
 
 impl Recorder {
     /// An empty recorder.
     pub fn new() -> Self {
-        Self { window: Mutex::new(Stats::new()), calls_up: AtomicI64::new(0) }
+        Self { window: Mutex::new(Stats::new()), calls_up: AtomicI64::new(0), ledger: Mutex::default() }
     }
 
     /// Writes into the current window.
@@ -190,6 +192,16 @@ impl Recorder {
         self.write(|window| std::mem::swap(window, spare));
         into.merge(spare);
         spare.reset();
+    }
+
+    /// A connection has ended: what it sent, and what it was promised.
+    pub fn enter(&self, entry: Entry) {
+        self.ledger.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(entry);
+    }
+
+    /// All that was entered.
+    pub fn take_entries(&self) -> Vec<Entry> {
+        std::mem::take(&mut self.ledger.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     /// A call came up (1) or ended (-1).

@@ -1,0 +1,305 @@
+//! The journal's headers and call records, written from the format's description alone: see `src/journal/format.rs` of the
+//! node, "The journal's format, byte by byte".
+
+/// Segment headers, and the unit of batches, bytes.
+pub const BLOCK_SIZE: usize = 4_096;
+
+/// Batch and record headers, and the unit of records, bytes.
+pub const LINE_SIZE: usize = 64;
+
+/// Largest batch, bytes.
+pub const BATCH_SIZE_MAX: usize = 1 << 20;
+
+/// What is wrong with bytes of a journal, for a person.
+pub type Fault = &'static str;
+
+/// Names one use of a segment file.
+pub type Uuid = [u8; 16];
+
+/// Who turns to a call when: boot number, microseconds since the boot, shard. Compares in this order.
+pub type Epoch = (u32, u64, u16);
+
+/// A segment's first block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// The shard that writes it.
+    pub shard: u16,
+    /// Its run.
+    pub run: u64,
+    /// Counts the segments of a shard in a run, from 1.
+    pub id: u64,
+    /// Of this use of the file.
+    pub uuid: Uuid,
+    /// The segment before.
+    pub predecessor: Uuid,
+    /// Where that ended: what it holds from there on does not count.
+    pub predecessor_end: u64,
+    /// Position of this header's first byte.
+    pub start: u64,
+}
+
+impl SegmentHeader {
+    /// From a block.
+    pub fn decode(block: &[u8]) -> Result<Self, Fault> {
+        if block.len() < BLOCK_SIZE {
+            return Err("segment header cut off");
+        }
+        if block[..8] != *b"XSEGMENT" {
+            return Err("no segment header");
+        }
+        if u32_at(block, 4_092) != crc32c::crc32c(&block[..4_092]) {
+            return Err("segment header's checksum wrong");
+        }
+        if u16_at(block, 8) != 1 || u32_at(block, 12) as usize != BLOCK_SIZE {
+            return Err("segment header of an unknown version");
+        }
+        if block[96..4_092].iter().any(|byte| *byte != 0) {
+            return Err("segment header's reserved bytes are not zero");
+        }
+        Ok(Self {
+            shard: u16_at(block, 10),
+            run: u64_at(block, 16),
+            id: u64_at(block, 24),
+            uuid: at(block, 32),
+            predecessor: at(block, 48),
+            predecessor_end: u64_at(block, 64),
+            start: u64_at(block, 72),
+        })
+    }
+}
+
+/// The line at the front of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchHeader {
+    /// Of the batch, bytes: whole blocks.
+    pub size: usize,
+    /// Pads not counted.
+    pub record_count: u32,
+    /// The segment's uuid.
+    pub segment: Uuid,
+    /// Counts a shard's batches of a run from 1; 0 for repeated call records.
+    pub number: u64,
+    /// Position of this header.
+    pub lsn: u64,
+    /// Unix time, microseconds.
+    pub sealed_at: u64,
+    /// Over the header checksum of every record in order.
+    pub records_crc: u32,
+}
+
+impl BatchHeader {
+    /// From the first bytes of a batch.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Fault> {
+        if bytes.len() < LINE_SIZE {
+            return Err("batch header cut off");
+        }
+        if bytes[..4] != *b"XBAT" {
+            return Err("no batch header");
+        }
+        if u32_at(bytes, 60) != crc32c::crc32c(&bytes[..60]) {
+            return Err("batch header's checksum wrong");
+        }
+        if bytes[4] != 1 || bytes[5] != 0 || usize::from(u16_at(bytes, 6)) != LINE_SIZE {
+            return Err("batch header of an unknown version");
+        }
+        let size = u32_at(bytes, 8) as usize;
+        if size == 0 || !size.is_multiple_of(BLOCK_SIZE) || size > BATCH_SIZE_MAX {
+            return Err("batch of an impossible size");
+        }
+        Ok(Self {
+            size,
+            record_count: u32_at(bytes, 12),
+            segment: at(bytes, 16),
+            number: u64_at(bytes, 32),
+            lsn: u64_at(bytes, 40),
+            sealed_at: u64_at(bytes, 48),
+            records_crc: u32_at(bytes, 56),
+        })
+    }
+}
+
+/// What a record holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Who a call is.
+    Call,
+    /// A chunk of a frame.
+    Audio,
+    /// How a turn ended.
+    End,
+    /// Zeros.
+    Pad,
+}
+
+/// The line at the front of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// What the batch's checksum over all headers counts for this one.
+    pub chained_crc: u32,
+    /// Over the payload; of an erased record, its first header checksum.
+    pub payload_crc: u32,
+    /// Of the payload, bytes.
+    pub length: usize,
+    /// What it holds.
+    pub kind: Kind,
+    /// Completes its frame.
+    pub is_last: bool,
+    /// Overwritten with zeros on demand.
+    pub is_erased: bool,
+    /// Low half of the call key.
+    pub call: u64,
+    /// The connection's turn at the call.
+    pub epoch: Epoch,
+    /// Frame number.
+    pub seq: u64,
+    /// Of this chunk in its frame, bytes.
+    pub offset: u32,
+    /// Low half of the batch's number.
+    pub batch: u32,
+}
+
+impl RecordHeader {
+    /// From the first bytes of a record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Fault> {
+        if bytes.len() < LINE_SIZE {
+            return Err("record header cut off");
+        }
+        let bytes = &bytes[..LINE_SIZE];
+        let header_crc = u32_at(bytes, 0);
+        if header_crc != crc32c::crc32c(&bytes[4..]) {
+            return Err("record header's checksum wrong");
+        }
+        let kind = match bytes[12] {
+            1 => Kind::Call,
+            2 => Kind::Audio,
+            3 => Kind::End,
+            4 => Kind::Pad,
+            _ => return Err("record of an unknown kind"),
+        };
+        if bytes[14] != 1 {
+            return Err("record of an unknown version");
+        }
+        let (flags, is_erased) = (bytes[13], bytes[13] & 2 != 0);
+        if flags > 3 || bytes[15] != 0 || u16_at(bytes, 38) != 0 || (is_erased && kind != Kind::Audio) {
+            return Err("record header's reserved bits are not zero");
+        }
+        let payload_crc = u32_at(bytes, 4);
+        let header = Self {
+            chained_crc: if is_erased { payload_crc } else { header_crc },
+            payload_crc,
+            length: u32_at(bytes, 8) as usize,
+            kind,
+            is_last: flags & 1 != 0,
+            is_erased,
+            call: u64_at(bytes, 16),
+            epoch: (u32_at(bytes, 32), u64_at(bytes, 24), u16_at(bytes, 36)),
+            seq: u64_at(bytes, 40),
+            offset: u32_at(bytes, 48),
+            batch: u32_at(bytes, 52),
+        };
+        let is_blank = header.call == 0 && header.epoch == (0, 0, 0) && header.offset == 0 && u64_at(bytes, 56) == 0;
+        if kind == Kind::Pad && !(is_blank && header.seq == 0 && header.length <= BLOCK_SIZE - LINE_SIZE) {
+            return Err("pad that is not blank");
+        }
+        if (kind == Kind::Audio) != (header.seq > 0) {
+            return Err("frame number where none belongs, or none");
+        }
+        Ok(header)
+    }
+
+    /// Bytes from this record to the next.
+    pub fn record_size(&self) -> usize {
+        LINE_SIZE + self.length.next_multiple_of(LINE_SIZE)
+    }
+
+    /// Whether the payload and its padding are what was written.
+    pub fn check_payload(&self, payload: &[u8], padding: &[u8]) -> Result<(), Fault> {
+        if padding.iter().any(|byte| *byte != 0) {
+            return Err("padding is not zero");
+        }
+        match self.is_erased {
+            true if payload.iter().any(|byte| *byte != 0) => Err("marked as erased, and is not"),
+            false if crc32c::crc32c(payload) != self.payload_crc => Err("payload's checksum wrong"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Payload of a call record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallRecord<'a> {
+    /// Low half of the call key.
+    pub call: u64,
+    /// Who the customer is.
+    pub tenant: &'a str,
+    /// The call's id.
+    pub interaction: &'a str,
+    /// Hz.
+    pub sample_rate: u32,
+    /// Unix time, microseconds.
+    pub started_at: u64,
+}
+
+impl<'a> CallRecord<'a> {
+    /// From a payload.
+    pub fn decode(payload: &'a [u8]) -> Result<Self, Fault> {
+        let (head, ids) = payload.split_at_checked(56).ok_or("call record cut off")?;
+        if head[0] != 1 || head[1] != 1 || u16_at(head, 6) != 0 || u32_at(head, 12) != 0 {
+            return Err("call record of an unknown version");
+        }
+        let (tenant_size, interaction_size) = (usize::from(u16_at(head, 2)), usize::from(u16_at(head, 4)));
+        if ids.len() != tenant_size + interaction_size {
+            return Err("call record of a wrong size");
+        }
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "call record with an id that is not UTF-8");
+        let (tenant, interaction) = ids.split_at(tenant_size);
+        Ok(Self {
+            call: u64_at(head, 16),
+            tenant: text(tenant)?,
+            interaction: text(interaction)?,
+            sample_rate: u32_at(head, 8),
+            started_at: u64_at(head, 32),
+        })
+    }
+}
+
+/// Payload of an end record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndRecord {
+    /// Complete frames.
+    pub frames: u64,
+    /// Bytes of whole samples in them.
+    pub bytes: u64,
+}
+
+impl EndRecord {
+    /// From a payload.
+    pub fn decode(payload: &[u8]) -> Result<Self, Fault> {
+        if payload.len() != 32 {
+            return Err("end record of a wrong size");
+        }
+        if payload[0] != 1 || payload[1] != 0 || u32_at(payload, 4) != 0 {
+            return Err("end record of an unknown version");
+        }
+        Ok(Self { frames: u64_at(payload, 8), bytes: u64_at(payload, 16) })
+    }
+}
+
+/// Bytes at an offset that is known to be within.
+fn at<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[offset..offset + N]);
+    out
+}
+
+fn u16_at(bytes: &[u8], offset: usize) -> u16 {
+    u16::from_le_bytes(at(bytes, offset))
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(at(bytes, offset))
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(at(bytes, offset))
+}
