@@ -62,11 +62,14 @@ pub(super) const SIZE_OR_OFF: Format<Option<u64>> = Format {
     show: |value| Some(value.map_or("off".into(), |size| show_size(size as usize))),
 };
 
-/// Bytes, at least 1, or nothing.
-pub(super) const SIZE_OPTIONAL: Format<Option<u64>> = Format {
-    shape: "SIZE",
-    parse: |text| parse_size(text).map(|size| Some(size as u64)),
-    show: |value| value.map(|size| show_size(size as usize)),
+/// Bytes that are kept free; `off`, or 0, keeps none. Unset, the node chooses.
+pub(super) const RESERVE: Format<Option<u64>> = Format {
+    shape: "SIZE|off",
+    parse: |text| match text {
+        "0" | "off" => Ok(Some(0)),
+        _ => parse_size(text).map(|size| Some(size as u64)).map_err(|error| format!("{error}, or off")),
+    },
+    show: |value| value.map(|size| if size == 0 { "off".into() } else { show_size(size as usize) }),
 };
 
 /// A time over zero: `30s`, `500us`.

@@ -54,7 +54,7 @@ pub struct Settings {
     pub retain_bytes: Option<u64>,
     /// `journal.retain_age`; `None` is `off`.
     pub retain_age: Option<Duration>,
-    /// `journal.reserve`, bytes.
+    /// `journal.reserve`, bytes: 0 for none, `None` for what the node chooses.
     pub reserve: Option<u64>,
     /// `journal.prefill`.
     pub prefill: bool,
@@ -354,9 +354,9 @@ pub static SETTINGS: &[Setting] = &[
     setting!(
         "journal.reserve",
         None,
-        format::SIZE_OPTIONAL,
+        format::RESERVE,
         reserve,
-        "Free space below which new calls get 503; unset: 5 % of the filesystem, at least 1GiB"
+        "Free space below which new calls get 503; off: none; unset: 5 % of the filesystem, at least 1GiB"
     ),
     setting!("journal.segment_size", None, format::SIZE, segment_size, "Size of a segment of the journal"),
     setting!(

@@ -237,3 +237,19 @@ fn the_promise_of_an_ack_follows_the_journal() {
     assert_eq!(load(&[("no_journal", "true")]).unwrap().settings.ack_level(), AckLevel::Received);
     assert_eq!(load(&[("ack", "written")]).unwrap().settings.ack_level(), AckLevel::Written);
 }
+
+#[test]
+fn no_reserve_is_said_with_0_or_off_and_is_not_the_nodes_choice() {
+    let reserve = |config: &Config| (config.settings.reserve, value_and_source(config, "journal.reserve").0);
+    for text in ["0", "off"] {
+        let config = load(&[("journal.reserve", text)]).unwrap();
+        assert_eq!(reserve(&config), (Some(0), Some("off".into())), "{text}");
+        let file = file(&format!("[journal]\nreserve = {}\n", if text == "0" { "0" } else { "\"off\"" }));
+        let inputs = Inputs { file: Some(file.path().into()), ..Inputs::default() };
+        assert_eq!(reserve(&Config::load(inputs, environment(&[])).unwrap()).0, Some(0), "{text} in a file");
+    }
+    assert_eq!(reserve(&load(&[]).unwrap()), (None, None));
+    assert_eq!(reserve(&load(&[("journal.reserve", "1MiB")]).unwrap()).0, Some(1 << 20));
+    let error = load(&[("journal.reserve", "-1")]).unwrap_err();
+    assert!(error.contains("or off"), "{error}");
+}
