@@ -60,6 +60,16 @@
 //!
 //! # Segment header
 //! See [`segment`]: one block.
+//!
+//! # What a recycled segment holds
+//! A segment may be made of the file of an older one of the same run, of any of its shards. Before it gets its name, its first
+//! two blocks, header and place of the first batch, are zeros on disk: so it reads as not begun. Behind them is what the older
+//! one held, whole batches and all, until that is written over; sealing cuts the rest off. None of it reads as new:
+//! - A batch counts if its `segment` is the uuid in the segment header. Where that header is lost, the first batch's is
+//!   believed; a later one's only where its shard and lsn say that it is not from the former use.
+//! - A batch that was written in part has a `records_crc` that does not fit, and records of the former use carry another
+//!   batch number or shard. It is a torn tail like any other.
+//! - What is not of this uuid is the end of the segment, and neither damage nor audio.
 
 #![forbid(unsafe_code)]
 

@@ -7,7 +7,8 @@
 //!     shard-<k>/
 //!       <id, 16 hex digits>.segment      audio: see [`super::format`]; its writer holds a lock (see [`super::lock`])
 //!       <id, 16 hex digits>.index        what calls are in it: made anew where it is missing
-//!       <id, 16 hex digits>.preparing    a segment its writer is still allocating; gets its name once it is locked
+//!       <id, 16 hex digits>.preparing    a segment that is still being allocated, or made of an old one's file; gets its name
+//!                                        once it is locked and whole
 //! ```
 //! Names count up in the order in which things were written. What has another name is none of ours: readers pass over it.
 
@@ -29,7 +30,7 @@ pub const SEGMENT_EXTENSION: &str = "segment";
 /// Ending of an index's name.
 pub const INDEX_EXTENSION: &str = "index";
 
-/// Ending of the name of a segment that is still being allocated.
+/// Ending of the name of a segment that is still being allocated, or made of an old one's file.
 pub const PREPARING_EXTENSION: &str = "preparing";
 
 /// Mode of directories: recordings are nobody else's business.
@@ -107,6 +108,31 @@ pub fn parse_id(name: &str, extension: &str) -> Option<u64> {
     (format!("{id:016x}") == digits).then_some(id)
 }
 
+/// What a process that ended in the middle of something may have left in a shard's directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leftover {
+    /// The index of this segment, if that is gone.
+    Index(u64),
+    /// An index that did not get its name.
+    IndexUnfinished,
+    /// A segment that did not get its name.
+    Preparing,
+}
+
+/// Which of them a file is, by its name; `None` for segments and for what is none of ours.
+pub fn leftover(path: &Path) -> Option<Leftover> {
+    let name = path.file_name()?.to_str()?;
+    if let Some(id) = parse_id(name, INDEX_EXTENSION) {
+        return Some(Leftover::Index(id));
+    }
+    if parse_id(name, PREPARING_EXTENSION).is_some() {
+        return Some(Leftover::Preparing);
+    }
+    let (index, pid) = name.rsplit_once('-')?;
+    let is_unfinished = parse_id(index, INDEX_EXTENSION).is_some() && number::<u32>(pid).is_some();
+    is_unfinished.then_some(Leftover::IndexUnfinished)
+}
+
 /// The runs in a data directory, oldest first.
 pub fn runs(data_dir: &Path) -> io::Result<Vec<RunName>> {
     entries(data_dir, RunName::parse)
@@ -174,6 +200,19 @@ mod tests {
         {
             assert_eq!(parse_id(name, SEGMENT_EXTENSION), None, "{name}");
         }
+    }
+
+    #[test]
+    fn leftovers_are_known_by_their_names() {
+        let dir = Path::new("/d");
+        let unfinished = index_path(dir, 2).with_extension("index-4711");
+        assert_eq!(leftover(&index_path(dir, 0x1F)), Some(Leftover::Index(0x1F)));
+        assert_eq!(leftover(&unfinished), Some(Leftover::IndexUnfinished));
+        assert_eq!(leftover(&preparing_path(dir, 3)), Some(Leftover::Preparing));
+        for name in ["1f.index", "000000000000001f.index-", "000000000000001f.index-x1", "notes-1", "x.preparing"] {
+            assert_eq!(leftover(&dir.join(name)), None, "{name}");
+        }
+        assert_eq!(leftover(&segment_path(dir, 1)), None);
     }
 
     #[test]

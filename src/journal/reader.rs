@@ -100,6 +100,8 @@ pub struct Survey {
     pub salvaged: u64,
     /// Whether it is being written: the next look may find more.
     pub is_live: bool,
+    /// The file, with the lock it was read under: as long as it is held, nobody erases, recycles or removes the segment.
+    file: SegmentFile,
 }
 
 impl Journal {
@@ -261,17 +263,27 @@ impl ShardJournal {
         while scan.advance().map_err(at(&path))? == Advance::Batch {
             scan.records().for_each(|found| builder.add(&found));
         }
-        let is_live = scan.source_mut().holder() == Holder::Writer;
         let index = builder.finish(self.run.number(), self.shard, self.id(position).unwrap_or(0), &scan);
-        Ok(Ok(Survey { index, damages: scan.damages().to_vec(), salvaged: scan.tally().salvaged, is_live }))
+        let (damages, salvaged) = (scan.damages().to_vec(), scan.tally().salvaged);
+        let file = scan.into_source();
+        let is_live = file.holder() == Holder::Writer;
+        // Retention may have won it before we asked, and recycled it while we read.
+        if is_live && file.is_gone().map_err(at(&path))? {
+            return Ok(Err(None));
+        }
+        Ok(Ok(Survey { index, damages, salvaged, is_live, file }))
     }
 
     /// Leaves an index beside its segment, unless that is live; returns whether it did. A directory that may only be read
     /// keeps its segments without one.
+    ///
+    /// The survey's lock is held until the index has its name: so none is left behind by a segment that was removed
+    /// meanwhile, and none tells of audio that was erased meanwhile.
     pub fn keep(&self, survey: &Survey) -> bool {
         // Without a good header nobody could tell later whose index it is.
         let has_header = self.segments.iter().any(|segment| segment.id == survey.index.id && segment.header.is_some());
-        has_header && !survey.is_live && survey.index.store(&self.dir).is_ok()
+        let is_held = survey.file.holder() == Holder::Readers;
+        has_header && is_held && survey.index.store(&self.dir).is_ok()
     }
 
     /// Reads the records of this shard from `lsn` on, as they are written.

@@ -9,7 +9,7 @@
 use super::index::SegmentIndex;
 use super::layout::RunName;
 use super::lock::{self, RECOVERY_WAIT};
-use super::reader::{Catalog, CatalogBuilder, GapReason, Journal, JournalError, ShardJournal, Survey};
+use super::reader::{Catalog, CatalogBuilder, GapReason, Journal, JournalError, ShardJournal};
 use super::scan::{Damage, Harm, Unread};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -57,7 +57,7 @@ pub struct MissingFrames {
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RecoveryReport {
-    /// Runs that have a directory.
+    /// Runs that have a directory, one that is left alone not counted.
     pub runs: u64,
     /// Segments there are.
     pub segments: u64,
@@ -199,7 +199,8 @@ impl Recovery {
         let mut report = RecoveryReport::default();
         let mut builder = CatalogBuilder::default();
         let mut torn = HashMap::new();
-        let mut runs: Vec<_> = journal.shards().iter().map(ShardJournal::run).collect();
+        let others = journal.shards().iter().map(ShardJournal::run).filter(|run| self.own.as_ref() != Some(*run));
+        let mut runs: Vec<_> = others.collect();
         runs.dedup();
         report.runs = runs.len() as u64;
         for (position, shard) in journal.shards().iter().enumerate() {
@@ -251,8 +252,7 @@ impl Recovery {
                 report.damages.extend(survey.damages.iter().copied().map(name));
                 report.count(&survey.index);
                 report.indexes_written += u64::from(shard.stored_index(position).is_none() && shard.keep(&survey));
-                let Survey { index, is_live, .. } = survey;
-                return Ok(Some((index, is_live)));
+                return Ok(Some((survey.index, survey.is_live)));
             }
             // Something was in it: the segment behind it would not have been begun before it was.
             Err(Some(Unread::Unbegun)) if shard.has_successor(position) => {
@@ -320,3 +320,6 @@ fn is_free(path: &Path, deadline: Instant) -> io::Result<bool> {
     };
     lock::shared_within(&file, deadline.checked_duration_since(Instant::now()).unwrap_or(Duration::ZERO))
 }
+
+#[cfg(test)]
+mod tests;

@@ -433,6 +433,11 @@ impl<S: Source> SegmentScan<S> {
         self.window.source_mut()
     }
 
+    /// What it read.
+    pub fn into_source(self) -> S {
+        self.window.into_source()
+    }
+
     /// The segment is not being written any more, and ended at `end` if the one behind it says so.
     pub fn set_sealed(&mut self, end: Option<Lsn>) {
         self.place.end = end;
@@ -467,25 +472,40 @@ fn check(bytes: &[u8], offset: usize, header: &RecordHeader) -> Result<(), Forma
 
 /// What the header of a segment said, as its first sound batch tells it: for a header that is bad.
 ///
-/// A recycled file whose new header never reached the disk also holds sound batches, those of its former use. They are
-/// older: sealed before this run began, or before the segment in front of this one.
+/// A recycled file whose new header never reached the disk also holds sound batches, those of its former use. The place of a
+/// segment's first batch was blanked before the file got its name, so what stands there is of this use. Further on it has to
+/// be shown: see [`is_at_home`].
 ///
-/// Behind a `blank` header only one place is looked at: nearly always the file has been allocated and no more.
+/// Behind a `blank` header only that one place is looked at: nearly always the file has been allocated and no more.
 fn infer<S: Source>(window: &mut Window<S>, place: &Place, blank: bool) -> io::Result<Option<(SegmentUuid, Lsn)>> {
-    let size = if blank { 2 * BLOCK_SIZE as u64 } else { window.source().size() };
-    let mut offset = BLOCK_SIZE as u64;
-    while offset < size {
+    let first = BLOCK_SIZE as u64;
+    let size = window.source().size();
+    let mut offset = first;
+    while offset < if blank { 2 * first } else { size } {
         let bytes = window.bytes(offset, BLOCK_SIZE)?;
         let batch = bytes.first_chunk().map(BatchHeader::decode);
         if let Some(Ok(batch)) = batch
             && let Some(start) = batch.lsn.0.checked_sub(offset)
         {
             let is_later = place.after.is_none_or(|after| after.0 < start) && batch.sealed_at >= place.run.started_at;
-            return Ok(is_later.then_some((batch.segment, Lsn(start))));
+            let is_ours = is_later && (offset == first || is_at_home(bytes, place, start, size));
+            return Ok(is_ours.then_some((batch.segment, Lsn(start))));
         }
-        offset += BLOCK_SIZE as u64;
+        offset += first;
     }
     Ok(None)
+}
+
+/// Whether a batch that is not the first of its file belongs there, and not to what the file held before: another segment of
+/// the same run, maybe another shard's. Its first record tells whose it is; among a shard's own segments the former use is
+/// the older one, which shows if any segment beside this one is there. Alone, it is not believed.
+fn is_at_home(batch: &[u8], place: &Place, start: u64, size: u64) -> bool {
+    let record = batch.get(HEADER_SIZE..).and_then(<[u8]>::first_chunk).map(RecordHeader::decode);
+    let is_of_shard = record.is_some_and(|record| {
+        record.is_ok_and(|record| (record.epoch.boot, record.epoch.shard) == (place.run.boot, place.shard))
+    });
+    let fits = place.end.is_some_and(|end| start < end.0 && end.0 - start <= size);
+    is_of_shard && (place.after.is_some() || fits)
 }
 
 /// Whether bytes that are no batch header were to be one of this segment at this place: its name or the position is there.

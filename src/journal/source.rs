@@ -88,6 +88,11 @@ impl SegmentFile {
         self.holder
     }
 
+    /// Whether its name is gone, or another file's.
+    pub fn is_gone(&self) -> io::Result<bool> {
+        lock::is_still(&self.path, &self.file).map(|is_still| !is_still)
+    }
+
     /// Asks again who holds it, and how large it is.
     pub fn refresh(&mut self) -> io::Result<Holder> {
         self.size = self.file.metadata()?.len();
@@ -144,6 +149,10 @@ impl<S: Source> Window<S> {
 
     pub(super) fn source_mut(&mut self) -> &mut S {
         &mut self.source
+    }
+
+    pub(super) fn into_source(self) -> S {
+        self.source
     }
 
     /// Makes the next look read anew: the source may have more by now.

@@ -9,7 +9,7 @@ use crate::frame_ring::{FrameRing, SealedBatch};
 use crate::io::FileHandle;
 use crate::journal::format::{Lsn, SegmentHeader, SegmentUuid};
 
-/// A file that is allocated, locked, and durable by name: nothing has been written to it.
+/// A file that is allocated, locked, and durable by name: nothing of this use has been written to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PreparedSegment {
     /// Counts the segments of the shard in this run, from 1.
@@ -35,7 +35,7 @@ pub enum SegmentRequest {
         id: u64,
         /// What is in it and counts, bytes: header and batches that are durable.
         size: u64,
-        /// A write or sync of it failed: its file is left as it is.
+        /// A write or sync of it failed: what it held beyond `size` comes again in the segments behind it.
         is_fenced: bool,
     },
 }
