@@ -1,10 +1,10 @@
 #![forbid(unsafe_code)]
 //! The keeper of a node's segments: one thread that makes their files ahead of need, seals what shards have finished, deletes
-//! what is not to be kept any longer, and watches how much room there is. It never writes audio.
+//! or recycles what is not to be kept any longer, and watches how much room there is. It never writes audio.
 //!
 //! ```text
-//! shard ──Prepare──► keeper: create, lock, allocate, name, sync ──mail: Segment──► shard writes
-//! shard ──Retire───► keeper: cut to its end, close (which unlocks)
+//! shard ──Prepare──► keeper: make room, create or recycle, lock, allocate, name, sync ──mail: Segment──► shard writes
+//! shard ──Retire───► keeper: cut to its end, close (which unlocks), have it indexed
 //! ```
 //! The keeper holds the open files, shards only their numbers: so it outlives the shards ([`Keeper::join`]).
 
@@ -17,6 +17,7 @@ use crate::journal::writer::{PreparedSegment, SegmentRequest, WriterSettings};
 use crate::journal::{boot, lock};
 use crate::shard::mailbox::{MailboxSender, Message};
 use disk::{Disk, free_bytes};
+use fenced::Fenced;
 use indexer::{Indexer, Sealed};
 use rand_core::{OsRng, RngCore};
 use std::collections::HashMap;
@@ -30,7 +31,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 mod disk;
+mod fenced;
 mod indexer;
+mod recycle;
 pub mod retention;
 #[cfg(test)]
 mod tests;
@@ -58,7 +61,7 @@ pub struct JournalConfig {
     pub retain_bytes: Option<u64>,
     /// `journal.retain_age`; `None` keeps everything.
     pub retain_age: Option<Duration>,
-    /// `journal.reserve`, bytes; `None`: 5 % of the filesystem, at least 1 GiB.
+    /// `journal.reserve`, bytes: 0 for none; `None`: 5 % of the filesystem, at least 1 GiB.
     pub reserve: Option<u64>,
     /// `journal.prefill`: writes zeros over a segment before it is used.
     pub prefill: bool,
@@ -95,12 +98,30 @@ impl fmt::Display for KeeperError {
         write!(f, "{step} {} failed ({error}): ", path.display())?;
         f.write_str(match error.kind() {
             io::ErrorKind::PermissionDenied => "let this user write there, or choose another directory with --data-dir",
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room, or set --retain-bytes",
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ROOM_ADVICE,
             io::ErrorKind::ReadOnlyFilesystem => "mount it for writing, or choose another directory with --data-dir",
             io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "choose a directory with --data-dir",
             _ => "choose a directory on a local disk with --data-dir",
         })
     }
+}
+
+/// What to do when a disk is full.
+const ROOM_ADVICE: &str = "make room, or set --retain-bytes, to less than there is room for";
+
+/// Why a segment cannot be made, for the log: shards are told the same whatever it is, and calls end with 1013.
+fn trouble(data_dir: &Path, error: &io::Error) -> String {
+    let data_dir = data_dir.display();
+    if disk::is_full(error) {
+        return format!("no room for a segment in {data_dir} ({error}): {ROOM_ADVICE}");
+    }
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => "let this user write there",
+        io::ErrorKind::ReadOnlyFilesystem => "the disk may have failed: the kernel's log says more",
+        io::ErrorKind::FileTooLarge => "set a smaller journal.segment_size",
+        _ => "the kernel's log may say more",
+    };
+    format!("a segment cannot be made in {data_dir}, and not for lack of room ({error}): {remedy}")
 }
 
 impl std::error::Error for KeeperError {}
@@ -158,11 +179,12 @@ impl Run {
     pub fn keep(self, requests: Receiver<(usize, SegmentRequest)>, shards: Vec<MailboxSender>) -> io::Result<Keeper> {
         let shard_count = shards.len();
         let worker = Worker {
-            indexer: Indexer::start(self.config.data_dir.clone(), self.name)?,
+            indexer: Indexer::start()?,
             run: self,
             shards,
             next_ids: vec![1; shard_count],
             open: HashMap::new(),
+            fenced: Fenced::default(),
             unserved: Vec::new(),
             is_low: false,
             trouble: None,
@@ -195,7 +217,8 @@ struct Worker {
     next_ids: Vec<u64>,
     /// Files that shards write or have at hand, by shard and id.
     open: HashMap<(usize, u64), File>,
-    /// Shards that wait for a segment there was no room for.
+    fenced: Fenced,
+    /// Shards that wait for a segment that could not be made.
     unserved: Vec<usize>,
     is_low: bool,
     /// Why segments cannot be made, as it was logged.
@@ -205,9 +228,14 @@ struct Worker {
 
 impl Worker {
     fn work(mut self, requests: &Receiver<(usize, SegmentRequest)>) {
-        if let Err(error) = retention::tidy(&self.run.config.data_dir, SystemTime::now()) {
-            tracing::warn!("cannot tidy up {}: {error}", self.run.config.data_dir.display());
+        self.tidy();
+        // After tidying up: that passes over what is being read.
+        if let Err(error) = indexer::start_recovery(self.run.config.data_dir.clone(), self.run.name) {
+            tracing::warn!("nobody looks after the journal of earlier runs: {error}");
         }
+        // Once more when what a process killed a moment ago has left is not young any more.
+        let mut tidies_at = Some(Instant::now() + 2 * retention::YOUNG);
+        self.warn_of_limits();
         self.look_after();
         let mut looked_at = Instant::now();
         loop {
@@ -220,7 +248,39 @@ impl Worker {
             if looked_at.elapsed() >= TICK {
                 self.look_after();
                 looked_at = Instant::now();
+                if tidies_at.take_if(|at| *at <= looked_at).is_some() {
+                    self.tidy();
+                }
             }
+        }
+    }
+
+    fn tidy(&self) {
+        if let Err(error) = retention::tidy(&self.run.config.data_dir, SystemTime::now()) {
+            tracing::warn!("cannot tidy up {}: {error}", self.run.config.data_dir.display());
+        }
+    }
+
+    /// Limits that cannot do what they are for.
+    fn warn_of_limits(&self) {
+        let config = &self.run.config;
+        let Some(bytes) = config.retain_bytes else { return };
+        // One that is written, one at hand, and one to be taken.
+        let least = 3 * config.segment_size * self.shards.len() as u64;
+        if bytes < least {
+            tracing::warn!(
+                bytes,
+                "--retain-bytes is too small: calls are deleted as soon as their segment is full, and segments in use take up \
+                 more; set at least {least}, or a smaller journal.segment_size"
+            );
+        }
+        let (Ok(room), Ok(held)) = (free_bytes(&config.data_dir), retention::bytes_held(&config.data_dir)) else { return };
+        let most = (held + room.free).saturating_sub(config.reserve.unwrap_or(room.default_reserve()));
+        if bytes > most {
+            tracing::warn!(
+                bytes,
+                "--retain-bytes is more than the disk has room for: it fills up before anything is deleted; set less than {most}"
+            );
         }
     }
 
@@ -233,9 +293,9 @@ impl Worker {
                 self.tell(shard, Message::Segment(segment));
             }
             Err(error) => {
-                let text = error.to_string();
+                let text = trouble(&self.run.config.data_dir, &error);
                 if self.trouble.as_ref() != Some(&text) {
-                    tracing::warn!(shard, "no segment can be made in {}: {text}", self.run.config.data_dir.display());
+                    tracing::warn!(shard, "{text}");
                     self.trouble = Some(text);
                 }
                 if !self.unserved.contains(&shard) {
@@ -248,7 +308,9 @@ impl Worker {
 
     /// Makes a segment's file: allocated, locked, and durable by name.
     fn make(&mut self, shard: usize) -> io::Result<PreparedSegment> {
-        let (directory, id, size) = (&self.run.shard_dirs[shard], self.next_ids[shard], self.run.config.segment_size);
+        let (size, prefill) = (self.run.config.segment_size, self.run.config.prefill);
+        let recycled = self.make_room();
+        let (directory, id) = (&self.run.shard_dirs[shard], self.next_ids[shard]);
         let preparing = layout::preparing_path(directory, id);
         if !directory.is_dir() {
             // Another process found it empty for long.
@@ -256,7 +318,16 @@ impl Worker {
         }
         // Left over from an attempt that failed.
         remove_if_there(&preparing)?;
-        let made = self.run.disk.create(&preparing, size, self.run.config.prefill).and_then(|file| {
+        let recycled = recycled.and_then(|claimed| {
+            let recycled = recycle::recycle(self.run.disk, claimed, &preparing, size, prefill);
+            let log = |error: &io::Error| tracing::warn!(shard, "a segment cannot be recycled: {error}");
+            recycled.inspect_err(log).ok()
+        });
+        let made = match recycled {
+            Some(file) => Ok(file),
+            None => remove_if_there(&preparing).and_then(|()| self.run.disk.create(&preparing, size, prefill)),
+        };
+        let named = made.and_then(|file| {
             if !lock::try_exclusive(&file)? {
                 return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has locked a new segment"));
             }
@@ -264,7 +335,7 @@ impl Worker {
             layout::sync_dir(directory)?;
             Ok(file)
         });
-        let file = match made {
+        let file = match named {
             Ok(file) => file,
             Err(error) => {
                 let _ = std::fs::remove_file(&preparing);
@@ -279,6 +350,25 @@ impl Worker {
         Ok(segment)
     }
 
+    /// Makes room within `retain_bytes` for one more segment, and hands out the file it can be made of.
+    fn make_room(&mut self) -> Option<retention::Claimed> {
+        let (config, run, fenced) = (&self.run.config, self.run.name, &self.fenced);
+        let bytes = config.retain_bytes?;
+        let may_recycle = |segment: &retention::Segment| {
+            segment.run == run && config.retain_age.is_none() && !fenced.contains(usize::from(segment.shard), segment.id)
+        };
+        match retention::make_room(&config.data_dir, (bytes, config.segment_size), self.run.disk, may_recycle) {
+            Ok((removed, recycled)) => {
+                log_removed(removed);
+                recycled
+            }
+            Err(error) => {
+                tracing::warn!("retention cannot make room in {}: {error}", config.data_dir.display());
+                None
+            }
+        }
+    }
+
     /// The shard has done with a segment.
     fn retire(&mut self, (shard, id): (usize, u64), size: u64, is_fenced: bool) {
         let Some(file) = self.open.remove(&(shard, id)) else { return };
@@ -288,6 +378,7 @@ impl Worker {
                 segment = id,
                 "a write or sync failed: what was not durable is written to another segment"
             );
+            self.fenced.add(shard, id, size);
             return;
         }
         // What was allocated and not needed. Should that fail, zeros stay, which readers know as the end.
@@ -296,21 +387,24 @@ impl Worker {
         }
         // Closed, so that its lock is free for readers.
         drop(file);
-        let directory = self.run.shard_dirs[shard].clone();
-        self.indexer.index(Sealed { run: self.run.name, shard: shard as u16, directory, id, size: Some(size) });
+        self.index(shard, id, Some(size));
+        let cut = self.fenced.handle_retired(&self.run.shard_dirs[shard], shard, id);
+        cut.into_iter().for_each(|id| self.index(shard, id, None));
     }
 
-    /// Once a tick: room, retention, and what there was no room for.
+    fn index(&self, shard: usize, id: u64, size: Option<u64>) {
+        let directory = self.run.shard_dirs[shard].clone();
+        self.indexer.index(Sealed { run: self.run.name, shard: shard as u16, directory, id, size });
+    }
+
+    /// Once a tick: room, retention, and segments that could not be made.
     fn look_after(&mut self) {
         let config = &self.run.config;
         let (has_limit, interval) = (config.retain_bytes.is_some() || config.retain_age.is_some(), RETENTION_INTERVAL);
         if has_limit && (!self.unserved.is_empty() || self.retained_at.is_none_or(|at| at.elapsed() >= interval)) {
             self.retained_at = Some(Instant::now());
             match retention::enforce(&config.data_dir, config.retain_bytes, config.retain_age, SystemTime::now()) {
-                Ok(removed) if removed.segments > 0 => {
-                    tracing::info!(segments = removed.segments, bytes = removed.bytes, "retention removed the oldest");
-                }
-                Ok(_) => {}
+                Ok(removed) => log_removed(removed),
                 Err(error) => tracing::warn!("retention cannot look through {}: {error}", config.data_dir.display()),
             }
         }
@@ -354,6 +448,7 @@ impl Worker {
 
     /// The shards are gone: what they had at hand and did not use is removed.
     fn remove_unused(mut self) {
+        let mut unretired = Vec::new();
         for ((shard, id), file) in self.open.drain() {
             let path = layout::segment_path(&self.run.shard_dirs[shard], id);
             let is_unused = disk::is_unused(&path).unwrap_or(false);
@@ -362,10 +457,16 @@ impl Worker {
             }
             drop(file);
             if !is_unused {
-                let directory = self.run.shard_dirs[shard].clone();
-                self.indexer.index(Sealed { run: self.run.name, shard: shard as u16, directory, id, size: None });
+                unretired.push((shard, id));
             }
         }
+        unretired.into_iter().for_each(|(shard, id)| self.index(shard, id, None));
+    }
+}
+
+fn log_removed(removed: retention::Removed) {
+    if removed.segments > 0 {
+        tracing::info!(segments = removed.segments, bytes = removed.bytes, "retention removed the oldest");
     }
 }
 

@@ -55,28 +55,45 @@ impl Disk {
     /// Where a sync of new extents has to commit a filesystem journal, `prefill` may be the better bargain: measure there.
     pub(super) fn create(self, path: &Path, size: u64, prefill: bool) -> io::Result<File> {
         let file = open_new(path, self.is_direct)?;
-        if self.allocates {
-            fallocate(&file, FallocateFlags::empty(), 0, size)?;
-        } else {
+        self.resize(&file, size, prefill)?;
+        Ok(file)
+    }
+
+    /// A file that is there, for reading and writing.
+    pub(super) fn open(self, path: &Path) -> io::Result<File> {
+        File::options().read(true).write(true).custom_flags(flags(self.is_direct)).open(path)
+    }
+
+    /// Makes a file one of `size` bytes, all of which are there to be written; what was done to it is durable afterwards. What
+    /// it grows by is zeros, written ones with `prefill`.
+    pub(super) fn resize(self, file: &File, size: u64, prefill: bool) -> io::Result<()> {
+        let old = file.metadata()?.len();
+        // Segments are whole blocks, and so is what they are cut to: where that is not so, the rest of a block is left as it is.
+        let mut at = old.next_multiple_of(BLOCK_SIZE as u64);
+        if old > size || !self.allocates {
             file.set_len(size)?;
         }
-        if prefill {
+        if self.allocates {
+            fallocate(file, FallocateFlags::empty(), 0, size)?;
+        }
+        if prefill && at < size {
             let zeros = Region::allocate(ZEROS_SIZE)?;
-            let mut at = 0;
             while at < size {
                 let count = (size - at).min(ZEROS_SIZE as u64);
                 file.write_all_at(&zeros[..count as usize], at)?;
                 at += count;
             }
         }
-        file.sync_all()?;
-        Ok(file)
+        file.sync_all()
     }
 }
 
 fn open_new(path: &Path, is_direct: bool) -> io::Result<File> {
-    let flags = if is_direct { OFlags::DIRECT.bits() as i32 } else { 0 };
-    File::options().read(true).write(true).create_new(true).mode(0o600).custom_flags(flags).open(path)
+    File::options().read(true).write(true).create_new(true).mode(0o600).custom_flags(flags(is_direct)).open(path)
+}
+
+fn flags(is_direct: bool) -> i32 {
+    if is_direct { OFlags::DIRECT.bits().cast_signed() } else { 0 }
 }
 
 fn try_disk(path: &Path) -> io::Result<Disk> {
@@ -118,6 +135,11 @@ impl Room {
 pub(super) fn free_bytes(directory: &Path) -> io::Result<Room> {
     let found = statvfs(directory)?;
     Ok(Room { free: found.f_bavail.saturating_mul(found.f_frsize), size: found.f_blocks.saturating_mul(found.f_frsize) })
+}
+
+/// Whether an error means that there is no room.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Whether a segment was prepared and never begun: it has no header.

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Gives sealed segments their indexes, on a thread of its own: reading a segment takes as long as writing a few batches, and
-//! neither shards nor the making of the next segment wait for that. Beside it, what earlier runs left behind is looked after.
+//! neither shards nor the making of the next segment wait for that. Another thread looks after what earlier runs left behind.
 //!
 //! Nothing depends on it: an index that is missing is made by whoever reads next.
 
@@ -30,11 +30,9 @@ pub(super) struct Indexer {
 }
 
 impl Indexer {
-    /// Starts it on a data directory, for the run `own`.
-    pub(super) fn start(data_dir: PathBuf, own: RunName) -> io::Result<Indexer> {
+    /// Starts it.
+    pub(super) fn start() -> io::Result<Indexer> {
         let (sender, receiver) = channel();
-        // Nobody waits for it: a drain must not, and what it leaves undone the next start does.
-        std::thread::Builder::new().name("recovery".into()).spawn(move || look_after(&data_dir, own))?;
         let thread = std::thread::Builder::new().name("indexer".into()).spawn(move || work(&receiver))?;
         Ok(Indexer { sealed: Some(sender), thread: Some(thread) })
     }
@@ -58,6 +56,13 @@ impl Drop for Indexer {
     }
 }
 
+/// Has what earlier runs left behind looked after, on a thread of its own, for the run `own`. Nobody waits for it: a drain must
+/// not, and what it leaves undone the next start does.
+pub(super) fn start_recovery(data_dir: PathBuf, own: RunName) -> io::Result<()> {
+    let recover = move || look_after(&data_dir, own);
+    std::thread::Builder::new().name("recovery".into()).spawn(recover).map(|_| ())
+}
+
 fn look_after(data_dir: &Path, own: RunName) {
     match recover_all_but(Some(own), data_dir, &mut || ()) {
         Ok(report) if report.segments_read == 0 => {}
@@ -73,28 +78,51 @@ fn look_after(data_dir: &Path, own: RunName) {
 fn work(sealed: &Receiver<Sealed>) {
     for segment in sealed {
         let (shard, id) = (segment.shard, segment.id);
-        if let Err(error) = index(segment) {
-            tracing::warn!(shard, segment = id, "no index is written: {error}");
+        match index(segment) {
+            Ok(Outcome::Stored | Outcome::Gone) => {}
+            Ok(Outcome::Short) => tracing::warn!(
+                shard,
+                segment = id,
+                "a sealed segment does not read back to its end: `exo-ingest calls verify` says more"
+            ),
+            Ok(Outcome::Refused) => {
+                tracing::warn!(shard, segment = id, "no index can be written; the next reader tries again");
+            }
+            Err(error) => tracing::warn!(shard, segment = id, "no index is written: {error}"),
         }
     }
 }
 
-fn index(sealed: Sealed) -> Result<(), JournalError> {
-    let journal = ShardJournal::of_segment(sealed.run, sealed.shard, sealed.directory, sealed.id)?;
-    let Ok(survey) = journal.survey(0)? else { return Ok(()) };
+/// What became of a segment's index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is beside its segment.
+    Stored,
+    /// There is nothing to index: retention was faster.
+    Gone,
+    /// The segment ends before its writer's last batch, so it gets none.
+    Short,
+    /// It could not be written.
+    Refused,
+}
+
+pub(super) fn index(sealed: Sealed) -> Result<Outcome, JournalError> {
+    let journal = match ShardJournal::of_segment(sealed.run, sealed.shard, sealed.directory, sealed.id) {
+        Err(JournalError { error, .. }) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Gone),
+        opened => opened?,
+    };
+    let survey = match journal.survey(0)? {
+        Ok(survey) => survey,
+        Err(None) => return Ok(Outcome::Gone),
+        Err(Some(_)) => return Ok(if sealed.size.is_some() { Outcome::Short } else { Outcome::Gone }),
+    };
     // Read alone, a batch that is gone from the end of a segment looks like one that was never written. The writer knows better:
     // an index that says so would hide the damage from later starts.
     let is_short = sealed.size.is_some_and(|size| size != survey.index.end);
     if is_short || survey.index.torn_at.is_some() {
-        tracing::warn!(
-            shard = sealed.shard,
-            segment = sealed.id,
-            "a sealed segment does not read back to its end: `exo-ingest calls verify` says more"
-        );
-    } else if !journal.keep(&survey) {
-        tracing::warn!(shard = sealed.shard, segment = sealed.id, "no index can be written; the next reader tries again");
+        return Ok(Outcome::Short);
     }
-    Ok(())
+    Ok(if journal.keep(&survey) { Outcome::Stored } else { Outcome::Refused })
 }
 
 fn one_line(report: &str) -> String {

@@ -1,9 +1,13 @@
 #![forbid(unsafe_code)]
 //! Retention: the oldest sealed segments go, by bytes and by age. Never one that is being written or read: each is locked
-//! before it is removed.
+//! before it is removed or recycled.
+//!
+//! By bytes it works ahead: room for a segment is made before the segment is ([`make_room`]), and where it can be the oldest
+//! file itself becomes the new one ([`super::recycle`]). So a journal never holds more than it may, but for what is in use.
 
-use super::disk::is_unused;
-use crate::journal::{layout, lock};
+use super::disk::{Disk, is_unused};
+use crate::journal::layout::{self, RunName};
+use crate::journal::lock;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -11,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// A directory or an unfinished file younger than this may belong to a process that has only just begun.
-const YOUNG: Duration = Duration::from_secs(60);
+pub(super) const YOUNG: Duration = Duration::from_secs(60);
 
 /// What was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,44 +26,104 @@ pub struct Removed {
     pub bytes: u64,
 }
 
+/// A segment that is there.
 #[derive(Debug)]
-struct Segment {
-    path: PathBuf,
-    index: PathBuf,
+pub(super) struct Segment {
+    pub(super) run: RunName,
+    pub(super) shard: u16,
+    pub(super) id: u64,
+    pub(super) path: PathBuf,
+    pub(super) index: PathBuf,
+    /// On disk, its index included.
     bytes: u64,
     written_at: SystemTime,
+}
+
+/// A segment that nobody writes or reads, and nobody will: its file is locked.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    pub(super) segment: Segment,
+    pub(super) file: File,
 }
 
 /// Removes the oldest segments until those of all runs together take up no more than `bytes`, and those last written longer
 /// than `age` ago.
 pub fn enforce(data_dir: &Path, bytes: Option<u64>, age: Option<Duration>, now: SystemTime) -> io::Result<Removed> {
-    let mut segments = collect(data_dir)?;
-    segments.sort_by_key(|segment| segment.written_at);
-    let mut total: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    let (segments, mut total) = collect(data_dir)?;
     let mut removed = Removed::default();
     for segment in segments {
         let is_over = bytes.is_some_and(|bytes| total > bytes);
         let is_old = age.is_some_and(|age| now.duration_since(segment.written_at).is_ok_and(|since| since > age));
-        if (is_over || is_old) && remove(&segment)? {
-            total -= segment.bytes;
-            removed.segments += 1;
-            removed.bytes += segment.bytes;
+        let size = segment.bytes;
+        if (is_over || is_old)
+            && let Some(claimed) = claim(segment, |path| File::open(path))?
+        {
+            remove(&claimed)?;
+            total -= size;
+            removed.count(size);
         }
     }
     Ok(removed)
 }
 
-/// Removes what processes that are gone have prepared and not used, and directories with nothing in them.
+/// Makes room for a segment of `size` bytes within `bytes`: takes the oldest segments, as few as will do. Of those that
+/// `may_recycle` allows one is not removed but handed out, to be the new segment.
+pub(super) fn make_room(
+    data_dir: &Path,
+    (bytes, size): (u64, u64),
+    disk: Disk,
+    may_recycle: impl Fn(&Segment) -> bool,
+) -> io::Result<(Removed, Option<Claimed>)> {
+    let (segments, mut total) = collect(data_dir)?;
+    let (mut removed, mut recycled) = (Removed::default(), None);
+    for segment in segments {
+        if total.saturating_add(size) <= bytes {
+            break;
+        }
+        let (held, is_wanted) = (segment.bytes, recycled.is_none() && may_recycle(&segment));
+        // What is written to is opened for that; what is removed may be another user's.
+        let claimed =
+            if is_wanted { claim(segment, |path| disk.open(path))? } else { claim(segment, |path| File::open(path))? };
+        let Some(claimed) = claimed else { continue };
+        total -= held;
+        match is_wanted {
+            true => recycled = Some(claimed),
+            false => {
+                remove(&claimed)?;
+                removed.count(held);
+            }
+        }
+    }
+    Ok((removed, recycled))
+}
+
+/// Bytes on disk that the journal takes up, segments in use included.
+pub(super) fn bytes_held(data_dir: &Path) -> io::Result<u64> {
+    Ok(collect(data_dir)?.1)
+}
+
+/// Removes what processes that are gone have prepared and not used, indexes without a segment, and directories with nothing
+/// in them.
 pub fn tidy(data_dir: &Path, now: SystemTime) -> io::Result<()> {
-    for segment in collect(data_dir)? {
-        if is_unused(&segment.path).unwrap_or(false) {
-            remove(&segment)?;
+    for segment in collect(data_dir)?.0 {
+        if is_unused(&segment.path).unwrap_or(false)
+            && let Some(claimed) = claim(segment, |path| File::open(path))?
+        {
+            remove(&claimed)?;
         }
     }
     remove_empty(data_dir, now)
 }
 
-fn collect(data_dir: &Path) -> io::Result<Vec<Segment>> {
+impl Removed {
+    fn count(&mut self, bytes: u64) {
+        self.segments += 1;
+        self.bytes += bytes;
+    }
+}
+
+/// All segments, that last written first at the end, and the bytes of all.
+fn collect(data_dir: &Path) -> io::Result<(Vec<Segment>, u64)> {
     let mut segments = Vec::new();
     for run in layout::runs(data_dir)? {
         let run_dir = layout::run_dir(data_dir, &run);
@@ -68,26 +132,31 @@ fn collect(data_dir: &Path) -> io::Result<Vec<Segment>> {
             for id in layout::segments(&directory).or_else(gone)? {
                 let (path, index) = (layout::segment_path(&directory, id), layout::index_path(&directory, id));
                 let Ok(metadata) = std::fs::metadata(&path) else { continue };
-                let (bytes, written_at) = (metadata.blocks() * 512, metadata.modified()?);
-                segments.push(Segment { path, index, bytes, written_at });
+                let of_index = std::fs::metadata(&index).map_or(0, |metadata| metadata.blocks());
+                let (bytes, written_at) = ((metadata.blocks() + of_index) * 512, metadata.modified()?);
+                segments.push(Segment { run, shard, id, path, index, bytes, written_at });
             }
         }
     }
-    Ok(segments)
+    segments.sort_by_key(|segment| segment.written_at);
+    let total = segments.iter().map(|segment| segment.bytes).sum();
+    Ok((segments, total))
 }
 
-/// Removes a segment and its index, unless somebody writes or reads it.
-fn remove(segment: &Segment) -> io::Result<bool> {
-    let Ok(file) = File::open(&segment.path) else { return Ok(false) };
-    if !lock::try_exclusive(&file)? || !lock::is_still(&segment.path, &file)? {
-        return Ok(false);
-    }
+/// Locks a segment, unless somebody writes or reads it.
+fn claim(segment: Segment, open: impl FnOnce(&Path) -> io::Result<File>) -> io::Result<Option<Claimed>> {
+    let Ok(file) = open(&segment.path) else { return Ok(None) };
+    let is_won = lock::try_exclusive(&file)? && lock::is_still(&segment.path, &file)?;
+    Ok(is_won.then_some(Claimed { segment, file }))
+}
+
+/// Removes a segment and its index. Interrupted in between, it leaves an index that [`tidy`] finds.
+fn remove(Claimed { segment, .. }: &Claimed) -> io::Result<()> {
     std::fs::remove_file(&segment.path)?;
-    super::remove_if_there(&segment.index)?;
-    Ok(true)
+    super::remove_if_there(&segment.index)
 }
 
-/// Runs of processes that are gone, and of which nothing is left.
+/// What processes that are gone have left unfinished, and runs of them of which nothing is left.
 fn remove_empty(data_dir: &Path, now: SystemTime) -> io::Result<()> {
     let is_old = |path: &Path| {
         let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
@@ -97,13 +166,17 @@ fn remove_empty(data_dir: &Path, now: SystemTime) -> io::Result<()> {
         let run_dir = layout::run_dir(data_dir, &run);
         for shard in layout::shards(&run_dir).or_else(gone)? {
             let directory = layout::shard_dir(&run_dir, shard);
-            for entry in std::fs::read_dir(&directory)?.flatten() {
-                let path = entry.path();
-                let is_preparing = path.extension().is_some_and(|extension| extension == layout::PREPARING_EXTENSION);
-                if is_preparing
-                    && is_old(&path)
-                    && File::open(&path).is_ok_and(|file| lock::try_exclusive(file).unwrap_or(false))
-                {
+            for path in std::fs::read_dir(&directory)?.flatten().map(|entry| entry.path()) {
+                let is_left = match layout::leftover(&path) {
+                    // A segment has its name before its index is stored, and never gets it again.
+                    Some(layout::Leftover::Index(id)) => !layout::segment_path(&directory, id).exists(),
+                    Some(layout::Leftover::IndexUnfinished) => is_old(&path),
+                    Some(layout::Leftover::Preparing) => {
+                        is_old(&path) && File::open(&path).is_ok_and(|file| lock::try_exclusive(file).unwrap_or(false))
+                    }
+                    None => false,
+                };
+                if is_left {
                     super::remove_if_there(&path)?;
                 }
             }

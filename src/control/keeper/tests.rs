@@ -2,9 +2,14 @@
 
 use super::*;
 use crate::constants::BLOCK_SIZE;
+use crate::journal::image::Image;
 use crate::shard::mailbox::{Mailbox, mailbox};
+use indexer::Outcome;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::sync::mpsc::{SyncSender, sync_channel};
+
+mod fencing;
+mod recycling;
 
 const SEGMENT_SIZE: u64 = 64 * 1024;
 
@@ -54,6 +59,15 @@ impl Fixture {
             Message::Segment(segment) => segment,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.data.path().join("data")
+    }
+
+    fn run(&self) -> RunName {
+        let name = self.shard_dir.parent().and_then(Path::file_name).unwrap();
+        RunName::parse(name.to_str().unwrap()).unwrap()
     }
 
     fn path(&self, id: u64) -> PathBuf {
@@ -126,6 +140,14 @@ fn a_reserve_larger_than_the_disk_is_told_at_once() {
 }
 
 #[test]
+fn a_reserve_of_nothing_is_never_reached() {
+    let mut fixture = Fixture::start(|config| config.reserve = Some(0));
+    // The room is looked at before the first request: mail about it would be in front.
+    assert_eq!(fixture.segment().id, 1);
+    fixture.end();
+}
+
+#[test]
 fn retention_removes_the_oldest_that_nobody_writes_or_reads() {
     let mut fixture = Fixture::start(|_| ());
     for id in 1..=5 {
@@ -148,8 +170,10 @@ fn retention_removes_the_oldest_that_nobody_writes_or_reads() {
     let enforce = |bytes, age| retention::enforce(&data_dir, bytes, age, SystemTime::now()).unwrap().segments;
     let left = || layout::segments(&fixture.shard_dir).unwrap();
     assert_eq!(enforce(None, None), 0);
-    assert_eq!(enforce(Some(6 * SEGMENT_SIZE), None), 0);
-    assert_eq!(enforce(Some(4 * SEGMENT_SIZE), None), 2);
+    // Five indexes count too.
+    let indexes = 5 * BLOCK_SIZE as u64;
+    assert_eq!(enforce(Some(6 * SEGMENT_SIZE + indexes), None), 0);
+    assert_eq!(enforce(Some(4 * SEGMENT_SIZE + indexes), None), 2);
     assert_eq!(left(), [1, 4, 5, 6], "the first is being read");
     assert!(!layout::index_path(&fixture.shard_dir, 2).exists() && layout::index_path(&fixture.shard_dir, 4).exists());
     assert_eq!(enforce(None, Some(Duration::from_secs(500))), 1);
@@ -196,4 +220,68 @@ fn a_directory_that_cannot_be_used_is_an_error_that_says_what_to_do() {
         let error = Run::begin(JournalConfig::new(path.clone()), 1).unwrap_err().to_string();
         assert!(error.contains("--data-dir") && error.contains(&path.display().to_string()), "{error}");
     }
+}
+
+#[test]
+fn indexes_without_their_segments_go_and_others_stay() {
+    let mut fixture = Fixture::start(|_| ());
+    fixture.segment();
+    fixture.begin(1);
+    let index = |id| layout::index_path(&fixture.shard_dir, id);
+    let unfinished = index(3).with_extension("index-4711");
+    let foreign = fixture.shard_dir.join("notes.index");
+    for path in [&index(1), &index(2), &unfinished, &foreign] {
+        std::fs::write(path, "x").unwrap();
+    }
+    retention::tidy(&fixture.data_dir(), SystemTime::now()).unwrap();
+    assert!(index(1).exists() && !index(2).exists() && foreign.exists());
+    assert!(unfinished.exists(), "young: somebody may be writing it");
+    retention::tidy(&fixture.data_dir(), SystemTime::now() + Duration::from_secs(3_600)).unwrap();
+    assert!(index(1).exists() && !unfinished.exists() && foreign.exists());
+    fixture.end();
+}
+
+#[test]
+fn a_sealed_segment_that_reads_back_short_gets_no_index() {
+    let mut fixture = Fixture::start(|_| ());
+    let mut image = Image::new(fixture.run(), 0, SEGMENT_SIZE as usize).unwrap();
+    let epoch = image.start("acme", "one", 8_000);
+    for _ in 0..3 {
+        image.frame(epoch, &[7; 5_000]);
+        image.seal();
+    }
+    let segment = &image.segments()[0];
+    let (last, size) = (segment.batches[2].clone(), segment.end_of_batches() as u64);
+    fixture.segment();
+    let index = layout::index_path(&fixture.shard_dir, 1);
+    let sealed =
+        || indexer::Sealed { run: fixture.run(), shard: 0, directory: fixture.shard_dir.clone(), id: 1, size: Some(size) };
+    fixture.ask(SegmentRequest::Retire { id: 1, size: SEGMENT_SIZE, is_fenced: true });
+    fixture.segment();
+    // The disk lost the last batch, all of it or its end, or the header and everything.
+    for lost in [last.clone(), last.end - BLOCK_SIZE..last.end, 0..last.end] {
+        let mut bytes = segment.bytes.clone();
+        bytes[lost.clone()].fill(0);
+        std::fs::write(fixture.path(1), &bytes[..size as usize]).unwrap();
+        assert_eq!(indexer::index(sealed()).unwrap(), Outcome::Short, "{lost:?}");
+        assert!(!index.exists(), "{lost:?}");
+    }
+    std::fs::write(fixture.path(1), &segment.bytes[..size as usize]).unwrap();
+    assert_eq!(indexer::index(sealed()).unwrap(), Outcome::Stored);
+    assert!(index.exists());
+    std::fs::remove_file(fixture.path(1)).unwrap();
+    assert_eq!(indexer::index(sealed()).unwrap(), Outcome::Gone);
+    fixture.end();
+}
+
+#[test]
+fn a_full_disk_and_one_that_fails_are_told_apart() {
+    let text = |errno: rustix::io::Errno| trouble(Path::new("/d"), &errno.into());
+    for errno in [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT] {
+        assert!(text(errno).starts_with("no room for a segment in /d (") && text(errno).contains("--retain-bytes"));
+    }
+    for errno in [rustix::io::Errno::IO, rustix::io::Errno::ROFS, rustix::io::Errno::ACCESS, rustix::io::Errno::FBIG] {
+        assert!(text(errno).starts_with("a segment cannot be made in /d, and not for lack of room ("), "{}", text(errno));
+    }
+    assert!(text(rustix::io::Errno::FBIG).contains("journal.segment_size"));
 }

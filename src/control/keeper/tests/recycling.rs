@@ -1,0 +1,264 @@
+//! Segments made of the files of old ones: what stays within the limit, and what readers see of it at any moment.
+
+use super::*;
+use crate::call::Epoch;
+use crate::journal::reader::Journal;
+use crate::journal::recovery::{RecoveryReport, verify};
+use std::os::unix::fs::MetadataExt;
+
+/// Segments within the limit: two that are used, and two sealed ones.
+const KEPT: u64 = 4;
+
+/// A keeper, and what a shard's writer would have written to its segments.
+struct Writing {
+    fixture: Fixture,
+    image: Image,
+    epoch: Epoch,
+}
+
+impl Writing {
+    fn start(adjust: impl FnOnce(&mut JournalConfig)) -> Writing {
+        let fixture = Fixture::start(|config| {
+            config.retain_bytes = Some(KEPT * SEGMENT_SIZE);
+            adjust(config);
+        });
+        let mut image = Image::new(fixture.run(), 0, SEGMENT_SIZE as usize).unwrap();
+        let epoch = image.start("acme", "one", 8_000);
+        Writing { fixture, image, epoch }
+    }
+
+    /// Plans what goes into the next segment: frames nobody else has, up to its end.
+    fn plan(&mut self) {
+        for _ in 0..6 {
+            let seq = self.image.turn(self.epoch).unwrap().frames + 1;
+            self.image.pass(1_000);
+            self.image.frame(self.epoch, &[seq as u8 | 1; 8_000]);
+            self.image.seal();
+        }
+        self.image.roll();
+    }
+
+    /// Gets a segment, writes it full and retires it; returns its file's inode.
+    fn fill(&mut self, id: u64) -> u64 {
+        let prepared = self.fixture.segment();
+        assert_eq!((prepared.id, prepared.size), (id, SEGMENT_SIZE));
+        let inode = self.inode(id);
+        self.plan();
+        self.write(id, SEGMENT_SIZE as usize);
+        inode
+    }
+
+    /// Writes the start of a planned segment: up to `size`, or its batches' end.
+    fn write(&self, id: u64, size: usize) {
+        let segment = &self.image.segments()[id as usize - 1];
+        let size = size.min(segment.end_of_batches());
+        let file = File::options().write(true).open(self.fixture.path(id)).unwrap();
+        file.write_all_at(&segment.bytes[..size], 0).unwrap();
+    }
+
+    /// Retires it and waits for its index: until then it is being read, and not to be had.
+    fn retire(&self, id: u64) {
+        let size = self.image.segments()[id as usize - 1].end_of_batches() as u64;
+        self.fixture.ask(SegmentRequest::Retire { id, size, is_fenced: false });
+        let index = layout::index_path(&self.fixture.shard_dir, id);
+        for _ in 0..2_000 {
+            let file = File::open(self.fixture.path(id)).unwrap();
+            if index.exists() && lock::try_exclusive(&file).unwrap() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("no index in 10 s");
+    }
+
+    fn inode(&self, id: u64) -> u64 {
+        std::fs::metadata(self.fixture.path(id)).unwrap().ino()
+    }
+
+    fn frames_before(&self, id: u64) -> u64 {
+        6 * (id - 1)
+    }
+
+    /// The data directory as a kill would leave it: the files without their locks.
+    fn crash(&self) -> tempfile::TempDir {
+        let left = tempfile::tempdir().unwrap();
+        let run = self.fixture.run();
+        let shard_dir = layout::create_shard_dir(left.path(), &run, 0).unwrap();
+        for entry in std::fs::read_dir(&self.fixture.shard_dir).unwrap().flatten() {
+            std::fs::copy(entry.path(), shard_dir.join(entry.file_name())).unwrap();
+        }
+        left
+    }
+}
+
+/// What is read back: the frames of the one call, each with the bytes it was given.
+fn read_back(data_dir: &Path) -> (Vec<u64>, RecoveryReport) {
+    let journal = Journal::open(data_dir).unwrap();
+    let report = verify(&journal, &mut || {}).unwrap();
+    let catalog = journal.catalog(&mut || {}).unwrap();
+    assert!(catalog.calls.len() <= 1 && catalog.nameless.is_empty(), "{catalog:?}");
+    let mut seqs = Vec::new();
+    for turn in catalog.calls.iter().flat_map(|call| &call.turns) {
+        let mut frames = journal.frames(turn);
+        while let Some(frame) = frames.next_frame().unwrap() {
+            assert!(frame.audio.len() == 8_000 && frame.audio.iter().all(|byte| *byte == frame.seq.0 as u8 | 1));
+            seqs.push(frame.seq.0);
+        }
+    }
+    (seqs, report)
+}
+
+#[test]
+fn with_the_limit_reached_each_segment_is_made_of_the_oldest_ones_file_and_the_limit_holds() {
+    for prefill in [false, true] {
+        let mut writing = Writing::start(|config| config.prefill = prefill);
+        let mut inodes = Vec::new();
+        for id in 1..=20 {
+            inodes.push(writing.fill(id));
+            let held = retention::bytes_held(&writing.fixture.data_dir()).unwrap();
+            assert!(held <= KEPT * SEGMENT_SIZE, "{held} bytes with segment {id}");
+            writing.retire(id);
+        }
+        assert_eq!(layout::segments(&writing.fixture.shard_dir).unwrap(), [17, 18, 19, 20]);
+        for (position, inode) in inodes.iter().enumerate().skip(KEPT as usize) {
+            assert_eq!(*inode, inodes[position - KEPT as usize], "segment {}", position + 1);
+        }
+        let (seqs, report) = read_back(&writing.fixture.data_dir());
+        assert!(
+            seqs.into_iter().eq(writing.frames_before(17) + 1..=writing.frames_before(21)) && report.is_sound(),
+            "{report}"
+        );
+        writing.fixture.end();
+    }
+}
+
+#[test]
+fn a_recycled_segment_cut_off_anywhere_shows_what_was_written_and_nothing_of_what_was_there() {
+    let mut writing = Writing::start(|_| ());
+    for id in 1..=4 {
+        writing.fill(id);
+        writing.retire(id);
+    }
+    let prepared = writing.fixture.segment();
+    assert_eq!(layout::segments(&writing.fixture.shard_dir).unwrap(), [2, 3, 4, prepared.id]);
+    let stale = std::fs::read(writing.fixture.path(5)).unwrap();
+    assert!(stale[..2 * BLOCK_SIZE].iter().all(|byte| *byte == 0), "its start is blank");
+    assert_eq!(stale.len(), SEGMENT_SIZE as usize);
+    let old = &writing.image.segments()[0];
+    let behind = 2 * BLOCK_SIZE..old.end_of_batches();
+    assert!(stale[behind.clone()] == old.bytes[behind], "and behind it is what was there");
+    writing.plan();
+    let fresh = writing.image.segments()[4].clone();
+    let end = fresh.end_of_batches();
+    for size in (0..end).step_by(512).chain([end]) {
+        writing.write(5, size);
+        let left = writing.crash();
+        let shard_dir = left.path().join(relative(&writing));
+        // Alone as well: then nothing beside it tells what is older.
+        for alone in [false, true] {
+            if alone {
+                for id in 2..=4 {
+                    std::fs::remove_file(layout::segment_path(&shard_dir, id)).unwrap();
+                    std::fs::remove_file(layout::index_path(&shard_dir, id)).unwrap();
+                }
+            }
+            let (seqs, report) = read_back(left.path());
+            let before = if alone { 0 } else { writing.frames_before(5) - writing.frames_before(2) };
+            let whole = fresh.batches.iter().filter(|batch| batch.end <= size).count() as u64;
+            let read = seqs.len() as u64 - before;
+            // The first batch repeats the call's record; each other one has a frame, one more may be sound in part.
+            let least = whole.saturating_sub(1);
+            assert!((least..=least + 1).contains(&read), "{size}, {alone}: {read} frames of {whole} whole batches");
+            assert!(seqs.last().is_none_or(|seq| *seq <= writing.frames_before(6)));
+            assert!(report.is_sound() && report.damages.is_empty(), "{size}, {alone}: {report}");
+            assert!(report.frames_double == 0 && report.frames_cut == 0, "{size}, {alone}: {report}");
+        }
+    }
+    writing.fixture.end();
+}
+
+fn relative(writing: &Writing) -> PathBuf {
+    writing.fixture.shard_dir.strip_prefix(writing.fixture.data_dir()).unwrap().to_owned()
+}
+
+#[test]
+fn recycling_that_is_interrupted_leaves_the_old_segment_or_what_readers_pass_over() {
+    let mut writing = Writing::start(|config| config.retain_bytes = None);
+    for id in 1..=3 {
+        writing.fill(id);
+        writing.retire(id);
+    }
+    let all = writing.frames_before(4);
+    let step = |count: usize| {
+        let left = writing.crash();
+        let shard_dir = left.path().join(relative(&writing));
+        let (segment, preparing) = (layout::segment_path(&shard_dir, 1), layout::preparing_path(&shard_dir, 4));
+        let blank = || File::options().write(true).open(&preparing)?.write_all_at(&[0; 2 * BLOCK_SIZE], 0);
+        let steps: [&dyn Fn() -> io::Result<()>; 4] = [
+            &|| std::fs::remove_file(layout::index_path(&shard_dir, 1)),
+            &|| std::fs::rename(&segment, &preparing),
+            &blank,
+            &|| std::fs::rename(&preparing, layout::segment_path(&shard_dir, 4)),
+        ];
+        steps[..count].iter().for_each(|step| step().unwrap());
+        left
+    };
+    for count in 0..=4 {
+        let left = step(count);
+        let (seqs, report) = read_back(left.path());
+        let first = if count < 2 { 1 } else { writing.frames_before(2) + 1 };
+        assert!(seqs.into_iter().eq(first..=all) && report.is_sound(), "after step {count}: {report}");
+        assert_eq!((report.segments_unbegun, report.torn_tails.len()), (u64::from(count == 4), 0), "after step {count}");
+        // The next start has it tidied up.
+        retention::tidy(left.path(), SystemTime::now() + 2 * retention::YOUNG).unwrap();
+        let files = std::fs::read_dir(left.path().join(relative(&writing))).unwrap().count();
+        assert_eq!(files, [6, 6, 4, 4, 4][count], "after step {count}");
+    }
+    writing.fixture.end();
+}
+
+#[test]
+fn where_an_age_is_set_files_are_removed_and_not_recycled() {
+    let mut writing = Writing::start(|config| config.retain_age = Some(Duration::from_secs(3_600)));
+    for id in 1..=4 {
+        writing.fill(id);
+        writing.retire(id);
+    }
+    writing.fixture.segment();
+    assert_eq!(layout::segments(&writing.fixture.shard_dir).unwrap(), [2, 3, 4, 5]);
+    assert!(std::fs::read(writing.fixture.path(5)).unwrap().iter().all(|byte| *byte == 0));
+    writing.fixture.end();
+}
+
+#[test]
+fn a_segment_that_cannot_be_recycled_is_made_anew() {
+    let mut writing = Writing::start(|_| ());
+    for id in 1..=4 {
+        writing.fill(id);
+        writing.retire(id);
+    }
+    // Its index is in the way: a directory cannot be removed like a file.
+    let index = layout::index_path(&writing.fixture.shard_dir, 1);
+    std::fs::remove_file(&index).unwrap();
+    std::fs::create_dir(&index).unwrap();
+    assert_eq!(writing.fixture.segment().id, 5);
+    assert_eq!(layout::segments(&writing.fixture.shard_dir).unwrap(), [1, 2, 3, 4, 5], "over the limit rather than stuck");
+    assert!(std::fs::read(writing.fixture.path(5)).unwrap().iter().all(|byte| *byte == 0));
+    writing.fixture.end();
+}
+
+#[test]
+fn segments_of_earlier_runs_are_removed_to_make_room() {
+    let mut writing = Writing::start(|_| ());
+    for id in 1..=4 {
+        writing.fill(id);
+        writing.retire(id);
+    }
+    writing.fixture.end();
+    let data = std::mem::replace(&mut writing.fixture.data, tempfile::tempdir().unwrap());
+    let mut next = Fixture::start_in(data, |config| config.retain_bytes = Some(KEPT * SEGMENT_SIZE));
+    next.segment();
+    assert_eq!(layout::segments(&writing.fixture.shard_dir).unwrap(), [2, 3, 4]);
+    assert!(std::fs::read(next.path(1)).unwrap().iter().all(|byte| *byte == 0), "a new file");
+    next.end();
+}
