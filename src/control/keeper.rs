@@ -3,7 +3,7 @@
 //! or recycles what is not to be kept any longer, and watches how much room there is. It never writes audio.
 //!
 //! ```text
-//! shard ──Prepare──► keeper: make room, create or recycle, lock, allocate, name, sync ──mail: Segment──► shard writes
+//! shard ──Prepare──► keeper: make room, create and lock or recycle, allocate, name, sync ──mail: Segment──► shard writes
 //! shard ──Retire───► keeper: cut to its end, close (which unlocks), have it indexed
 //! ```
 //! The keeper holds the open files, shards only their numbers: so it outlives the shards ([`Keeper::join`]).
@@ -11,10 +11,10 @@
 use crate::ack::AckLevel;
 use crate::clock::UnixMicros;
 use crate::io::FileHandle;
+use crate::journal::boot;
 use crate::journal::format::SegmentUuid;
 use crate::journal::layout::{self, RunName};
 use crate::journal::writer::{PreparedSegment, SegmentRequest, WriterSettings};
-use crate::journal::{boot, lock};
 use crate::shard::mailbox::{MailboxSender, Message};
 use disk::{Disk, free_bytes};
 use fenced::Fenced;
@@ -306,7 +306,7 @@ impl Worker {
         }
     }
 
-    /// Makes a segment's file: allocated, locked, and durable by name.
+    /// Makes a segment's file: locked, allocated, and durable by name.
     fn make(&mut self, shard: usize) -> io::Result<PreparedSegment> {
         let (size, prefill) = (self.run.config.segment_size, self.run.config.prefill);
         let recycled = self.make_room();
@@ -328,9 +328,6 @@ impl Worker {
             None => remove_if_there(&preparing).and_then(|()| self.run.disk.create(&preparing, size, prefill)),
         };
         let named = made.and_then(|file| {
-            if !lock::try_exclusive(&file)? {
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has locked a new segment"));
-            }
             std::fs::rename(&preparing, layout::segment_path(directory, id))?;
             layout::sync_dir(directory)?;
             Ok(file)

@@ -3,6 +3,7 @@
 
 use crate::constants::BLOCK_SIZE;
 use crate::io::memory::Region;
+use crate::journal::lock;
 use rustix::fs::{FallocateFlags, OFlags, fallocate, statvfs};
 use rustix::io::Errno;
 use std::fs::File;
@@ -47,7 +48,8 @@ impl Disk {
         }
     }
 
-    /// A new file of `size` bytes, all of which are there to be written, and durable as zeros.
+    /// A new file of `size` bytes, all of which are there to be written, and durable as zeros. Locked from the first moment: who
+    /// finds it without a lock may remove it.
     ///
     /// By default only allocated. Measured on ext4 without a filesystem journal, a write of 1 MiB and its sync, on a busy
     /// machine: 97 to 145 µs of CPU into extents never written, 69 to 97 µs into zeros written before. But the zeros double the
@@ -55,6 +57,9 @@ impl Disk {
     /// Where a sync of new extents has to commit a filesystem journal, `prefill` may be the better bargain: measure there.
     pub(super) fn create(self, path: &Path, size: u64, prefill: bool) -> io::Result<File> {
         let file = open_new(path, self.is_direct)?;
+        if !lock::try_exclusive(&file)? {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has locked a new segment"));
+        }
         self.resize(&file, size, prefill)?;
         Ok(file)
     }

@@ -14,7 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// A directory or an unfinished file younger than this may belong to a process that has only just begun.
+/// A directory or an unfinished index younger than this may belong to a process that has only just begun.
 pub(super) const YOUNG: Duration = Duration::from_secs(60);
 
 /// What was removed.
@@ -171,8 +171,9 @@ fn remove_empty(data_dir: &Path, now: SystemTime) -> io::Result<()> {
                     // A segment has its name before its index is stored, and never gets it again.
                     Some(layout::Leftover::Index(id)) => !layout::segment_path(&directory, id).exists(),
                     Some(layout::Leftover::IndexUnfinished) => is_old(&path),
+                    // Locked since it was made, but for a moment; taken away in that moment it is made again.
                     Some(layout::Leftover::Preparing) => {
-                        is_old(&path) && File::open(&path).is_ok_and(|file| lock::try_exclusive(file).unwrap_or(false))
+                        File::open(&path).is_ok_and(|file| lock::try_exclusive(file).unwrap_or(false))
                     }
                     None => false,
                 };

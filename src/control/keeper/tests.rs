@@ -3,6 +3,7 @@
 use super::*;
 use crate::constants::BLOCK_SIZE;
 use crate::journal::image::Image;
+use crate::journal::lock;
 use crate::shard::mailbox::{Mailbox, mailbox};
 use indexer::Outcome;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -194,14 +195,16 @@ fn what_a_killed_process_had_prepared_is_removed_and_what_it_wrote_is_kept() {
     for id in [3, 4] {
         std::fs::copy(fixture.path(id - 2), fixture.path(id)).unwrap();
     }
-    let preparing = layout::preparing_path(&fixture.shard_dir, 5);
-    std::fs::write(&preparing, "").unwrap();
+    let [left, made] = [5, 6].map(|id| layout::preparing_path(&fixture.shard_dir, id));
+    std::fs::write(&left, "").unwrap();
+    let maker = Disk::probe(fixture.data.path()).and_then(|disk| disk.create(&made, SEGMENT_SIZE, false)).unwrap();
     let data_dir = fixture.data.path().join("data");
-    retention::tidy(&data_dir, SystemTime::now()).unwrap();
-    assert_eq!(layout::segments(&fixture.shard_dir).unwrap(), [1, 2, 3]);
-    assert!(preparing.exists(), "young: it may be somebody's");
     retention::tidy(&data_dir, SystemTime::now() + Duration::from_secs(3_600)).unwrap();
-    assert!(!preparing.exists() && fixture.shard_dir.exists());
+    assert_eq!(layout::segments(&fixture.shard_dir).unwrap(), [1, 2, 3]);
+    assert!(!left.exists() && made.exists() && fixture.shard_dir.exists());
+    drop(maker);
+    retention::tidy(&data_dir, SystemTime::now()).unwrap();
+    assert!(!made.exists());
     fixture.end();
     // Empty, it goes with its run; the data directory stays.
     std::fs::remove_file(fixture.path(1)).unwrap();

@@ -1,0 +1,149 @@
+//! A journal with a limit, under load: it never takes up more than it may, no call waits for room, and what is left of the
+//! audio is right, after a kill too.
+#![forbid(unsafe_code)]
+
+use exo_ingest::call::CallIdentity;
+use exo_ingest::journal::reader::Journal;
+use exo_ingest_harness::{LoopDisk, NodeProcess, Played, Player, assert_sound, audio, eventually};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_exo-ingest");
+
+const SEGMENT_SIZE: u64 = 4 << 20;
+
+/// Eight segments, two of which are in use.
+const LIMIT: u64 = 8 * SEGMENT_SIZE;
+
+/// What the files of a journal may take up beyond the limit: the index of a segment is stored after room was made for the
+/// next one, and a segment that is being indexed just then stays for one more.
+const SLACK: u64 = SEGMENT_SIZE + (1 << 20);
+
+/// Bytes on disk of everything below a directory. What goes away while it is looked at does not count.
+fn held(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let size = |path: std::path::PathBuf| match std::fs::symlink_metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => held(&path),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.map(|entry| size(entry.path())).sum()
+}
+
+/// Looks at a directory's size all the time.
+struct Watch {
+    is_over: Arc<AtomicBool>,
+    most: Arc<AtomicU64>,
+    thread: JoinHandle<()>,
+}
+
+impl Watch {
+    fn start(directory: &Path) -> Watch {
+        let (is_over, most) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (directory, over, max) = (directory.to_owned(), Arc::clone(&is_over), Arc::clone(&most));
+        let thread = std::thread::spawn(move || {
+            while !over.load(Ordering::Acquire) {
+                max.fetch_max(held(&directory), Ordering::AcqRel);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        Watch { is_over, most, thread }
+    }
+
+    /// The most it has seen.
+    fn finish(self) -> u64 {
+        self.is_over.store(true, Ordering::Release);
+        self.thread.join().expect("it panics for nothing");
+        self.most.load(Ordering::Acquire)
+    }
+}
+
+fn play(node: &NodeProcess, name: &str, seed: u64) -> Vec<Player> {
+    let start = |call| {
+        // Two as fast as they go, and one that lasts over many segments.
+        let pause = if call < 2 { Duration::ZERO } else { Duration::from_millis(5) };
+        Player::start((node.address(), node.pid()), &format!("{name}-{call}"), seed + call, pause)
+    };
+    (0..3).map(start).collect()
+}
+
+/// What is left of each call is its end: every frame in order and right, up to the last one that was acked at least.
+fn check(data_dir: &Path, played: &[Played]) -> u64 {
+    let journal = Journal::open(data_dir).unwrap_or_else(|error| panic!("{error}"));
+    let catalog = journal.catalog(&mut || ()).unwrap_or_else(|error| panic!("{error}"));
+    let mut count = 0;
+    for call in played {
+        let identity = CallIdentity { tenant: exo_ingest_harness::TENANT.into(), interaction: (*call.interaction).into() };
+        let Some(found) = catalog.call(&identity) else { panic!("nothing is left of {call:?}") };
+        let [turn] = &found.turns[..] else { panic!("{call:?} was played once: {:#?}", found.turns) };
+        let (mut frames, mut last) = (journal.frames(turn), None);
+        while let Some(frame) = frames.next_frame().unwrap_or_else(|error| panic!("{error}")) {
+            let seq = frame.seq.0;
+            assert!(last.is_none_or(|last| seq == last + 1), "LOST: frame {seq} after {last:?} of {call:?}");
+            assert!(seq <= call.sent && frame.audio == audio(call.seed, seq), "CHANGED: frame {seq} of {call:?}");
+            last = Some(seq);
+            count += 1;
+        }
+        assert!(last >= Some(call.acked), "LOST: {call:?} ends with {last:?}: {:?}", frames.damages());
+    }
+    count
+}
+
+/// Plays until the journal has been written over `laps` times.
+fn play_laps(node: &NodeProcess, name: &str, seed: u64, laps: u64) -> Vec<Player> {
+    let players = play(node, name, seed);
+    let sent = || players.iter().map(Player::sent_bytes).sum::<u64>();
+    eventually("so much is played", || {
+        assert!(!players.iter().any(Player::is_over), "a call was ended: {:#?}", node.log());
+        sent() >= laps * LIMIT
+    });
+    players
+}
+
+fn recycle(data_dir: &Path, args: &[&str], laps: u64) {
+    let limit = LIMIT.to_string();
+    let args: Vec<&str> = [&["--retain-bytes", &limit], args].concat();
+    let watch = Watch::start(data_dir);
+    let mut seed = 0;
+    // Killed, three times, and then drained.
+    for round in 0..4 {
+        let node = NodeProcess::start(BINARY, data_dir, &args);
+        let players = play_laps(&node, &format!("round-{round}"), seed, laps);
+        seed += 10;
+        assert_eq!(node.upgrade_status(), 101, "{:#?}", node.log());
+        let log = node.log();
+        let played: Vec<Played> = if round < 3 {
+            node.kill();
+            players.into_iter().map(Player::finish).collect()
+        } else {
+            let played: Vec<Played> = players.into_iter().map(Player::finish).collect();
+            assert!(played.iter().all(|call| call.close == Some(1000)), "{played:#?}");
+            assert!(node.terminate().success());
+            played
+        };
+        let is_bad = |line: &String| line.contains("ERROR") || (line.contains("WARN") && !line.contains("limits.ring_size"));
+        assert!(!log.iter().any(is_bad), "{log:#?}");
+        assert_sound(data_dir);
+        let count = check(data_dir, &played);
+        println!("round {round}: {count} frames of {} left, {} bytes", played.len(), held(data_dir));
+    }
+    let most = watch.finish();
+    println!("{most} bytes at most, of {LIMIT}");
+    assert!(most <= LIMIT + SLACK, "{most} bytes");
+}
+
+#[test]
+fn under_load_and_after_kills_a_journal_stays_within_its_limit_and_what_is_left_is_right() {
+    let directory = tempfile::tempdir().expect("a directory");
+    recycle(&directory.path().join("data"), &["--set", "journal.reserve=off"], 3);
+}
+
+#[test]
+fn on_a_disk_hardly_larger_than_the_limit_no_call_lacks_room() {
+    let Some(disk) = LoopDisk::make(LIMIT + 2 * SLACK + (8 << 20), "loop") else { return };
+    recycle(&disk.path().join("data"), &["--set", "journal.reserve=off"], 2);
+}
