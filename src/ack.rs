@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 use crate::call::Seq;
+use crate::clock::Moment;
 use crate::constants::{ACK_INTERVAL_FRAMES, RECORD_ALIGNMENT};
 use crate::frame_ring::RingPosition;
 use std::collections::VecDeque;
@@ -52,6 +53,8 @@ pub struct Promise<T> {
     pub handle: T,
     /// The last complete frame before `position`.
     pub seq: Seq,
+    /// When it was asked; of questions that replace each other, the first.
+    pub since: Moment,
 }
 
 /// The queue has no room; the question comes back, to be asked again once some have been answered.
@@ -100,7 +103,7 @@ impl<T: Copy + PartialEq> PromiseQueue<T> {
             && entry.handle == promise.handle
             && entry.position > self.group_start
         {
-            *entry = promise;
+            *entry = Promise { since: entry.since, ..promise };
             return Ok(());
         }
         if self.entries.len() == self.capacity {
@@ -118,10 +121,10 @@ impl<T: Copy + PartialEq> PromiseQueue<T> {
     }
 
     /// The next promise that holds now that everything before `watermark` has arrived, if any.
-    pub fn pop_ready(&mut self, watermark: RingPosition) -> Option<(T, Seq)> {
+    pub fn pop_ready(&mut self, watermark: RingPosition) -> Option<Promise<T>> {
         let ready = self.entries.pop_front_if(|entry| entry.position <= watermark)?;
         self.first += 1;
-        Some((ready.handle, ready.seq))
+        Some(ready)
     }
 
     /// Promises that wait.

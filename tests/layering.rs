@@ -23,7 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("io", &["clock", "constants"]),
     // Of `io` the memory alone: see `the_frame_ring_knows_memory_and_no_io`.
     ("frame_ring", &["call", "clock", "constants", "io", "journal::format", "proto"]),
-    ("ack", &["call", "constants", "frame_ring"]),
+    ("ack", &["call", "clock", "constants", "frame_ring"]),
     // It plans what the shard writes; the rest of the journal reads files.
     ("journal::writer", &["ack", "call", "clock", "constants", "frame_ring", "io", "journal::format"]),
     ("journal", &["call", "clock", "constants", "frame_ring", "io", "journal::format", "proto"]),

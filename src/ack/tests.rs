@@ -3,11 +3,11 @@ use proptest::prelude::*;
 use std::collections::HashMap;
 
 fn promise(position: u64, handle: u64, seq: u64) -> Promise<u64> {
-    Promise { position: RingPosition(position), handle, seq: Seq(seq) }
+    Promise { position: RingPosition(position), handle, seq: Seq(seq), since: Moment::from_nanos(position) }
 }
 
 fn drain(queue: &mut PromiseQueue<u64>, watermark: u64) -> Vec<(u64, u64)> {
-    std::iter::from_fn(|| queue.pop_ready(RingPosition(watermark))).map(|(handle, seq)| (handle, seq.0)).collect()
+    std::iter::from_fn(|| queue.pop_ready(RingPosition(watermark))).map(|promise| (promise.handle, promise.seq.0)).collect()
 }
 
 #[test]
@@ -112,7 +112,7 @@ proptest! {
                 }
                 Step::Watermark { back } => {
                     watermark = watermark.max(ends[ends.len().saturating_sub(1 + back as usize)]);
-                    while let Some((connection, seq)) = queue.pop_ready(RingPosition(watermark)) {
+                    while let Some(Promise { handle: connection, seq, .. }) = queue.pop_ready(RingPosition(watermark)) {
                         let questions = &asked[&connection];
                         let (position, _) = questions.iter().find(|question| question.1 == seq.0).unwrap();
                         prop_assert!(*position <= watermark, "early");

@@ -2,7 +2,7 @@
 //!
 //! A test keeps a [`World`], gives its [`Scripted`] to a shard, and takes turns with it: what peers do ([`World::connect`],
 //! [`World::peer_sends`], …) becomes completions at the shard's next `submit`, in the order in which it was done. Time passes in
-//! [`World::advance`] alone. Faults are switches: windows that close, writes that fall short, syncs that fail.
+//! [`World::advance`] alone (and, where [`World::set_tick`] says so, as the shard works). Faults are switches: windows that close, writes that fall short, syncs that fail.
 #![forbid(unsafe_code)]
 
 use super::memory::Region;
@@ -62,6 +62,11 @@ impl World {
     /// Lets time pass on both clocks.
     pub fn advance(&self, duration: Duration) {
         self.state().elapsed += duration;
+    }
+
+    /// From now on so much time passes whenever the shard looks at the clock: its own work takes time.
+    pub fn set_tick(&self, tick: Duration) {
+        self.state().tick = tick;
     }
 
     /// Steps the wall clock alone, as an operator or NTP would.
@@ -314,6 +319,8 @@ impl Scripted {
 
 impl Io for Scripted {
     fn now(&mut self) -> Now {
+        let tick = self.world.state().tick;
+        self.world.advance(tick);
         self.world.now()
     }
 

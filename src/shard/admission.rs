@@ -47,7 +47,7 @@ impl<I: Io, S: Service> Shard<I, S> {
             return self.io.turn_away(socket, &[]);
         };
         let deadline = now.moment + self.limits.head_timeout;
-        match self.connections.insert(Connection::new(socket, peer, deadline)) {
+        match self.connections.insert(Connection::new(socket, peer, now.moment, deadline)) {
             Ok(id) => self.settle(now, id),
             Err(_) => {
                 self.counters.connections_shed.add(1);
@@ -91,6 +91,8 @@ impl<I: Io, S: Service> Shard<I, S> {
                 connection.reply = Some(Reply::Switching(accept));
                 connection.stage = Stage::Open(Open { decoder: Decoder::default(), session, deaf: false });
                 connection.deadline = None;
+                let written_at = self.io.now().moment;
+                self.stopwatch.upgraded(&mut connection.timing, written_at);
                 let is_paused = connection.paused_since.is_some();
                 if !connection.early.is_empty() {
                     connection.deferred += 1;

@@ -8,6 +8,7 @@
 //! A slot is freed only when nothing is under way on its socket any more: no completion can meet a stranger in it.
 #![forbid(unsafe_code)]
 
+use super::stopwatch::{Mark, Timing};
 use crate::ack::PromiseTicket;
 use crate::clock::Moment;
 use crate::io::user_data::GENERATION_COUNT;
@@ -133,11 +134,15 @@ pub struct Connection<S> {
     pub shut_down: bool,
     /// The connection is of no more use: reset, failed, or given up by us.
     pub broken: bool,
+    /// When the message under way began to come in.
+    pub message_since: Mark,
+    /// When else began what is measured.
+    pub timing: Timing,
 }
 
 impl<S> Connection<S> {
-    /// A fresh one, whose head has to be complete at `deadline`.
-    pub fn new(socket: Socket, peer: SocketAddr, deadline: Moment) -> Self {
+    /// One that is accepted now, and whose head has to be complete at `deadline`.
+    pub fn new(socket: Socket, peer: SocketAddr, now: Moment, deadline: Moment) -> Self {
         Connection {
             socket,
             peer,
@@ -159,6 +164,8 @@ impl<S> Connection<S> {
             fin_received: false,
             shut_down: false,
             broken: false,
+            message_since: Mark::default(),
+            timing: Timing::accepted(now),
         }
     }
 
@@ -277,7 +284,7 @@ mod tests {
     use super::*;
 
     fn connection() -> Connection<()> {
-        Connection::new(Socket(3), "127.0.0.1:1".parse().unwrap(), Moment::ZERO)
+        Connection::new(Socket(3), "127.0.0.1:1".parse().unwrap(), Moment::ZERO, Moment::ZERO)
     }
 
     #[test]

@@ -102,6 +102,11 @@ impl<I: Io, S: Service> Shard<I, S> {
         journal.writer.handle_turn(now, &mut self.ring);
         while let Some(operation) = journal.writer.poll_operation(now, &mut self.ring, self.io.scratch()) {
             let (write, sync) = (UserData::lone(OpKind::Write), UserData::lone(OpKind::Sync));
+            self.stopwatch.operation_queued(if let Operation::Sync { .. } = operation {
+                OpKind::Sync
+            } else {
+                OpKind::Write
+            });
             match operation {
                 Operation::Write { file, start, size, offset } => self.io.write(file, start, size, offset, write),
                 Operation::WriteScratch { file, start, size, offset } => {
@@ -142,6 +147,7 @@ impl<I: Io, S: Service> Shard<I, S> {
             debug_assert!(false, "no file operation is queued without a journal");
             return;
         };
+        self.stopwatch.operation_done(kind, now.moment, result.is_ok());
         match kind {
             OpKind::Sync => journal.writer.handle_synced(now, result, &mut self.ring),
             _ => journal.writer.handle_written(now, result, &mut self.ring),

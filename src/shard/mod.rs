@@ -12,15 +12,15 @@
 //! | `drain` | closing all calls evenly over a window |
 //! | `claims`, `mailbox` | who has a call, across shards |
 //! | `connections`, `timers` | the tables |
+//! | `stopwatch` | how long things take |
 #![forbid(unsafe_code)]
 
-use crate::ack::{PromiseQueue, promise_count_max};
+use crate::ack::{AckLevel, Promise, PromiseQueue, promise_count_max};
 use crate::call::EpochSource;
 use crate::clock::{Moment, Now};
 use crate::constants::RECORD_EXPANSION_MAX;
 use crate::frame_ring::{CALL_RECORD_SIZE_MAX, END_RECORD_SIZE, FrameRing};
 use crate::io::{Completion, Io, OpKind, Received, UserData, Wait};
-use crate::latency::Latencies;
 use crate::limits::Limits;
 use crate::metrics::Counters;
 use crate::proto::frame::FrameLimits;
@@ -33,6 +33,7 @@ use mailbox::{Mailbox, MailboxSender, Message, Owner};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+use stopwatch::{Mark, Stopwatch};
 use timers::TimerWheel;
 
 mod admission;
@@ -42,6 +43,7 @@ mod drain;
 mod journal;
 pub mod mailbox;
 mod receive;
+mod stopwatch;
 pub mod timers;
 mod transmit;
 
@@ -101,8 +103,9 @@ enum Accepting {
 
 /// What a connection has to wait with until the frame ring has room, in the order in which it came.
 enum Deferred {
-    /// Received bytes, still in their receive buffer: so the kernel runs out of buffers, and TCP pushes back.
-    Bytes(ConnectionId, Received),
+    /// Received bytes, still in their receive buffer: so the kernel runs out of buffers, and TCP pushes back. And when they were
+    /// reaped.
+    Bytes(ConnectionId, Received, Mark),
     /// The connection's early bytes.
     Early(ConnectionId),
     /// The end of the connection's bytes.
@@ -145,7 +148,7 @@ pub struct Shard<I: Io, S: Service> {
     limits: Limits,
     frame_limits: FrameLimits,
     counters: Arc<Counters>,
-    latencies: Box<Latencies>,
+    stopwatch: Stopwatch,
 }
 
 impl<I: Io, S: Service> Shard<I, S> {
@@ -153,6 +156,7 @@ impl<I: Io, S: Service> Shard<I, S> {
     pub fn new(mut io: I, config: ShardConfig<S>) -> Self {
         let ShardConfig { index, boot, service, ring, journal, limits, counters, mailbox, shards } = config;
         let now = io.now().moment;
+        let level = journal.as_ref().map_or(AckLevel::Received, |config| config.settings.level);
         io.accept(UserData::lone(OpKind::Accept));
         io.await_wake(UserData::lone(OpKind::Wake));
         counters.ring_size_bytes.set(ring.memory().len() as u64);
@@ -188,7 +192,7 @@ impl<I: Io, S: Service> Shard<I, S> {
             limits,
             frame_limits,
             counters,
-            latencies: Box::default(),
+            stopwatch: Stopwatch::new(level),
         }
     }
 
@@ -205,16 +209,19 @@ impl<I: Io, S: Service> Shard<I, S> {
         let wait = self.next_wait();
         self.io.submit(wait)?;
         let now = self.io.now();
+        self.stopwatch.begin_turn(now.moment);
         self.ring.set_now(now);
         // 2. Reap and handle, a bounded number, so that receive buffers are recycled while they are in the cache and no socket
         //    starves the others. Audio goes into the frame ring here.
         self.reap(now);
+        self.time_arrivals();
         // 3. Mail and time.
         self.read_mailbox(now);
         self.fire_timers(now);
         // 4. New calls, behind the live ones and within their budget; then what had to wait for room.
         self.judge_waiting(now);
         self.resume_deferred(now);
+        self.time_arrivals();
         // 5. Seal and write.
         self.drive_journal(now)?;
         // 6. Acknowledge what the promise holds for.
@@ -222,6 +229,7 @@ impl<I: Io, S: Service> Shard<I, S> {
         // 7. Arm again what ended, send what had no slot.
         self.retry(now);
         self.publish_counters(now);
+        self.stopwatch.end_turn(self.io.now().moment);
         if !self.is_finished() {
             return Ok(Turn::More);
         }
@@ -310,7 +318,7 @@ impl<I: Io, S: Service> Shard<I, S> {
                 Message::Segment(segment) => self.with_journal(|journal| journal.handle_segment(segment)),
                 Message::NoRoom => self.with_journal(ShardJournal::handle_no_room),
                 Message::Reserve { is_low } => self.with_journal(|journal| journal.handle_reserve(is_low)),
-                Message::Latencies(request) => request.answer(&mut self.latencies),
+                Message::Latencies(request) => self.stopwatch.answer(request),
             }
         }
         self.counters.mailbox_messages.add(found);
@@ -353,8 +361,11 @@ impl<I: Io, S: Service> Shard<I, S> {
     fn acknowledge(&mut self, now: Now) {
         self.promises.begin_group(self.ring.sealed());
         let watermark = self.watermark();
-        while let Some((id, seq)) = self.promises.pop_ready(watermark) {
+        self.stopwatch.promised(watermark, now.moment);
+        while let Some(Promise { handle: id, seq, since, .. }) = self.promises.pop_ready(watermark) {
+            let acks = self.counters.acks.read();
             self.with_session(id, |session, context| session.handle_promise(now, seq, context));
+            self.time_acks(id, since, self.counters.acks.read() - acks);
             self.settle(now, id);
         }
     }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::connections::{Connection, ConnectionId, EARLY_SIZE_MAX, Open, Receive, Stage};
+use super::stopwatch::{Mark, Stopwatch};
 use super::{Deferred, Shard};
 use crate::clock::Now;
 use crate::constants::RECEIVE_BUFFER_SIZE;
@@ -48,12 +49,12 @@ impl<I: Io, S: Service> Shard<I, S> {
         let Some(connection) = self.connections.get(id) else { return };
         if must_wait && matches!(connection.stage, Stage::Open(_)) {
             connection.deferred += 1;
-            self.deferred.push_back(Deferred::Bytes(id, received));
+            self.deferred.push_back(Deferred::Bytes(id, received, Mark::of(now.moment)));
             self.counters.receives_deferred.add(1);
             self.pause(now, id);
             return;
         }
-        self.feed_received(now, id, received);
+        self.feed_received(now, id, received, Mark::of(now.moment));
     }
 
     /// Stops reading a connection until the frame ring has room: TCP pushes back.
@@ -77,18 +78,24 @@ impl<I: Io, S: Service> Shard<I, S> {
         }
     }
 
-    fn feed_received(&mut self, now: Now, id: ConnectionId, received: Received) {
-        let Shard { io, connections, ring, epochs, limits, counters, frame_limits, .. } = self;
+    /// `reaped` is when the bytes came.
+    fn feed_received(&mut self, now: Now, id: ConnectionId, received: Received, reaped: Mark) {
+        let started = self.counters.calls_started.read();
+        let Shard { io, connections, ring, epochs, limits, counters, frame_limits, stopwatch, .. } = self;
         if let Some(connection) = connections.get(id) {
             let bytes = connection.transport.open(io.received(&received));
             let mut context = Context { ring, epochs, limits, counters };
-            match feed(connection, now, bytes, frame_limits, &mut context) {
+            match feed(connection, now, bytes, (frame_limits, stopwatch, reaped), &mut context) {
                 Fed::Nothing => {}
-                Fed::HeadComplete => self.waiting.push_back(id),
+                Fed::HeadComplete => {
+                    stopwatch.head_complete(&mut connection.timing, now.moment);
+                    self.waiting.push_back(id);
+                }
                 Fed::HeadRefused(refusal) => self.service.handle_refusal(refusal, &self.counters),
             }
         }
         self.io.recycle(received);
+        self.time_start(id, started);
         if self.connections.get(id).is_some_and(|connection| connection.early.len() >= EARLY_SIZE_MAX) {
             self.cancel_receive(id);
         }
@@ -137,7 +144,7 @@ impl<I: Io, S: Service> Shard<I, S> {
                 connection.deferred -= 1;
             }
             match next {
-                Deferred::Bytes(_, received) => self.feed_received(now, id, received),
+                Deferred::Bytes(_, received, reaped) => self.feed_received(now, id, received, reaped),
                 Deferred::Early(_) => self.feed_early(now, id),
                 Deferred::End(_, disconnect) => self.end(now, id, disconnect),
             }
@@ -174,11 +181,13 @@ impl<I: Io, S: Service> Shard<I, S> {
 
     /// Hands one buffer's worth of early bytes to the session that has been made meanwhile.
     fn feed_early(&mut self, now: Now, id: ConnectionId) {
-        let Shard { connections, ring, epochs, limits, counters, frame_limits, deferred, .. } = self;
+        let started = self.counters.calls_started.read();
+        let Shard { connections, ring, epochs, limits, counters, frame_limits, deferred, stopwatch, .. } = self;
         let Some(connection) = connections.get(id) else { return };
         let size = connection.early.len().min(RECEIVE_BUFFER_SIZE);
         let mut bytes = connection.early.split_to(size);
-        feed(connection, now, &mut bytes, frame_limits, &mut Context { ring, epochs, limits, counters });
+        let mut context = Context { ring, epochs, limits, counters };
+        feed(connection, now, &mut bytes, (frame_limits, stopwatch, Mark::of(now.moment)), &mut context);
         if connection.early.is_empty() {
             // Gives the memory back: most connections never have early bytes.
             connection.early = bytes::BytesMut::new();
@@ -186,6 +195,7 @@ impl<I: Io, S: Service> Shard<I, S> {
             connection.deferred += 1;
             deferred.push_front(Deferred::Early(id));
         }
+        self.time_start(id, started);
     }
 }
 
@@ -193,7 +203,7 @@ impl Deferred {
     /// Whose it is, and for how many received bytes the frame ring has to have room.
     fn demand(&self) -> (ConnectionId, usize) {
         match self {
-            Deferred::Bytes(id, received) => (*id, received.size()),
+            Deferred::Bytes(id, received, _) => (*id, received.size()),
             Deferred::Early(id) => (*id, RECEIVE_BUFFER_SIZE),
             Deferred::End(id, _) => (*id, 0),
         }
@@ -214,7 +224,7 @@ fn feed<S: Session>(
     connection: &mut Connection<S>,
     now: Now,
     bytes: &mut [u8],
-    frame_limits: &FrameLimits,
+    rest: (&FrameLimits, &mut Stopwatch, Mark),
     context: &mut Context<'_>,
 ) -> Fed {
     match &mut connection.stage {
@@ -234,7 +244,11 @@ fn feed<S: Session>(
             }
         }
         Stage::Waiting(_) => connection.early.extend_from_slice(bytes),
-        Stage::Open(open) => decode(open, now, bytes, frame_limits, context),
+        Stage::Open(open) => {
+            let (limits, stopwatch, reaped) = rest;
+            let mut time = DecodeTime { reaped, message_since: &mut connection.message_since, stopwatch };
+            decode(open, now, bytes, limits, &mut time, context);
+        }
         Stage::Done => {
             connection.discarded += bytes.len();
             connection.broken |= connection.discarded > DISCARDED_SIZE_MAX;
@@ -243,15 +257,52 @@ fn feed<S: Session>(
     Fed::Nothing
 }
 
+/// When the bytes that are being decoded came.
+struct DecodeTime<'a> {
+    reaped: Mark,
+    message_since: &'a mut Mark,
+    stopwatch: &'a mut Stopwatch,
+}
+
+impl DecodeTime<'_> {
+    /// A piece has come; if it ends a message, since when that one has been coming.
+    #[inline]
+    fn since(&mut self, first: bool, last: bool) -> Option<Mark> {
+        if first {
+            *self.message_since = self.reaped;
+        }
+        last.then_some(*self.message_since)
+    }
+}
+
 /// The hot loop: frames out of received bytes, into the session.
-fn decode<S: Session>(open: &mut Open<S>, now: Now, bytes: &mut [u8], limits: &FrameLimits, context: &mut Context<'_>) {
+fn decode<S: Session>(
+    open: &mut Open<S>,
+    now: Now,
+    bytes: &mut [u8],
+    limits: &FrameLimits,
+    time: &mut DecodeTime<'_>,
+    context: &mut Context<'_>,
+) {
+    let this_turn = Mark::of(now.moment);
     let mut at = 0;
     while at < bytes.len() && !open.deaf {
         match open.decoder.decode(&mut bytes[at..], limits) {
             Ok((taken, event)) => {
                 at += taken;
                 match event {
-                    Some(WsEvent::Data(piece)) => open.session.handle_data(now, piece, context),
+                    Some(WsEvent::Data(piece)) => {
+                        let since = time.since(piece.first, piece.last);
+                        let frames = context.counters.frames.read();
+                        open.session.handle_data(now, piece, context);
+                        // Most frames come within a turn: they are counted at its end, all at once.
+                        if let Some(since) = since
+                            && since != this_turn
+                            && context.counters.frames.read() > frames
+                        {
+                            time.stopwatch.frame_late(since);
+                        }
+                    }
                     Some(WsEvent::Control(control)) => open.session.handle_control(now, control, context),
                     None => {}
                 }

@@ -9,6 +9,7 @@ mod closing;
 mod draining;
 mod handshakes;
 mod journal;
+mod latencies;
 mod output;
 mod pieces;
 mod random;

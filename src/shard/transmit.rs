@@ -53,7 +53,7 @@ impl<I: Io, S: Service> Shard<I, S> {
         let Some(connection) = self.connections.get(id) else { return };
         let Stage::Open(open) = &mut connection.stage else { return };
         if let Some(seq) = open.session.poll_promise() {
-            let promise = Promise { position: self.ring.head(), handle: id, seq };
+            let promise = Promise { position: self.ring.head(), handle: id, seq, since: now.moment };
             // A batch may have sealed itself in this turn: who asked about it is not to wait for the next one.
             self.promises.begin_group(self.ring.sealed());
             if let Some(journal) = &mut self.journal {
@@ -102,7 +102,7 @@ impl<I: Io, S: Service> Shard<I, S> {
         };
         let out = self.io.slot(&slot);
         let room = out.len().min(self.limits.output_size_max) - connection.transport.overhead();
-        let size = connection.fill(now, &mut out[..room]);
+        let (size, is_all) = connection.fill(now, &mut out[..room]);
         if size == 0 {
             self.io.release_slot(slot);
             return;
@@ -110,6 +110,9 @@ impl<I: Io, S: Service> Shard<I, S> {
         let size = connection.transport.seal(out, size);
         self.io.send(connection.socket, &slot, size, id.user_data(OpKind::Send));
         connection.sending = Sending::Slot(slot, size);
+        if is_all {
+            self.stopwatch.acks_queued(&mut connection.timing);
+        }
         self.counters.sends.add(1);
     }
 
@@ -135,6 +138,7 @@ impl<I: Io, S: Service> Shard<I, S> {
             Ok(sent) => sent as usize,
             Err(Errno::AGAIN | Errno::INTR) => 0,
             Err(_) => {
+                self.stopwatch.send_done(&mut connection.timing, now.moment, false);
                 self.io.release_slot(slot);
                 self.handle_end(now, id, Disconnect::Reset);
                 return self.settle(now, id);
@@ -147,6 +151,8 @@ impl<I: Io, S: Service> Shard<I, S> {
             self.io.send_rest(connection.socket, rest, id.user_data(OpKind::SendRest));
             self.counters.sends_blocked.add(1);
             self.with_session(id, |session, _| session.handle_output(now, Output::Blocked));
+        } else {
+            self.stopwatch.send_done(&mut connection.timing, now.moment, sent == size);
         }
         self.io.release_slot(slot);
         self.settle(now, id);
@@ -164,6 +170,8 @@ impl<I: Io, S: Service> Shard<I, S> {
                 if output == Output::Progressed && !connection.broken {
                     connection.sending = Sending::Rest;
                     self.io.send_rest(connection.socket, rest, user_data);
+                } else {
+                    self.stopwatch.send_done(&mut connection.timing, now.moment, output == Output::Drained);
                 }
                 self.with_session(id, |session, _| session.handle_output(now, output));
             }
@@ -171,7 +179,10 @@ impl<I: Io, S: Service> Shard<I, S> {
                 connection.sending = Sending::Rest;
                 self.io.send_rest(connection.socket, rest, user_data);
             }
-            Err(_) => self.handle_end(now, id, Disconnect::Reset),
+            Err(_) => {
+                self.stopwatch.send_done(&mut connection.timing, now.moment, false);
+                self.handle_end(now, id, Disconnect::Reset);
+            }
         }
         self.settle(now, id);
     }
@@ -265,22 +276,22 @@ impl<I: Io, S: Service> Shard<I, S> {
 }
 
 impl<S: Session> Connection<S> {
-    /// Writes what is to be sent next into `out`; returns its size.
-    fn fill(&mut self, now: Now, out: &mut [u8]) -> usize {
+    /// Writes what is to be sent next into `out`; returns its size, and whether that is all there is.
+    fn fill(&mut self, now: Now, out: &mut [u8]) -> (usize, bool) {
         let mut size = match self.reply.take() {
-            Some(Reply::Final(answer)) => return answer.write(out),
+            Some(Reply::Final(answer)) => return (answer.write(out), true),
             Some(Reply::Switching(accept)) => write_switching_protocols(&accept, out),
             None => 0,
         };
         if let Stage::Open(open) = &mut self.stage {
             while out.len() - size >= OUTPUT_ROOM_MIN {
                 match open.session.poll_transmit(now, &mut out[size..]) {
-                    0 => break,
+                    0 => return (size, true),
                     written => size += written,
                 }
             }
         }
-        size
+        (size, false)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{Keys, PATIENCE, Peer, eventually};
 use exo_ingest::auth::TokenPolicy;
+use exo_ingest::control::keeper::JournalConfig;
 use exo_ingest::io::probe::KernelFeatures;
 use exo_ingest::limits::Limits;
 use exo_ingest::metrics::{Counter, Counters};
@@ -22,6 +23,8 @@ pub struct Setup {
     pub ingest: IngestSettings,
     /// What it demands of tokens.
     pub policy: TokenPolicy,
+    /// How it keeps what it takes; in memory only, usually.
+    pub journal: Option<JournalConfig>,
 }
 
 impl Setup {
@@ -33,7 +36,8 @@ impl Setup {
             send_slot_count: 256,
             ..Limits::production()
         };
-        Setup { ingest: IngestSettings::new(limits.clone()), limits, shards: 1, policy: TokenPolicy::default() }
+        let ingest = IngestSettings::new(limits.clone());
+        Setup { ingest, limits, shards: 1, policy: TokenPolicy::default(), journal: None }
     }
 }
 
@@ -50,7 +54,7 @@ impl TestNode {
         let mut setup = Setup::new();
         change(&mut setup);
         let config = NodeConfig {
-            journal: None,
+            journal: setup.journal,
             listen: "127.0.0.1:0".parse().expect("an address"),
             shards: vec![None; setup.shards],
             ingest: IngestSettings { limits: setup.limits.clone(), ..setup.ingest },

@@ -11,6 +11,8 @@ use std::time::Duration;
 #[derive(Default)]
 pub(super) struct State {
     pub(super) elapsed: Duration,
+    /// Passes whenever the shard looks at the clock.
+    pub(super) tick: Duration,
     pub(super) wall_shift_secs: i64,
     pub(super) backlog: VecDeque<Result<Socket, Errno>>,
     pub(super) sockets: BTreeMap<i32, Peer>,

@@ -1,6 +1,7 @@
 //! From a peer's frames over the scripted disk to its ACKs, and what it is told when the disk takes no more.
 
 use super::super::*;
+use super::{latencies, millis};
 use crate::ack::AckLevel;
 use crate::auth::{Claims, Verifier};
 use crate::call::{CallIdentity, Seq};
@@ -12,6 +13,7 @@ use crate::io::{FileHandle, Socket};
 use crate::journal::batch::BatchReader;
 use crate::journal::format::{RecordKind, SegmentUuid};
 use crate::journal::writer::{PreparedSegment, SegmentRequest, WriterSettings};
+use crate::latency::Latencies;
 use crate::proto::handshake::{Answer, Situation, judge_upgrade};
 use crate::proto::http::Head;
 use crate::proto::mask::Kernel;
@@ -146,6 +148,12 @@ impl Node {
         self.world.peer_sends(socket, &frame);
     }
 
+    /// Everything that has been measured so far.
+    fn latencies(&mut self) -> Latencies {
+        let mailbox = self.mailbox.clone();
+        latencies::collect(mailbox, || assert_eq!(self.turn(), Turn::More))
+    }
+
     fn frames(&mut self, socket: Socket, count: usize) {
         for _ in 0..count {
             self.send(socket, 0x82, &[5; 320]);
@@ -259,6 +267,74 @@ fn stopped_knows_the_durable_frames_at_every_level() {
         let stopped = node.read(socket);
         assert!(stopped.contains(r#""seq":23,"#) && stopped.contains(r#""durable_seq":20}"#), "{level:?}: {stopped}");
     }
+}
+
+#[test]
+fn the_way_of_a_frame_to_its_ack_is_measured() {
+    let mut node = Node::new(AckLevel::Durable);
+    let socket = node.call();
+    node.world.hold_file_operations(true);
+    node.latencies();
+    node.frames(socket, 12);
+    node.turn();
+    node.world.advance(millis(10));
+    node.frames(socket, 8);
+    node.turn();
+    // The segment's start, the batch with the first twelve frames, its sync. One turn sees an end, the next submits what follows.
+    for (passes, turns) in [(20, 2), (30, 2), (40, 1)] {
+        node.world.advance(millis(passes));
+        assert!(node.world.finish_file_operation(0));
+        (0..turns).for_each(|_| assert_eq!(node.turn(), Turn::More));
+    }
+    node.world.advance(millis(2));
+    let measured = node.latencies();
+    assert_eq!(node.read(socket).matches("ack").count(), 1);
+    latencies::assert_values(&measured.journal_write, &[(30, 1), (30, 1)]);
+    latencies::assert_values(&measured.journal_sync, &[(40, 1)]);
+    latencies::assert_values(&measured.frame_durable, &[(100, 12)]);
+    latencies::assert_values(&measured.ack, &[(100, 1)]);
+    latencies::assert_values(&measured.ack_sent, &[(102, 1)]);
+    assert!(measured.frame_written.histogram().is_empty() && measured.frame_received.histogram().is_empty());
+    // The rest follows, each frame once.
+    node.world.hold_file_operations(false);
+    while node.world.finish_file_operation(0) {}
+    node.turns(50);
+    assert_eq!(node.read(socket).matches("ack").count(), 1);
+    let measured = node.latencies();
+    assert_eq!((measured.frame_durable.histogram().len(), measured.ack.histogram().len()), (8, 1));
+    assert_eq!(measured.journal_sync.histogram().len() + 1, node.counters.journal_syncs.read());
+}
+
+#[test]
+fn on_each_level_a_frame_waits_for_what_is_promised() {
+    for level in [AckLevel::Received, AckLevel::Written, AckLevel::Durable] {
+        let mut node = Node::new(level);
+        let socket = node.call();
+        node.frames(socket, 10);
+        node.turns(30);
+        assert_eq!(node.read(socket).matches("ack").count(), 1);
+        let measured = node.latencies();
+        for (other, latency) in [
+            (AckLevel::Received, &measured.frame_received),
+            (AckLevel::Written, &measured.frame_written),
+            (AckLevel::Durable, &measured.frame_durable),
+        ] {
+            assert_eq!(latency.histogram().len(), if other == level { 10 } else { 0 }, "{other:?} on a node for {level:?}");
+        }
+        assert_eq!((measured.ack.histogram().len(), measured.ack_sent.histogram().len()), (1, 1));
+    }
+}
+
+#[test]
+fn a_sync_that_fails_is_not_measured() {
+    let mut node = Node::new(AckLevel::Durable);
+    let socket = node.call();
+    node.world.fail_sync(node.files[0], rustix::io::Errno::IO);
+    node.frames(socket, 10);
+    node.turns(60);
+    assert_eq!((node.counters.journal_fences.read(), node.counters.journal_syncs.read()), (1, 1));
+    let measured = node.latencies();
+    assert_eq!((measured.journal_sync.histogram().len(), measured.frame_durable.histogram().len()), (1, 10));
 }
 
 #[test]
