@@ -9,7 +9,8 @@
 //! pointers, and allocates nothing. What is not collected stays with the shard: nothing recorded is lost before its end.
 //!
 //! Values are microseconds, kept to two digits (1 %). A histogram then is 20 KB, of which a shard touches the few cache lines of
-//! the values it meets; three digits would be 139 KB each, and the lines eight times as many.
+//! the values it meets; three digits would be 139 KB each, and the lines eight times as many. A set is 270 KB: a shard has one, its
+//! exchange another, the collector two for all shards.
 #![forbid(unsafe_code)]
 
 use crate::clock::Moment;
@@ -210,7 +211,7 @@ impl LatencyCollector {
         }
     }
 
-    /// Takes in what has come back. Does not wait; returns whether every shard has answered.
+    /// Takes in what has come back. Does not wait; returns whether every shard has answered. One that has ended never does.
     pub fn collect(&mut self) -> bool {
         while let Ok((shard, mut full)) = self.answers.try_recv() {
             self.totals.add(&full);

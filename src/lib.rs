@@ -122,6 +122,7 @@
 //! | no file is longer than a person wants to read | `tests/layering.rs` |
 //! | the `rsa` crate makes keys in one file and never comes near a peer | `tests/layering.rs` |
 //! | nothing is allocated per frame | `tests/no_allocation.rs` |
+//! | no frame and no ack is measured twice, and none is lost on the way to the collector | `tests/latencies.rs` |
 //! | frames and heads mean the same however they are cut, and the same as to tungstenite | `tests/*_split_points.rs` |
 //! | every unmasking kernel gives the same bytes and checksum as the plain one | `src/proto/mask/tests.rs` |
 //! | what the frame ring takes is read back whole and in order, over many laps | `src/frame_ring/tests/model.rs` |

@@ -39,6 +39,20 @@ fn a_connection_has_one_entry_per_group() {
 }
 
 #[test]
+fn of_questions_that_replace_each_other_the_first_says_since_when() {
+    let mut queue = PromiseQueue::new(3);
+    let mut ticket = Default::default();
+    for position in [100, 200, 300] {
+        queue.push(promise(position, 1, position / 10), &mut ticket).unwrap();
+    }
+    queue.begin_group(RingPosition(350));
+    queue.push(promise(400, 1, 40), &mut ticket).unwrap();
+    let first = queue.pop_ready(RingPosition(350)).unwrap();
+    assert_eq!((first.seq, first.since), (Seq(30), Moment::from_nanos(100)));
+    assert_eq!(queue.pop_ready(RingPosition(400)).unwrap().since, Moment::from_nanos(400));
+}
+
+#[test]
 fn a_full_queue_hands_the_question_back_but_still_moves_entries() {
     let mut queue = PromiseQueue::new(1);
     let (mut a, mut b) = Default::default();

@@ -246,3 +246,20 @@ fn acks_that_never_leave_are_not_measured() {
     assert!(measured.ack_sent.histogram().is_empty());
     rig.end();
 }
+
+#[test]
+fn acks_that_take_two_sends_count_with_the_second() {
+    let mut rig = Rig::tiny();
+    let socket = rig.call("a");
+    rig.latencies();
+    // A slot holds some 15 acks.
+    rig.send(socket, &frames(200, 1));
+    rig.turn();
+    assert!(rig.latencies().ack.histogram().is_empty(), "some are still to be sent");
+    rig.world.advance(millis(10));
+    rig.quiet();
+    assert_eq!(rig.said(socket).len(), 20);
+    let measured = rig.latencies();
+    assert_eq!((measured.ack.histogram().len(), measured.ack_sent.histogram().len()), (20, 20));
+    rig.end();
+}
