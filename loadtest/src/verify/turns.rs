@@ -57,7 +57,7 @@ pub struct Turn {
     pub owner: Owner,
     /// Connections, as places in the ledger, that can have said what was read so far.
     pub candidates: Vec<usize>,
-    /// First frame of which anything was seen, sound or not; 0 before it.
+    /// First frame of which the beginning was seen, sound or not; 0 before any audio.
     pub first_seq: u64,
     /// Frames that are whole and equal to what was sent.
     pub equal: Ranges,
@@ -126,10 +126,12 @@ impl<'a> Turns<'a> {
             }
             Owner::Foreign | Owner::Older => return,
         };
-        if turn.first_seq == 0 || header.seq < turn.first_seq {
-            turn.first_seq = header.seq;
-        }
         let offset = header.offset as usize;
+        // What comes without its beginning began in front of what is there.
+        let begun = header.seq + u64::from(offset > 0);
+        if turn.first_seq == 0 || begun < turn.first_seq {
+            turn.first_seq = begun;
+        }
         if header.seq != turn.seq || offset == 0 {
             (turn.seq, turn.size, turn.is_equal) = (header.seq, 0, true);
         }

@@ -52,7 +52,8 @@ fn flags() {
         (&["--frame-ms", "1", "--sample-rate", "44100"], "whole number of samples"),
         (&["--server-pid", "4294967295"], "is it running"),
         (&["--out", "/proc/no/such"], "cannot write"),
-        (&["--verify", "/tmp"], "--verify"),
+        (&["--verify", "/proc/self/task"], "holds no journal"),
+        (&["--verify", "/no/such"], "cannot read /no/such"),
     ] {
         refused(&node.url, flags, part);
     }

@@ -3,6 +3,8 @@
 mod could_not_run;
 mod fails_on_each_fault;
 mod faulty;
+mod journal;
 mod passes_on_a_right_node;
 mod reconnects;
+mod verifies_the_journal;
 mod writes_its_files;
