@@ -27,8 +27,9 @@ use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Descriptors a node needs beside its connections: rings, listeners, eventfds, standard streams, key files.
-const OPEN_FILES_RESERVE: u64 = 64;
+/// Descriptors a node needs beside its connections: rings, listeners, eventfds, standard streams, key files; and the connections
+/// of its admin listener, 32 of them.
+const OPEN_FILES_RESERVE: u64 = 64 + 32;
 
 /// Requests of shards that may wait for the keeper; a shard that finds no room asks again at its next turn.
 const REQUESTS_MAX: usize = 1024;
@@ -157,6 +158,17 @@ pub struct Node {
     /// Outlives the shards, whose files it holds.
     keeper: Option<Keeper>,
     notes: Vec<String>,
+}
+
+/// What a node's threads count, and anyone may read.
+#[derive(Clone, Debug, Default)]
+pub struct NodeView {
+    /// By shard.
+    pub counters: Vec<Arc<Counters>>,
+    /// By shard, by cause; empty for another service.
+    pub ingest: Vec<Arc<IngestShared>>,
+    /// Who has how many calls; none for another service.
+    pub tenants: Option<Arc<Tenants>>,
 }
 
 impl Node {
@@ -312,6 +324,11 @@ impl Node {
     /// What the calls of each shard have counted by cause.
     pub fn ingest(&self) -> &[Arc<IngestShared>] {
         &self.ingest
+    }
+
+    /// What may be looked at from anywhere, and outlives the node.
+    pub fn view(&self) -> NodeView {
+        NodeView { counters: self.counters.clone(), ingest: self.ingest.clone(), tenants: self.tenants.clone() }
     }
 
     /// Collects what shards measure. One per node: what one collector has taken another does not see.

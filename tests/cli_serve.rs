@@ -16,7 +16,8 @@ const BINARY: &str = env!("CARGO_BIN_EXE_exo-ingest");
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What every node of these tests is given: a free port, one reactor, little memory.
-const SMALL: [&str; 6] = ["--listen", "127.0.0.1:0", "--shards", "1", "--set", "limits.ring_size=16MiB"];
+const SMALL: [&str; 8] =
+    ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--shards", "1", "--set", "limits.ring_size=16MiB"];
 
 /// A running node, killed when the test is over.
 struct Running {
@@ -313,6 +314,7 @@ fn an_address_in_use_is_1_and_named() {
     let taken = other.local_addr().unwrap().to_string();
     let mut command = Command::new(BINARY);
     command.env_clear().args(["serve", "--no-journal", "--allow-unregistered", "--shards", "1", "--listen", &taken]);
+    command.args(["--admin", "off"]);
     let output = command.arg("--jwt-key").arg(directory.path().join("public.pem")).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let errors = String::from_utf8(output.stderr).unwrap();
@@ -322,7 +324,9 @@ fn an_address_in_use_is_1_and_named() {
 
 fn dev(directory: &Path) -> Running {
     let mut command = Command::new(BINARY);
-    Running::start(command.env_clear().args(["dev", "--listen", "127.0.0.1:0", "--dir"]).arg(directory))
+    Running::start(
+        command.env_clear().args(["dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--dir"]).arg(directory),
+    )
 }
 
 #[test]
@@ -359,11 +363,12 @@ fn dev_makes_do_with_few_open_files_where_serve_refuses() {
         shell.env_clear().args(["-c", &format!("ulimit -n 1000; exec {BINARY} {command}")]);
         shell
     };
-    let mut node = Running::start(&mut limited(&format!("dev --listen 127.0.0.1:0 --dir {}", directory.display())));
+    let mut node =
+        Running::start(&mut limited(&format!("dev --listen 127.0.0.1:0 --admin off --dir {}", directory.display())));
     let token = node.wait_for_log("  token  ").trim().trim_start_matches("token").trim().to_owned();
     node.assert_status(&token, 101);
     let key = directory.join("public.pem");
-    let serve = format!("serve --no-journal --listen 127.0.0.1:0 --jwt-key {}", key.display());
+    let serve = format!("serve --no-journal --listen 127.0.0.1:0 --admin off --jwt-key {}", key.display());
     let output = limited(&serve).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && error.contains("open files") && error.contains("--max-calls"), "{error}");

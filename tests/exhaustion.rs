@@ -91,7 +91,17 @@ impl Process {
         std::fs::write(&key, Keys::First.public_pem()).expect("a file");
         let mut child = Command::new(env!("CARGO_BIN_EXE_exo-ingest"))
             .env_clear()
-            .args(["serve", "--no-journal", "--allow-unregistered", "--listen", "127.0.0.1:0", "--shards", "1"])
+            .args([
+                "serve",
+                "--no-journal",
+                "--allow-unregistered",
+                "--listen",
+                "127.0.0.1:0",
+                "--shards",
+                "1",
+                "--admin",
+                "off",
+            ])
             .args(["--max-calls", "500", "--set", "limits.ring_size=16MiB", "--set", "timeouts.head=60s", "--jwt-key"])
             .arg(&key)
             .stdout(Stdio::piped())

@@ -38,7 +38,7 @@ impl Place {
         let mut words: Vec<&str> = before.to_vec();
         words.extend([BINARY, "serve", "--no-journal", "--set", "limits.ring_size=16MiB", "--jwt-key"]);
         let mut command = Command::new(words[0]);
-        command.args(&words[1..]).arg(key).args(["--listen", "127.0.0.1:0"]).args(args);
+        command.args(&words[1..]).arg(key).args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(args);
         command.current_dir(self.path());
         command
     }
@@ -167,7 +167,7 @@ fn dev_runs_without_privileges() {
     let Some(words) = unprivileged() else { return };
     let place = Place::new();
     let mut command = Command::new(&words[0]);
-    command.args(&words[1..]).args([BINARY, "dev", "--listen", "127.0.0.1:0"]).current_dir(place.path());
+    command.args(&words[1..]).args([BINARY, "dev", "--listen", "127.0.0.1:0", "--admin", "off"]).current_dir(place.path());
     let node = Running::start(&mut command);
     node.answers("GET /health HTTP/1.1\r\nHost: a\r\n\r\n", "200");
     let log = node.stop();
@@ -250,7 +250,7 @@ fn a_port_in_use_a_foreign_address_and_a_cpu_that_is_not_there() {
         let key: PathBuf = place.path().join("public.pem");
         let mut command = Command::new(BINARY);
         command.args(["serve", "--no-journal", "--allow-unregistered", "--set", "limits.ring_size=16MiB", "--jwt-key"]);
-        command.arg(key).args(args);
+        command.arg(key).args(["--admin", "off"]).args(args);
         command
     };
     let line = refusal("a port in use", &mut serve(&["--listen", &taken]));

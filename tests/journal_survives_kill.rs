@@ -39,7 +39,16 @@ impl Drop for Node {
 impl Node {
     fn start(directory: &Path, args: &[&str]) -> Node {
         let mut command = Command::new(BINARY);
-        command.env_clear().args(["serve", "--allow-unregistered", "--listen", "127.0.0.1:0", "--shards", "1"]);
+        command.env_clear().args([
+            "serve",
+            "--allow-unregistered",
+            "--listen",
+            "127.0.0.1:0",
+            "--shards",
+            "1",
+            "--admin",
+            "off",
+        ]);
         command.args([
             "--set",
             "limits.ring_size=16MiB",

@@ -65,7 +65,15 @@ struct Node {
 impl Node {
     fn start(keys: &Keys, kernel_features: &str) -> Node {
         let mut command = Command::new(BINARY);
-        command.env_clear().args(["serve", "--no-journal", "--allow-unregistered", "--listen", "127.0.0.1:0"]);
+        command.env_clear().args([
+            "serve",
+            "--no-journal",
+            "--allow-unregistered",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "off",
+        ]);
         command.args(["--shards", "1", "--set", "limits.ring_size=16MiB", "--kernel-features", kernel_features]);
         command.args(["--set", "log_level=error", "--jwt-key"]).arg(keys.0.path().join("public.pem"));
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();

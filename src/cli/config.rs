@@ -1,11 +1,12 @@
 #![forbid(unsafe_code)]
-//! `exo-ingest config`: the effective configuration, and the reference of all settings.
+//! `exo-ingest config`: the effective configuration, and the references of all settings and metrics.
 
 use super::flags::SettingFlags;
 use super::{Failure, print};
 use crate::config::Config;
 use crate::config::settings::{SETTINGS, Settings};
-use clap::Args;
+use crate::control::admin;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -18,15 +19,30 @@ pub(super) struct ConfigArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Print every setting with its names, default and meaning, as a Markdown table
-    #[arg(long, conflicts_with = "json")]
-    reference: bool,
+    /// Print every setting with its names, default and meaning, as a Markdown table; or every metric
+    #[arg(
+        long,
+        value_name = "WHAT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "settings",
+        conflicts_with = "json"
+    )]
+    reference: Option<Reference>,
+}
+
+/// Of what there is a reference.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Reference {
+    Settings,
+    Metrics,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   exo-ingest config --config exo.toml --drain 10s
   EXO_INGEST_MAX_CALLS=500 exo-ingest config --json
+  exo-ingest config --reference=metrics
 
 A setting goes by its key: [limits] calls_max = 500 in the file, EXO_INGEST_LIMITS_CALLS_MAX in the environment, \
 --set limits.calls_max=500. Where it has a flag (--max-calls), the flag's name does as well: max_calls = 500, \
@@ -34,8 +50,10 @@ EXO_INGEST_MAX_CALLS, --set max_calls=500.";
 
 /// Prints to standard output; warnings about the configuration go to standard error.
 pub(super) fn config(args: &ConfigArgs) -> Result<(), Failure> {
-    if args.reference {
-        return print(&reference());
+    match args.reference {
+        Some(Reference::Settings) => return print(&reference()),
+        Some(Reference::Metrics) => return print(&admin::reference()),
+        None => {}
     }
     let config = args.flags.load("config", Vec::new())?;
     if args.json {

@@ -99,7 +99,8 @@ pub(super) fn dev(args: &DevArgs) -> Result<(), Failure> {
     let launch = Launch::start(&config, None)?;
     launch.announce();
     let programs = ["exo-ingest", "exo-load"].map(program);
-    let text = greeting(&config.settings, reachable(launch.address()), &private, token.as_deref(), &programs);
+    let places = Places { node: reachable(launch.address()), admin: launch.admin_address().map(reachable) };
+    let text = greeting(&config.settings, &places, &private, token.as_deref(), &programs);
     // Whoever closed standard error does not want to read it.
     let _ = std::io::stderr().write_all(text.as_bytes());
     launch.run()
@@ -185,25 +186,30 @@ fn program(name: &str) -> String {
     }
 }
 
+/// Where the node can be reached.
+struct Places {
+    node: SocketAddr,
+    admin: Option<SocketAddr>,
+}
+
 /// What a person reads who has just started it. `programs` start exo-ingest and exo-load.
-fn greeting(
-    settings: &Settings,
-    address: SocketAddr,
-    private: &Path,
-    token: Option<&str>,
-    programs: &[String; 2],
-) -> String {
+fn greeting(settings: &Settings, places: &Places, private: &Path, token: Option<&str>, programs: &[String; 2]) -> String {
     let [ingest, load] = programs;
+    let address = places.node;
     let url = format!("ws://{address}/v1/ingest");
+    let (admin, scrapes) = places.admin.map_or_else(Default::default, |admin| {
+        let line = format!("  admin  http://{admin}/ready  /metrics  /debug/latency.hgrm\n");
+        (line, format!("  curl http://{admin}/ready http://{admin}/metrics\n"))
+    });
     let Some(token) = token else {
         return format!(
             "
   url    {url}
   token  none: sign one that fits the keys, issuer and audience you gave
-
+{admin}
 Try, in another terminal:
   curl http://{address}/health
-
+{scrapes}
 "
         );
     };
@@ -222,10 +228,10 @@ Try, in another terminal:
   token  {token}
          good for {scope}, for 24 hours
   key    {key} (signs more tokens)
-
+{admin}
 Try, in another terminal:
   curl http://{address}/health
-  {load} run --url {url} --key {key} --tenant {TENANT} --interaction-prefix call- --calls 1 --duration 10s
+{scrapes}  {load} run --url {url} --key {key} --tenant {TENANT} --interaction-prefix call- --calls 1 --duration 10s
   {ingest} token mint --key {key} --tenant {TENANT} --interaction call-2
 {export}
 "
@@ -265,16 +271,20 @@ mod tests {
     fn the_greeting_says_what_the_token_is_good_for() {
         let address = "127.0.0.1:8443".parse().unwrap();
         let programs = ["exo-ingest".to_owned(), "cargo run -p exo-load --".to_owned()];
-        let text = greeting(&Settings::default(), address, Path::new("exo-dev/private.pem"), Some("a.b.c"), &programs);
+        let places = Places { node: address, admin: Some("127.0.0.1:9464".parse().unwrap()) };
+        let text = greeting(&Settings::default(), &places, Path::new("exo-dev/private.pem"), Some("a.b.c"), &programs);
         for words in [
             "ws://127.0.0.1:8443/v1/ingest",
             "a.b.c",
             "call-1 only",
             "curl http://127.0.0.1:8443/health",
             "-p exo-load -- run",
+            "http://127.0.0.1:9464/ready",
         ] {
             assert!(text.contains(words), "{words}");
         }
-        assert!(!greeting(&Settings::default(), address, Path::new("k"), None, &programs).contains("mint"));
+        let places = Places { admin: None, ..places };
+        let text = greeting(&Settings::default(), &places, Path::new("k"), None, &programs);
+        assert!(!text.contains("mint") && !text.contains("/ready"), "{text}");
     }
 }

@@ -6,8 +6,9 @@ use crate::auth::TokenPolicy;
 use crate::config::Config;
 use crate::config::cpus;
 use crate::config::settings::{OnExpiry, Settings};
-use crate::control::reload::KeyFile;
-use crate::control::{Control, notify::Notifier, signals};
+use crate::control::admin::Facts;
+use crate::control::{Control, ControlConfig, ControlError, notify::Notifier, signals};
+use crate::io::probe::probe;
 use crate::logging;
 use crate::node::{Node, NodeConfig};
 use crate::session::ingest::IngestSettings;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 pub(super) struct Launch {
     node: Node,
     control: Control,
+    facts: Facts,
     notifier: Notifier,
 }
 
@@ -40,18 +42,31 @@ impl Launch {
             audience: settings.jwt_audience.clone(),
             leeway: settings.jwt_leeway,
         };
-        let (keys, verifier) = KeyFile::open(key_path, policy).map_err(|error| Failure::Run(error.to_string()))?;
+        let config = ControlConfig { keys: key_path, policy, admin: settings.admin, drain: settings.drain };
+        let prepared = Control::prepare(config, signals).map_err(|error| match error {
+            // A host without io_uring: the probe names best what is missing.
+            ControlError::Runtime(_) => {
+                probe(settings.kernel_features).err().map_or(error.to_string(), |lack| lack.to_string())
+            }
+            error => error.to_string(),
+        });
+        let (control, verifier) = prepared.map_err(Failure::Run)?;
         let node_config = node_config(settings)?;
         let shards = node_config.shards.clone();
         let node = Node::start(node_config, Arc::new(verifier)).map_err(|error| Failure::Run(error.to_string()))?;
-        log_start(settings, &node, &shards);
-        let control = Control { signals, keys, drain: settings.drain };
-        Ok(Launch { node, control, notifier: Notifier::new(ready) })
+        log_start(settings, &node, &shards, control.admin_address());
+        let facts = Facts { ack: settings.ack_level().name(), calls_max: settings.limits.calls_max };
+        Ok(Launch { node, control, facts, notifier: Notifier::new(ready) })
     }
 
     /// Where it listens, with the real port.
     pub fn address(&self) -> SocketAddr {
         self.node.address()
+    }
+
+    /// Where its admin listener is, if it has one.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.control.admin_address()
     }
 
     /// Says, once, that the node serves: one line on standard output, and to whoever else waits for it.
@@ -66,7 +81,7 @@ impl Launch {
     /// Serves until a signal ends it.
     pub fn run(mut self) -> Result<(), Failure> {
         self.notifier.ready(self.node.address());
-        self.control.run(self.node, &self.notifier).map_err(|error| Failure::Run(error.to_string()))
+        self.control.run(self.node, self.facts, &self.notifier).map_err(|error| Failure::Run(error.to_string()))
     }
 }
 
@@ -112,12 +127,13 @@ fn allowed_cpus() -> Vec<usize> {
     (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
 }
 
-fn log_start(settings: &Settings, node: &Node, shards: &[Option<usize>]) {
+fn log_start(settings: &Settings, node: &Node, shards: &[Option<usize>], admin: Option<SocketAddr>) {
     let pinned: Vec<usize> = shards.iter().copied().flatten().collect();
     let cpus = if pinned.is_empty() { "any".to_owned() } else { cpus::show(&pinned) };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         address = %node.address(),
+        admin = %admin.map_or("off".to_owned(), |admin| admin.to_string()),
         shards = shards.len(),
         cpus = %cpus,
         ack = settings.ack_level().name(),

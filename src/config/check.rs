@@ -5,6 +5,7 @@ use super::format::{show_duration, show_size};
 use super::settings::{self, AckLevel};
 use super::{Config, ConfigError};
 use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE, RECEIVE_BUFFER_SIZE, RECORD_ALIGNMENT, RECORD_EXPANSION_MAX};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// The frame ring takes four batches at least.
@@ -52,6 +53,7 @@ pub(super) fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
     check.times()?;
     check.promise()?;
     check.journal()?;
+    check.addresses()?;
     Ok(check.warnings())
 }
 
@@ -152,8 +154,19 @@ impl Check<'_> {
         })
     }
 
+    fn addresses(&self) -> Result<(), ConfigError> {
+        let settings = &self.config.settings;
+        let Some(admin) = settings.admin else { return Ok(()) };
+        let (ip, listen) = (admin.ip(), settings.listen.ip());
+        let overlaps = ip == listen || ip.is_unspecified() || listen.is_unspecified();
+        self.require(admin.port() == 0 || admin.port() != settings.listen.port() || !overlaps, "admin", || {
+            format!("another address and port than {}", self.describe("listen"))
+        })
+    }
+
     fn warnings(&self) -> Vec<String> {
-        let limits = &self.config.settings.limits;
+        let settings = &self.config.settings;
+        let limits = &settings.limits;
         let mut warnings = Vec::new();
         if limits.ring_size < RING_SIZE_RECOMMENDED {
             warnings.push(format!(
@@ -169,6 +182,20 @@ impl Check<'_> {
                 self.describe("limits.calls_max")
             ));
         }
+        if settings.admin.is_some_and(|admin| !is_private(admin.ip())) {
+            warnings.push(format!(
+                "{} can be reached from other networks, and asks nobody who they are: give a loopback or private address, or off",
+                self.describe("admin")
+            ));
+        }
         warnings
+    }
+}
+
+/// Whether only this host and its own network can reach it.
+fn is_private(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
     }
 }

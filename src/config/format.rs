@@ -106,6 +106,16 @@ pub(super) const ADDRESS: Format<SocketAddr> = Format {
     show: |value| Some(value.to_string()),
 };
 
+/// An IP address and a port, or `off`.
+pub(super) const ADDRESS_OR_OFF: Format<Option<SocketAddr>> = Format {
+    shape: "IP:PORT|off",
+    parse: |text| match text {
+        "off" => Ok(None),
+        _ => text.parse().map(Some).map_err(|_| "write an IP address and a port, such as 127.0.0.1:9464, or off".into()),
+    },
+    show: |value| Some(value.map_or("off".into(), |address| address.to_string())),
+};
+
 /// Text that is not empty.
 pub(super) const TEXT: Format<Option<String>> =
     Format { shape: "TEXT", parse: |text| filled(text).map(|text| Some(text.to_owned())), show: Clone::clone };

@@ -22,6 +22,8 @@ use std::time::Duration;
 pub struct Settings {
     /// `listen`.
     pub listen: SocketAddr,
+    /// `admin`: where readiness and metrics are served; `None` is `off`.
+    pub admin: Option<SocketAddr>,
     /// `jwt.key`: PEM or JWKS.
     pub jwt_key: Option<PathBuf>,
     /// `jwt.issuer`.
@@ -101,6 +103,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8443)),
+            admin: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))),
             jwt_key: None,
             jwt_issuer: None,
             jwt_audience: None,
@@ -272,6 +275,13 @@ const KERNEL_FEATURES: Format<KernelFeatures> = Format {
 /// Every setting, in the order in which help and tables show them.
 pub static SETTINGS: &[Setting] = &[
     setting!("listen", Some("listen"), format::ADDRESS, listen, "Address and port to serve on; port 0 takes a free one"),
+    setting!(
+        "admin",
+        Some("admin"),
+        format::ADDRESS_OR_OFF,
+        admin,
+        "Address and port of `/ready`, `/metrics` and `/debug/latency.*`; port 0 takes a free one"
+    ),
     setting!("jwt.key", Some("jwt-key"), format::PATH, jwt_key, "Public keys that tokens are checked with: PEM or JWKS"),
     setting!(
         "jwt.issuer",

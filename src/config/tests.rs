@@ -202,6 +202,7 @@ fn settings_that_do_not_go_together_are_refused() {
         (&[("timeouts.wait", "1s")], "at most 100ms"),
         (&[("shards", "1025")], "at most 1024"),
         (&[("shards", "2"), ("cpus", "0")], "give one of them"),
+        (&[("admin", "127.0.0.1:8443")], "another address and port than listen (0.0.0.0:8443, default)"),
         (&[("no_journal", "true"), ("ack", "written")], "ack (written, --set ack) promises what only a journal can keep"),
     ] {
         let error = load(pairs).unwrap_err();
@@ -214,6 +215,19 @@ fn a_small_ring_is_allowed_with_a_warning() {
     let config = load(&[("limits.ring_size", "16MiB")]).unwrap();
     assert!(config.warnings.iter().any(|warning| warning.contains("limits.ring_size (16MiB")), "{:?}", config.warnings);
     assert_eq!(load(&[]).unwrap().warnings, Vec::<String>::new());
+}
+
+#[test]
+fn an_admin_listener_that_others_can_reach_is_allowed_with_a_warning() {
+    for address in ["0.0.0.0:9464", "[::]:9464", "203.0.113.7:9464", "[2001:db8::1]:9464"] {
+        let config = load(&[("admin", address)]).unwrap();
+        assert!(config.warnings.iter().any(|warning| warning.contains("admin (")), "{address}: {:?}", config.warnings);
+    }
+    for address in ["127.0.0.1:0", "[::1]:9464", "10.1.2.3:9464", "192.168.0.1:1", "[fd00::1]:9464", "off"] {
+        assert_eq!(load(&[("admin", address)]).unwrap().warnings, Vec::<String>::new(), "{address}");
+    }
+    // The same port on another address of this host is another port.
+    assert!(load(&[("listen", "10.0.0.1:9464")]).is_ok());
 }
 
 #[test]

@@ -1,12 +1,18 @@
 #![forbid(unsafe_code)]
 //! The key file: read at start, on SIGHUP, and when it changes. A set is taken whole or not at all.
+//!
+//! It is read by `tokio_uring::fs`, so everything here runs inside the control plane's runtime, and a disk that does not answer
+//! holds up nobody else there.
 
 use crate::auth::{KeySet, TokenPolicy, Verifier};
+use rustix::fs::FileType;
 use std::fmt;
-use std::fs::{File, Metadata};
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Path, PathBuf};
+use tokio_uring::fs::{File, StatxBuilder};
+
+/// Read at once: most key files are smaller.
+const READ_SIZE: usize = 16 << 10;
 
 /// Largest key file, bytes: a JWKS with 4096-bit keys for over a thousand tenants.
 const KEY_FILE_SIZE_MAX: u64 = 1 << 20;
@@ -58,18 +64,18 @@ impl std::error::Error for KeyFileError {}
 
 impl KeyFile {
     /// Reads the keys for the first time.
-    pub fn open(path: PathBuf, policy: TokenPolicy) -> Result<(KeyFile, Verifier), KeyFileError> {
+    pub async fn open(path: PathBuf, policy: TokenPolicy) -> Result<(KeyFile, Verifier), KeyFileError> {
         let mut file = KeyFile { path, policy, settled: None, changing: None };
-        let verifier = file.reload()?;
+        let verifier = file.reload().await?;
         Ok((file, verifier))
     }
 
     /// Reads the file now.
-    pub fn reload(&mut self) -> Result<Verifier, KeyFileError> {
+    pub async fn reload(&mut self) -> Result<Verifier, KeyFileError> {
         // Taken first: whatever is written while we read shows as a change in the next poll.
-        self.settled = fingerprint(&self.path);
+        self.settled = fingerprint(&self.path).await;
         self.changing = None;
-        let text = read(&self.path)?;
+        let text = read(&self.path).await?;
         let keys = KeySet::parse(&text)
             .map_err(|error| KeyFileError::Refused { path: self.path.clone(), reason: error.to_string() })?;
         Ok(Verifier::new(keys, self.policy.clone()))
@@ -77,8 +83,8 @@ impl KeyFile {
 
     /// To be called about once a second: reads the file if it has changed since the last attempt and looked the same in two
     /// polls, so that a file being written in place is not read half. A refused file is tried again when it changes again.
-    pub fn poll(&mut self) -> Option<Result<Verifier, KeyFileError>> {
-        let current = fingerprint(&self.path);
+    pub async fn poll(&mut self) -> Option<Result<Verifier, KeyFileError>> {
+        let current = fingerprint(&self.path).await;
         if current == self.settled {
             self.changing = None;
             return None;
@@ -87,7 +93,7 @@ impl KeyFile {
             self.changing = Some(current);
             return None;
         }
-        Some(self.reload())
+        Some(self.reload().await)
     }
 }
 
@@ -95,38 +101,69 @@ impl KeyFile {
 /// path is followed through symbolic links, which is how Kubernetes swaps a mounted secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fingerprint {
-    device: u64,
+    device: (u32, u32),
     inode: u64,
     size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    modified: (i64, u32),
+    changed: (i64, u32),
+    mode: u32,
 }
 
-fn fingerprint(path: &Path) -> Option<Fingerprint> {
-    let of = |metadata: Metadata| Fingerprint {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        size: metadata.size(),
-        modified: (metadata.mtime(), metadata.mtime_nsec()),
-        changed: (metadata.ctime(), metadata.ctime_nsec()),
-    };
-    std::fs::metadata(path).ok().map(of)
+impl Fingerprint {
+    fn is_file(&self) -> bool {
+        FileType::from_raw_mode(self.mode) == FileType::RegularFile
+    }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, KeyFileError> {
+async fn look(path: &Path) -> io::Result<Fingerprint> {
+    let found = StatxBuilder::new().pathname(path)?.statx().await?;
+    Ok(Fingerprint {
+        device: (found.stx_dev_major, found.stx_dev_minor),
+        inode: found.stx_ino,
+        size: found.stx_size,
+        modified: (found.stx_mtime.tv_sec, found.stx_mtime.tv_nsec),
+        changed: (found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec),
+        mode: found.stx_mode.into(),
+    })
+}
+
+async fn fingerprint(path: &Path) -> Option<Fingerprint> {
+    look(path).await.ok()
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, KeyFileError> {
     let unreadable = |reason: String| KeyFileError::Unreadable { path: path.to_owned(), reason };
-    // Asked before opening: opening a pipe would block until somebody writes to it.
-    let metadata = std::fs::metadata(path).map_err(|error| unreadable(error.to_string()))?;
-    if !metadata.is_file() {
+    // Asked before opening: opening a pipe would wait until somebody writes to it. (O_NONBLOCK is no way out: reads of such a
+    // file fail on file systems without NOWAIT where they would have to wait for the disk.)
+    let found = look(path).await.map_err(|error| unreadable(error.to_string()))?;
+    if !found.is_file() {
         return Err(unreadable("it is not a regular file".into()));
     }
-    let file = File::open(path).map_err(|error| unreadable(error.to_string()))?;
-    let mut text = Vec::new();
-    file.take(KEY_FILE_SIZE_MAX + 1).read_to_end(&mut text).map_err(|error| unreadable(error.to_string()))?;
+    let file = File::open(path).await.map_err(|error| unreadable(error.to_string()))?;
+    let read = read_to_end(&file).await;
+    // What a close could still say of a file that was read is of no use.
+    let _ = file.close().await;
+    let text = read.map_err(|error| unreadable(error.to_string()))?;
     match text.len() as u64 > KEY_FILE_SIZE_MAX {
         true => Err(unreadable(format!("it is over {KEY_FILE_SIZE_MAX} bytes"))),
         false => Ok(text),
     }
+}
+
+/// All of it, or more than [`KEY_FILE_SIZE_MAX`] bytes of it.
+async fn read_to_end(file: &File) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let mut buffer = Vec::with_capacity(READ_SIZE);
+    while text.len() as u64 <= KEY_FILE_SIZE_MAX {
+        buffer.clear();
+        let (size, filled) = file.read_at(buffer, text.len() as u64).await;
+        if size? == 0 {
+            break;
+        }
+        text.extend_from_slice(&filled);
+        buffer = filled;
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -134,6 +171,7 @@ mod tests {
     use super::*;
     use crate::cli::keygen::{KeyBits, generate_into};
     use std::time::Duration;
+    use tokio_uring::start;
 
     fn policy() -> TokenPolicy {
         TokenPolicy { issuer: None, audience: None, leeway: Duration::ZERO }
@@ -141,59 +179,65 @@ mod tests {
 
     #[test]
     fn a_file_is_read_once_it_has_changed_and_holds_still() {
-        let directory = tempfile::tempdir().unwrap();
-        generate_into(directory.path(), KeyBits::Bits2048).unwrap();
-        let path = directory.path().join("public.pem");
-        let (mut keys, _) = KeyFile::open(path.clone(), policy()).unwrap();
-        assert!(keys.poll().is_none());
+        start(async {
+            let directory = tempfile::tempdir().unwrap();
+            generate_into(directory.path(), KeyBits::Bits2048).unwrap();
+            let path = directory.path().join("public.pem");
+            let (mut keys, _) = KeyFile::open(path.clone(), policy()).await.unwrap();
+            assert!(keys.poll().await.is_none());
 
-        // By rename.
-        std::fs::copy(&path, directory.path().join("next.pem")).unwrap();
-        std::fs::rename(directory.path().join("next.pem"), &path).unwrap();
-        assert!(keys.poll().is_none(), "a change seen once may still be going on");
-        assert!(keys.poll().unwrap().is_ok());
-        assert!(keys.poll().is_none());
+            // By rename.
+            std::fs::copy(&path, directory.path().join("next.pem")).unwrap();
+            std::fs::rename(directory.path().join("next.pem"), &path).unwrap();
+            assert!(keys.poll().await.is_none(), "a change seen once may still be going on");
+            assert!(keys.poll().await.unwrap().is_ok());
+            assert!(keys.poll().await.is_none());
 
-        // In place, still growing between two polls, and no keys in it.
-        let good = std::fs::read(&path).unwrap();
-        std::fs::write(&path, b"-----BEGIN").unwrap();
-        assert!(keys.poll().is_none());
-        std::fs::write(&path, b"-----BEGIN PUBLIC KEY-----").unwrap();
-        assert!(keys.poll().is_none());
-        assert!(matches!(keys.poll(), Some(Err(KeyFileError::Refused { .. }))));
-        assert!(keys.poll().is_none(), "one refusal is said once");
+            // In place, still growing between two polls, and no keys in it.
+            let good = std::fs::read(&path).unwrap();
+            std::fs::write(&path, b"-----BEGIN").unwrap();
+            assert!(keys.poll().await.is_none());
+            std::fs::write(&path, b"-----BEGIN PUBLIC KEY-----").unwrap();
+            assert!(keys.poll().await.is_none());
+            assert!(matches!(keys.poll().await, Some(Err(KeyFileError::Refused { .. }))));
+            assert!(keys.poll().await.is_none(), "one refusal is said once");
 
-        // Gone, and back.
-        std::fs::remove_file(&path).unwrap();
-        assert!(keys.poll().is_none());
-        assert!(matches!(keys.poll(), Some(Err(KeyFileError::Unreadable { .. }))));
-        assert!(keys.poll().is_none());
-        std::fs::write(&path, good).unwrap();
-        assert!(keys.poll().is_none());
-        assert!(keys.poll().unwrap().is_ok());
+            // Gone, and back.
+            std::fs::remove_file(&path).unwrap();
+            assert!(keys.poll().await.is_none());
+            assert!(matches!(keys.poll().await, Some(Err(KeyFileError::Unreadable { .. }))));
+            assert!(keys.poll().await.is_none());
+            std::fs::write(&path, good).unwrap();
+            assert!(keys.poll().await.is_none());
+            assert!(keys.poll().await.unwrap().is_ok());
+        });
     }
 
     #[test]
     fn a_reload_settles_what_a_poll_has_seen() {
-        let directory = tempfile::tempdir().unwrap();
-        generate_into(directory.path(), KeyBits::Bits2048).unwrap();
-        let path = directory.path().join("public.pem");
-        let (mut keys, _) = KeyFile::open(path.clone(), policy()).unwrap();
-        std::fs::write(&path, b"no keys").unwrap();
-        assert!(keys.poll().is_none());
-        assert!(keys.reload().is_err());
-        assert!(keys.poll().is_none());
+        start(async {
+            let directory = tempfile::tempdir().unwrap();
+            generate_into(directory.path(), KeyBits::Bits2048).unwrap();
+            let path = directory.path().join("public.pem");
+            let (mut keys, _) = KeyFile::open(path.clone(), policy()).await.unwrap();
+            std::fs::write(&path, b"no keys").unwrap();
+            assert!(keys.poll().await.is_none());
+            assert!(keys.reload().await.is_err());
+            assert!(keys.poll().await.is_none());
+        });
     }
 
     #[test]
     fn what_is_no_regular_file_of_reasonable_size_is_not_read() {
-        let directory = tempfile::tempdir().unwrap();
-        let big = directory.path().join("big");
-        File::create(&big).unwrap().set_len(KEY_FILE_SIZE_MAX + 1).unwrap();
-        for path in [directory.path().to_owned(), "/dev/zero".into(), "/nonexistent".into(), big] {
-            let error = KeyFile::open(path.clone(), policy()).unwrap_err();
-            assert!(matches!(error, KeyFileError::Unreadable { .. }), "{error}");
-            assert!(error.to_string().contains(&path.display().to_string()), "{error}");
-        }
+        start(async {
+            let directory = tempfile::tempdir().unwrap();
+            let big = directory.path().join("big");
+            std::fs::File::create(&big).unwrap().set_len(KEY_FILE_SIZE_MAX + 1).unwrap();
+            for path in [directory.path().to_owned(), "/dev/zero".into(), "/nonexistent".into(), big] {
+                let error = KeyFile::open(path.clone(), policy()).await.unwrap_err();
+                assert!(matches!(error, KeyFileError::Unreadable { .. }), "{error}");
+                assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+            }
+        });
     }
 }

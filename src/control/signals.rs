@@ -5,7 +5,7 @@
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::Write;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// What an operator asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,14 +20,15 @@ pub enum Signal {
 const EXIT_CUT_SHORT: i32 = 1;
 
 /// Receives signals from now on. The second of SIGTERM and SIGINT ends the process at once.
-pub fn listen() -> std::io::Result<Receiver<Signal>> {
+pub fn listen() -> std::io::Result<UnboundedReceiver<Signal>> {
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    let (sender, receiver) = channel();
+    // Not bounded: nothing is to stand between a signal and the second one that ends the process.
+    let (sender, receiver) = unbounded_channel();
     std::thread::Builder::new().name("signals".into()).spawn(move || forward(signals, &sender))?;
     Ok(receiver)
 }
 
-fn forward(mut signals: Signals, sender: &Sender<Signal>) {
+fn forward(mut signals: Signals, sender: &UnboundedSender<Signal>) {
     let mut terminating = false;
     for signal in signals.forever() {
         let message = if signal == SIGHUP { Signal::Hangup } else { Signal::Terminate };

@@ -28,7 +28,8 @@ impl NodeProcess {
         let key = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(key.path(), Keys::First.public_pem()).expect("a temporary file");
         let mut command = Command::new(binary);
-        command.env_clear().args(["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--allow-unregistered"]);
+        command.env_clear().args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--shards", "1"]);
+        command.arg("--allow-unregistered");
         command.args(["--set", "limits.ring_size=16MiB", "--set", "journal.segment_size=4MiB", "--max-ahead", "off"]);
         command.arg("--jwt-key").arg(key.path()).arg("--data-dir").arg(data_dir).args(args);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary");

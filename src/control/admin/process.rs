@@ -1,0 +1,59 @@
+//! What the kernel says about this process. `/proc` is memory: reading it waits for no disk.
+
+use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
+use std::os::unix::fs::MetadataExt;
+
+/// One look.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Process {
+    /// User and system time of all threads.
+    pub cpu_seconds: f64,
+    /// Resident memory; none where `/proc` is not there.
+    pub resident_size: Option<u64>,
+    /// Open descriptors.
+    pub open_files: Option<u64>,
+    /// How many it may have; none: as many as it likes.
+    pub open_files_max: Option<u64>,
+}
+
+pub(super) fn sample() -> Process {
+    let cpu = clock_gettime(ClockId::ProcessCPUTime);
+    Process {
+        cpu_seconds: cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9,
+        resident_size: resident_size(),
+        open_files: open_files(),
+        open_files_max: getrlimit(Resource::Nofile).current,
+    }
+}
+
+fn resident_size() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+/// The directory's size is their number since Linux 6.2; before, it is zero, and they have to be counted.
+fn open_files() -> Option<u64> {
+    match std::fs::metadata("/proc/self/fd").ok()?.size() {
+        0 => Some(std::fs::read_dir("/proc/self/fd").ok()?.count() as u64),
+        count => Some(count),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_memory_files_and_time() {
+        let before = sample();
+        let files: Vec<_> = (0..100).map(|_| tempfile::tempfile().unwrap()).collect();
+        let after = sample();
+        // Other tests of this process open and close their own.
+        assert!(after.open_files >= Some(100), "{after:?}");
+        assert!(after.open_files <= after.open_files_max);
+        assert!(after.resident_size > Some(1 << 20) && after.cpu_seconds >= before.cpu_seconds && before.cpu_seconds > 0.0);
+        drop(files);
+    }
+}
