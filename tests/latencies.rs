@@ -29,7 +29,6 @@ fn every_frame_and_every_ack_is_measured_once() {
         let node = TestNode::start(features, |setup| {
             setup.shards = 2;
             setup.limits.max_ahead = None;
-            setup.ingest.durable = true;
             setup.journal = Some(journal);
         });
         let mut collector = node.node().latency_collector();
