@@ -4,6 +4,9 @@
 //! segment is read and checked as before. All of the call's segments are locked before the first byte is changed. Should
 //! power fail in between, `verify` names what was marked and not overwritten, and erasing again completes it.
 //!
+//! Of a call whose first segments retention has taken already, audio may lie on behind the end of a segment that was made of
+//! one's file, until it is written over or cut off: [`former`] looks there.
+//!
 //! What a disk keeps of overwritten blocks, or a filesystem that copies on write, is beyond it.
 
 #![forbid(unsafe_code)]
@@ -22,6 +25,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+mod former;
+
+use former::End;
+
 /// Zeros written at once.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
@@ -39,7 +46,8 @@ pub struct Erased {
 /// Why nothing was erased, or not everything.
 #[derive(Debug)]
 pub enum EraseError {
-    /// The segment is being written, or read by someone else. Nothing was changed.
+    /// The segment is being written, or read by someone else; the call is in it, or what is left of it from the file's former
+    /// use is. Nothing was changed.
     Held(PathBuf),
     /// A file could not be read or written.
     Journal(JournalError),
@@ -96,12 +104,32 @@ pub fn erase(journal: &Journal, call: &Call, progress: &mut dyn FnMut()) -> Resu
             Err(error) => return Err(JournalError { path, error }.into()),
         }
     }
+    let epochs: Vec<Epoch> = call.turns.iter().map(|turn| turn.epoch).collect();
+    let ours = |header: &RecordHeader| header.call == number && epochs.contains(&header.epoch);
+    let is_target = |path: &Path| targets.iter().any(|target| target.path == path);
+    let former = former::find(journal, ours, is_target)?;
     let mut erased = Erased::default();
-    for target in targets {
-        target.erase(number, &mut erased)?;
+    for target in &targets {
+        let end = target.erase(number, &mut erased)?;
+        let behind = former::erase_behind(&target.file, end, ours);
+        behind.map_err(|error| JournalError { path: target.path.clone(), error })?;
         progress();
     }
+    for segment in former {
+        segment.erase()?;
+    }
     Ok(erased)
+}
+
+/// Writes zeros.
+fn blank(file: &File, mut offset: u64, mut left: u64) -> io::Result<()> {
+    while left > 0 {
+        let size = left.min(ZEROS.len() as u64);
+        file.write_all_at(&ZEROS[..size as usize], offset)?;
+        offset += size;
+        left -= size;
+    }
+    Ok(())
 }
 
 fn lock(path: &Path) -> io::Result<Option<File>> {
@@ -111,9 +139,10 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
 }
 
 impl Target<'_> {
-    fn erase(&self, call: u64, erased: &mut Erased) -> Result<(), JournalError> {
+    /// Erases the call's records; returns where the segment's batches end.
+    fn erase(&self, call: u64, erased: &mut Erased) -> Result<End, JournalError> {
         let at = |error| JournalError { path: self.path.clone(), error };
-        let records = self.records(call)?;
+        let (records, end) = self.records(call)?;
         // What was in it is not what the index says any more.
         let index = index_path(self.shard.dir(), self.shard.id(self.position).unwrap_or(0));
         match std::fs::remove_file(&index) {
@@ -126,28 +155,22 @@ impl Target<'_> {
         // A payload that is gone under a header that does not say so would look like damage.
         self.file.sync_data().map_err(at)?;
         for (offset, header) in &records {
-            let (mut offset, mut left) = (offset + HEADER_SIZE as u64, header.length as usize);
-            while left > 0 {
-                let size = left.min(ZEROS.len());
-                self.file.write_all_at(&ZEROS[..size], offset).map_err(at)?;
-                offset += size as u64;
-                left -= size;
-            }
+            blank(&self.file, offset + HEADER_SIZE as u64, u64::from(header.length)).map_err(at)?;
             erased.bytes += u64::from(header.length);
         }
         self.file.sync_data().map_err(at)?;
         erased.records += records.len() as u64;
         erased.segments += 1;
-        Ok(())
+        Ok(end)
     }
 
-    /// The call's audio records, whole or not, and where they are.
-    fn records(&self, call: u64) -> Result<Vec<(u64, RecordHeader)>, JournalError> {
+    /// The call's audio records, whole or not, where they are, and where the segment's batches end.
+    fn records(&self, call: u64) -> Result<(Vec<(u64, RecordHeader)>, End), JournalError> {
         let at = |error| JournalError { path: self.path.clone(), error };
         let file = self.file.try_clone().and_then(|file| SegmentFile::of_owner(file, &self.path)).map_err(at)?;
         let options = ScanOptions { call: Some(call), takes_unchecked: true, ..ScanOptions::default() };
         let Segment::Scan(mut scan) = self.shard.scan(self.position, file, options).map_err(at)? else {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), End::default()));
         };
         let mut records = Vec::new();
         while scan.advance().map_err(at)? == Advance::Batch {
@@ -155,7 +178,7 @@ impl Target<'_> {
             let ours = audio.filter(|found| self.epochs.contains(&found.header.epoch));
             records.extend(ours.map(|found| (found.offset, found.header)));
         }
-        Ok(records)
+        Ok((records, End { offset: scan.offset(), is_torn: scan.torn_at().is_some() }))
     }
 }
 
@@ -192,22 +215,22 @@ mod tests {
         erase(&journal, &catalog.calls[0], &mut || {})
     }
 
-    fn count_of_audio(shard_dir: &Path, segments: u64) -> usize {
+    fn count_of_audio(shard_dir: &Path, first: u64, last: u64) -> usize {
         let count = |id| {
             let bytes = std::fs::read(segment_path(shard_dir, id)).unwrap();
             memchr::memmem::find_iter(&bytes, FRAME).count()
         };
-        (1..=segments).map(count).sum()
+        (first..=last).map(count).sum()
     }
 
     #[test]
     fn erased_audio_is_gone_and_everything_else_is_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let (shard_dir, segments) = sample(dir.path());
-        assert_eq!(count_of_audio(&shard_dir, segments), 18);
+        assert_eq!(count_of_audio(&shard_dir, 1, segments), 18);
         let erased = erase_one(dir.path()).unwrap();
         assert_eq!(erased, Erased { segments: 4, records: 9, bytes: 9 * FRAME.len() as u64 });
-        assert_eq!(count_of_audio(&shard_dir, segments), 9, "the other call's");
+        assert_eq!(count_of_audio(&shard_dir, 1, segments), 9, "the other call's");
         for round in 0..2 {
             let journal = Journal::open(dir.path()).unwrap();
             let report = verify(&journal, &mut || {}).unwrap();
@@ -237,7 +260,7 @@ mod tests {
         assert!(lock::try_exclusive(&writer).unwrap());
         let error = erase_one(dir.path()).unwrap_err();
         assert!(error.to_string().starts_with("nothing was erased: "), "{error}");
-        assert_eq!(count_of_audio(&shard_dir, segments), 18);
+        assert_eq!(count_of_audio(&shard_dir, 1, segments), 18);
     }
 
     #[test]
@@ -268,6 +291,57 @@ mod tests {
             assert!(std::fs::read(segment_path(&shard_dir, 1)).unwrap() == after);
             assert!(verify(&Journal::open(dir.path()).unwrap(), &mut || {}).unwrap().is_sound());
         }
-        assert_eq!(count_of_audio(&shard_dir, segments), 9);
+        assert_eq!(count_of_audio(&shard_dir, 1, segments), 9);
+    }
+
+    /// A run whose second segment was made of its first one's file, and was not sealed: the call `one` is in the first, third
+    /// and, behind what is new, in the second.
+    fn recycled(dir: &Path) -> PathBuf {
+        let mut image = Image::new(image::run(1), 0, 64 * 1024).unwrap();
+        let one = image.start("acme", "one", 8_000);
+        (0..40).for_each(|_| image.frame(one, FRAME));
+        image.seal();
+        (0..40).for_each(|_| image.frame(one, FRAME));
+        image.seal();
+        let old = image.segments()[0].bytes.clone();
+        image.roll();
+        image.frame(one, FRAME);
+        image.end(one, 1);
+        image.seal();
+        image.roll();
+        let other = image.start("acme", "other", 8_000);
+        image.frame(other, b"nobody else's");
+        image.seal();
+        let segment = image.segments_mut().last_mut().unwrap();
+        let end = segment.end_of_batches();
+        segment.bytes[end..].copy_from_slice(&old[end..]);
+        let shard_dir = image.store(dir).unwrap();
+        std::fs::remove_file(segment_path(&shard_dir, 1)).unwrap();
+        shard_dir
+    }
+
+    #[test]
+    fn what_a_recycled_file_held_of_the_call_is_erased_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let shard_dir = recycled(dir.path());
+        let count = || {
+            let bytes = std::fs::read(segment_path(&shard_dir, 3)).unwrap();
+            memchr::memmem::find_iter(&bytes, FRAME).count()
+        };
+        assert!(count() >= 40, "{}", count());
+        let before = verify(&Journal::open(dir.path()).unwrap(), &mut || {}).unwrap();
+        // While it is being written nobody can, and so nothing is erased.
+        let writer = File::open(segment_path(&shard_dir, 3)).unwrap();
+        assert!(lock::try_exclusive(&writer).unwrap());
+        assert!(matches!(erase_one(dir.path()), Err(EraseError::Held(path)) if path == segment_path(&shard_dir, 3)));
+        assert!(count_of_audio(&shard_dir, 2, 3) > 40);
+        drop(writer);
+        let erased = erase_one(dir.path()).unwrap();
+        assert_eq!((erased.segments, erased.records), (1, 1));
+        assert_eq!(count_of_audio(&shard_dir, 2, 3), 0);
+        let after = verify(&Journal::open(dir.path()).unwrap(), &mut || {}).unwrap();
+        assert_eq!((after.frames, after.is_sound()), (before.frames, before.is_sound()), "{after}");
+        assert_eq!((after.frames_erased, after.torn_tails), (1, before.torn_tails));
+        assert_eq!(erase_one(dir.path()).unwrap(), erased, "twice is once");
     }
 }

@@ -191,6 +191,11 @@ impl ShardJournal {
         self.segments.get(position)?.header.map(|header| header.start)
     }
 
+    /// Bytes of a segment's file as it was allocated; `None` where its header is bad, or not there yet.
+    pub fn allocated(&self, position: usize) -> Option<u64> {
+        self.segments.get(position)?.header.map(|header| header.size)
+    }
+
     /// Whether a segment behind this one was begun: then this one was written up to where that one says.
     pub fn has_successor(&self, position: usize) -> bool {
         self.segments.iter().skip(position + 1).any(|segment| segment.header.is_some())
