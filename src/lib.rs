@@ -100,7 +100,7 @@
 //!  cli             ─► config, control, node, journal           commands; settings
 //!  control         ─► node                                     what goes on while it serves
 //!  node            ─► shard, control::keeper                   shards made, started, told things
-//!  control::keeper ─► journal                                  segments made ready, sealed, retained
+//!  control::keeper ─► journal                                  segments made ready, sealed, recycled
 //!  shard           ─► io, transport, session, ack, proto       the only place where IO and protocol meet
 //!  session         ─► proto, auth, tenants, frame_ring         plans, and never performs
 //!  journal::writer ─► frame_ring, journal::format              plans, and never performs
@@ -132,6 +132,8 @@
 //! | no token gets in that should not: 225 invalid vectors, and the known tricks | `tests/token_*.rs` |
 //! | every refusal has its code, in its order | `tests/refusals_*_upgrade.rs` |
 //! | frames complete before a refusal are acked before it, at every level | `tests/acks_before_refusals.rs` |
+//! | a journal with a limit stays within it, and no call waits for room | `tests/journal_retention.rs` |
+//! | nothing of a recycled file's former use is read | `src/control/keeper/tests/recycling.rs` |
 //!
 //! # From here
 //! [`shard`], the loop, then along the data path: [`io`], [`transport`], [`proto`], [`session`], [`frame_ring`], [`ack`].

@@ -352,7 +352,7 @@ pub static SETTINGS: &[Setting] = &[
         Some("retain-bytes"),
         format::SIZE_OR_OFF,
         retain_bytes,
-        "Size of the journal beyond which its oldest segments are deleted"
+        "Size the journal stays within: its oldest segments make room for new ones"
     ),
     setting!(
         "journal.retain_age",

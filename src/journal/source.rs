@@ -238,4 +238,17 @@ mod tests {
         drop(retention);
         assert_eq!(segment.refresh().unwrap(), Holder::Readers);
     }
+
+    #[test]
+    fn a_file_that_was_recycled_while_it_was_open_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, recycled) = (dir.path().join("1.segment"), dir.path().join("2.preparing"));
+        std::fs::write(&path, noise(BLOCK_SIZE)).unwrap();
+        let retention = File::open(&path).unwrap();
+        assert!(lock::try_exclusive(&retention).unwrap());
+        let segment = SegmentFile::open(&path).unwrap();
+        assert_eq!((segment.holder(), segment.is_gone().unwrap()), (Holder::Writer, false));
+        std::fs::rename(&path, &recycled).unwrap();
+        assert!(segment.is_gone().unwrap());
+    }
 }

@@ -182,6 +182,40 @@ fn what_a_recycled_file_held_before_does_not_show() {
 }
 
 #[test]
+fn behind_a_lost_header_and_first_batch_only_what_is_surely_of_this_use_is_believed() {
+    let mut image = Image::new(image::run(1), 0, SEGMENT_SIZE).unwrap();
+    let epoch = image.start("acme", "one", 8_000);
+    for _ in 0..2 {
+        for _ in 0..3 {
+            image.frame(epoch, &[5; 1_000]);
+            image.seal();
+        }
+        image.roll();
+    }
+    let [one, two] = [0, 1].map(|position| {
+        let mut bytes = image.segments()[position].bytes.clone();
+        bytes[..2 * BLOCK_SIZE].fill(0x11);
+        bytes
+    });
+    let starts = image.segments().iter().map(|segment| Lsn((segment.id - 1) * SEGMENT_SIZE as u64)).collect::<Vec<_>>();
+    let end = Lsn(starts[1].0 + image.segments()[1].end_of_batches() as u64);
+    let read = |bytes: &[u8], place| scan(bytes, place, ScanOptions::default()).map(|outcome| outcome.records.len());
+    let lost = Err(Unread::Lost(FormatError::Magic));
+    let alone = place(&image, 2);
+    // As it is: a segment in front or behind shows that it is where it belongs.
+    assert_eq!(read(&two, Place { after: Some(starts[0]), ..alone }), Ok(3));
+    assert_eq!(read(&two, Place { end: Some(end), ..alone }), Ok(3));
+    assert_eq!(read(&two, alone), lost);
+    // Made of the file of the first one, and begun in part.
+    assert_eq!(read(&one, Place { after: Some(starts[0]), ..alone }), lost);
+    assert_eq!(read(&one, Place { end: Some(end), ..alone }), lost);
+    // Of another shard's, whose positions say nothing.
+    let other = Place { shard: 1, after: Some(Lsn(1)), ..alone };
+    assert_eq!(read(&two, other), lost);
+    assert_eq!(read(&two, Place { shard: 0, ..other }), Ok(3));
+}
+
+#[test]
 fn a_batch_being_written_is_pending_until_it_is_whole() {
     let image = sample();
     let segment = &image.segments()[0];
