@@ -18,8 +18,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 mod files;
+pub mod log;
 mod state;
 
+pub use files::SECTOR_SIZE;
+use log::Event;
 use state::{End, Peer, State};
 
 /// Wall-clock time at which every script starts: 2026-01-01 00:00:00 UTC, in seconds.
@@ -254,9 +257,12 @@ impl Scripted {
                 let result = match peer.take(&bytes) {
                     _ if peer.inbound_end == Some(End::Reset) => Err(Errno::PIPE),
                     0 if !bytes.is_empty() => Err(Errno::AGAIN),
-                    taken => Ok(taken as u32),
+                    taken => Ok(taken),
                 };
-                state.complete(user_data, result);
+                if let Ok(taken) = result {
+                    state.note(|| Event::Told { socket, bytes: bytes[..taken].to_vec() });
+                }
+                state.complete(user_data, result.map(|taken| taken as u32));
             }
             Queued::SendRest { socket, bytes, user_data } => {
                 let before = state.peer(socket).sending.replace((user_data, bytes));

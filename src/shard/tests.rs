@@ -6,6 +6,7 @@
 mod accepting;
 mod backpressure;
 mod closing;
+mod disk;
 mod draining;
 mod handshakes;
 mod journal;
@@ -29,6 +30,7 @@ use crate::proto::mask::Kernel;
 use crate::session::ingest::{IngestSettings, IngestShared};
 use crate::session::service::IngestService;
 use crate::tenants::Tenants;
+use disk::{Disk, DiskSettings};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::OnceLock;
@@ -54,6 +56,7 @@ struct Rig {
     ingest: Arc<IngestShared>,
     tenants: Arc<Tenants>,
     sockets: RefCell<Vec<Socket>>,
+    disk: Option<Disk>,
     finished: bool,
 }
 
@@ -210,21 +213,30 @@ fn word(opcode: u8, payload: &[u8]) -> String {
 
 /// Shards that share mailboxes and tenants, each with a world of its own.
 fn rigs(count: usize, settings: IngestSettings) -> Vec<Rig> {
+    rigs_on(count, settings, None)
+}
+
+/// As [`rigs`], each on a disk of its own if there are any.
+fn rigs_on(count: usize, settings: IngestSettings, disk: Option<DiskSettings>) -> Vec<Rig> {
     let settings = Arc::new(settings);
     let tenants = Tenants::new(settings.limits.calls_max, settings.limits.calls_per_tenant_max);
-    let (senders, mailboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mailbox::mailbox().expect("an eventfd")).unzip();
-    let make = |(index, mailbox)| {
+    let (senders, mailboxes): (Vec<MailboxSender>, Vec<_>) =
+        (0..count).map(|_| mailbox::mailbox().expect("an eventfd")).unzip();
+    let make = |(index, mailbox): (usize, mailbox::Mailbox)| {
         let world = World::new();
         let limits = settings.limits.clone();
         let counters = Arc::new(Counters::default());
         let service = IngestService::new(Arc::clone(&settings), verifier(signing_key()), Arc::clone(&tenants));
         let ingest = service.shared();
         let memory = Region::allocate(limits.ring_size).expect("a test gets its memory");
-        let io = world.io(limits.send_slot_count, limits.send_slot_size);
+        let mut io = world.io(limits.send_slot_count, limits.send_slot_size);
+        io.use_region(&memory);
+        let disk = disk.map(|disk| Disk::new(disk, index as u16, senders[index].clone()));
+        let (disk, journal) = disk.unzip();
         let config = ShardConfig {
-            journal: None,
+            journal,
             index,
-            boot: 1,
+            boot: disk::RUN.boot,
             service,
             ring: FrameRing::new(memory, Kernel::Plain),
             limits,
@@ -233,7 +245,7 @@ fn rigs(count: usize, settings: IngestSettings) -> Vec<Rig> {
             shards: senders.clone(),
         };
         let (shard, tenants) = (Shard::new(io, config), Arc::clone(&tenants));
-        Rig { world, shard, counters, ingest, tenants, sockets: RefCell::default(), finished: false }
+        Rig { world, shard, counters, ingest, tenants, sockets: RefCell::default(), disk, finished: false }
     };
     mailboxes.into_iter().enumerate().map(make).collect()
 }
@@ -273,6 +285,9 @@ impl Rig {
     fn turn(&mut self) {
         if !self.finished {
             self.finished = self.shard.turn().expect("a script does not fail") == Turn::Finished;
+        }
+        if let Some(disk) = &mut self.disk {
+            disk.serve(&self.world);
         }
     }
 

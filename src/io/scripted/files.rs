@@ -1,13 +1,15 @@
 //! Files of a scripted world: what has been written, what would survive a power loss, and the faults they are told to have.
 
 use super::World;
+use super::log::Event;
 use super::state::State;
 use crate::io::{FileHandle, UserData};
 use rustix::io::Errno;
 use std::cell::RefMut;
+use std::rc::Rc;
 
 /// What a disk writes as a whole or not at all, bytes.
-const SECTOR_SIZE: usize = 512;
+pub const SECTOR_SIZE: usize = 512;
 
 /// Bytes and where they go.
 type Write = (usize, Vec<u8>);
@@ -38,6 +40,7 @@ impl World {
         let mut state = self.state();
         let handle = FileHandle(1 + state.files.len() as i32);
         state.files.insert(handle.0, File { live: vec![0; size], durable: vec![0; size], ..File::default() });
+        state.note(|| Event::Created { file: handle, size });
         handle
     }
 
@@ -56,7 +59,7 @@ impl World {
     pub fn crash_image(&self, file: FileHandle, mut survives: impl FnMut() -> bool) -> Vec<u8> {
         let state = self.state();
         let mut image = state.files[&file.0].durable.clone();
-        let under_way = state.held.iter().filter_map(|operation| match operation {
+        let under_way = state.held.iter().filter_map(|(_, operation)| match operation {
             FileOperation::Write(of, write, _) if *of == file => Some(write),
             FileOperation::Write(..) | FileOperation::Sync(..) => None,
         });
@@ -105,8 +108,8 @@ impl World {
     pub fn finish_file_operation(&self, index: usize) -> bool {
         let mut state = self.state();
         match state.held.remove(index) {
-            Some(operation) => {
-                state.finish(operation);
+            Some((number, operation)) => {
+                state.finish(number, operation);
                 true
             }
             None => false,
@@ -128,7 +131,8 @@ impl State {
     }
 
     pub(super) fn start_sync(&mut self, file: FileHandle, user_data: UserData) {
-        let syncs_it = |operation: &FileOperation| matches!(operation, FileOperation::Sync(of, ..) if *of == file);
+        let syncs_it =
+            |(_, operation): &(u64, FileOperation)| matches!(operation, FileOperation::Sync(of, ..) if *of == file);
         assert!(!self.held.iter().any(syncs_it), "one sync of a file is under way at a time");
         let synced = self.file(file);
         synced.sync_count += 1;
@@ -137,17 +141,26 @@ impl State {
     }
 
     fn start(&mut self, operation: FileOperation) {
+        self.file_operation_count += 1;
+        let number = self.file_operation_count;
+        self.note(|| match &operation {
+            FileOperation::Write(file, (offset, bytes), _) => {
+                Event::Writing { operation: number, file: *file, offset: *offset, bytes: Rc::from(&bytes[..]) }
+            }
+            FileOperation::Sync(file, ..) => Event::Syncing { operation: number, file: *file },
+        });
         match self.holds_files {
-            true => self.held.push_back(operation),
-            false => self.finish(operation),
+            true => self.held.push_back((number, operation)),
+            false => self.finish(number, operation),
         }
     }
 
-    fn finish(&mut self, operation: FileOperation) {
+    fn finish(&mut self, number: u64, operation: FileOperation) {
         let (user_data, result) = match operation {
             FileOperation::Write(file, (offset, bytes), user_data) => (user_data, self.file(file).write(offset, bytes)),
             FileOperation::Sync(file, covered, user_data) => (user_data, self.file(file).sync(covered)),
         };
+        self.note(|| Event::Done { operation: number, result });
         self.complete(user_data, result);
     }
 }

@@ -1,6 +1,7 @@
 //! What there is in a scripted world, and how it answers to a shard's operations.
 
 use super::files::{File, FileOperation};
+use super::log::Event;
 use crate::io::{Completion, Socket, UserData, Wait};
 use bytes::BytesMut;
 use rustix::io::Errno;
@@ -17,9 +18,12 @@ pub(super) struct State {
     pub(super) backlog: VecDeque<Result<Socket, Errno>>,
     pub(super) sockets: BTreeMap<i32, Peer>,
     pub(super) files: HashMap<i32, File>,
-    /// Writes and syncs under way, oldest first.
-    pub(super) held: VecDeque<FileOperation>,
+    /// Writes and syncs under way, oldest first, with their numbers.
+    pub(super) held: VecDeque<(u64, FileOperation)>,
     pub(super) holds_files: bool,
+    pub(super) file_operation_count: u64,
+    /// What has happened, where somebody wants to know.
+    pub(super) log: Option<Vec<Event>>,
     pub(super) accepting: Option<UserData>,
     pub(super) listener_closed: bool,
     pub(super) waking: Option<UserData>,
@@ -78,8 +82,8 @@ impl State {
     }
 
     pub(super) fn deliver_rests(&mut self, rests: &mut HashMap<UserData, BytesMut>) {
-        let mut done = Vec::new();
-        for peer in self.sockets.values_mut() {
+        let (mut done, mut told) = (Vec::new(), Vec::new());
+        for (socket, peer) in &mut self.sockets {
             let Some((user_data, bytes)) = peer.sending.take() else { continue };
             let result = match peer.take(&bytes) {
                 _ if peer.inbound_end == Some(End::Reset) => Err(Errno::CONNRESET),
@@ -87,11 +91,15 @@ impl State {
                     peer.sending = Some((user_data, bytes));
                     continue;
                 }
-                taken => Ok(taken as u32),
+                taken => {
+                    told.push((Socket(*socket), bytes[..taken].to_vec()));
+                    Ok(taken as u32)
+                }
             };
             rests.insert(user_data, bytes);
             done.push((user_data, result));
         }
+        told.into_iter().for_each(|(socket, bytes)| self.note(|| Event::Told { socket, bytes }));
         done.into_iter().for_each(|(user_data, result)| self.complete(user_data, result));
     }
 

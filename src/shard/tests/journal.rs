@@ -6,6 +6,7 @@ use crate::ack::AckLevel;
 use crate::auth::{Claims, Verifier};
 use crate::call::{CallIdentity, Seq};
 use crate::clock::UnixMicros;
+use crate::constants::{ACK_INTERVAL_FRAMES, RECORD_ALIGNMENT};
 use crate::frame_ring::RING_SIZE_MIN;
 use crate::io::memory::Region;
 use crate::io::scripted::{Scripted, World};
@@ -61,8 +62,12 @@ struct Node {
 
 impl Node {
     fn new(level: AckLevel) -> Node {
+        Node::with(level, Limits::tiny())
+    }
+
+    fn with(level: AckLevel, limits: Limits) -> Node {
         let world = World::new();
-        let limits = Limits { max_ahead: None, ..Limits::tiny() };
+        let limits = Limits { max_ahead: None, ..limits };
         let settings = IngestSettings { has_journal: true, ..IngestSettings::new(limits.clone()) };
         let mut io = world.io(8, 512);
         let ring = FrameRing::new(Region::allocate(RING_SIZE_MIN).unwrap(), Kernel::detect());
@@ -426,6 +431,40 @@ fn a_stalled_disk_closes_calls_after_a_while() {
     while node.world.finish_file_operation(0) {}
     node.turns(30);
     node.call();
+}
+
+#[test]
+fn a_call_whose_promise_finds_no_room_is_closed_and_the_node_goes_on() {
+    // The ring takes far more than the queue of promises believes: so that is full first.
+    let limits = Limits { ring_size: 10 * ACK_INTERVAL_FRAMES as usize * RECORD_ALIGNMENT, ..Limits::tiny() };
+    let room = promise_count_max(limits.ring_size, limits.connections_max);
+    let mut node = Node::with(AckLevel::Durable, limits);
+    node.world.hold_file_operations(true);
+    // Calls that come and go, and leave their promises behind.
+    for _ in 0..room {
+        let socket = node.call();
+        node.frames(socket, 10);
+        node.turns(1);
+        node.world.peer_resets(socket);
+        node.turns(2);
+    }
+    assert_eq!(node.shard.promises.len(), room);
+    let socket = node.call();
+    node.frames(socket, 10);
+    node.turns(2);
+    let heard = node.world.peer_reads(socket);
+    let goodbye = String::from_utf8_lossy(&heard);
+    assert!(goodbye.contains(r#""reason":"storage""#) && !goodbye.contains("ack"), "{goodbye}");
+    assert!(heard.windows(2).any(|code| code == 1013u16.to_be_bytes()), "{heard:?}");
+    // The disk moves again: the queue empties, the node takes calls and keeps its promises.
+    node.world.hold_file_operations(false);
+    while node.world.finish_file_operation(0) {}
+    node.turns(60);
+    assert!(node.shard.promises.is_empty());
+    let socket = node.call();
+    node.frames(socket, 10);
+    node.turns(60);
+    assert!(node.read(socket).contains(r#"{"event":"ack","seq":10}"#));
 }
 
 #[test]

@@ -1,17 +1,27 @@
 //! Random peers on random shards: they connect, say sense and nonsense in random cuts, stop reading, end and vanish; meanwhile
 //! the ring fills, receive buffers run out and time jumps. Whatever happens, acks come in order and for frames that were sent,
-//! and at the end nothing is left.
+//! and at the end nothing is left. With a disk below them, writes fail, fall short and overtake each other, syncs fail, there is
+//! no room and no progress; and at any moment what has been acked is on that disk, byte for byte.
 //!
 //! A failure prints its seed; `EXO_INGEST_SEED=… cargo test --lib shard::tests::random` plays that one again, and
 //! `EXO_INGEST_SEEDS=…` plays as many.
 
 #![forbid(unsafe_code)]
 
+mod cuts;
+mod image;
+
 use super::*;
+use crate::ack::AckLevel;
+use crate::io::FileHandle;
+use rustix::io::Errno;
 use std::ops::Range;
 
 /// Runs in a normal test: a few seconds.
 const RUNS: u64 = 40;
+
+/// Of them, those on a disk.
+const DISK_RUNS: u64 = 30;
 
 const STEPS: usize = 120;
 
@@ -54,6 +64,8 @@ impl Drop for SeedNote {
 
 /// A peer and what it is going to say.
 struct Peer {
+    /// Counts the peers of a play from 1; its audio tells.
+    number: usize,
     rig: usize,
     socket: Socket,
     script: Vec<u8>,
@@ -61,16 +73,18 @@ struct Peer {
     sent: usize,
     /// Where in the script each audio frame after the first `start` ends.
     frame_ends: Vec<usize>,
+    /// Bytes of each.
+    frame_sizes: Vec<usize>,
     heard: Vec<u8>,
     /// It has finished, reset, or both.
     ended: bool,
 }
 
 impl Peer {
-    fn random(dice: &mut Dice, rig: usize, socket: Socket) -> Peer {
+    fn random(dice: &mut Dice, number: usize, rig: usize, socket: Socket) -> Peer {
         let interaction = format!("call-{}", dice.within(0..4));
-        let mut peer =
-            Peer { rig, socket, script: Vec::new(), sent: 0, frame_ends: Vec::new(), heard: Vec::new(), ended: false };
+        let (script, frame_ends, frame_sizes, heard) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut peer = Peer { number, rig, socket, script, sent: 0, frame_ends, frame_sizes, heard, ended: false };
         let opening = match dice.within(0..12) {
             0 => b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
             1 => b"POST / HTTP/1.1\r\n\r\n".to_vec(),
@@ -103,14 +117,30 @@ impl Peer {
             5 if dice.once_in(6) => self.script.extend(audio(2000)),
             _ => {
                 let size = match dice.within(0..3) {
+                    // The first frame says whose it is.
+                    _ if self.frame_ends.is_empty() => dice.within(TAG_SIZE..200),
                     0 => dice.within(0..8),
                     1 => dice.within(0..200),
                     _ => dice.within(0..1025),
                 };
-                self.script.extend(audio(size));
+                self.frame_sizes.push(size);
+                let tone = self.tone(self.frame_sizes.len() as u64);
+                self.script.extend(masked(0x2, &tone));
                 self.frame_ends.push(self.script.len());
             }
         }
+    }
+
+    /// The audio of a frame: no two alike that are long enough to say so.
+    fn tone(&self, seq: u64) -> Vec<u8> {
+        let tag = (self.number as u64).to_le_bytes().into_iter().chain(seq.to_le_bytes());
+        let noise = (0..).map(|at: usize| (at * 7 + self.number * 31 + seq as usize * 13) as u8);
+        tag.chain(noise).take(self.frame_sizes[seq as usize - 1]).collect()
+    }
+
+    /// The frames that it has been promised.
+    fn acked(&self) -> u64 {
+        acked(&self.heard)
     }
 
     /// Frames that the node can have in full by now, at the most.
@@ -135,10 +165,32 @@ impl Peer {
     }
 }
 
+/// How long a frame has to be to say whose it is and which, bytes.
+const TAG_SIZE: usize = 16;
+
+/// The peer whose first frame this is: its place in a play.
+fn peer_of(first_frame: &[u8]) -> usize {
+    let number = first_frame.first_chunk().map_or(0, |tag| u64::from_le_bytes(*tag));
+    usize::try_from(number).expect("a peer's number").checked_sub(1).expect("audio that a peer has sent")
+}
+
+/// The last frame that was promised to somebody who has heard this.
+fn acked(heard: &[u8]) -> u64 {
+    let words = said_so_far(heard);
+    let promises = words.iter().filter_map(|word| word.strip_prefix("ack ").or_else(|| word.strip_prefix("stopped ")));
+    promises.filter_map(|seq| seq.parse().ok()).max().unwrap_or(0)
+}
+
 /// As [`said`], for bytes that may still lack the end of the head.
 fn said_so_far(heard: &[u8]) -> Vec<String> {
     let is_upgraded = heard.starts_with(b"HTTP/1.1 101") && heard.windows(4).any(|four| four == b"\r\n\r\n");
     if is_upgraded { said(heard) } else { Vec::new() }
+}
+
+/// Tiny limits, and the time that a disk takes.
+fn patient() -> Limits {
+    let Limits { head_timeout, start_timeout, ping_after, idle_timeout, ack_stalled_timeout, .. } = Limits::production();
+    Limits { head_timeout, start_timeout, ping_after, idle_timeout, ack_stalled_timeout, ..Limits::tiny() }
 }
 
 /// A node of one or two shards, its peers, and what is done to them.
@@ -147,29 +199,50 @@ struct Play {
     rigs: Vec<Rig>,
     consumers: Vec<Option<ConsumerId>>,
     peers: Vec<Peer>,
+    /// Rings are filled, and other things are done that make journals large.
+    is_large: bool,
+    /// The sum of all ACKs when the disk was last looked at.
+    acked: u64,
+    /// Faults that disks were told to have.
+    faults: u64,
 }
 
 impl Play {
     fn new(seed: u64) -> Play {
+        Play::on(seed, 1..3, None)
+    }
+
+    fn on(seed: u64, counts: Range<usize>, disk: Option<DiskSettings>) -> Play {
         let mut dice = Dice(seed);
         let limits = Limits {
-            completions_per_turn: dice.one_of(&[1, 2, 8, 256]),
+            completions_per_turn: dice.one_of(if disk.is_some() { &[8, 256] } else { &[1, 2, 8, 256] }),
             handshakes_per_turn: dice.one_of(&[1, 2, 16]),
             send_slot_count: dice.one_of(&[1, 4]),
-            connections_max: dice.one_of(&[3, 16]),
-            calls_max: dice.one_of(&[2, 8, 100]),
+            // On a disk the calls are what counts, not those who are refused.
+            connections_max: if disk.is_some() { 16 } else { dice.one_of(&[3, 16]) },
+            calls_max: if disk.is_some() { 100 } else { dice.one_of(&[2, 8, 100]) },
             max_ahead: dice.one_of(&[None, Some(Duration::from_secs(2))]),
-            ..Limits::tiny()
+            ..if disk.is_some() { patient() } else { Limits::tiny() }
         };
         // A byte a turn would be a slow play.
         let size = dice.one_of(&[usize::MAX, if limits.completions_per_turn < 8 { 50 } else { 1 }, 100, 5000]);
-        let count = dice.within(1..3);
-        let rigs = rigs(count, settings(limits));
-        rigs.iter().for_each(|rig| rig.world.set_receive_size_max(size));
-        Play { dice, consumers: rigs.iter().map(|_| None).collect(), rigs, peers: Vec::new() }
+        let count = dice.within(counts);
+        let durable = disk.is_some_and(|disk| disk.level == AckLevel::Durable);
+        let rigs = rigs_on(count, IngestSettings { durable, ..settings(limits) }, disk);
+        for rig in &rigs {
+            rig.world.set_receive_size_max(size);
+            rig.world.hold_file_operations(disk.is_some());
+        }
+        let consumers = rigs.iter().map(|_| None).collect();
+        Play { dice, consumers, rigs, peers: Vec::new(), is_large: true, acked: 0, faults: 0 }
+    }
+
+    fn is_on_disk(&self) -> bool {
+        self.rigs[0].disk.is_some()
     }
 
     fn step(&mut self) {
+        self.step_disks();
         match self.dice.within(0..24) {
             0..4 => self.connect(),
             4..14 => self.send(),
@@ -189,15 +262,17 @@ impl Play {
                     rig.world.peer_resets(peer.socket);
                 }
             }),
-            17 => self.with_rig(|dice, rig, consumer| match consumer.take() {
-                Some(consumer) => rig.let_ring_go(consumer),
-                None => {
-                    *consumer = Some(rig.hold_ring());
-                    if dice.once_in(2) {
-                        rig.fill_ring(dice.within(1..20_000));
+            17 if self.is_large && (!self.is_on_disk() || self.dice.once_in(30)) => {
+                self.with_rig(|dice, rig, consumer| match consumer.take() {
+                    Some(consumer) => rig.let_ring_go(consumer),
+                    None => {
+                        *consumer = Some(rig.hold_ring());
+                        if dice.once_in(2) {
+                            rig.fill_ring(dice.within(1..20_000));
+                        }
                     }
-                }
-            }),
+                })
+            }
             18 => self.with_rig(|dice, rig, _| {
                 // The script counts buffers, not shares of them: what the shard holds now it will give back.
                 let free = dice.one_of(&[None, Some(1), Some(3)]);
@@ -207,7 +282,9 @@ impl Play {
                 let pause = self.dice.one_of(&[1, 5, 50, 300, 600, 3_000]);
                 self.rigs.iter().for_each(|rig| rig.world.advance(millis(pause)));
             }
-            21 => self.with_rig(|dice, rig, _| rig.world.step_wall_clock(dice.one_of(&[-3600, 5, 1800]))),
+            21 if !self.is_on_disk() || self.dice.once_in(10) => {
+                self.with_rig(|dice, rig, _| rig.world.step_wall_clock(dice.one_of(&[-3600, 5, 1800])))
+            }
             22 => self.with_rig(|dice, rig, _| {
                 let error = dice.one_of(&[rustix::io::Errno::MFILE, rustix::io::Errno::CONNABORTED]);
                 rig.world.fail_accept(error);
@@ -221,9 +298,50 @@ impl Play {
         }
     }
 
+    /// What disks do: they finish what is under way in any order, and sometimes not as they should.
+    fn step_disks(&mut self) {
+        for rig in &mut self.rigs {
+            let Some(disk) = &mut rig.disk else { return };
+            let (dice, world) = (&mut self.dice, &rig.world);
+            if dice.once_in(2) {
+                world.advance(millis(dice.within(0..25) as u64));
+            }
+            for _ in 0..dice.within(0..4) {
+                world.finish_file_operation(dice.within(0..2));
+            }
+            if !disk.has_room && dice.once_in(10) {
+                disk.set_room(world, true);
+            }
+            if !dice.once_in(30) {
+                continue;
+            }
+            self.faults += 1;
+            let each = |fault: &dyn Fn(FileHandle)| disk.newest().for_each(fault);
+            match dice.within(0..7) {
+                0 | 1 if disk.settings.level == AckLevel::Durable => each(&|file| world.fail_sync(file, Errno::IO)),
+                2 => {
+                    let error = dice.one_of(&[Errno::IO, Errno::NOSPC, Errno::INTR, Errno::AGAIN]);
+                    each(&|file| world.fail_write(file, error));
+                }
+                3 => {
+                    let size = dice.within(0..20_000);
+                    each(&|file| world.shorten_write(file, size));
+                }
+                4 => disk.set_room(world, false),
+                5 => world.hold_file_operations(true),
+                _ => {
+                    world.hold_file_operations(false);
+                    while world.finish_file_operation(0) {}
+                }
+            }
+        }
+    }
+
     fn with_peer(&mut self, act: impl FnOnce(&mut Dice, &mut Rig, &mut Peer)) {
         if !self.peers.is_empty() {
-            let index = self.dice.within(0..self.peers.len());
+            // On a disk the newest ones: those before them are gone, or have said what they had to say.
+            let oldest = if self.is_on_disk() { self.peers.len().saturating_sub(6) } else { 0 };
+            let index = self.dice.within(oldest..self.peers.len());
             let peer = &mut self.peers[index];
             act(&mut self.dice, &mut self.rigs[peer.rig], peer);
         }
@@ -237,7 +355,13 @@ impl Play {
     fn connect(&mut self) {
         let index = self.dice.within(0..self.rigs.len());
         let socket = self.rigs[index].connect();
-        self.peers.push(Peer::random(&mut self.dice, index, socket));
+        let number = self.peers.len() + 1;
+        let mut peer = Peer::random(&mut self.dice, number, index, socket);
+        if self.is_on_disk() {
+            peer.sent = peer.script.len().min(self.dice.within(600..2_000));
+            self.rigs[index].world.peer_sends(socket, &peer.script[..peer.sent]);
+        }
+        self.peers.push(peer);
     }
 
     fn send(&mut self) {
@@ -269,6 +393,58 @@ impl Play {
                 assert!(shard.io.outstanding() <= shard.deferred.len(), "received bytes are held for nothing");
             }
         }
+        self.check_disks();
+    }
+
+    /// Every acked frame is where a power loss would leave it.
+    fn check_disks(&mut self) {
+        let acked = self.peers.iter().map(Peer::acked).sum();
+        if self.rigs[0].disk.is_none() || acked == self.acked {
+            return;
+        }
+        self.acked = acked;
+        for (index, rig) in self.rigs.iter_mut().enumerate() {
+            let Some(disk) = &mut rig.disk else { continue };
+            let mut kept = vec![0; self.peers.len()];
+            let mut place = None;
+            for ((epoch, seq), audio) in disk.frames(&rig.world) {
+                if epoch == CallEpoch::default() {
+                    // What filled the ring.
+                    continue;
+                }
+                if seq == 1 {
+                    place = Some((epoch, peer_of(&audio)));
+                }
+                let (_, peer) = place.filter(|(of, _)| *of == epoch).expect("frames of a turn from the first one on");
+                assert!(audio == self.peers[peer].tone(seq), "frame {seq} of peer {peer} is another");
+                kept[peer] += u64::from(kept[peer] + 1 == seq);
+            }
+            for (peer, kept) in self.peers.iter().zip(kept).filter(|(peer, _)| peer.rig == index) {
+                assert!(kept >= peer.acked(), "peer {}: {} acked, {kept} on the disk", peer.number, peer.acked());
+            }
+        }
+    }
+
+    /// Disks do as they should, and everything owed is done.
+    fn heal_disks(&mut self) {
+        for rig in &mut self.rigs {
+            let Some(disk) = &mut rig.disk else { continue };
+            disk.set_room(&rig.world, true);
+            rig.world.hold_file_operations(false);
+            while rig.world.finish_file_operation(0) {}
+        }
+        quiet_all(&mut self.rigs);
+        // What has failed again and again is tried again after a minute, and the faults that are left may fail it once more.
+        for rig in &mut self.rigs {
+            let is_behind = |rig: &Rig| rig.disk.is_some() && rig.shard.ring.durable() < rig.shard.ring.sealed();
+            for _ in 0..600 {
+                if !is_behind(rig) {
+                    break;
+                }
+                rig.pass(millis(500));
+            }
+            assert!(!is_behind(rig), "a disk that does as it should is not written to");
+        }
     }
 
     /// All faults end, then all peers do; the shards may have as much time as they want to themselves.
@@ -279,6 +455,7 @@ impl Play {
                 rig.let_ring_go(consumer);
             }
         }
+        self.heal_disks();
         let drains = self.dice.once_in(3);
         if drains {
             let window = millis(self.dice.one_of(&[0, 100]));
@@ -292,7 +469,7 @@ impl Play {
             }
         }
         // The others say nothing more and do not end: deadlines are all that is left.
-        for _ in 0..8 {
+        for _ in 0..if self.is_on_disk() { 48 } else { 8 } {
             for rig in &mut self.rigs {
                 let wakes = rig.pass(Duration::from_secs(1));
                 assert!(wakes < 300, "woken {wakes} times in a second");
@@ -319,17 +496,45 @@ impl Rig {
     }
 }
 
+/// A number from the environment.
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// The seeds to be played: one that was asked for, or so many.
+fn seeds(runs: u64) -> std::ops::RangeInclusive<u64> {
+    match number("EXO_INGEST_SEED") {
+        Some(seed) => seed..=seed,
+        None => 1..=number("EXO_INGEST_SEEDS").unwrap_or(runs),
+    }
+}
+
 #[test]
 fn whatever_peers_do_acks_are_true_and_nothing_is_left() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
-    let seeds = match number("EXO_INGEST_SEED") {
-        Some(seed) => seed..=seed,
-        None => 1..=number("EXO_INGEST_SEEDS").unwrap_or(RUNS),
-    };
-    for seed in seeds {
+    for seed in seeds(RUNS) {
         let _note = SeedNote(seed);
         let mut play = Play::new(seed);
         (0..STEPS).for_each(|_| play.step());
         play.finish();
     }
+}
+
+#[test]
+fn whatever_disks_and_peers_do_what_is_acked_is_on_the_disk() {
+    let (mut steps, mut faults, mut acked, mut fences) = (0, 0, 0, 0);
+    let seeds = seeds(DISK_RUNS);
+    for seed in seeds.clone() {
+        let _note = SeedNote(seed);
+        let level = if seed % 3 == 0 { AckLevel::Written } else { AckLevel::Durable };
+        let segment_size = [32 * 1024, 64 * 1024, 1 << 20][seed as usize / 3 % 3];
+        let mut play = Play::on(seed, 1..3, Some(DiskSettings { level, segment_size }));
+        (0..3 * STEPS).for_each(|_| play.step());
+        steps += 3 * STEPS;
+        faults += play.faults;
+        acked += play.acked;
+        fences += play.rigs.iter().map(|rig| rig.counters.journal_fences.read()).sum::<u64>();
+        play.finish();
+    }
+    println!("seeds {seeds:?}: {steps} steps, {faults} disk faults, {fences} fenced segments, {acked} frames acked, 0 lost");
+    assert!(seeds.clone().count() < 10 || (acked > 0 && fences > 0), "nothing was tested");
 }
