@@ -9,7 +9,7 @@ use crate::config::settings::{OnExpiry, Settings};
 use crate::control::admin::Facts;
 use crate::control::{Control, ControlConfig, ControlError, notify::Notifier, signals};
 use crate::io::probe::probe;
-use crate::logging;
+use crate::logging::{self, Log};
 use crate::node::{Node, NodeConfig};
 use crate::session::ingest::IngestSettings;
 use rustix::thread::{CpuSet, sched_getaffinity};
@@ -24,6 +24,8 @@ pub(super) struct Launch {
     control: Control,
     facts: Facts,
     notifier: Notifier,
+    /// Last: it writes what the others log at their end.
+    _log: Log,
 }
 
 impl Launch {
@@ -31,7 +33,7 @@ impl Launch {
     pub fn start(config: &Config, ready: Option<File>) -> Result<Launch, Failure> {
         let settings = &config.settings;
         let Some(key_path) = settings.jwt_key.clone() else { return Err(Failure::Usage(MISSING_KEY.into())) };
-        logging::start(settings.log, settings.log_level);
+        let log = logging::start(settings.log, settings.log_level);
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
@@ -56,7 +58,7 @@ impl Launch {
         let node = Node::start(node_config, Arc::new(verifier)).map_err(|error| Failure::Run(error.to_string()))?;
         log_start(settings, &node, &shards, control.admin_address());
         let facts = Facts { ack: settings.ack_level().name(), calls_max: settings.limits.calls_max };
-        Ok(Launch { node, control, facts, notifier: Notifier::new(ready) })
+        Ok(Launch { node, control, facts, notifier: Notifier::new(ready), _log: log })
     }
 
     /// Where it listens, with the real port.
@@ -81,7 +83,12 @@ impl Launch {
     /// Serves until a signal ends it.
     pub fn run(mut self) -> Result<(), Failure> {
         self.notifier.ready(self.node.address());
-        self.control.run(self.node, self.facts, &self.notifier).map_err(|error| Failure::Run(error.to_string()))
+        let outcome = self.control.run(self.node, self.facts, &self.notifier);
+        let dropped = logging::dropped_lines();
+        if dropped > 0 {
+            tracing::warn!(dropped, "standard error did not take all lines of this log");
+        }
+        outcome.map_err(|error| Failure::Run(error.to_string()))
     }
 }
 

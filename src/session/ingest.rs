@@ -69,8 +69,8 @@ pub struct IngestSession {
     peer_close: Option<Option<u16>>,
     /// Our Close on our own account, once it is decided.
     closing: Option<Closing>,
-    /// How the call ended, and when; once it has.
-    ended: Option<(Ending, Moment)>,
+    /// How the call ended, once it has.
+    ended: Option<Ending>,
     phase: Phase,
     /// A valid `start` has come.
     is_started: bool,
@@ -216,7 +216,7 @@ impl IngestSession {
             context.counters.frames.add(1);
             context.counters.frames_odd.add(u64::from(is_odd));
             if self.tally.add_frame(frame_size) {
-                self.durability.note(self.tally.seq(), context.ring.head(), context.ring.durable());
+                self.durability.note(self.tally.seq(), context.ring);
                 self.report();
             }
         }
@@ -224,7 +224,7 @@ impl IngestSession {
 
     /// Data that nothing is done with: counted where it comes after `stop`, as long as anything is decoded at all.
     fn pass_over(&self, piece: DataPiece<'_>, context: &mut Context<'_>) {
-        let is_after_stop = matches!(self.ended, Some((Ending::Stopped, _))) && self.peer_close.is_none();
+        let is_after_stop = self.ended == Some(Ending::Stopped) && self.peer_close.is_none();
         if is_after_stop && piece.last {
             match piece.kind {
                 MessageKind::Binary => context.counters.frames_after_stop.add(1),
@@ -418,14 +418,14 @@ impl Session for IngestSession {
     }
 
     fn summary(&self, durable: RingPosition) -> Option<Summary<'_>> {
-        let (ending, ended_at) = self.ended?;
+        let ending = self.ended?;
         let (acked, _) = self.outbox.acks();
         Some(Summary {
             identity: &self.identity,
             epoch: self.epoch,
             frames: self.tally.seq(),
             bytes: self.tally.bytes(),
-            lasted: ended_at.since(self.tally.started_at()),
+            lasted: self.tally.lasted(),
             acked: Seq(acked),
             durable: self.durable_seq(durable).map(Seq),
             ending: ending.label(),

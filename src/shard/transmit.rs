@@ -8,7 +8,7 @@ use crate::ack::Promise;
 use crate::clock::{Moment, Now};
 use crate::io::{Io, OpKind};
 use crate::proto::handshake::{ANSWER_SIZE_MAX, Answer, Refusal, write_switching_protocols};
-use crate::session::{Action, Disconnect, Notice, Output, Service, Session};
+use crate::session::{Action, Disconnect, Notice, Output, Service, Session, Summary};
 use bytes::{Buf, BytesMut};
 use rustix::io::Errno;
 use std::time::Duration;
@@ -235,6 +235,9 @@ impl<I: Io, S: Service> Shard<I, S> {
         if let Stage::Open(open) = &connection.stage {
             let is_finished = open.session.is_finished();
             if connection.broken || (is_finished && connection.is_flushed()) {
+                if let Some(summary) = open.session.summary(self.ring.durable()) {
+                    log_end(self.index, &summary);
+                }
                 connection.stage = Stage::Done;
                 connection.deadline = None;
             } else if is_finished {
@@ -293,6 +296,26 @@ impl<S: Session> Connection<S> {
         }
         (size, false)
     }
+}
+
+/// The one line of a call: formatted here, written by the log's own thread.
+fn log_end(shard: usize, summary: &Summary<'_>) {
+    tracing::info!(
+        tenant = &*summary.identity.tenant,
+        interaction = &*summary.identity.interaction,
+        boot = summary.epoch.boot,
+        epoch = summary.epoch.micros,
+        shard,
+        frames = summary.frames,
+        bytes = summary.bytes,
+        seconds = summary.lasted.as_millis() as f64 / 1000.0,
+        acked = summary.acked.0,
+        durable = summary.durable.map(|seq| seq.0),
+        ended = summary.ending,
+        close = summary.close,
+        reason = summary.reason,
+        "call ended"
+    );
 }
 
 fn earliest<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {

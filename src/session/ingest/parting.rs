@@ -114,7 +114,7 @@ impl IngestSession {
     /// The call ends here. The caller leaves Live, so this happens once.
     pub(super) fn end(&mut self, now: Now, ending: Ending, context: &mut Context<'_>) {
         debug_assert_eq!(self.phase, Phase::Live);
-        self.durability.note(self.tally.seq(), context.ring.head(), context.ring.durable());
+        self.durability.note_last(self.tally.seq(), context.ring);
         let appended = context.ring.append_end(&CallEnd {
             call: self.call.record_number(),
             epoch: self.epoch,
@@ -127,7 +127,8 @@ impl IngestSession {
             self.shared.counters.ends_unrecorded.add(1);
         }
         self.report();
-        self.ended = Some((ending, now.moment));
+        self.ended = Some(ending);
+        self.tally.end(now.moment);
         self.release_owed = true;
         self.shared.counters.endings[ending.index()].add(1);
         context.counters.calls_ended.add(1);

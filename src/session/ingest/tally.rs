@@ -21,15 +21,23 @@ pub(super) struct Tally {
     bytes_reported: u64,
     /// Hz.
     sample_rate: u32,
+    /// From its start to its end; 0 before that. 49 days fit.
+    lasted_ms: u32,
 }
 
 impl Tally {
     pub(super) fn new(started_at: Moment, sample_rate: u32) -> Self {
-        Tally { started_at, seq: 0, bytes: 0, seq_reported: 0, bytes_reported: 0, sample_rate }
+        Tally { started_at, seq: 0, bytes: 0, seq_reported: 0, bytes_reported: 0, sample_rate, lasted_ms: 0 }
     }
 
-    pub(super) fn started_at(&self) -> Moment {
-        self.started_at
+    /// The call ends now.
+    pub(super) fn end(&mut self, now: Moment) {
+        self.lasted_ms = now.since(self.started_at).as_millis().try_into().unwrap_or(u32::MAX);
+    }
+
+    /// How long it was, once it has ended.
+    pub(super) fn lasted(&self) -> Duration {
+        Duration::from_millis(u64::from(self.lasted_ms))
     }
 
     #[inline]

@@ -228,7 +228,7 @@ impl Play {
         let size = dice.one_of(&[usize::MAX, if limits.completions_per_turn < 8 { 50 } else { 1 }, 100, 5000]);
         let count = dice.within(counts);
         let durable = disk.is_some_and(|disk| disk.level == AckLevel::Durable);
-        let rigs = rigs_on(count, IngestSettings { durable, ..settings(limits) }, disk);
+        let rigs = rigs_on(count, IngestSettings { has_journal: disk.is_some(), ..settings(limits) }, disk);
         for rig in &rigs {
             rig.world.set_receive_size_max(size);
             rig.world.hold_file_operations(disk.is_some());

@@ -61,6 +61,32 @@ fn stopped_says_up_to_which_frame_the_call_is_known_to_be_durable() {
     }
 }
 
+/// A call that is faster than the disk: each batch is sealed at once, and becomes durable several batches later.
+#[test]
+fn what_is_known_to_be_durable_lags_and_never_runs_ahead() {
+    let mut call = Harness::live_with(|settings| settings.has_journal = true);
+    let mut sealed = std::collections::VecDeque::new();
+    let (mut known, mut truth) = (0, 0);
+    for tens in 1..=30 {
+        call.frames(10, 2);
+        call.ring.seal();
+        while call.ring.poll_sealed().is_some() {}
+        sealed.push_back((tens * 10, call.ring.sealed()));
+        if sealed.len() > 4 {
+            let (seq, end) = sealed.pop_front().unwrap();
+            call.ring.set_written(end);
+            call.ring.set_durable(end);
+            truth = seq;
+        }
+        let answer = call.session.durable_seq(call.ring.durable()).unwrap();
+        assert!((known..=truth).contains(&answer) && answer + 50 >= truth, "{answer} of {truth}, {known} before");
+        known = answer;
+    }
+    assert_eq!(truth, 260);
+    let answer = call.text(STOP);
+    assert_eq!(answer, [stopped(300, 600, 12, &known.to_string()), close(1000, "")].concat());
+}
+
 #[test]
 fn a_flood_of_data_behind_a_stop_without_audio_is_counted() {
     let mut call = Harness::live();
