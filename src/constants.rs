@@ -51,6 +51,11 @@ pub const RECEIVE_BUFFER_COUNT_WHOLE: u16 = 256;
 /// 64-byte record header plus a padded 64-byte payload in the ring.
 pub const RECORD_EXPANSION_MAX: usize = (2 * RECORD_ALIGNMENT).div_ceil(7);
 
+/// Connections of one shard, beyond those it has place for, that may stay until they have read their 503: two seconds at most, an
+/// answer's way there and back as a rule. So a thousand a second are told at a round trip of 60 ms; a flood holds no more than
+/// these. Each needs a descriptor.
+pub const SHED_CONNECTIONS_MAX: usize = 64;
+
 const _: () = assert!(TENANT_COUNT_MAX > 1 && TENANT_COUNT_MAX <= u16::MAX as usize);
 const _: () = assert!(HEAD_SIZE_MAX >= 2 * TOKEN_SIZE_MAX);
 const _: () = assert!(BATCH_SIZE_MAX.is_multiple_of(BLOCK_SIZE));

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::auth::Verifier;
+use crate::constants::SHED_CONNECTIONS_MAX;
 use crate::control::keeper::{JournalConfig, Keeper, KeeperError, Run};
 use crate::frame_ring::FrameRing;
 use crate::io::affinity::{allowed_cpus, pin_to};
@@ -368,9 +369,10 @@ impl Node {
 fn fit_to_open_files(config: &NodeConfig) -> Result<Limits, Lack> {
     let mut limits = config.limits.clone();
     let shard_count = config.shards.len();
-    let wanted = limits.calls_max as u64 + OPEN_FILES_RESERVE * (1 + shard_count as u64 / 16);
+    let shed = SHED_CONNECTIONS_MAX as u64;
+    let wanted = limits.calls_max as u64 + OPEN_FILES_RESERVE * (1 + shard_count as u64 / 16) + shed * shard_count as u64;
     let open_files = raise_open_files(wanted)?;
-    let share = (open_files - OPEN_FILES_RESERVE) / shard_count as u64;
+    let share = (open_files - OPEN_FILES_RESERVE) / shard_count as u64 - shed;
     limits.connections_max = limits.connections_max.min(usize::try_from(share).unwrap_or(usize::MAX));
     Ok(limits)
 }

@@ -2,6 +2,7 @@
 //! there is room again as soon as some leave.
 #![forbid(unsafe_code)]
 
+use exo_ingest::constants::SHED_CONNECTIONS_MAX;
 use exo_ingest_harness::{Keys, Peer, TENANT, TestNode, eventually, mint, on_both_kernels, wire};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -40,6 +41,46 @@ fn more_connections_than_slots() {
         eventually("they are gone", || node.count(|counters| &counters.connections_open) == 1);
         let calls: Vec<_> = (0..19).map(|number| node.call_as(TENANT, &number.to_string())).collect();
         drop(calls);
+    });
+}
+
+/// Real clients send their request, whatever the node has to say: it must not reset what it has just answered. Many at once, a
+/// flood that never reads or ends beside them.
+#[test]
+fn those_who_find_no_place_read_why() {
+    on_both_kernels(|features| {
+        let node = TestNode::start(features, |setup| setup.limits.connections_max = 2);
+        let (_idle, mut call) = (node.connect(), node.call_as(TENANT, "live"));
+        node.await_count(2, |counters| &counters.connections_open);
+        let request = wire::upgrade_request(&mint(TENANT, "shed"));
+        let ask = |pause: Duration| {
+            let mut peer = node.connect();
+            // Before the answer has come, or when it has: in two pieces, so that some of it is always late.
+            for piece in [&request[..100], &request[100..]] {
+                std::thread::sleep(pause);
+                peer.send(piece.as_bytes());
+            }
+            let response = peer.response();
+            assert_eq!((response.status, response.field("Retry-After").is_some()), (503, true));
+            peer.expect_end();
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..24 {
+                let ask = &ask;
+                scope.spawn(move || (0..20).for_each(|round| ask(Duration::from_micros(thread % 4 * round * 100))));
+            }
+        });
+        assert_eq!(node.count(|counters| &counters.connections_shed), 24 * 20);
+        // Those who stay hold a bounded number of sockets, and not for long.
+        let silent: Vec<_> = (0..300).map(|_| node.connect()).collect();
+        node.await_count(24 * 20 + 300, |counters| &counters.connections_shed);
+        let open = node.count(|counters| &counters.connections_open);
+        assert!(open <= 2 + SHED_CONNECTIONS_MAX as u64, "{open} are open");
+        eventually("they are gone", || node.count(|counters| &counters.connections_open) == 2);
+        ask(Duration::from_millis(5));
+        drop(silent);
+        call.send_frames(10, 960);
+        call.expect_ack(10);
     });
 }
 

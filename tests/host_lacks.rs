@@ -184,7 +184,7 @@ fn too_few_open_files() {
     let before = ["prlimit", "--nofile=200:200"];
     let line = refusal("200 open files", &mut place.serve(&before, &["--allow-unregistered", "--max-calls", "1000"]));
     assert_names(&line, &["200", "--max-calls", "ulimit -Hn", "LimitNOFILE"]);
-    let args = ["--allow-unregistered", "--max-calls", "100", "--shards", "1"];
+    let args = ["--allow-unregistered", "--max-calls", "50", "--shards", "1"];
     let node = Running::start(&mut place.serve(&before, &args));
     node.answers("GET /health HTTP/1.1\r\nHost: a\r\n\r\n", "200");
     node.stop();

@@ -54,6 +54,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "node",
         &[
             "auth",
+            "constants",
             "control::keeper",
             "frame_ring",
             "io",

@@ -39,28 +39,40 @@ impl<I: Io, S: Service> Shard<I, S> {
 
     fn welcome(&mut self, now: Now, socket: Socket) {
         self.counters.connections_accepted.add(1);
-        if self.draining {
-            return self.turn_away(socket, Refusal::Draining);
-        }
         let Some(peer) = self.io.peer_address(socket) else {
             // Gone before it was looked at.
             return self.io.turn_away(socket, &[]);
         };
         let deadline = now.moment + self.limits.head_timeout;
-        match self.connections.insert(Connection::new(socket, peer, now.moment, deadline)) {
+        let connection = Connection::new(socket, peer, now.moment, deadline);
+        if self.draining {
+            return self.shed(now, connection, Refusal::Draining);
+        }
+        match self.connections.insert(connection) {
             Ok(id) => self.settle(now, id),
-            Err(_) => {
+            Err(connection) => {
                 self.counters.connections_shed.add(1);
-                self.turn_away(socket, Refusal::Capacity);
+                self.shed(now, connection, Refusal::Capacity);
             }
         }
     }
 
-    fn turn_away(&mut self, socket: Socket, refusal: Refusal) {
-        let mut answer = [0; ANSWER_SIZE_MAX];
-        let size = Answer::refused(refusal, false).write(&mut answer);
+    /// Tells a connection that there is no place for it. Its request is on its way: a socket that was closed before that has come
+    /// would be reset by it, and a reset overtakes the answer. So some may stay until they have read it, as after any answer; a
+    /// flood finds their places taken, and what comes then is told and closed at once.
+    fn shed(&mut self, now: Now, mut connection: Connection<S::Session>, refusal: Refusal) {
+        let answer = Answer::refused(refusal, false);
         self.service.handle_refusal(refusal, &self.counters);
-        self.io.turn_away(socket, &answer[..size]);
+        connection.is_shed = true;
+        connection.answer(answer);
+        match self.connections.insert(connection) {
+            Ok(id) => self.settle(now, id),
+            Err(connection) => {
+                let mut bytes = [0; ANSWER_SIZE_MAX];
+                let size = answer.write(&mut bytes);
+                self.io.turn_away(connection.socket, &bytes[..size]);
+            }
+        }
     }
 
     /// Judges the request heads that are complete, as many as one turn may: live calls come first.

@@ -11,6 +11,7 @@
 use super::stopwatch::{Mark, Timing};
 use crate::ack::PromiseTicket;
 use crate::clock::Moment;
+use crate::constants::SHED_CONNECTIONS_MAX;
 use crate::io::user_data::GENERATION_COUNT;
 use crate::io::{OpKind, SendSlot, Socket, UserData};
 use crate::proto::frame::Decoder;
@@ -138,6 +139,8 @@ pub struct Connection<S> {
     pub message_since: Mark,
     /// When else began what is measured.
     pub timing: Timing,
+    /// There was no place for it: it is told so, and gone.
+    pub is_shed: bool,
 }
 
 impl<S> Connection<S> {
@@ -166,6 +169,7 @@ impl<S> Connection<S> {
             broken: false,
             message_since: Mark::default(),
             timing: Timing::accepted(now),
+            is_shed: false,
         }
     }
 
@@ -201,6 +205,8 @@ pub struct Connections<S> {
     slots: Vec<Slot<S>>,
     free: Vec<u32>,
     connections_max: usize,
+    /// Of those in use, the ones that are shed.
+    shed_count: usize,
 }
 
 #[derive(Debug)]
@@ -213,26 +219,31 @@ impl<S> Connections<S> {
     /// Bytes of the table that a connection takes up.
     pub const SLOT_SIZE: usize = size_of::<Slot<S>>();
 
-    /// A table of at most `connections_max`. Address space is reserved now, memory is touched as connections come.
+    /// A table of at most `connections_max`, and beside them [`SHED_CONNECTIONS_MAX`] that are shed. Address space is reserved now, memory is touched as connections come.
     pub fn new(connections_max: usize) -> Self {
         Connections {
-            slots: Vec::with_capacity(connections_max),
-            free: Vec::with_capacity(connections_max),
+            slots: Vec::with_capacity(connections_max + SHED_CONNECTIONS_MAX),
+            free: Vec::with_capacity(connections_max + SHED_CONNECTIONS_MAX),
             connections_max,
+            shed_count: 0,
         }
     }
 
     /// Takes a slot; hands the connection back where there is none.
     #[allow(clippy::result_large_err, reason = "handed back to be turned away; the success path moves it anyway")]
     pub fn insert(&mut self, connection: Connection<S>) -> Result<ConnectionId, Connection<S>> {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None if self.slots.len() < self.connections_max => {
-                self.slots.push(Slot { generation: FIRST_GENERATION, connection: None });
-                self.slots.len() as u32 - 1
-            }
-            None => return Err(connection),
+        let has_room = match connection.is_shed {
+            true => self.shed_count < SHED_CONNECTIONS_MAX,
+            false => self.count() - self.shed_count < self.connections_max,
         };
+        if !has_room {
+            return Err(connection);
+        }
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: FIRST_GENERATION, connection: None });
+            self.slots.len() as u32 - 1
+        });
+        self.shed_count += usize::from(connection.is_shed);
         let slot = &mut self.slots[index as usize];
         slot.connection = Some(connection);
         Ok(ConnectionId { index, generation: slot.generation })
@@ -240,7 +251,8 @@ impl<S> Connections<S> {
 
     /// Frees a slot.
     pub fn remove(&mut self, id: ConnectionId) {
-        if self.get(id).is_some() {
+        if let Some(connection) = self.get(id) {
+            self.shed_count -= usize::from(connection.is_shed);
             let slot = &mut self.slots[id.index as usize];
             slot.connection = None;
             slot.generation = match (slot.generation + 1) % GENERATION_COUNT {
@@ -300,6 +312,24 @@ mod tests {
         assert!(connections.get(first).is_none() && connections.get(third).is_some());
         assert_eq!(connections.ids().collect::<Vec<_>>(), [third, second]);
         assert_eq!(connections.count(), 2);
+    }
+
+    #[test]
+    fn those_who_are_shed_take_no_place_from_others_nor_others_from_them() {
+        let shed = || Connection { is_shed: true, ..connection() };
+        let mut connections = Connections::new(2);
+        let shed_ids: Vec<_> = (0..SHED_CONNECTIONS_MAX).map(|_| connections.insert(shed()).unwrap()).collect();
+        assert!(connections.insert(shed()).is_err());
+        let served = [(); 2].map(|()| connections.insert(connection()).unwrap());
+        assert!(connections.insert(connection()).is_err());
+        connections.remove(served[0]);
+        assert!(connections.insert(shed()).is_err());
+        connections.remove(shed_ids[0]);
+        connections.remove(shed_ids[0]);
+        connections.insert(connection()).unwrap();
+        assert!(connections.insert(connection()).is_err());
+        connections.insert(shed()).unwrap();
+        assert_eq!(connections.count(), 2 + SHED_CONNECTIONS_MAX);
     }
 
     #[test]

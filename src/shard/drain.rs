@@ -1,4 +1,9 @@
 //! The end of a shard: accepting stops, calls are closed evenly over a window, and with none left it is over.
+//!
+//! How long that can take beyond the window: the last call's Close waits for its ACKs and then for room in its socket,
+//! `limits.close_timeout` at most each; then for the peer's FIN, two seconds at most. A peer that answers costs a round trip. The
+//! last wait is not cut short for a shard's end: the sockets would be closed on peers that still send, and reset by what comes,
+//! 1001 unread.
 #![forbid(unsafe_code)]
 
 use super::connections::Stage;

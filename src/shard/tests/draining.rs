@@ -77,6 +77,27 @@ fn live_calls_are_closed_evenly_over_the_window() {
     rig.end();
 }
 
+/// A peer that reads its Close and never ends its side holds the end up so long and no longer, whatever the settings.
+#[test]
+fn the_last_peer_is_waited_for_so_long_and_no_longer() {
+    for (close_timeout, wait) in [(millis(300), millis(300)), (Duration::from_secs(3600), Duration::from_secs(2))] {
+        let mut rig = Rig::with(|limits| {
+            limits.close_timeout = close_timeout;
+            limits.idle_timeout = Duration::from_secs(3600);
+        });
+        let (live, _upgraded, _silent) = (rig.call("a"), rig.upgraded("b"), rig.connect());
+        rig.quiet();
+        drain(&mut rig, Duration::ZERO);
+        rig.pass(millis(10));
+        assert_eq!(rig.said(live), ["error draining", "close 1001"]);
+        rig.pass(wait - millis(20));
+        assert!(!rig.finished, "it has time to read");
+        rig.pass(millis(30));
+        assert!(rig.finished, "after {close_timeout:?}");
+        rig.end();
+    }
+}
+
 #[test]
 fn a_call_that_ends_by_itself_meanwhile_is_not_waited_for() {
     let mut rig = Rig::tiny();
@@ -110,6 +131,8 @@ fn a_connection_accepted_while_the_drain_begins_gets_503() {
     rig.turn();
     rig.quiet();
     assert_eq!(rig.said(late), ["503"]);
+    rig.world.peer_finishes(late);
+    rig.quiet();
     rig.assert_closed(late);
     rig.end();
 }

@@ -15,6 +15,7 @@ use super::*;
 use crate::ack::AckLevel;
 use crate::io::FileHandle;
 use rustix::io::Errno;
+use crate::constants::SHED_CONNECTIONS_MAX;
 use std::ops::Range;
 
 /// Runs in a normal test: a few seconds.
@@ -227,7 +228,6 @@ impl Play {
         // A byte a turn would be a slow play.
         let size = dice.one_of(&[usize::MAX, if limits.completions_per_turn < 8 { 50 } else { 1 }, 100, 5000]);
         let count = dice.within(counts);
-        let durable = disk.is_some_and(|disk| disk.level == AckLevel::Durable);
         let rigs = rigs_on(count, IngestSettings { has_journal: disk.is_some(), ..settings(limits) }, disk);
         for rig in &rigs {
             rig.world.set_receive_size_max(size);
@@ -387,7 +387,7 @@ impl Play {
         }
         for rig in &self.rigs {
             let shard = &rig.shard;
-            assert!(shard.connections.count() <= shard.limits.connections_max);
+            assert!(shard.connections.count() <= shard.limits.connections_max + SHED_CONNECTIONS_MAX);
             assert!(shard.starved.is_empty() && shard.paused.len() <= 2 * shard.limits.connections_max);
             if shard.behind_since.is_none() {
                 assert!(shard.io.outstanding() <= shard.deferred.len(), "received bytes are held for nothing");
