@@ -6,6 +6,7 @@
 //! where nothing comes at all.
 #![deny(unsafe_code)]
 
+mod admin;
 // The ioctls that cut a filesystem off and freeze it have no safe wrapper anywhere.
 #[allow(unsafe_code)]
 mod loop_disk;
@@ -16,6 +17,7 @@ mod process;
 mod token;
 pub mod wire;
 
+pub use admin::{Admin, Exposition};
 pub use loop_disk::{Cut, Frozen, LoopDisk, fill};
 pub use node::{Setup, TestNode};
 pub use peer::{Message, Peer, Response};

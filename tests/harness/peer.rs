@@ -262,6 +262,13 @@ impl Peer {
         assert!(matches!(message, Message::End | Message::Reset), "{message:?}, not the end");
     }
 
+    /// Nothing more comes; the other side ends the connection although this one has not.
+    #[track_caller]
+    pub fn expect_end_unasked(&mut self) {
+        let message = self.receive();
+        assert!(matches!(message, Message::End | Message::Reset), "{message:?}, not the end");
+    }
+
     /// Nothing comes for a while.
     #[track_caller]
     pub fn expect_silence(&mut self) {

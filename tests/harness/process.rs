@@ -1,6 +1,6 @@
 //! A node as a process of its own, on the binary that a test was built with.
 
-use crate::{Keys, PATIENCE, Peer, eventually};
+use crate::{Admin, Keys, PATIENCE, Peer, eventually};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -25,10 +25,19 @@ impl NodeProcess {
     /// `BINARY serve` with one shard and a small ring on this data directory, and whatever `args` say beside; returns once
     /// it serves.
     pub fn start(binary: &str, data_dir: &Path, args: &[&str]) -> NodeProcess {
+        NodeProcess::start_with(binary, data_dir, "127.0.0.1:0", args)
+    }
+
+    /// The same without an admin listener.
+    pub fn start_without_admin(binary: &str, data_dir: &Path, args: &[&str]) -> NodeProcess {
+        NodeProcess::start_with(binary, data_dir, "off", args)
+    }
+
+    fn start_with(binary: &str, data_dir: &Path, admin: &str, args: &[&str]) -> NodeProcess {
         let key = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(key.path(), Keys::First.public_pem()).expect("a temporary file");
         let mut command = Command::new(binary);
-        command.env_clear().args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--shards", "1"]);
+        command.env_clear().args(["serve", "--listen", "127.0.0.1:0", "--admin", admin, "--shards", "1"]);
         command.arg("--allow-unregistered");
         command.args(["--set", "limits.ring_size=16MiB", "--set", "journal.segment_size=4MiB", "--max-ahead", "off"]);
         command.arg("--jwt-key").arg(key.path()).arg("--data-dir").arg(data_dir).args(args);
@@ -54,6 +63,25 @@ impl NodeProcess {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Its admin listener, on the port that its log names.
+    #[track_caller]
+    pub fn admin(&self) -> Admin {
+        let mut found = None;
+        eventually("the admin address is logged", || {
+            let log = self.log();
+            let address = log.iter().find_map(|line| line.split_once(" admin=")?.1.split(' ').next()?.parse().ok());
+            found = address.map(Admin::at);
+            found.is_some()
+        });
+        found.expect("it was found")
+    }
+
+    /// SIGTERM.
+    pub fn start_drain(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is ours");
     }
 
     /// Its process id.
@@ -95,8 +123,7 @@ impl NodeProcess {
     /// SIGTERM, and waits for its end.
     #[track_caller]
     pub fn terminate(mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is ours");
+        self.start_drain();
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("it is ours") {
