@@ -21,8 +21,9 @@
 //!   (`SO_REUSEPORT`), its *connections*, their timers, a *frame ring*. A connection never changes its shard, and nothing
 //!   on a frame's way is shared with another thread but counters ([`metrics`], [`tenants`]). Histograms ([`latency`]) are its
 //!   own, and change hands by mail.
-//! - The control thread ([`control`]), unpinned: signals, keys that change, supervisors. It reaches shards through their
-//!   [mailboxes](shard::mailbox) and never touches a connection.
+//! - The control thread ([`control`]), unpinned, on tokio-uring: signals, keys that change, supervisors, the
+//!   [admin listener](control::admin). It reaches shards through their [mailboxes](shard::mailbox) and never touches a connection
+//!   of theirs. Segments are made and retained by a thread beside it ([`control::keeper`]).
 //! - [`node::Node`] starts shards together and drains them together.
 //!
 //! Shards talk to each other for one purpose: who has a call when two connections claim it ([`shard::claims`]).
@@ -98,7 +99,7 @@
 //! # Who may know whom
 //! ```text
 //!  cli             ─► config, control, node, journal           commands; settings
-//!  control         ─► node                                     what goes on while it serves
+//!  control         ─► node, latency                            what goes on while it serves
 //!  node            ─► shard, control::keeper                   shards made, started, told things
 //!  control::keeper ─► journal                                  segments made ready, sealed, recycled
 //!  shard           ─► io, transport, session, ack, proto       the only place where IO and protocol meet
@@ -134,6 +135,9 @@
 //! | frames complete before a refusal are acked before it, at every level | `tests/acks_before_refusals.rs` |
 //! | a journal with a limit stays within it, and no call waits for room | `tests/journal_retention.rs` |
 //! | nothing of a recycled file's former use is read | `src/control/keeper/tests/recycling.rs` |
+//! | `/ready` answers while the disk does not; no client of the admin listener keeps the others out | `tests/admin_*.rs` |
+//! | no call's id and no token is in a metric | `tests/admin_metrics.rs` |
+//! | settings and metrics in the README are those of the code | `tests/readme_references.rs` |
 //!
 //! # From here
 //! [`shard`], the loop, then along the data path: [`io`], [`transport`], [`proto`], [`session`], [`frame_ring`], [`ack`].

@@ -8,7 +8,7 @@
 //! GET /debug/latency.hlog    HdrHistogram's interval log, since the start        percentiles.rs
 //! GET /debug/latency.hgrm    percentile distributions, ?tag=ack for one          percentiles.rs
 //! ```
-//! A client costs the node a task and a descriptor, and no more than [`CONNECTIONS_MAX`] of them. Where they are all taken the
+//! A client costs the node a task and a descriptor, and no more than `CONNECTIONS_MAX` of them. Where they are all taken the
 //! one that was idle for longest makes way, so that forgotten connections never keep a scrape out.
 
 mod exposition;
