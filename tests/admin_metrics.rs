@@ -26,12 +26,15 @@ fn play(node: &NodeProcess) -> String {
     token
 }
 
-/// A scrape in which the call is over, the bookkeeping of its shard included.
+/// A scrape in which the call is over, the bookkeeping of its shard included. Counters are there at once; histograms are handed
+/// over by mail, and scrapes that come together share one.
 fn scrape_after(admin: &Admin) -> Exposition {
     let mut last = Exposition::default();
-    eventually("the connections are gone", || {
+    eventually("the connections are gone and everything measured has come", || {
         last = admin.metrics();
-        last.value(r#"exo_ingest_connections_open{shard="0"}"#) == 0.0
+        let measured = ["setup", "frame_durable", "ack"].map(|name| last.value(&format!("exo_ingest_{name}_seconds_count")));
+        let is_measured = measured[0] >= 1.0 && measured[1] >= FRAME_COUNT as f64 && measured[2] >= 2.0;
+        is_measured && last.value(r#"exo_ingest_connections_open{shard="0"}"#) == 0.0
     });
     last
 }
@@ -65,6 +68,11 @@ fn counters_are_those_of_a_known_call_and_only_grow() {
         (r#"exo_ingest_tenant_frames_total{tenant="acme"}"#, FRAME_COUNT),
         (r#"exo_ingest_tenant_audio_bytes_total{tenant="acme"}"#, FRAME_COUNT * FRAME_SIZE),
         ("exo_ingest_endings_total", 1),
+        ("exo_ingest_setup_seconds_count", 1),
+        ("exo_ingest_frame_ring_seconds_count", FRAME_COUNT),
+        ("exo_ingest_frame_durable_seconds_count", FRAME_COUNT),
+        ("exo_ingest_frame_received_seconds_count", 0),
+        ("exo_ingest_ack_seconds_count", 2),
         ("exo_ingest_calls_live", 0),
         ("exo_ingest_ready", 1),
         (r#"exo_ingest_node_info{ack="durable"}"#, 1),
@@ -73,6 +81,9 @@ fn counters_are_those_of_a_known_call_and_only_grow() {
             if series.contains('{') || after.samples.contains_key(series) { after.value(series) } else { after.sum(series) };
         assert_eq!(found, value as f64, "{series}");
     }
+    assert!(after.value("exo_ingest_frame_durable_seconds_sum") > 0.0);
+    let durable = admin.get("/debug/latency.hgrm?tag=frame.durable");
+    assert!(durable.contains(&format!("Total count    = {FRAME_COUNT:>12}]")), "{durable}");
     assert!(after.value("process_open_fds") > 3.0 && after.value("process_resident_memory_bytes") > 1e6);
     assert!(after.value("process_cpu_seconds_total") > 0.0);
     for (series, value) in &before.samples {

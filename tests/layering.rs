@@ -71,7 +71,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("config", &["ack", "constants", "control::keeper", "io", "limits", "session"]),
     ("logging", &["config"]),
     // It sees nodes as a whole, and no connection.
-    ("control", &["auth", "latency", "metrics", "node"]),
+    ("control", &["auth", "constants", "latency", "metrics", "node"]),
     ("cli", &["auth", "call", "clock", "config", "constants", "control", "io", "journal", "logging", "node", "session"]),
 ];
 

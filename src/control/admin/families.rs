@@ -2,12 +2,13 @@
 //! process, which have the names that dashboards know.
 //!
 //! Series are bounded whatever peers send: labels are shards, reasons, and tenants, of which a node counts
-//! [`TENANT_COUNT_MAX`](crate::constants::TENANT_COUNT_MAX) by name. Not "the largest hundred": a tenant that moved in and out of
+//! [`TENANT_COUNT_MAX`] less one by name. Not "the largest hundred": a tenant that moved in and out of
 //! a row of others would look like a counter that is reset. A call's id is in no label.
 
 use super::process::Process;
 use super::ready::{NAMES, Reason};
 use super::status::Facts;
+use crate::constants::TENANT_COUNT_MAX;
 use crate::latency::Latencies;
 use crate::metrics::{self, Description};
 use crate::node::NodeView;
@@ -246,13 +247,10 @@ fn by_cause(scrape: &Scrape<'_>) -> Vec<Family> {
 }
 
 fn by_tenant(scrape: &Scrape<'_>) -> Vec<Family> {
+    let named = TENANT_COUNT_MAX - 1;
     let family = |name, kind, help: &str| {
-        Family::new(
-            name,
-            kind,
-            &format!("{help} `tenant` is empty for all tenants together that came after the first 1,023."),
-        )
-        .by(&["tenant"])
+        let help = format!("{help} `tenant` is empty for all that came after the first {named} tenants, together.");
+        Family::new(name, kind, &help).by(&["tenant"])
     };
     let mut live = family("tenant_calls_live", Kind::Gauge, "Calls of a tenant connected now.");
     let mut calls = family("tenant_calls", Kind::Counter, "Calls of a tenant connected since the start.");

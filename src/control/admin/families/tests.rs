@@ -88,7 +88,7 @@ fn tenants_are_bounded_and_in_the_same_order_each_time() {
     };
     let families = by_tenant(&scrape);
     let frames = family(&families, "exo_ingest_tenant_frames");
-    assert_eq!(frames.series.len(), crate::constants::TENANT_COUNT_MAX);
+    assert_eq!(frames.series.len(), TENANT_COUNT_MAX);
     assert_eq!(frames.series[0].labels, [("tenant", String::new())]);
     assert!(matches!(frames.series[0].value, Value::Count(154)), "{:?}", frames.series[0]);
     assert_eq!(frames.series[1].labels, [("tenant", "tenant 0".to_owned())]);
