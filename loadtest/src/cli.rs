@@ -23,7 +23,7 @@ const RATE_DEFAULT: f64 = 500.0;
 const TOKEN_SPARE: Duration = Duration::from_secs(3_600);
 
 /// Time for the workers to get ready before the first call.
-const HEAD_START: Duration = Duration::from_millis(100);
+pub const HEAD_START: Duration = Duration::from_millis(100);
 
 /// Plays telephony calls at an ingest node in real time and checks every answer.
 #[derive(Debug, Parser)]
@@ -41,6 +41,58 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Hold a node's journal against what an earlier run sent, as run --verify does right away
     Verify(VerifyArgs),
+    /// Show two runs' figures side by side
+    Compare(CompareArgs),
+    /// Add up the runs of several generators that played at one node at the same time
+    Merge(MergeArgs),
+    /// Write report.html of a run anew
+    Report(ReportArgs),
+}
+
+/// Flags of `compare`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  exo-load compare before after")]
+pub struct CompareArgs {
+    /// The --out directory of the earlier run
+    pub before: PathBuf,
+    /// That of the later one
+    pub after: PathBuf,
+    /// What grew by more than this is marked
+    #[arg(long, default_value = "10%", value_parser = percent)]
+    pub margin: f64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `merge`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example, 16,000 calls from two processes:
+  AT=$(($(date +%s) + 60))
+  exo-load run --calls 8000 --start-at $AT --out a … & exo-load run --calls 8000 --first-call 8000 --start-at $AT --out b …
+  wait; exo-load merge a b --out both
+
+Exit: that of the worst run; SLOs are checked again on the sum")]
+pub struct MergeArgs {
+    /// Their --out directories
+    #[arg(required = true, num_args = 2..)]
+    pub runs: Vec<PathBuf>,
+    /// Directory for the sum
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `report`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  exo-load report result && xdg-open result/report.html")]
+pub struct ReportArgs {
+    /// The --out directory of a run
+    pub run: PathBuf,
 }
 
 /// Flags of `verify`.
@@ -72,7 +124,8 @@ pub struct VerifyArgs {
   exo-load run --calls 4000 --ramp 10s --duration 60s --key private.pem --cpus 1 \\
       --slo 'ack.p99.9<50ms' --server-pid $(pidof exo-ingest) --out result
 
-Exit: 0 pass · 1 could not run · 2 an SLO or a check failed · 3 invalid: the generator was the bottleneck")]
+Exit: 0 pass · 1 could not run · 2 an SLO or a check failed · 3 invalid: the generator was the bottleneck ·
+4 worse than --baseline")]
 pub struct RunArgs {
     /// The node's WebSocket URL
     #[arg(long, default_value = "ws://127.0.0.1:8443/v1/ingest")]
@@ -135,6 +188,19 @@ pub struct RunArgs {
     /// Directory for result.json, latency.hlog, *.hgrm, intervals.csv and env.json
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Compare with an earlier run's --out directory: exit 4 where ack p50, p99 or p99.9, setup p99 or (if both runs have
+    /// it) the server's CPU time a frame is worse by more than the margin
+    #[arg(long, value_name = "DIR")]
+    pub baseline: Option<PathBuf>,
+    /// How much worse than the baseline is still as good
+    #[arg(long, default_value = "10%", value_parser = percent)]
+    pub baseline_margin: f64,
+    /// The node's ack level, for the record: runs of different levels are not compared
+    #[arg(long, value_name = "LEVEL", value_parser = ["durable", "written", "received"])]
+    pub ack_level: Option<String>,
+    /// Start at this Unix time (seconds), at which other generators start too: $(($(date +%s) + 20))
+    #[arg(long, value_name = "SECONDS")]
+    pub start_at: Option<u64>,
     /// Print the result as JSON instead of a table
     #[arg(long)]
     pub json: bool,
@@ -178,6 +244,15 @@ impl RunArgs {
         let audio = Audio::prepare(&self.audio, self.sample_rate, self.frame_size()?, run)?;
         let calls = self.call_ids(ramp)?;
         let ramp = ramp.as_nanos() as u64;
+        let wait = match self.start_at {
+            None => HEAD_START,
+            Some(seconds) => Duration::from_micros((seconds.saturating_mul(1_000_000)).saturating_sub(unix_micros())),
+        };
+        if wait < HEAD_START {
+            return Err(
+                "--start-at: that moment has passed; tokens take a millisecond a call to mint, leave time for them".into()
+            );
+        }
         Ok(Plan {
             target,
             calls,
@@ -187,8 +262,8 @@ impl RunArgs {
                 end: ramp.saturating_add(self.duration.as_nanos() as u64),
                 interval: self.frame_ms * 1_000_000,
             },
-            clock: Clock::new(Instant::now() + HEAD_START),
-            started_at: unix_micros() + HEAD_START.as_micros() as u64,
+            clock: Clock::new(Instant::now() + wait),
+            started_at: unix_micros() + wait.as_micros() as u64,
             first_call: self.first_call,
             audio,
             run,
@@ -290,6 +365,14 @@ impl RunArgs {
         calls.sort_unstable_by_key(|(number, _)| *number);
         Ok(calls.into_iter().map(|(_, ids)| ids).collect())
     }
+}
+
+/// Reads `10%` or `10`.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim().trim_end_matches('%').trim_end().parse::<f64>().ok();
+    number
+        .filter(|number| (0.0..=1_000.0).contains(number))
+        .ok_or_else(|| format!("'{text}' is no margin; write one like 10%"))
 }
 
 fn unix_micros() -> u64 {

@@ -59,7 +59,7 @@ fn environment() -> serde_json::Value {
 }
 
 /// HdrHistogram's percentile distribution, in milliseconds: what its plotters read.
-fn percentiles(histogram: &Histogram<u64>) -> String {
+pub fn percentiles(histogram: &Histogram<u64>) -> String {
     const TICKS_PER_HALF_DISTANCE: u32 = 5;
     let mut text = format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
     let ms = |nanos: f64| nanos / 1e6;

@@ -10,12 +10,13 @@ use crate::cli::RunArgs;
 use crate::duration::show;
 use crate::monitor::{Outcome, Sample};
 use crate::plan::Plan;
+use crate::results::compare::Comparison;
 use crate::slo::SloResult;
 use crate::stats::{Metric, Stats};
 use crate::verify::Verification;
 
 /// Version of `result.json`: raised when a field changes its meaning or goes.
-const RESULT_VERSION: u32 = 1;
+pub const RESULT_VERSION: u32 = 1;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -27,6 +28,8 @@ pub enum Verdict {
     Fail,
     /// The generator was the bottleneck: its figures prove nothing.
     Invalid,
+    /// Every check held, and a figure is worse than the baseline's.
+    Worse,
 }
 
 impl Verdict {
@@ -36,6 +39,28 @@ impl Verdict {
             Self::Pass => 0,
             Self::Fail => 2,
             Self::Invalid => 3,
+            Self::Worse => 4,
+        }
+    }
+
+    /// The greater, the worse: of several runs the worst counts.
+    pub fn weight(self) -> u8 {
+        match self {
+            Self::Pass => 0,
+            Self::Worse => 1,
+            Self::Invalid => 2,
+            Self::Fail => 3,
+        }
+    }
+
+    /// Out of a `result.json`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "pass" => Some(Self::Pass),
+            "fail" => Some(Self::Fail),
+            "invalid" => Some(Self::Invalid),
+            "worse" => Some(Self::Worse),
+            _ => None,
         }
     }
 
@@ -65,6 +90,7 @@ pub struct Report {
     generator: Generator,
     server: Option<Server>,
     verification: Option<Verification>,
+    comparison: Option<Comparison>,
 }
 
 /// The generator's own health over the steady part.
@@ -104,10 +130,32 @@ impl Report {
         let server = Server::new(outcome);
         let is_lost = verification.as_ref().is_some_and(|verification| !verification.holds());
         let verdict = if is_lost { Verdict::Fail } else { Verdict::of(&judged, &slos, !generator.ills.is_empty()) };
-        let mut report =
-            Self { verdict, json: Value::Null, judged, cut: outcome.cut, slos, generator, server, verification };
+        let mut report = Self {
+            verdict,
+            json: Value::Null,
+            judged,
+            cut: outcome.cut,
+            slos,
+            generator,
+            server,
+            verification,
+            comparison: None,
+        };
         report.json = report.to_json(args, plan, outcome);
         report
+    }
+
+    /// Holds it against an earlier result. Only a run that passes can be worse: of any other the figures do not count.
+    pub fn compare(&mut self, baseline: &Value, margin_percent: f64) -> Result<(), serde_json::Error> {
+        let comparison = Comparison::new(baseline, &self.json, margin_percent);
+        if self.verdict == Verdict::Pass && comparison.is_worse {
+            self.verdict = Verdict::Worse;
+            self.json["verdict"] = serde_json::to_value(self.verdict)?;
+            self.json["exit_code"] = self.verdict.exit_code().into();
+        }
+        self.json["baseline"] = serde_json::to_value(&comparison)?;
+        self.comparison = Some(comparison);
+        Ok(())
     }
 
     fn to_json(&self, args: &RunArgs, plan: &Plan, outcome: &Outcome) -> Value {
@@ -124,11 +172,14 @@ impl Report {
                 "calls": args.calls,
                 "ramp_s": plan.schedule.ramp as f64 / 1e9,
                 "duration_s": args.duration.as_secs_f64(),
+                "steady_s": outcome.steady_samples.map(|(begin, end)| [begin.at as f64 / 1e9, end.at as f64 / 1e9]),
                 "frame_ms": args.frame_ms,
                 "frame_bytes": plan.audio.payload_size(),
                 "sample_rate": args.sample_rate,
                 "audio": args.audio.to_string(),
                 "first_call": args.first_call,
+                "interaction_prefix": args.interaction_prefix,
+                "ack_level": args.ack_level,
                 "reconnect": args.reconnect,
                 "end": if plan.stop { "stop" } else { "close" },
                 "ack_timeout_s": args.ack_timeout.as_secs_f64(),
@@ -198,6 +249,10 @@ impl Report {
         }
         for ill in &self.generator.ills {
             writeln!(out, "generator  {ill}")?;
+        }
+        if let Some(comparison) = &self.comparison {
+            writeln!(out, "\nbaseline, margin {} %", comparison.margin_percent)?;
+            comparison.write(out)?;
         }
         if self.cut {
             writeln!(out, "note       interrupted: shorter than asked for")?;
@@ -281,7 +336,8 @@ fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / 1_048_576.0)
 }
 
-fn figures(histogram: &Histogram<u64>) -> Value {
+/// What `result.json` says of a histogram.
+pub fn figures(histogram: &Histogram<u64>) -> Value {
     let at = |percentile| histogram.value_at_percentile(percentile);
     json!({
         "count": histogram.len(),

@@ -114,6 +114,14 @@ impl Stats {
         self.latencies[metric as usize] = other.latencies[metric as usize].clone();
     }
 
+    /// Adds a histogram, whatever its bounds: what is beyond ours counts as the largest.
+    pub fn add_latency(&mut self, metric: Metric, histogram: &Histogram<u64>) {
+        let sum = &mut self.latencies[metric as usize];
+        for step in histogram.iter_recorded() {
+            sum.saturating_record_n(step.value_iterated_to(), step.count_at_value());
+        }
+    }
+
     /// Counts a failure of the named call.
     pub fn fail(&mut self, call: &str, failure: &Failure) {
         self.hard_failures += u64::from(!failure.reason.is_timing());

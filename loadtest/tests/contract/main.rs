@@ -5,6 +5,7 @@ mod fails_on_each_fault;
 mod faulty;
 mod journal;
 mod passes_on_a_right_node;
+mod reads_results;
 mod reconnects;
 mod verifies_the_journal;
 mod writes_its_files;

@@ -1,0 +1,81 @@
+//! Lines over a linear axis, latencies on a logarithmic one: a few dozen lines of SVG, so that a report needs no library.
+
+use std::fmt::Write as _;
+
+use crate::duration::show;
+
+const WIDTH: f64 = 960.0;
+const HEIGHT: f64 = 360.0;
+const LEFT: f64 = 70.0;
+const RIGHT: f64 = 80.0;
+const TOP: f64 = 10.0;
+const BOTTOM: f64 = 30.0;
+
+/// Told apart by people who do not tell red from green, too.
+const COLOURS: [&str; 4] = ["#b3261e", "#d97706", "#1d4ed8", "#0f766e"];
+
+/// One line.
+pub struct Series {
+    /// Stands at its end.
+    pub name: &'static str,
+    /// x ascending; y in nanoseconds.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Lines in one frame.
+pub struct Chart {
+    /// At most four.
+    pub series: Vec<Series>,
+    /// Places on the x axis and what they are called; those beyond the points are left out.
+    pub ticks: Vec<(f64, String)>,
+}
+
+impl Chart {
+    /// As an `svg` element.
+    pub fn to_svg(&self) -> String {
+        let mut svg = String::new();
+        // Writing to a string does not fail.
+        let _ = self.write(&mut svg);
+        svg
+    }
+
+    fn write(&self, svg: &mut String) -> std::fmt::Result {
+        let points = || self.series.iter().flat_map(|series| &series.points);
+        if points().count() == 0 {
+            return write!(svg, "<p>Nothing was measured.</p>");
+        }
+        let x_max = points().map(|(x, _)| *x).fold(f64::MIN_POSITIVE, f64::max);
+        // A microsecond is the least that is measured.
+        let decade = |y: f64| y.max(1_000.0).log10();
+        let low = points().map(|(_, y)| decade(*y).floor()).fold(f64::MAX, f64::min);
+        let high = points().map(|(_, y)| decade(*y).ceil()).fold(low + 1.0, f64::max);
+        let place_x = |x: f64| LEFT + x / x_max * (WIDTH - LEFT - RIGHT);
+        let place_y = |y: f64| TOP + (high - decade(y)) / (high - low) * (HEIGHT - TOP - BOTTOM);
+
+        writeln!(svg, "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">")?;
+        for power in low as i32..=high as i32 {
+            let (value, y) = (10f64.powi(power), place_y(10f64.powi(power)));
+            writeln!(svg, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>", WIDTH - RIGHT)?;
+            let label = show(value as u64);
+            writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>", LEFT - 6.0, y + 4.0)?;
+        }
+        for (x, label) in self.ticks.iter().filter(|(x, _)| *x <= x_max) {
+            let x = place_x(*x);
+            let (bottom, below) = (HEIGHT - BOTTOM, HEIGHT - BOTTOM + 18.0);
+            writeln!(svg, "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>")?;
+            writeln!(svg, "<text x=\"{x:.1}\" y=\"{below}\" text-anchor=\"middle\">{label}</text>")?;
+        }
+        let mut label_y = f64::MIN;
+        for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
+            write!(svg, "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" points=\"")?;
+            series.points.iter().try_for_each(|(x, y)| write!(svg, "{:.1},{:.1} ", place_x(*x), place_y(*y)))?;
+            writeln!(svg, "\"/>")?;
+            let Some((x, y)) = series.points.last() else { continue };
+            // Names of lines that end close together stand one below the other.
+            label_y = (place_y(*y) + 4.0).max(if (label_y - place_y(*y)).abs() < 14.0 { label_y + 14.0 } else { f64::MIN });
+            let name_x = place_x(*x) + 6.0;
+            writeln!(svg, "<text x=\"{name_x:.1}\" y=\"{label_y:.1}\" style=\"fill:{colour}\">{}</text>", series.name)?;
+        }
+        write!(svg, "</svg>")
+    }
+}

@@ -1,0 +1,202 @@
+//! Several generators' runs at one node, as one: histograms added, counts summed, the worst verdict.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
+
+use hdrhistogram::serialization::V2DeflateSerializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+use serde_json::{Map, Value, json};
+
+use super::{Interval, LOGGED, RunDir, number};
+use crate::files;
+use crate::report::{RESULT_VERSION, Verdict, figures};
+use crate::slo::Slo;
+use crate::stats::{Metric, Stats};
+
+/// Adds up runs and writes the sum's directory. Returns its result.
+pub fn merge(runs: &[RunDir], out: &Path) -> Result<Value, Box<dyn std::error::Error>> {
+    let [first, others @ ..] = runs else { return Err("merge: give two or more directories".into()) };
+    for other in others {
+        check_alike(first, other)?;
+    }
+    let mut judged = Stats::new();
+    for run in runs {
+        let stats = run.judged();
+        check_counts(run, &stats)?;
+        LOGGED.into_iter().for_each(|metric| judged.add_latency(metric, stats.latency(metric)));
+    }
+    let result = sum(runs, &judged)?;
+    fs::create_dir_all(out).map_err(|error| format!("--out: cannot write to {}: {error}", out.display()))?;
+    fs::write(out.join("result.json"), format!("{result:#}\n"))?;
+    fs::write(out.join("latency.hlog"), log(runs)?)?;
+    for metric in LOGGED {
+        fs::write(out.join(format!("{}.hgrm", metric.name())), files::percentiles(judged.latency(metric)))?;
+    }
+    Ok(result)
+}
+
+fn check_alike(first: &RunDir, other: &RunDir) -> Result<(), String> {
+    for name in ["frame_bytes", "frame_ms", "sample_rate", "duration_s", "ack_level"] {
+        let (one, two) = (&first.result["run"][name], &other.result["run"][name]);
+        if one != two {
+            let (first, other) = (first.path.display(), other.path.display());
+            return Err(format!("merge: {first} and {other} are not parts of one run: {name} is {one} and {two}"));
+        }
+    }
+    Ok(())
+}
+
+/// The log's steady part has to be what the run itself judged.
+fn check_counts(run: &RunDir, judged: &Stats) -> Result<(), String> {
+    for metric in LOGGED {
+        let counted = judged.latency(metric).len();
+        let told = number(&run.result, &format!("/latency_ns/{}/count", metric.name()));
+        if told != Some(counted as f64) {
+            return Err(format!(
+                "merge: {}: result.json tells of {} {} figures and latency.hlog of {counted}; was the run interrupted?",
+                run.path.display(),
+                told.unwrap_or_default(),
+                metric.name()
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn sum(runs: &[RunDir], judged: &Stats) -> Result<Value, Box<dyn std::error::Error>> {
+    let results: Vec<&Value> = runs.iter().map(|run| &run.result).collect();
+    let mut texts: Vec<&str> = results
+        .iter()
+        .flat_map(|result| result["slos"].as_array())
+        .flatten()
+        .filter_map(|slo| slo["slo"].as_str())
+        .collect();
+    texts.sort_unstable();
+    texts.dedup();
+    let slos: Vec<_> =
+        texts.into_iter().map(|text| text.parse::<Slo>().map(|slo| slo.check(judged))).collect::<Result<_, _>>()?;
+    let verdicts = results.iter().filter_map(|result| Verdict::parse(result["verdict"].as_str()?));
+    let slo_verdict = if slos.iter().all(|slo| slo.held) { Verdict::Pass } else { Verdict::Fail };
+    let verdict = verdicts.chain([slo_verdict]).max_by_key(|verdict| verdict.weight()).unwrap_or(Verdict::Fail);
+    let latencies: Map<String, Value> =
+        LOGGED.into_iter().map(|metric| (metric.name().to_owned(), figures(judged.latency(metric)))).collect();
+    let mut run = results[0]["run"].clone();
+    run["calls"] = total(&results, "/run/calls").into();
+    run["steady_s"] = Value::Null;
+    run["workers"] = total(&results, "/run/workers").into();
+    Ok(json!({
+        "schema": {"name": "exo-load/result", "version": RESULT_VERSION},
+        "merged_from": runs.iter().map(|run| run.path.display().to_string()).collect::<Vec<_>>(),
+        "verdict": verdict,
+        "exit_code": verdict.exit_code(),
+        "interrupted": results.iter().any(|result| result["interrupted"] == true),
+        "run": run,
+        "counts": add_objects(&results, "/counts"),
+        "calls_up_max": total(&results, "/calls_up_max"),
+        "latency_ns": latencies,
+        "failures": failures(&results),
+        "slos": slos,
+        "generator": generator(&results, judged),
+        "server": server(&results),
+        "verify": verify(&results),
+    }))
+}
+
+fn total(results: &[&Value], pointer: &str) -> u64 {
+    results.iter().filter_map(|result| result.pointer(pointer)?.as_u64()).sum()
+}
+
+/// An object of whole numbers, member by member.
+fn add_objects(results: &[&Value], pointer: &str) -> Value {
+    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+    for (name, value) in results.iter().filter_map(|result| result.pointer(pointer)?.as_object()).flatten() {
+        if let Some(value) = value.as_u64() {
+            *sums.entry(name).or_default() += value;
+        }
+    }
+    json!(sums)
+}
+
+fn failures(results: &[&Value]) -> Value {
+    let mut tallies: BTreeMap<&str, (u64, Vec<Value>)> = BTreeMap::new();
+    for (name, tally) in results.iter().filter_map(|result| result["failures"].as_object()).flatten() {
+        let (count, examples) = tallies.entry(name).or_default();
+        *count += tally["count"].as_u64().unwrap_or(0);
+        examples.extend(tally["examples"].as_array().into_iter().flatten().cloned());
+    }
+    let object = |(name, (count, examples)): (&str, _)| (name.to_owned(), json!({"count": count, "examples": examples}));
+    Value::Object(tallies.into_iter().map(object).collect())
+}
+
+/// All of them are well, or the first one that is not tells how things are.
+fn generator(results: &[&Value], judged: &Stats) -> Value {
+    let ills: Vec<&Value> = results.iter().filter_map(|result| result["generator"]["ills"].as_array()).flatten().collect();
+    let highest = results
+        .iter()
+        .filter_map(|result| number(result, "/generator/cpu_percent"))
+        .fold(None, |highest, percent| Some(highest.map_or(percent, |highest: f64| highest.max(percent))));
+    json!({
+        "cpu_percent": highest,
+        "cores": total(results, "/generator/cores"),
+        "sendlag_p999_ns": judged.latency(Metric::Sendlag).value_at_percentile(99.9),
+        "rss_bytes": total(results, "/generator/rss_bytes"),
+        "ills": ills,
+    })
+}
+
+/// Each generator divided the node's CPU time by its own frames alone: here it is divided by all of them.
+fn server(results: &[&Value]) -> Value {
+    let measured: Vec<&&Value> = results.iter().filter(|result| result["server"].is_object()).collect();
+    if measured.is_empty() {
+        return Value::Null;
+    }
+    // Every frame of the steady part has a send lag.
+    let frames = |result: &Value| number(result, "/latency_ns/sendlag/count").unwrap_or(0.0);
+    let all_frames: f64 = results.iter().map(|result| frames(result)).sum();
+    let count = measured.len() as f64;
+    let mean = |pointer: &str| measured.iter().filter_map(|result| number(result, pointer)).sum::<f64>() / count;
+    let per_frame = |name: &str| {
+        let pointer = format!("/server/{name}");
+        let cpu: f64 = measured.iter().filter_map(|result| Some(number(result, &pointer)? * frames(result))).sum();
+        (cpu / count / all_frames) as u64
+    };
+    json!({
+        "cpu_percent": mean("/server/cpu_percent"),
+        "cpu_ns_per_frame": per_frame("cpu_ns_per_frame"),
+        "user_ns_per_frame": per_frame("user_ns_per_frame"),
+        "system_ns_per_frame": per_frame("system_ns_per_frame"),
+        "rss_bytes": mean("/server/rss_bytes") as u64,
+    })
+}
+
+fn verify(results: &[&Value]) -> Value {
+    if results.iter().all(|result| result["verify"].is_object()) { add_objects(results, "/verify") } else { Value::Null }
+}
+
+/// All intervals, in seconds of the day: what two generators measured in the same second is one line.
+fn log(runs: &[RunDir]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    let mut seconds: BTreeMap<(u64, usize), (&Interval, Stats)> = BTreeMap::new();
+    for interval in runs.iter().flat_map(|run| &run.intervals) {
+        let key = (interval.start_unix.round() as u64, interval.metric as usize);
+        let (_, stats) = seconds.entry(key).or_insert_with(|| (interval, Stats::new()));
+        stats.add_latency(interval.metric, &interval.histogram);
+    }
+    let base = seconds.values().map(|(interval, _)| interval.start_unix).fold(f64::MAX, f64::min);
+    let base = if seconds.is_empty() { 0.0 } else { base };
+    let base_time = UNIX_EPOCH + Duration::from_secs_f64(base);
+    let (mut bytes, mut serializer) = (Vec::new(), V2DeflateSerializer::new());
+    let mut writer = IntervalLogWriterBuilder::new()
+        .add_comment("[Merged with exo-load; values in nanoseconds]")
+        .with_base_time(base_time)
+        .with_start_time(base_time)
+        .with_max_value_divisor(1e6)
+        .begin_log_with(&mut bytes, &mut serializer)?;
+    for (interval, stats) in seconds.values() {
+        let start = Duration::from_secs_f64((interval.start_unix - base).max(0.0));
+        let length = Duration::from_secs_f64(interval.length);
+        writer.write_histogram(stats.latency(interval.metric), start, length, Tag::new(interval.metric.name()))?;
+    }
+    Ok(bytes)
+}

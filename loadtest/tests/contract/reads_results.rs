@@ -1,0 +1,227 @@
+//! What earlier runs left is read again: `--baseline`, `compare`, `merge`, `report`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::faulty::{Fault, Node, exo_load, result};
+
+fn command(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_exo-load")).args(args).output().expect("exo-load starts")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).expect("a file")).expect("JSON")
+}
+
+/// A run in a directory, and a way to change what it says.
+struct Earlier {
+    node: Node,
+    _directory: tempfile::TempDir,
+    out: PathBuf,
+}
+
+impl Earlier {
+    fn play(flags: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (node, out) = (Node::start(Fault::None), directory.path().join("out"));
+        let (code, json) = result(&node, &[&["--out", text(&out)], flags].concat());
+        assert_eq!(code, 0, "{json:#}");
+        Self { node, _directory: directory, out }
+    }
+
+    fn edit(&self, edit: impl FnOnce(&mut Value)) {
+        let path = self.out.join("result.json");
+        let mut result = read(&path);
+        edit(&mut result);
+        fs::write(path, result.to_string()).unwrap();
+    }
+
+    /// A second run that is held against this one.
+    fn again(&self, flags: &[&str]) -> Output {
+        exo_load(&self.node.url, &[&["--baseline", text(&self.out)], flags].concat())
+    }
+}
+
+/// Sets the figures that are compared.
+fn set_figures(result: &mut Value, ns: u64) {
+    for percentile in ["p50", "p99", "p99.9"] {
+        result["latency_ns"]["ack"][percentile] = ns.into();
+        result["latency_ns"]["setup"][percentile] = ns.into();
+    }
+}
+
+#[test]
+fn a_run_that_is_worse_than_its_baseline_says_so() {
+    let earlier = Earlier::play(&[]);
+    earlier.edit(|result| set_figures(result, 600_000_000_000));
+    let better = earlier.again(&["--json"]);
+    let json: Value = serde_json::from_slice(&better.stdout).unwrap();
+    assert_eq!((better.status.code(), json["baseline"]["is_worse"].as_bool()), (Some(0), Some(false)), "{json:#}");
+    assert_eq!(json["baseline"]["rows"].as_array().unwrap().len(), 4, "{json:#}");
+
+    earlier.edit(|result| set_figures(result, 1));
+    let worse = earlier.again(&["--json"]);
+    let json: Value = serde_json::from_slice(&worse.stdout).unwrap();
+    assert_eq!(
+        (worse.status.code(), &json["verdict"], &json["exit_code"]),
+        (Some(4), &"worse".into(), &4.into()),
+        "{json:#}"
+    );
+    let table = String::from_utf8(earlier.again(&[]).stdout).unwrap();
+    assert!(table.contains("WORSE") && table.contains("ack p99.9") && table.trim_end().ends_with("WORSE"), "{table}");
+
+    // A failure stays one: its figures are nothing to compare.
+    let failed = earlier.again(&["--slo", "ack.p50<1ns"]);
+    assert_eq!(failed.status.code(), Some(2));
+}
+
+#[test]
+fn a_margin_is_what_one_asks_for() {
+    let earlier = Earlier::play(&[]);
+    let compared = |margin: &str| {
+        let other = earlier.out.with_file_name("other");
+        fs::create_dir_all(&other).unwrap();
+        let mut grown = read(&earlier.out.join("result.json"));
+        let p99 = grown["latency_ns"]["ack"]["p99"].as_u64().unwrap();
+        grown["latency_ns"]["ack"]["p99"] = (p99 + p99 / 5).into();
+        fs::write(other.join("result.json"), grown.to_string()).unwrap();
+        let output = command(&["compare", text(&earlier.out), text(&other), "--margin", margin, "--json"]);
+        assert_eq!(output.status.code(), Some(0));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let worse = |json: &Value| -> Vec<String> {
+        let rows = json["rows"].as_array().unwrap().iter();
+        rows.filter(|row| row["is_worse"] == true).map(|row| row["figure"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(worse(&compared("19%")), ["ack p99"]);
+    assert_eq!(worse(&compared("21%")), Vec::<String>::new());
+}
+
+#[test]
+fn a_baseline_of_another_kind_is_refused_before_the_run() {
+    let earlier = Earlier::play(&["--ack-level", "written"]);
+    let refused = |flags: &[&str], part: &str| {
+        let output = earlier.again(flags);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(errors.contains(part) && output.stdout.is_empty(), "'{part}' is not in: {errors}");
+    };
+    let heard = earlier.node.heard.lock().unwrap().len();
+    refused(&["--ack-level", "durable"], "ack level: \"written\" before, \"durable\" now");
+    refused(&[], "ack level: \"written\" before, not said now");
+    refused(&["--ack-level", "written", "--calls", "4"], "calls: 3 before, 4 now");
+    refused(&["--ack-level", "written", "--sample-rate", "8000"], "frame bytes: 960 before, 320 now");
+    refused(&["--ack-level", "written", "--baseline-margin=-1%"], "margin");
+    earlier.edit(|result| result["verdict"] = "invalid".into());
+    refused(&["--ack-level", "written"], "did not pass");
+    earlier.edit(|result| result["schema"]["version"] = 99.into());
+    refused(&["--ack-level", "written"], "no result of this version");
+    fs::remove_file(earlier.out.join("result.json")).unwrap();
+    refused(&["--ack-level", "written"], "cannot read");
+    assert_eq!(earlier.node.heard.lock().unwrap().len(), heard, "nothing was played");
+}
+
+#[test]
+fn two_runs_stand_side_by_side() {
+    let (one, two) = (Earlier::play(&[]), Earlier::play(&["--calls", "2"]));
+    let output = command(&["compare", text(&one.out), text(&two.out)]);
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(table.contains("ack p99.9") && table.contains("not alike: calls: 3 before, 2 now"), "{table}");
+    assert_eq!(command(&["compare", text(&one.out), "/no/such"]).status.code(), Some(1));
+}
+
+#[test]
+fn two_generators_at_one_node_are_one_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::start(Fault::None);
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 3;
+    let (a, b, both) = (directory.path().join("a"), directory.path().join("b"), directory.path().join("both"));
+    let play = |first: &str, out: &Path| {
+        let flags = ["--first-call", first, "--start-at", &at.to_string(), "--out", text(out), "--slo", "ack.p50<1h"];
+        let (code, json) = result(&node, &flags);
+        assert_eq!(code, 0, "{json:#}");
+        json
+    };
+    let (one, two) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| play("0", &a));
+        let two = play("3", &b);
+        (one.join().unwrap(), two)
+    });
+    assert!(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() > at);
+    let output = command(&["merge", text(&a), text(&b), "--out", text(&both), "--json"]);
+    let merged: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &merged), (Some(0), &read(&both.join("result.json"))));
+    let sum = |pointer: &str| {
+        let number = |result: &Value| result.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer}"));
+        assert_eq!(number(&merged), number(&one) + number(&two), "{pointer}");
+        assert!(number(&merged) > 0, "{pointer}");
+    };
+    for pointer in
+        ["/run/calls", "/counts/frames", "/counts/calls_completed", "/latency_ns/ack/count", "/latency_ns/sendlag/count"]
+    {
+        sum(pointer);
+    }
+    let max = |result: &Value| result["latency_ns"]["setup"]["max"].as_u64().unwrap();
+    assert_eq!(max(&merged), max(&one).max(max(&two)));
+    assert_eq!(merged["slos"][0]["held"], true);
+    assert_eq!(merged["slos"].as_array().unwrap().len(), 1);
+    // A sum reads like a run: it can be summed up and shown again.
+    assert_eq!(command(&["report", text(&both)]).status.code(), Some(0));
+    assert!(fs::read_to_string(both.join("report.html")).unwrap().contains("6 calls"));
+
+    // The worst verdict counts, and SLOs are those of the sum.
+    let mut failed = one.clone();
+    failed["verdict"] = "fail".into();
+    fs::write(a.join("result.json"), failed.to_string()).unwrap();
+    let merge = || command(&["merge", text(&a), text(&b), "--out", text(&both), "--json"]);
+    assert_eq!(merge().status.code(), Some(2));
+    let mut strict = one.clone();
+    strict["slos"][0]["slo"] = "ack.p50<1ns".into();
+    fs::write(a.join("result.json"), strict.to_string()).unwrap();
+    let output = merge();
+    let merged: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), merged["slos"].as_array().unwrap().len()), (Some(2), 2), "{merged:#}");
+
+    // What are no parts of one run, or not whole, is refused.
+    let mut other = one.clone();
+    other["run"]["frame_ms"] = 200.into();
+    fs::write(a.join("result.json"), other.to_string()).unwrap();
+    let errors = String::from_utf8(merge().stderr).unwrap();
+    assert!(errors.contains("frame_ms is 200 and 20"), "{errors}");
+    let mut other = one;
+    other["latency_ns"]["ack"]["count"] = 1.into();
+    fs::write(a.join("result.json"), other.to_string()).unwrap();
+    let output = merge();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors.contains("latency.hlog"), "{errors}");
+}
+
+#[test]
+fn a_report_is_one_page_for_itself() {
+    let earlier = Earlier::play(&[]);
+    let path = earlier.out.join("report.html");
+    let page = fs::read_to_string(&path).unwrap();
+    assert!(page.contains("PASS") && page.contains("<polyline") && page.contains("kernel"), "{page}");
+    fs::remove_file(&path).unwrap();
+    assert_eq!(command(&["report", text(&earlier.out)]).status.code(), Some(0));
+    assert_eq!(fs::read_to_string(&path).unwrap(), page, "the same files make the same page");
+    assert_eq!(command(&["report", "/no/such"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_start_that_has_passed_is_refused() {
+    let output = exo_load(&Node::start(Fault::None).url, &["--start-at", "1000"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors.contains("has passed"), "{errors}");
+}
