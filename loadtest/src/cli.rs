@@ -39,6 +39,8 @@ pub struct Cli {
 pub enum Command {
     /// Play calls and check them
     Run(Box<RunArgs>),
+    /// Find the largest number of calls within the objectives
+    Capacity(Box<CapacityArgs>),
     /// Hold a node's journal against what an earlier run sent, as run --verify does right away
     Verify(VerifyArgs),
     /// Show two runs' figures side by side
@@ -47,6 +49,52 @@ pub enum Command {
     Merge(MergeArgs),
     /// Write report.html of a run anew
     Report(ReportArgs),
+    /// Say how many calls a node carries, and how many boxes a number of calls wants
+    Plan(PlanArgs),
+}
+
+/// Flags of `capacity`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  exo-load capacity --calls 16000 --duration 30s --slo 'ack.p99.9<50ms' --key private.pem --cpus 1 --out steps
+
+Each number of calls is a run of its own, a failing one is played twice; --out keeps their files by number and attempt,
+and capacity.json. Exit: 0 found · 1 could not run · 2 not even the fewest calls passed · 3 no conclusion: the generator
+was the bottleneck, or was stopped")]
+pub struct CapacityArgs {
+    /// Flags of the runs; --calls is the most to try
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// The number of calls to begin with
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub calls_min: u64,
+    /// Done once the answer is this close
+    #[arg(long, default_value = "5%", value_parser = percent)]
+    pub resolution: f64,
+}
+
+/// Flags of `plan`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  exo-load plan at-1000 at-4000 --calls 50000 --cores 8
+
+Reads runs with --server-pid, two or more of different numbers of calls, and lays a straight line through the node's CPU.")]
+pub struct PlanArgs {
+    /// The --out directories of runs
+    #[arg(required = true)]
+    pub runs: Vec<PathBuf>,
+    /// Calls in all
+    #[arg(long)]
+    pub calls: Option<u64>,
+    /// Cores of a box that carry calls
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub cores: u64,
+    /// Load that a core may have
+    #[arg(long, default_value = "70%", value_parser = percent)]
+    pub core_cpu_max: f64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `compare`.
@@ -118,7 +166,7 @@ pub struct VerifyArgs {
 }
 
 /// Flags of `run`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   JWT_TOKEN=… exo-load run --calls 1
   exo-load run --calls 4000 --ramp 10s --duration 60s --key private.pem --cpus 1 \\
@@ -229,7 +277,7 @@ pub struct RunArgs {
 
 impl RunArgs {
     /// Checks what clap cannot, and settles the plan. Minting tokens takes a millisecond each.
-    pub fn plan(&self) -> Result<Plan, Box<dyn std::error::Error>> {
+    pub fn plan(&self, cut: Arc<AtomicBool>) -> Result<Plan, Box<dyn std::error::Error>> {
         let target = Target::parse(&self.url)?;
         let cpus = self.cpus.as_deref().map(host::parse_cpus).transpose().map_err(|e| format!("--cpus: {e}"))?;
         host::make_room_for(self.calls)?;
@@ -274,7 +322,7 @@ impl RunArgs {
             reconnect: self.reconnect.then_some(self.reconnect_interval),
             stop: !self.no_stop,
             cpus: cpus.unwrap_or_default(),
-            cut: Arc::new(AtomicBool::new(false)),
+            cut,
         })
     }
 

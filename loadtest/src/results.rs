@@ -16,6 +16,7 @@ use crate::stats::{Metric, Stats};
 pub mod compare;
 pub mod html;
 pub mod merge;
+pub mod sizing;
 
 /// The metrics that `latency.hlog` holds.
 pub const LOGGED: [Metric; 3] = [Metric::Ack, Metric::Setup, Metric::Sendlag];

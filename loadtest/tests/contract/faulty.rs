@@ -43,6 +43,8 @@ pub enum Fault {
     Refuse(u16),
     /// The first upgrades are refused with 503, this many, then all is well.
     RefuseFirst(u64),
+    /// More calls than this at a time are refused with 503.
+    Full(u64),
     /// 101 with a wrong accept key.
     AcceptWrong,
     /// A Close with this code after frame 15.
@@ -90,10 +92,21 @@ impl Node {
         let node = Self { url, heard: Arc::clone(&heard) };
         thread::spawn(move || {
             let upgrades = Arc::new(AtomicU64::new(0));
+            let up = Arc::new(AtomicU64::new(0));
             for stream in listener.incoming() {
                 let (stream, upgrades, heard) = (stream.expect("accept"), upgrades.clone(), heard.clone());
+                let up = up.clone();
                 // Whatever ends a connection is the generator's to report.
-                thread::spawn(move || serve(stream, fault, &upgrades, &heard));
+                thread::spawn(move || {
+                    let others = up.fetch_add(1, Ordering::SeqCst);
+                    let fault = match fault {
+                        Fault::Full(calls_max) if others >= calls_max => Fault::Refuse(503),
+                        fault => fault,
+                    };
+                    let served = serve(stream, fault, &upgrades, &heard);
+                    up.fetch_sub(1, Ordering::SeqCst);
+                    served
+                });
             }
         });
         node

@@ -3,6 +3,7 @@
 mod could_not_run;
 mod fails_on_each_fault;
 mod faulty;
+mod finds_the_capacity;
 mod journal;
 mod passes_on_a_right_node;
 mod reads_results;

@@ -1,4 +1,4 @@
-//! What earlier runs left is read again: `--baseline`, `compare`, `merge`, `report`.
+//! What earlier runs left is read again: `--baseline`, `compare`, `merge`, `report`, `plan`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -224,4 +224,22 @@ fn a_start_that_has_passed_is_refused() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert!(errors.contains("has passed"), "{errors}");
+}
+
+#[test]
+fn two_runs_that_measured_the_node_say_how_many_boxes() {
+    let (small, large) = (Earlier::play(&[]), Earlier::play(&["--calls", "6"]));
+    for (run, calls, cpu) in [(&small, 1_000, 12.0), (&large, 4_000, 42.0)] {
+        run.edit(|result| {
+            result["run"]["calls"] = calls.into();
+            result["server"] = serde_json::json!({"cpu_percent": cpu});
+        });
+    }
+    let flags = ["plan", text(&small.out), text(&large.out), "--calls", "16000", "--cores", "2"];
+    let table = String::from_utf8(command(&flags).stdout).unwrap();
+    // 2 % without calls, 1 % a hundred calls: two cores at 70 % carry 13,800.
+    assert!(table.contains("13800 calls") && table.contains("2 box(es)") && table.contains("assumes"), "{table}");
+    let json: Value = serde_json::from_slice(&command(&[&flags[..], &["--json"]].concat()).stdout).unwrap();
+    assert_eq!((&json["calls_per_box"], &json["boxes"]), (&13_800.into(), &2.into()), "{json:#}");
+    assert_eq!(command(&flags[..2]).status.code(), Some(1), "one run is no line");
 }

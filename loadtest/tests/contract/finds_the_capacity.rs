@@ -1,0 +1,76 @@
+//! `capacity`: the most calls that a node carries, and no answer where there is none.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::faulty::{Fault, Node, TOKEN};
+
+/// Exit code and what was found. The generator is as busy as it likes.
+fn capacity(node: &Node, flags: &[&str]) -> (Option<i32>, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_exo-load"))
+        .args(["capacity", "--url", &node.url, "--duration", "300ms", "--ramp", "0s", "--frame-ms", "20"])
+        .args(["--cpu-max", "100000", "--calls-min", "4", "--json"])
+        .args(flags)
+        .env("JWT_TOKEN", TOKEN)
+        .output()
+        .expect("exo-load starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{errors}")))
+}
+
+const WIDE: [&str; 4] = ["--sendlag-max", "1h", "--slo", "ack.p50<1h"];
+
+#[test]
+fn a_node_that_is_full_at_eleven() {
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().to_str().unwrap();
+    let node = Node::start(Fault::Full(11));
+    let (code, json) = capacity(&node, &[&WIDE[..], &["--calls", "64", "--out", out]].concat());
+    assert_eq!((code, &json["conclusion"], &json["calls"]), (Some(0), &"found".into(), &11.into()), "{json:#}");
+    let steps: Vec<u64> = json["steps"].as_array().unwrap().iter().map(|step| step["calls"].as_u64().unwrap()).collect();
+    // What failed was played twice.
+    assert_eq!(steps, [4, 8, 16, 16, 12, 12, 10, 11]);
+    assert_eq!(json["steps"][2]["reason"], "refused_503");
+    assert!(directory.path().join("11-1/result.json").exists() && directory.path().join("capacity.json").exists());
+}
+
+#[test]
+fn a_node_that_carries_all_that_is_tried() {
+    let (code, json) = capacity(&Node::start(Fault::None), &[&WIDE[..], &["--calls", "9"]].concat());
+    assert_eq!((code, &json["conclusion"], &json["calls"]), (Some(0), &"at_least".into(), &9.into()), "{json:#}");
+}
+
+#[test]
+fn a_node_that_carries_none() {
+    let (code, json) = capacity(&Node::start(Fault::Refuse(503)), &[&WIDE[..], &["--calls", "9"]].concat());
+    assert_eq!((code, &json["conclusion"], &json["calls"]), (Some(2), &"none".into(), &0.into()), "{json:#}");
+}
+
+#[test]
+fn a_sick_generator_concludes_nothing() {
+    let flags = ["--calls", "9", "--sendlag-max", "1ns", "--slo", "ack.p50<1h"];
+    let (code, json) = capacity(&Node::start(Fault::None), &flags);
+    assert_eq!((code, &json["conclusion"]), (Some(3), &"unknown".into()), "{json:#}");
+    assert!(json["steps"][0]["reason"].as_str().unwrap().contains("send lag"), "{json:#}");
+}
+
+#[test]
+fn a_search_wants_an_objective_and_an_end() {
+    let node = Node::start(Fault::None);
+    for (flags, part) in [
+        (&["--calls", "9"][..], "give an objective"),
+        (&["--slo", "ack.p50<1h"], "--calls"),
+        (&["--slo", "ack.p50<1h", "--calls", "9", "--start-at", "9999999999"], "--start-at"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_exo-load"))
+            .args(["capacity", "--url", &node.url, "--token", TOKEN])
+            .args(flags)
+            .output()
+            .expect("exo-load starts");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(errors.contains(part), "'{part}' is not in: {errors}");
+    }
+}
