@@ -129,6 +129,23 @@ fn edit_ledger(out: &Path, mut edit: impl FnMut(&mut Value)) {
     fs::write(path, ledger.to_string()).unwrap();
 }
 
+#[test]
+fn what_retention_removes_has_expired_and_is_not_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data_dir, out) = (directory.path().join("data"), directory.path().join("out"));
+    let node = node(&data_dir, &["--retain-bytes", "8MiB"]);
+    let (code, json) = run(node.address(), &[&MUCH[..], &["--out", out.to_str().unwrap()]].concat());
+    assert_eq!(code, 0, "{json:#}");
+    let first = || segments(&data_dir).into_iter().next().unwrap();
+    let before = first();
+    exo_ingest_harness::eventually("retention removes a segment", || first() != before);
+    let (code, json) = verify(&out, &data_dir, &[]);
+    assert_eq!(code, 0, "{json:#}");
+    assert!(count(&json, "frames_expired") > 0, "{json:#}");
+    let kept = count(&json, "frames_equal") + count(&json, "frames_expired");
+    assert_eq!(kept, count(&json, "frames_promised"), "{json:#}");
+}
+
 /// A run's files and the journal of the node, which is gone, ready to be copied and damaged.
 struct Recorded {
     directory: tempfile::TempDir,
