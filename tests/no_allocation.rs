@@ -1,5 +1,5 @@
-//! The data path allocates nothing per frame, and a call costs less than a kilobyte: counted on the shards' threads of a real
-//! node, on real rings, by the global allocator.
+//! The data path allocates nothing per frame, per batch or per segment, and a call costs less than a kilobyte: counted on the
+//! shards' threads of a real node, on real rings, by the global allocator; without a journal, and with one on a real disk.
 //!
 //! `cargo test --test no_allocation -- --nocapture` prints the numbers.
 
@@ -7,6 +7,7 @@ use exo_ingest::auth::{Grant, KeySet, Signer, TokenPolicy, Verifier};
 use exo_ingest::call::CallIdentity;
 use exo_ingest::cli::keygen::{KeyBits, generate_into};
 use exo_ingest::clock::Now;
+use exo_ingest::control::keeper::JournalConfig;
 use exo_ingest::io::probe::KernelFeatures;
 use exo_ingest::limits::Limits;
 use exo_ingest::metrics::Counters;
@@ -36,6 +37,9 @@ const FRAMES: usize = 50;
 
 /// Target for a connected call: what the process holds for it beside the fixed arenas, its place in their tables included.
 const CALL_SIZE_MAX: usize = 1024;
+
+/// Of the journal, where there is one.
+const SEGMENT_SIZE: u64 = 8 << 20;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static FREES: AtomicU64 = AtomicU64::new(0);
@@ -184,16 +188,16 @@ fn expect(stream: &mut TcpStream, text: &str) {
     assert_eq!((frame[0], String::from_utf8_lossy(&frame[2..])), (0x81, text.into()));
 }
 
-fn start_node(signer: &Signer, kernel_features: KernelFeatures) -> Node {
+fn start_node(signer: &Signer, kernel_features: KernelFeatures, journal: Option<JournalConfig>) -> Node {
     let jwk = serde_json::to_string(&signer.public_jwk().unwrap()).unwrap();
     let verifier = Arc::new(Verifier::new(KeySet::parse(jwk.as_bytes()).unwrap(), TokenPolicy::default()));
     let limits = Limits { ring_size: 16 * 1024 * 1024, connections_max: 1000, max_ahead: None, ..Limits::production() };
     let config = NodeConfig {
-        journal: None,
+        journal: journal.clone(),
         listen: "127.0.0.1:0".parse().unwrap(),
         shards: vec![None],
         limits: limits.clone(),
-        ingest: IngestSettings::new(limits.clone()),
+        ingest: IngestSettings { durable: journal.is_some(), ..IngestSettings::new(limits.clone()) },
         kernel_features,
         allow_unregistered: true,
     };
@@ -207,15 +211,20 @@ fn start_node(signer: &Signer, kernel_features: KernelFeatures) -> Node {
 #[test]
 fn frames_allocate_nothing_and_a_call_costs_less_than_a_kilobyte() {
     for kernel_features in [KernelFeatures::Newest, KernelFeatures::V6_1] {
-        count(kernel_features);
+        for has_journal in [false, true] {
+            count(kernel_features, has_journal);
+        }
     }
 }
 
-fn count(kernel_features: KernelFeatures) {
+fn count(kernel_features: KernelFeatures, has_journal: bool) {
     let dir = tempfile::tempdir().unwrap();
+    // Small segments: several are begun while it is counted.
+    let journal =
+        JournalConfig { segment_size: SEGMENT_SIZE, reserve: Some(1), ..JournalConfig::new(dir.path().join("data")) };
     let key = generate_into(dir.path(), KeyBits::Bits2048).unwrap();
     let signer = Signer::from_pem(&std::fs::read(key.private).unwrap()).unwrap();
-    let node = start_node(&signer, kernel_features);
+    let node = start_node(&signer, kernel_features, has_journal.then_some(journal));
     println!("{}", node.notes().join("; "));
     let mut clients = Clients { address: node.address(), signer, calls: Vec::new(), frames: 0 };
 
@@ -235,17 +244,25 @@ fn count(kernel_features: KernelFeatures) {
     let counters = Arc::clone(&node.counters()[0]);
     let read = || {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        [count(&ALLOCATIONS), count(&FREES), counters.frames.read(), counters.audio_records.read(), counters.acks.read()]
+        let Counters { frames, audio_records, acks, journal_syncs, journal_segments, .. } = &*counters;
+        let counted = [frames, audio_records, acks, journal_syncs, journal_segments].map(|counter| counter.read());
+        [count(&ALLOCATIONS), count(&FREES), counted[0], counted[1], counted[2], counted[3], counted[4]]
     };
     let before = read();
     clients.play(FRAMES);
-    let [allocations, frees, frames, records, acks] = std::array::from_fn(|index| read()[index] - before[index]);
+    let after = read();
+    let [allocations, frees, frames, records, acks, syncs, segments] =
+        std::array::from_fn(|index| after[index] - before[index]);
 
-    println!("{CALLS} calls: {frames} frames in {records} records, {acks} acks: {allocations} allocations, {frees} frees");
+    println!(
+        "{CALLS} calls: {frames} frames in {records} records, {acks} acks, {syncs} syncs, {segments} segments: \
+         {allocations} allocations, {frees} frees"
+    );
     println!("a call: {heap} bytes on the heap, {slot} bytes in the shard's tables");
     let sent = (clients.calls.len() * FRAMES) as u64;
     assert_eq!((frames, acks), (sent, sent / 10));
     assert!(records > frames, "no frame came in pieces");
+    assert_eq!((syncs > 0, segments > 2), (has_journal, has_journal));
     assert_eq!((allocations, frees), (0, 0));
     assert!(heap > 0 && heap + slot <= CALL_SIZE_MAX, "{heap} + {slot} bytes a call");
 

@@ -315,18 +315,24 @@ impl<S: Source> SegmentScan<S> {
         }
         let (base, uuid, lsn) = (self.base, self.uuid, self.lsn());
         let bytes = self.window.bytes(base, BATCH_SIZE_MAX)?;
-        if fault != FormatError::Batch && is_remnant(bytes, uuid, lsn) {
+        if fault != FormatError::Batch {
             // A header that was hit, or written in part. The number of its batch stands in its records, too.
+            let is_remnant = is_remnant(bytes, uuid, lsn);
+            // Segments are whole blocks: this one was cut.
+            let is_cut = !bytes.len().is_multiple_of(BLOCK_SIZE);
             let second = bytes.get(HEADER_SIZE..).and_then(|rest| rest.first_chunk());
             let said = second.and_then(|header| RecordHeader::decode(header).ok()).map(|header| header.batch);
             let last = self.tally.last_batch;
-            let number = if last > 0 { Some(last as u32 + 1) } else { said };
+            let number = if last > 0 { Some(last as u32 + 1) } else { said.filter(|_| is_remnant) };
+            // Records of the next batch tell even where nothing of its header is left.
             sift(bytes, |found| Some(found) == number, &mut self.entries);
             self.keep_trusted();
-            self.tally.salvaged += self.entries.len() as u64;
-            self.pending.push(Damage { offset: base, what: Harm::Batch { size: 0, fault } });
-            self.check_payloads();
-            return Ok(Advance::Batch);
+            if is_remnant || is_cut || !self.entries.is_empty() {
+                self.tally.salvaged += self.entries.len() as u64;
+                self.pending.push(Damage { offset: base, what: Harm::Batch { size: 0, fault } });
+                self.check_payloads();
+                return Ok(Advance::Batch);
+            }
         }
         self.tear();
         Ok(Advance::End)
