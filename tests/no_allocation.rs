@@ -197,7 +197,7 @@ fn start_node(signer: &Signer, kernel_features: KernelFeatures, journal: Option<
         listen: "127.0.0.1:0".parse().unwrap(),
         shards: vec![None],
         limits: limits.clone(),
-        ingest: IngestSettings { durable: journal.is_some(), ..IngestSettings::new(limits.clone()) },
+        ingest: IngestSettings { has_journal: journal.is_some(), ..IngestSettings::new(limits.clone()) },
         kernel_features,
         allow_unregistered: true,
     };
