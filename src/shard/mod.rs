@@ -24,6 +24,7 @@ use crate::io::{Completion, Io, OpKind, Received, UserData, Wait};
 use crate::limits::Limits;
 use crate::metrics::Counters;
 use crate::proto::frame::FrameLimits;
+use crate::proto::handshake::ANSWER_SIZE_MAX;
 use crate::session::{Context, Notice, Service, Session};
 use claims::Claims;
 use connections::{ConnectionId, Connections, Stage};
@@ -155,6 +156,9 @@ impl<I: Io, S: Service> Shard<I, S> {
     /// A shard that accepts from its first turn on.
     pub fn new(mut io: I, config: ShardConfig<S>) -> Self {
         let ShardConfig { index, boot, service, ring, journal, limits, counters, mailbox, shards } = config;
+        // Else the first peer that is answered would end the node.
+        let room = limits.output_size_max.min(limits.send_slot_size);
+        assert!(room >= ANSWER_SIZE_MAX, "an HTTP answer of {ANSWER_SIZE_MAX} bytes fits a send slot");
         let now = io.now().moment;
         let level = journal.as_ref().map_or(AckLevel::Received, |config| config.settings.level);
         io.accept(UserData::lone(OpKind::Accept));

@@ -7,6 +7,7 @@ mod accepting;
 mod backpressure;
 mod closing;
 mod disk;
+mod damaged;
 mod draining;
 mod handshakes;
 mod journal;

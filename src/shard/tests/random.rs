@@ -27,10 +27,10 @@ const DISK_RUNS: u64 = 30;
 const STEPS: usize = 120;
 
 /// SplitMix64: small, and the same everywhere.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn roll(&mut self) -> u64 {
+    pub(super) fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -38,12 +38,12 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    fn within(&mut self, range: Range<usize>) -> usize {
+    pub(super) fn within(&mut self, range: Range<usize>) -> usize {
         range.start + self.roll() as usize % range.len()
     }
 
     /// True once in `count`.
-    fn once_in(&mut self, count: u64) -> bool {
+    pub(super) fn once_in(&mut self, count: u64) -> bool {
         self.roll().is_multiple_of(count)
     }
 
@@ -53,7 +53,7 @@ impl Dice {
 }
 
 /// Says which seed it was if the test fails under it.
-struct SeedNote(u64);
+pub(super) struct SeedNote(pub(super) u64);
 
 impl Drop for SeedNote {
     fn drop(&mut self) {
