@@ -110,8 +110,8 @@ latencies! {
     setup_upgrade = "setup.upgrade",
     /// From the 101 to `started`: mostly the peer's time.
     setup_start = "setup.start",
-    /// From the begin of the turn that reaped a frame's first byte until its last byte was in the frame ring. A frame in pieces
-    /// has the peer's time in it; the time in the kernel's socket buffer, and up to the gathering time after it, is not seen.
+    /// From the begin of the turn that reaped a frame's first byte of payload until its last was in the frame ring. A frame in
+    /// pieces has the peer's time in it; the time in the kernel's socket buffer, and the gathering time after it, is not seen.
     frame_ring = "frame.ring",
     /// From a frame complete in the frame ring until it may be acked, on a node that acks what it has received.
     frame_received = "frame.received",

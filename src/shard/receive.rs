@@ -85,7 +85,7 @@ impl<I: Io, S: Service> Shard<I, S> {
         if let Some(connection) = connections.get(id) {
             let bytes = connection.transport.open(io.received(&received));
             let mut context = Context { ring, epochs, limits, counters };
-            match feed(connection, now, bytes, (frame_limits, stopwatch, reaped), &mut context) {
+            match feed(connection, now, bytes, frame_limits, stopwatch, reaped, &mut context) {
                 Fed::Nothing => {}
                 Fed::HeadComplete => {
                     stopwatch.head_complete(&mut connection.timing, now.moment);
@@ -187,7 +187,7 @@ impl<I: Io, S: Service> Shard<I, S> {
         let size = connection.early.len().min(RECEIVE_BUFFER_SIZE);
         let mut bytes = connection.early.split_to(size);
         let mut context = Context { ring, epochs, limits, counters };
-        feed(connection, now, &mut bytes, (frame_limits, stopwatch, Mark::of(now.moment)), &mut context);
+        feed(connection, now, &mut bytes, frame_limits, stopwatch, Mark::of(now.moment), &mut context);
         if connection.early.is_empty() {
             // Gives the memory back: most connections never have early bytes.
             connection.early = bytes::BytesMut::new();
@@ -224,7 +224,9 @@ fn feed<S: Session>(
     connection: &mut Connection<S>,
     now: Now,
     bytes: &mut [u8],
-    rest: (&FrameLimits, &mut Stopwatch, Mark),
+    frame_limits: &FrameLimits,
+    stopwatch: &mut Stopwatch,
+    reaped: Mark,
     context: &mut Context<'_>,
 ) -> Fed {
     match &mut connection.stage {
@@ -245,9 +247,8 @@ fn feed<S: Session>(
         }
         Stage::Waiting(_) => connection.early.extend_from_slice(bytes),
         Stage::Open(open) => {
-            let (limits, stopwatch, reaped) = rest;
             let mut time = DecodeTime { reaped, message_since: &mut connection.message_since, stopwatch };
-            decode(open, now, bytes, limits, &mut time, context);
+            decode(open, now, bytes, frame_limits, &mut time, context);
         }
         Stage::Done => {
             connection.discarded += bytes.len();

@@ -104,6 +104,13 @@ impl<I: Io, S: Service> Shard<I, S> {
         let room = out.len().min(self.limits.output_size_max) - connection.transport.overhead();
         let (size, is_all) = connection.fill(now, &mut out[..room]);
         if size == 0 {
+            if let Stage::Open(open) = &connection.stage
+                && !open.session.is_finished()
+            {
+                // The send before this took the last of them, and had not the room left to find out.
+                self.stopwatch.acks_queued(&mut connection.timing);
+                self.stopwatch.send_done(&mut connection.timing, now.moment, true);
+            }
             self.io.release_slot(slot);
             return;
         }
@@ -279,7 +286,7 @@ impl<I: Io, S: Service> Shard<I, S> {
 }
 
 impl<S: Session> Connection<S> {
-    /// Writes what is to be sent next into `out`; returns its size, and whether that is all there is.
+    /// Writes what is to be sent next into `out`; returns its size, and whether that is surely all there is.
     fn fill(&mut self, now: Now, out: &mut [u8]) -> (usize, bool) {
         let mut size = match self.reply.take() {
             Some(Reply::Final(answer)) => return (answer.write(out), true),

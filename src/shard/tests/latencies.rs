@@ -248,6 +248,25 @@ fn acks_that_never_leave_are_not_measured() {
 }
 
 #[test]
+fn acks_that_fill_most_of_a_send_are_measured_as_soon_as_it_is_over() {
+    // From one to as many as a slot holds; past half of it there is no room left to ask for more.
+    for count in 1..=14 {
+        let mut rig = Rig::with(|limits| limits.max_ahead = None);
+        let socket = rig.call("a");
+        rig.latencies();
+        let sends = rig.counters.sends.read();
+        rig.send(socket, &frames(10 * count, 1));
+        rig.quiet();
+        assert_eq!((rig.said(socket).len(), rig.counters.sends.read() - sends), (count, 1));
+        rig.world.advance(millis(500));
+        let measured = rig.latencies();
+        assert_values(&measured.ack, &[(0, count as u64)]);
+        assert_values(&measured.ack_sent, &[(0, count as u64)]);
+        rig.end();
+    }
+}
+
+#[test]
 fn acks_that_take_two_sends_count_with_the_second() {
     let mut rig = Rig::tiny();
     let socket = rig.call("a");
