@@ -47,6 +47,29 @@ fn counters_take_their_type_and_unit_from_how_they_are_declared() {
 }
 
 #[test]
+fn each_shard_has_its_own_series_and_milliseconds_become_seconds() {
+    let view = NodeView { counters: vec![Default::default(), Default::default()], ..NodeView::default() };
+    view.counters[0].frames.add(3);
+    view.counters[1].frames.add(4);
+    view.counters[1].journal_stalled_ms.set(2_500);
+    let families = by_shard(&Scrape {
+        view: &view,
+        facts: &Facts { ack: "", calls_max: 0 },
+        latencies: &Latencies::new(),
+        reasons: &[],
+        process: Process::default(),
+        started: UNIX_EPOCH,
+    });
+    let shown = |name| {
+        let series = family(&families, name).series.into_iter();
+        series.map(|series| format!("{:?} {:?}", series.labels, series.value)).collect::<Vec<_>>()
+    };
+    let frames = shown("exo_ingest_frames");
+    assert_eq!(frames, [r#"[("shard", "0")] Count(3)"#, r#"[("shard", "1")] Count(4)"#]);
+    assert_eq!(shown("exo_ingest_journal_stalled")[1], r#"[("shard", "1")] LevelReal(2.5)"#);
+}
+
+#[test]
 fn every_cause_that_is_counted_is_shown() {
     let mut counted = BTreeSet::new();
     IngestCounters::default().for_each(|family, _, _| {
