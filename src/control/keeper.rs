@@ -185,6 +185,7 @@ impl Run {
             next_ids: vec![1; shard_count],
             open: HashMap::new(),
             fenced: Fenced::default(),
+            inventory: retention::Inventory::default(),
             unserved: Vec::new(),
             is_low: false,
             trouble: None,
@@ -218,6 +219,7 @@ struct Worker {
     /// Files that shards write or have at hand, by shard and id.
     open: HashMap<(usize, u64), File>,
     fenced: Fenced,
+    inventory: retention::Inventory,
     /// Shards that wait for a segment that could not be made.
     unserved: Vec<usize>,
     is_low: bool,
@@ -318,9 +320,12 @@ impl Worker {
         }
         // Left over from an attempt that failed.
         remove_if_there(&preparing)?;
-        let recycled = recycled.and_then(|claimed| {
-            let recycled = recycle::recycle(self.run.disk, claimed, &preparing, size, prefill);
-            let log = |error: &io::Error| tracing::warn!(shard, "a segment cannot be recycled: {error}");
+        let recycled = recycled.map(|claimed| recycle::recycle(self.run.disk, claimed, &preparing, size, prefill));
+        let recycled = recycled.and_then(|recycled| {
+            let log = |error: &io::Error| {
+                tracing::warn!(shard, "a segment cannot be recycled: {error}");
+                self.inventory.forget();
+            };
             recycled.inspect_err(log).ok()
         });
         let made = match recycled {
@@ -343,6 +348,7 @@ impl Worker {
         OsRng.try_fill_bytes(&mut uuid.0).map_err(io::Error::other)?;
         let segment = PreparedSegment { id, uuid, file: FileHandle(file.as_raw_fd()), size, created_at: now() };
         self.open.insert((shard, id), file);
+        self.inventory.add(size);
         self.next_ids[shard] += 1;
         Ok(segment)
     }
@@ -354,7 +360,8 @@ impl Worker {
         let may_recycle = |segment: &retention::Segment| {
             segment.run == run && config.retain_age.is_none() && !fenced.contains(usize::from(segment.shard), segment.id)
         };
-        match retention::make_room(&config.data_dir, (bytes, config.segment_size), self.run.disk, may_recycle) {
+        let sizes = (bytes, config.segment_size);
+        match self.inventory.make_room(&config.data_dir, sizes, self.run.disk, may_recycle) {
             Ok((removed, recycled)) => {
                 log_removed(removed);
                 recycled

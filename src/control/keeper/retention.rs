@@ -2,20 +2,24 @@
 //! Retention: the oldest sealed segments go, by bytes and by age. Never one that is being written or read: each is locked
 //! before it is removed or recycled.
 //!
-//! By bytes it works ahead: room for a segment is made before the segment is ([`make_room`]), and where it can be the oldest
+//! By bytes it works ahead: room for a segment is made before the segment is ([`Inventory`]), and where it can be the oldest
 //! file itself becomes the new one ([`super::recycle`]). So a journal never holds more than it may, but for what is in use.
 
 use super::disk::{Disk, is_unused};
 use crate::journal::layout::{self, RunName};
 use crate::journal::lock;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A directory or an unfinished index younger than this may belong to a process that has only just begun.
 pub(super) const YOUNG: Duration = Duration::from_secs(60);
+
+/// Share of its time that the keeper may spend on looking what is there, to make room: one part in so many.
+const LOOKING_SHARE: u32 = 20;
 
 /// What was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,47 +58,95 @@ pub fn enforce(data_dir: &Path, bytes: Option<u64>, age: Option<Duration>, now: 
     for segment in segments {
         let is_over = bytes.is_some_and(|bytes| total > bytes);
         let is_old = age.is_some_and(|age| now.duration_since(segment.written_at).is_ok_and(|since| since > age));
-        let size = segment.bytes;
         if (is_over || is_old)
-            && let Some(claimed) = claim(segment, |path| File::open(path))?
+            && let Some(_file) = claim(&segment.path, |path| File::open(path))?
         {
-            remove(&claimed)?;
-            total -= size;
-            removed.count(size);
+            remove(&segment)?;
+            total -= segment.bytes;
+            removed.count(segment.bytes);
         }
     }
     Ok(removed)
 }
 
-/// Makes room for a segment of `size` bytes within `bytes`: takes the oldest segments, as few as will do. Of those that
-/// `may_recycle` allows one is not removed but handed out, to be the new segment.
-pub(super) fn make_room(
-    data_dir: &Path,
-    (bytes, size): (u64, u64),
-    disk: Disk,
-    may_recycle: impl Fn(&Segment) -> bool,
-) -> io::Result<(Removed, Option<Claimed>)> {
-    let (segments, mut total) = collect(data_dir)?;
-    let (mut removed, mut recycled) = (Removed::default(), None);
-    for segment in segments {
-        if total.saturating_add(size) <= bytes {
-            break;
+/// What the journal holds, as it was when it was looked at, and what the keeper did to it since.
+///
+/// With a few hundred segments it is looked at again for each new one. With a hundred thousand that takes as long as the
+/// segment does to be filled, so it is done as often as is bearable; what is added meanwhile, indexes and the segments of
+/// other processes, is counted then.
+#[derive(Debug, Default)]
+pub(super) struct Inventory {
+    /// Oldest first, newer ones may be missing.
+    segments: VecDeque<Segment>,
+    total: u64,
+    /// When it is to be looked at again.
+    pub(super) good_until: Option<Instant>,
+}
+
+impl Inventory {
+    /// A segment of `size` bytes was made.
+    pub(super) fn add(&mut self, size: u64) {
+        self.total += size;
+    }
+
+    /// What is known does not hold any more.
+    pub(super) fn forget(&mut self) {
+        self.good_until = None;
+    }
+
+    /// Makes room for a segment of `size` bytes within `bytes`: takes the oldest segments, as few as will do. Of those that
+    /// `may_recycle` allows one is not removed but handed out, to be the new segment.
+    pub(super) fn make_room(
+        &mut self,
+        data_dir: &Path,
+        (bytes, size): (u64, u64),
+        disk: Disk,
+        may_recycle: impl Fn(&Segment) -> bool,
+    ) -> io::Result<(Removed, Option<Claimed>)> {
+        self.look(data_dir, false)?;
+        if self.total.saturating_add(size) > bytes && self.segments.is_empty() {
+            self.look(data_dir, true)?;
         }
-        let (held, is_wanted) = (segment.bytes, recycled.is_none() && may_recycle(&segment));
-        // What is written to is opened for that; what is removed may be another user's.
-        let claimed =
-            if is_wanted { claim(segment, |path| disk.open(path))? } else { claim(segment, |path| File::open(path))? };
-        let Some(claimed) = claimed else { continue };
-        total -= held;
-        match is_wanted {
-            true => recycled = Some(claimed),
-            false => {
-                remove(&claimed)?;
-                removed.count(held);
+        let (mut removed, mut recycled, mut held) = (Removed::default(), None, Vec::new());
+        // Where an error ends this, it is looked at again.
+        let good_until = self.good_until.take();
+        while self.total.saturating_add(size) > bytes
+            && let Some(segment) = self.segments.pop_front()
+        {
+            let is_wanted = recycled.is_none() && may_recycle(&segment);
+            // What is written to is opened for that; what is removed may be another user's.
+            let open = |path: &Path| if is_wanted { disk.open(path) } else { File::open(path) };
+            let Some(file) = claim(&segment.path, open)? else {
+                if segment.path.exists() {
+                    held.push(segment);
+                } else {
+                    self.total -= segment.bytes;
+                }
+                continue;
+            };
+            self.total -= segment.bytes;
+            if is_wanted {
+                recycled = Some(Claimed { segment, file });
+            } else {
+                remove(&segment)?;
+                removed.count(segment.bytes);
             }
         }
+        held.into_iter().rev().for_each(|segment| self.segments.push_front(segment));
+        self.good_until = good_until;
+        Ok((removed, recycled))
     }
-    Ok((removed, recycled))
+
+    fn look(&mut self, data_dir: &Path, is_due: bool) -> io::Result<()> {
+        let start = Instant::now();
+        if is_due || self.good_until.is_none_or(|until| until <= start) {
+            let (segments, total) = collect(data_dir)?;
+            (self.segments, self.total) = (segments.into(), total);
+            let end = Instant::now();
+            self.good_until = Some(end + (end - start) * (LOOKING_SHARE - 1));
+        }
+        Ok(())
+    }
 }
 
 /// Bytes on disk that the journal takes up, segments in use included.
@@ -107,9 +159,9 @@ pub(super) fn bytes_held(data_dir: &Path) -> io::Result<u64> {
 pub fn tidy(data_dir: &Path, now: SystemTime) -> io::Result<()> {
     for segment in collect(data_dir)?.0 {
         if is_unused(&segment.path).unwrap_or(false)
-            && let Some(claimed) = claim(segment, |path| File::open(path))?
+            && let Some(_file) = claim(&segment.path, |path| File::open(path))?
         {
-            remove(&claimed)?;
+            remove(&segment)?;
         }
     }
     remove_empty(data_dir, now)
@@ -143,15 +195,15 @@ fn collect(data_dir: &Path) -> io::Result<(Vec<Segment>, u64)> {
     Ok((segments, total))
 }
 
-/// Locks a segment, unless somebody writes or reads it.
-fn claim(segment: Segment, open: impl FnOnce(&Path) -> io::Result<File>) -> io::Result<Option<Claimed>> {
-    let Ok(file) = open(&segment.path) else { return Ok(None) };
-    let is_won = lock::try_exclusive(&file)? && lock::is_still(&segment.path, &file)?;
-    Ok(is_won.then_some(Claimed { segment, file }))
+/// Locks a segment's file, unless somebody writes or reads it.
+fn claim(path: &Path, open: impl FnOnce(&Path) -> io::Result<File>) -> io::Result<Option<File>> {
+    let Ok(file) = open(path) else { return Ok(None) };
+    let is_won = lock::try_exclusive(&file)? && lock::is_still(path, &file)?;
+    Ok(is_won.then_some(file))
 }
 
-/// Removes a segment and its index. Interrupted in between, it leaves an index that [`tidy`] finds.
-fn remove(Claimed { segment, .. }: &Claimed) -> io::Result<()> {
+/// Removes a segment that is locked, and its index. Interrupted in between, it leaves an index that [`tidy`] finds.
+fn remove(segment: &Segment) -> io::Result<()> {
     std::fs::remove_file(&segment.path)?;
     super::remove_if_there(&segment.index)
 }

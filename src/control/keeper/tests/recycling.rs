@@ -262,3 +262,38 @@ fn segments_of_earlier_runs_are_removed_to_make_room() {
     assert!(std::fs::read(next.path(1)).unwrap().iter().all(|byte| *byte == 0), "a new file");
     next.end();
 }
+
+#[test]
+fn what_is_known_of_the_journal_goes_on_between_two_looks_at_it() {
+    let mut writing = Writing::start(|config| config.retain_bytes = None);
+    for id in 1..=4 {
+        writing.fill(id);
+        writing.retire(id);
+    }
+    let (data_dir, shard_dir) = (writing.fixture.data_dir(), writing.fixture.shard_dir.clone());
+    let disk = Disk::probe(writing.fixture.data.path()).unwrap();
+    let mut inventory = retention::Inventory::default();
+    let mut recycled = |segments: u64, added: u64, is_looked_at: bool| {
+        let now = Instant::now();
+        inventory.good_until = (!is_looked_at).then_some(now + Duration::from_secs(3_600));
+        (0..added).for_each(|_| inventory.add(SEGMENT_SIZE));
+        let sizes = (segments * SEGMENT_SIZE, SEGMENT_SIZE);
+        let (removed, claimed) = inventory.make_room(&data_dir, sizes, disk, |_| true).unwrap();
+        (removed.segments, claimed.map(|claimed| claimed.segment.id))
+    };
+    assert_eq!(recycled(100, 0, true), (0, None));
+    let reader = File::open(writing.fixture.path(1)).unwrap();
+    assert!(lock::try_shared(&reader).unwrap());
+    // Somebody else's doing.
+    std::fs::remove_file(writing.fixture.path(2)).unwrap();
+    // Four are known, each less than a whole one, and two more are made: the oldest that is there and free goes.
+    assert_eq!(recycled(5, 2, false), (0, Some(3)));
+    drop(reader);
+    // The third was handed out, but nothing became of it: it counts as gone until the next look.
+    assert_eq!(recycled(4, 0, false), (0, Some(1)));
+    assert_eq!(recycled(1, 0, false), (0, Some(4)));
+    // No more are known, and so it looks.
+    assert_eq!(recycled(1, 0, false), (2, Some(1)));
+    assert_eq!(layout::segments(&shard_dir).unwrap(), [1]);
+    writing.fixture.end();
+}
