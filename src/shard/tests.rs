@@ -6,8 +6,8 @@
 mod accepting;
 mod backpressure;
 mod closing;
-mod disk;
 mod damaged;
+mod disk;
 mod draining;
 mod handshakes;
 mod journal;

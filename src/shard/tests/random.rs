@@ -13,9 +13,9 @@ mod image;
 
 use super::*;
 use crate::ack::AckLevel;
+use crate::constants::SHED_CONNECTIONS_MAX;
 use crate::io::FileHandle;
 use rustix::io::Errno;
-use crate::constants::SHED_CONNECTIONS_MAX;
 use std::ops::Range;
 
 /// Runs in a normal test: a few seconds.
