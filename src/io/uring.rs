@@ -30,6 +30,9 @@ const FRAME_RING_INDEX: u16 = 0;
 /// Index of the scratch memory among the registered buffers.
 const SCRATCH_INDEX: u16 = 1;
 
+/// The longest of waits, where nothing asks for a shorter one: any time at which a turn more costs nothing.
+const IDLE_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// One `io_uring` with its receive buffers and send slots.
 ///
 /// Drop order is field order: `ring` goes first, so that the kernel has let go of everything below it.
@@ -164,7 +167,9 @@ impl Uring {
     }
 
     fn wait_with(&mut self, want: u32, min_wait: Duration, limit: Option<Duration>) -> std::io::Result<usize> {
-        let limit = limit.map(types::Timespec::from);
+        // Without a timeout the kernel takes the end of the gathering for one, even where nothing has come: an idle shard would
+        // wake 2,000 times a second.
+        let limit = limit.or_else(|| (!min_wait.is_zero()).then_some(IDLE_WAIT_MAX)).map(types::Timespec::from);
         let mut args = types::SubmitArgs::new().min_wait_usec(min_wait.as_micros() as u32);
         if let Some(limit) = &limit {
             args = args.timespec(limit);

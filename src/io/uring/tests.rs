@@ -90,6 +90,34 @@ fn bytes_come_and_go_in_order_on_both_paths() {
 }
 
 #[test]
+fn a_wait_in_which_nothing_comes_lasts_until_its_limit_or_for_good() {
+    for features in BOTH {
+        let (address, mut uring) = uring(features);
+        uring.accept(UserData::lone(OpKind::Accept));
+        let gather = Duration::from_micros(500);
+        for limit in [None, Some(Duration::from_secs(5))] {
+            // The older path learns from one wait without success that there is nothing to gather.
+            uring.submit(Wait::Gather { want: 8, gather, limit: Some(gather) }).unwrap();
+            let client = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(300));
+                TcpStream::connect(address).unwrap()
+            });
+            let mut waits = 0;
+            let accepted = loop {
+                if let Some(completion) = uring.completion() {
+                    break completion;
+                }
+                uring.submit(Wait::Gather { want: 8, gather, limit }).unwrap();
+                waits += 1;
+            };
+            assert_eq!(accepted.user_data.kind, OpKind::Accept);
+            assert!(waits <= 3, "{waits} waits until the one thing came ({features:?}, limit {limit:?})");
+            client.join().unwrap();
+        }
+    }
+}
+
+#[test]
 fn many_sockets_share_the_receive_buffers_without_mixing_bytes() {
     for features in BOTH {
         let (address, mut uring) = uring(features);
