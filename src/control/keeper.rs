@@ -57,9 +57,12 @@ pub struct JournalConfig {
     pub sync_interval: Duration,
     /// `journal.stall_timeout`.
     pub stall_timeout: Duration,
-    /// `journal.retain_bytes`; `None` keeps everything.
+    /// `journal.retain_bytes`: bytes on disk of all segments and indexes, those in use included; `None` keeps everything. Room
+    /// is made before a segment is, so it is exceeded only by what cannot be taken: segments that are read just then, a shard's
+    /// two in use where the limit is smaller than those, and indexes stored since the last segment was made.
     pub retain_bytes: Option<u64>,
-    /// `journal.retain_age`; `None` keeps everything.
+    /// `journal.retain_age`; `None` keeps everything. Looked after every five seconds. With it no file is recycled: what it
+    /// held would stay behind the new segment's end for a while.
     pub retain_age: Option<Duration>,
     /// `journal.reserve`, bytes: 0 for none; `None`: 5 % of the filesystem, at least 1 GiB.
     pub reserve: Option<u64>,

@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
 //! Makes a new segment of the file of an old one: its blocks are there already, and have been written before, which spares
-//! their allocation, and the filesystem the note that they were written.
+//! their allocation, and the filesystem the note that they were written ([`Disk::create`] says what that costs).
 //!
 //! ```text
 //!  0123.segment ──1 index removed──2 renamed──► 0456.preparing ──3 start blanked, length set, synced──4 renamed──► 0456.segment

@@ -297,3 +297,78 @@ fn what_is_known_of_the_journal_goes_on_between_two_looks_at_it() {
     assert_eq!(layout::segments(&shard_dir).unwrap(), [1]);
     writing.fixture.end();
 }
+
+#[test]
+fn a_shard_may_get_the_file_of_another_ones_segment_and_shows_nothing_of_it() {
+    let data = tempfile::tempdir().unwrap();
+    let mut config = JournalConfig::new(data.path().to_owned());
+    (config.segment_size, config.reserve, config.retain_bytes) = (SEGMENT_SIZE, Some(0), Some(2 * SEGMENT_SIZE));
+    let run = Run::begin(config, 2).unwrap();
+    let (name, directories) = (run.name, run.shard_dirs.clone());
+    let (senders, mails): (Vec<_>, Vec<_>) = (0..2).map(|_| mailbox().unwrap()).unzip();
+    let (requests, receiver) = sync_channel(8);
+    let keeper = run.keep(receiver, senders).unwrap();
+    let segment = |shard: usize| {
+        requests.send((shard, SegmentRequest::Prepare)).unwrap();
+        for _ in 0..2_000 {
+            match mails[shard].try_receive() {
+                Some(Message::Segment(segment)) => return segment,
+                Some(other) => panic!("{other:?}"),
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        panic!("no mail in 10 s");
+    };
+    let image = |shard: u16, interaction: &str| {
+        let mut image = Image::new(name, shard, SEGMENT_SIZE as usize).unwrap();
+        let epoch = image.start("acme", interaction, 8_000);
+        for _ in 0..4 {
+            (0..8).for_each(|_| image.frame(epoch, &[shard as u8 + 1; 1_000]));
+            image.seal();
+        }
+        image
+    };
+    let (old, new) = (image(0, "old"), image(1, "new"));
+    let paths = [0, 1].map(|shard: usize| layout::segment_path(&directories[shard], 1));
+    segment(0);
+    let inode = std::fs::metadata(&paths[0]).unwrap().ino();
+    let bytes = &old.segments()[0].bytes;
+    File::options().write(true).open(&paths[0]).unwrap().write_all_at(bytes, 0).unwrap();
+    let size = old.segments()[0].end_of_batches() as u64;
+    requests.send((0, SegmentRequest::Retire { id: 1, size, is_fenced: false })).unwrap();
+    let index = layout::index_path(&directories[0], 1);
+    while !index.exists() || !lock::try_exclusive(File::open(&paths[0]).unwrap()).unwrap() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // The second segment fills the limit up, the third takes the first one's place.
+    assert_eq!((segment(0).id, segment(1).id), (2, 1));
+    assert!(!paths[0].exists() && !index.exists());
+    assert_eq!(std::fs::metadata(&paths[1]).unwrap().ino(), inode);
+    let fresh = &new.segments()[0];
+    let file = File::options().write(true).open(&paths[1]).unwrap();
+    // Up to the middle of its fourth batch, where a batch of the old one goes on: both have the same numbers.
+    let cut = fresh.batches[3].start + BLOCK_SIZE;
+    assert_eq!(fresh.batches, old.segments()[0].batches);
+    for begun in [BLOCK_SIZE / 2, BLOCK_SIZE, 2 * BLOCK_SIZE, cut] {
+        file.write_all_at(&fresh.bytes[..begun], 0).unwrap();
+        let left = tempfile::tempdir().unwrap();
+        for shard in 0..2 {
+            let directory = layout::create_shard_dir(left.path(), &name, shard).unwrap();
+            for id in layout::segments(&directories[usize::from(shard)]).unwrap() {
+                let from = layout::segment_path(&directories[usize::from(shard)], id);
+                std::fs::copy(from, layout::segment_path(&directory, id)).unwrap();
+            }
+        }
+        let journal = Journal::open(left.path()).unwrap();
+        let report = verify(&journal, &mut || {}).unwrap();
+        assert!(report.is_sound(), "{begun}: {report}");
+        let catalog = journal.catalog(&mut || {}).unwrap();
+        let interactions: Vec<_> = catalog.calls.iter().map(|call| &*call.identity.interaction).collect();
+        assert!(interactions.iter().all(|interaction| *interaction == "new"), "{begun}: {interactions:?}");
+        let turns: Vec<_> = catalog.calls.iter().flat_map(|call| &call.turns).chain(&catalog.nameless).collect();
+        assert!(turns.iter().all(|turn| turn.epoch.shard == 1), "{begun}: {turns:#?}");
+        assert_eq!(report.frames >= 24, begun == cut, "{begun}: {report}");
+    }
+    drop(requests);
+    keeper.join();
+}
