@@ -5,7 +5,7 @@
 //! power fail in between, `verify` names what was marked and not overwritten, and erasing again completes it.
 //!
 //! Of a call whose first segments retention has taken already, audio may lie on behind the end of a segment that was made of
-//! one's file, until it is written over or cut off: [`former`] looks there.
+//! one's file, until it is written over or cut off: `erase/former.rs` looks there.
 //!
 //! What a disk keeps of overwritten blocks, or a filesystem that copies on write, is beyond it.
 

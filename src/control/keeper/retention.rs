@@ -2,8 +2,8 @@
 //! Retention: the oldest sealed segments go, by bytes and by age. Never one that is being written or read: each is locked
 //! before it is removed or recycled.
 //!
-//! By bytes it works ahead: room for a segment is made before the segment is ([`Inventory`]), and where it can be the oldest
-//! file itself becomes the new one ([`super::recycle`]). So a journal never holds more than it may, but for what is in use.
+//! By bytes it works ahead: room for a segment is made before the segment is (`Inventory`), and where it can be the oldest
+//! file itself becomes the new one (`recycle.rs`). So a journal never holds more than it may, but for what is in use.
 
 use super::disk::{Disk, is_unused};
 use crate::journal::layout::{self, RunName};
