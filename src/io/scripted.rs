@@ -28,6 +28,9 @@ use state::{End, Peer, State};
 /// Wall-clock time at which every script starts: 2026-01-01 00:00:00 UTC, in seconds.
 pub const SCRIPT_START_UNIX: u64 = 1_767_225_600;
 
+/// Receive buffers that may be out at a time: they are told apart by a number of 16 bits.
+const BUFFERS_MAX: usize = u16::MAX as usize;
+
 /// The script's hold on the world. Clones share it.
 #[derive(Clone, Default)]
 pub struct World {
@@ -305,10 +308,17 @@ impl Scripted {
         loop {
             let mut progress = false;
             for socket in &sockets {
+                if self.buffers.len() == BUFFERS_MAX {
+                    // What is left comes once some have been recycled.
+                    return;
+                }
                 if let Some(bytes) = state.deliver_receive(Socket(*socket)) {
                     progress = true;
                     if let Some((bytes, user_data)) = bytes {
                         self.buffer_count = self.buffer_count.wrapping_add(1);
+                        while self.buffers.contains_key(&self.buffer_count) {
+                            self.buffer_count = self.buffer_count.wrapping_add(1);
+                        }
                         let received = Received { buffer: self.buffer_count, offset: 0, size: bytes.len() as u32 };
                         let result = Ok(received.size);
                         self.buffers.insert(self.buffer_count, bytes);
