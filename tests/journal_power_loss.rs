@@ -4,6 +4,9 @@
 //! `EXO_INGEST_ROUNDS` is the number of cuts of each test. Only root can run it.
 #![forbid(unsafe_code)]
 
+use exo_ingest::journal::erase::erase;
+use exo_ingest::journal::image::{self, Image};
+use exo_ingest::journal::reader::Journal;
 use exo_ingest::journal::recovery::{RecoveryReport, recover};
 use exo_ingest_harness::{Audit, Cut, LoopDisk, NodeProcess, Played, Player, audit};
 use std::path::Path;
@@ -99,4 +102,28 @@ fn nothing_acked_is_lost_on_ext4_as_it_comes() {
 #[test]
 fn nothing_acked_is_lost_on_ext4_that_journals_data() {
     cut("data=journal", "loop,data=journal");
+}
+
+/// The index says what audio there is: an old one that came back would go on saying so of audio that is erased.
+#[test]
+fn what_was_deleted_is_not_listed_after_a_power_loss() {
+    let Some(mut disk) = LoopDisk::make(64 << 20, "loop") else { return };
+    let data_dir = disk.path().join("data");
+    let mut image = Image::new(image::run(1), 0, 1 << 20).expect("memory");
+    let epoch = image.start("acme", "one", 8_000);
+    (0..20).for_each(|_| image.frame(epoch, &[7; 9_600]));
+    image.end(epoch, 1);
+    image.seal();
+    image.store(&data_dir).expect("it has room");
+    recover(&data_dir, &mut || ()).expect("it can be read");
+    rustix::fs::syncfs(std::fs::File::open(disk.path()).expect("it is mounted")).expect("all of it is durable");
+    let journal = Journal::open(&data_dir).expect("it can be read");
+    let catalog = journal.catalog(&mut || ()).expect("it can be read");
+    assert_eq!(erase(&journal, &catalog.calls[0], &mut || ()).expect("nobody holds it").records, 20);
+    drop(journal);
+    disk.shut_down(Cut::NoLogFlush);
+    disk.unmount();
+    disk.mount();
+    let catalog = Journal::open(&data_dir).expect("it can be read").catalog(&mut || ()).expect("it can be read");
+    assert_eq!(catalog.calls[0].turns[0].erased, 20);
 }

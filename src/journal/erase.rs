@@ -12,7 +12,7 @@
 #![forbid(unsafe_code)]
 
 use super::format::{HEADER_SIZE, RecordHeader, RecordKind};
-use super::layout::index_path;
+use super::layout::{index_path, sync_dir};
 use super::lock;
 use super::reader::{Call, Journal, JournalError, Segment, ShardJournal};
 use super::scan::{Advance, ScanOptions};
@@ -149,6 +149,8 @@ impl Target<'_> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(JournalError { path: index, error }),
             _ => {}
         }
+        // Its name is gone for good before the audio is: an index that a power loss brought back would be believed.
+        sync_dir(self.shard.dir()).map_err(at)?;
         for (offset, header) in &records {
             self.file.write_all_at(&header.erase().encode(), *offset).map_err(at)?;
         }
