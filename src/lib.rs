@@ -124,6 +124,9 @@
 //! | the `rsa` crate makes keys in one file and never comes near a peer | `tests/layering.rs` |
 //! | nothing is allocated per frame | `tests/no_allocation.rs` |
 //! | no frame and no ack is measured twice, and none is lost on the way to the collector | `tests/latencies.rs` |
+//! | nothing is allocated per frame, batch or segment | `tests/no_allocation.rs` |
+//! | what was acked is there after a crash at any moment, whatever sectors of unsynced writes it leaves | `src/shard/tests/random/cuts.rs` |
+//! | damage is named, and costs no record but those it hit | `tests/journal_flips.rs` |
 //! | frames and heads mean the same however they are cut, and the same as to tungstenite | `tests/*_split_points.rs` |
 //! | every unmasking kernel gives the same bytes and checksum as the plain one | `src/proto/mask/tests.rs` |
 //! | what the frame ring takes is read back whole and in order, over many laps | `src/frame_ring/tests/model.rs` |
