@@ -1,8 +1,10 @@
 //! A real node with a journal, and hands that damage what it wrote: byte by byte, checksums made right again where asked for.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use exo_ingest_harness::{NodeProcess, TENANT, mint};
@@ -31,8 +33,47 @@ pub fn node(data_dir: &Path, args: &[&str]) -> NodeProcess {
     NodeProcess::start(node_binary(), data_dir, &all)
 }
 
+/// A node with several shards. Killed when it goes out of scope.
+pub struct Sharded {
+    child: Child,
+    pub address: SocketAddr,
+    _keys: tempfile::TempDir,
+}
+
+impl Sharded {
+    pub fn start(data_dir: &Path, shards: u16) -> Self {
+        let keys = tempfile::tempdir().expect("a directory");
+        let key = keys.path().join("key.pem");
+        fs::write(&key, exo_ingest_harness::Keys::First.public_pem()).expect("a key");
+        let mut command = Command::new(node_binary());
+        command.env_clear().args(["serve", "--listen", "127.0.0.1:0", "--allow-unregistered", "--claim-match", "tenant"]);
+        command.args([
+            "--set",
+            "limits.ring_size=16MiB",
+            "--set",
+            "journal.segment_size=4MiB",
+            "--set",
+            "journal.reserve=1MiB",
+        ]);
+        command.arg("--shards").arg(shards.to_string()).arg("--jwt-key").arg(&key).arg("--data-dir").arg(data_dir);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).expect("a line");
+        let address = line.trim().strip_prefix("listening on ").and_then(|address| address.parse().ok());
+        Self { child, address: address.expect("it serves"), _keys: keys }
+    }
+}
+
+impl Drop for Sharded {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Runs `exo-load run` at `address`; exit code and result.
-pub fn run(address: std::net::SocketAddr, flags: &[&str]) -> (i32, Value) {
+pub fn run(address: SocketAddr, flags: &[&str]) -> (i32, Value) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_exo-load"));
     command.args(["run", "--url", &format!("ws://{address}/v1/ingest"), "--json"]);
     // The machine may be busy: only what the node does and what is in its journal can fail a run.

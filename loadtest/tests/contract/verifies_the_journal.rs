@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::journal::{Image, copy, node, run, segments, verify};
+use crate::journal::{Image, Sharded, copy, node, run, segments, verify};
 
 /// Some 20 MB of audio in two seconds, in segments of 4 MiB.
 const MUCH: [&str; 10] =
@@ -51,6 +51,18 @@ fn beside_a_live_node_all_of_it_is_found() {
 }
 
 #[test]
+fn all_shards_of_a_node_are_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().join("data");
+    let node = Sharded::start(&data_dir, 3);
+    let flags = ["--calls", "30", "--duration", "1s", "--frame-ms", "20", "--verify", data_dir.to_str().unwrap()];
+    let (code, json) = run(node.address, &flags);
+    assert_eq!(code, 0, "{json:#}");
+    assert_eq!(count(&json["verify"], "frames_equal"), count(&json["counts"], "frames"), "{json:#}");
+    assert!(count(&json["verify"], "segments") >= 2, "30 calls on one of three shards: {json:#}");
+}
+
+#[test]
 fn another_nodes_journal_verifies_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let (ours, other) = (directory.path().join("ours"), directory.path().join("other"));
@@ -58,6 +70,27 @@ fn another_nodes_journal_verifies_nothing() {
     let (code, json) = run(node.address(), &["--verify", other.to_str().unwrap(), "--duration", "500ms"]);
     assert_eq!(code, 2, "{json:#}");
     assert_eq!((count(&json["verify"], "frames_equal"), json["verdict"].as_str()), (0, Some("fail")));
+}
+
+#[test]
+fn what_a_killed_node_promised_is_found_by_a_later_verify() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data_dir, out) = (directory.path().join("data"), directory.path().join("out"));
+    let node = node(&data_dir, &[]);
+    let address = node.address();
+    let much = ["--calls", "100", "--ramp", "100ms", "--duration", "6s", "--sample-rate", "48000", "--frame-ms", "105"];
+    let flags = [&much[..], &["--out", out.to_str().unwrap()]].concat();
+    let (code, json) = thread::scope(|scope| {
+        let playing = scope.spawn(|| run(address, &flags));
+        // One is kept ready ahead: three are full, and ten frames of each call are acked in the second.
+        exo_ingest_harness::eventually("audio fills three segments", || segments(&data_dir).len() > 4);
+        node.kill();
+        playing.join().unwrap()
+    });
+    assert_eq!(code, 2, "{json:#}");
+    let (code, json) = verify(&out, &data_dir, &[]);
+    assert_eq!(code, 0, "{json:#}");
+    assert_eq!(count(&json, "frames_equal"), count(&json, "frames_promised"), "{json:#}");
 }
 
 /// Passes connections on, and cuts those in the first half second after 300 ms.
