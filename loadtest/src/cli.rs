@@ -172,8 +172,8 @@ pub struct VerifyArgs {
   exo-load run --calls 4000 --ramp 10s --duration 60s --key private.pem --cpus 1 \\
       --slo 'ack.p99.9<50ms' --server-pid $(pidof exo-ingest) --out result
 
-Exit: 0 pass · 1 could not run · 2 an SLO or a check failed · 3 invalid: the generator was the bottleneck ·
-4 worse than --baseline")]
+Exit: 0 pass · 1 could not run · 2 an SLO or a check failed · 3 invalid: the generator was the
+bottleneck · 4 worse than --baseline")]
 pub struct RunArgs {
     /// The node's WebSocket URL
     #[arg(long, default_value = "ws://127.0.0.1:8443/v1/ingest")]
@@ -233,7 +233,7 @@ pub struct RunArgs {
     /// With --audio prng any exchange of frames, calls or runs shows; other audio repeats itself
     #[arg(long, value_name = "DATA_DIR")]
     pub verify: Option<PathBuf>,
-    /// Directory for result.json, latency.hlog, *.hgrm, intervals.csv and env.json
+    /// Directory for result.json, report.html, latency.hlog, *.hgrm, intervals.csv, ledger.json and env.json
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Compare with an earlier run's --out directory: exit 4 where ack p50, p99 or p99.9, setup p99 or (if both runs have

@@ -16,6 +16,9 @@ use crate::monitor::Outcome;
 use crate::report::Report;
 use crate::stats::Metric;
 
+/// What `result.json` holds.
+pub const SCHEMA: &str = include_str!("../result.schema.json");
+
 /// Makes the directory, and so finds out before the run whether it can be written.
 pub fn prepare(directory: &Path) -> Result<(), String> {
     fs::create_dir_all(directory)
@@ -27,6 +30,7 @@ pub fn prepare(directory: &Path) -> Result<(), String> {
 pub fn write(directory: &Path, report: &Report, outcome: &Outcome) -> Result<(), String> {
     let mut files: Vec<(PathBuf, Vec<u8>)> = vec![
         ("result.json".into(), pretty(&report.json)),
+        ("result.schema.json".into(), SCHEMA.into()),
         ("env.json".into(), pretty(&environment())),
         (ledger::FILE.into(), outcome.ledger.to_text().into_bytes()),
         ("latency.hlog".into(), outcome.log.clone()),

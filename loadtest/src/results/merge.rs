@@ -30,6 +30,7 @@ pub fn merge(runs: &[RunDir], out: &Path) -> Result<Value, Box<dyn std::error::E
     let result = sum(runs, &judged)?;
     fs::create_dir_all(out).map_err(|error| format!("--out: cannot write to {}: {error}", out.display()))?;
     fs::write(out.join("result.json"), format!("{result:#}\n"))?;
+    fs::write(out.join("result.schema.json"), files::SCHEMA)?;
     fs::write(out.join("latency.hlog"), log(runs)?)?;
     for metric in LOGGED {
         fs::write(out.join(format!("{}.hgrm", metric.name())), files::percentiles(judged.latency(metric)))?;

@@ -309,5 +309,6 @@ pub fn result(node: &Node, more: &[&str]) -> (i32, Value) {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     let json = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{errors}"));
+    crate::schema::check(&json);
     (output.status.code().expect("an exit code"), json)
 }

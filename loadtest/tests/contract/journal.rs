@@ -78,7 +78,9 @@ pub fn run(address: SocketAddr, flags: &[&str]) -> (i32, Value) {
     command.args(["run", "--url", &format!("ws://{address}/v1/ingest"), "--json"]);
     // The machine may be busy: only what the node does and what is in its journal can fail a run.
     command.args(["--sendlag-max", "1h", "--cpu-max", "100000", "--ack-timeout", "1m", "--stop-timeout", "1m"]);
-    json(command.args(["--setup-timeout", "1m"]).args(flags).env("JWT_TOKEN", mint(TENANT, "x")))
+    let (code, result) = json(command.args(["--setup-timeout", "1m"]).args(flags).env("JWT_TOKEN", mint(TENANT, "x")));
+    crate::schema::check(&result);
+    (code, result)
 }
 
 /// Runs `exo-load verify`; exit code and result.

@@ -8,5 +8,6 @@ mod journal;
 mod passes_on_a_right_node;
 mod reads_results;
 mod reconnects;
+mod schema;
 mod verifies_the_journal;
 mod writes_its_files;

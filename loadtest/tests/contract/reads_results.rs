@@ -75,6 +75,7 @@ fn a_run_that_is_worse_than_its_baseline_says_so() {
         (Some(4), &"worse".into(), &4.into()),
         "{json:#}"
     );
+    crate::schema::check(&json);
     let table = String::from_utf8(earlier.again(&[]).stdout).unwrap();
     assert!(table.contains("WORSE") && table.contains("ack p99.9") && table.trim_end().ends_with("WORSE"), "{table}");
 
@@ -160,6 +161,7 @@ fn two_generators_at_one_node_are_one_run() {
     let output = command(&["merge", text(&a), text(&b), "--out", text(&both), "--json"]);
     let merged: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &merged), (Some(0), &read(&both.join("result.json"))));
+    crate::schema::check(&merged);
     let sum = |pointer: &str| {
         let number = |result: &Value| result.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer}"));
         assert_eq!(number(&merged), number(&one) + number(&two), "{pointer}");

@@ -4,13 +4,15 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use exo_ingest_harness::TENANT;
 use serde_json::Value;
 
-use crate::journal::{Image, Sharded, copy, node, run, segments, verify};
+use crate::journal::{Image, Sharded, copy, node, node_binary, run, segments, verify};
 
 /// Some 20 MB of audio in two seconds, in segments of 4 MiB.
 const MUCH: [&str; 10] =
@@ -235,6 +237,7 @@ fn no_damage_passes_that_cost_a_promised_byte() {
     let (code, json) = recorded.after(|_| {});
     assert_eq!((code, count(&json, "frames_equal")), (0, recorded.promised), "{json:#}");
     flipped_bytes(&recorded);
+    erased_audio(&recorded);
     damaged_headers(&recorded);
     missing_files(&recorded);
     what_was_never_sent(&recorded);
@@ -282,6 +285,19 @@ fn flipped_bytes(recorded: &Recorded) {
         image.write();
     });
     assert!(example(&json, "different").contains("padding is not zero"), "{json:#}");
+}
+
+fn erased_audio(recorded: &Recorded) {
+    let json = recorded.fails("different", |segments| {
+        let data_dir = segments[0].ancestors().nth(3).unwrap();
+        let mut erase = Command::new(node_binary());
+        erase.env_clear().args(["calls", "delete", &format!("{TENANT}/load-3"), "--data-dir"]).arg(data_dir);
+        assert!(erase.output().unwrap().status.success());
+    });
+    let found = example(&json, "different");
+    assert!(found.starts_with("load-3: frame 1 erased"), "{found}");
+    assert_eq!(count(&json, "frames_missing"), 0, "its headers are all sound: {json:#}");
+    assert_eq!(count(&json, "frames_different") + count(&json, "frames_equal"), recorded.promised, "{json:#}");
 }
 
 fn damaged_headers(recorded: &Recorded) {
