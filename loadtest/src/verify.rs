@@ -28,7 +28,7 @@ mod turns;
 mod window;
 
 use segment::Segment;
-use turns::{Expected, Owner, Turn, Turns};
+use turns::{Expected, OLDER, Owner, Turn, Turns};
 use window::Window;
 
 /// Read at once: some batches.
@@ -99,6 +99,8 @@ pub struct Verification {
     pub faults: Faults,
     /// Segments looked at.
     pub segments: u64,
+    /// Of these, those that ended before the run began, and were not read.
+    pub segments_older: u64,
     /// Bytes read of them.
     pub bytes_read: u64,
     /// How long it took.
@@ -131,7 +133,7 @@ impl Verification {
             self.frames_unexpected,
             self.frames_beyond,
         )?;
-        let (segments, seconds, rate) = (self.segments, self.seconds, self.gigabytes_per_second);
+        let (segments, seconds, rate) = (self.segments - self.segments_older, self.seconds, self.gigabytes_per_second);
         writeln!(out, "             {segments} segments, {} bytes in {seconds:.1} s, {rate:.2} GB/s", self.bytes_read)?;
         if !self.audio_is_distinct {
             writeln!(
@@ -157,6 +159,7 @@ struct Shard<'a> {
     segments: Vec<Segment>,
     turns: Turns<'a>,
     bytes_read: u64,
+    segments_older: u64,
 }
 
 /// Whether a directory can hold a journal: asked before the run.
@@ -179,12 +182,13 @@ pub fn verify(data_dir: &Path, ledger: &Ledger, audio: &Audio, threads: usize) -
     let mut shards = open_shards(data_dir, &expected, &mut faults);
     let sizes = shards.iter().flat_map(|shard| &shard.segments).map(Segment::size);
     let progress = progress(sizes.sum());
-    read_all(&mut shards, threads, &progress);
+    read_all(&mut shards, threads, &progress, ledger.speech.started_at);
     progress.finish_and_clear();
     let mut verification = Verification {
         data_dir: data_dir.to_owned(),
         audio_is_distinct: audio.is_distinct(),
         segments: shards.iter().map(|shard| shard.segments.len() as u64).sum(),
+        segments_older: shards.iter().map(|shard| shard.segments_older).sum(),
         bytes_read: shards.iter().map(|shard| shard.bytes_read).sum(),
         ..Verification::default()
     };
@@ -239,7 +243,9 @@ fn open_shards<'a>(data_dir: &Path, expected: &'a Expected<'a>, faults: &mut Fau
             let number = name.to_str().and_then(|name| name.strip_prefix("shard-")?.parse::<u16>().ok());
             let Some(number) = number else { continue };
             match segment::open_all(&entry.path(), run, number) {
-                Ok(segments) => shards.push(Shard { segments, turns: Turns::new(expected), bytes_read: 0 }),
+                Ok(segments) => {
+                    shards.push(Shard { segments, turns: Turns::new(expected), bytes_read: 0, segments_older: 0 })
+                }
                 Err(error) => unreadable(&entry.path(), error),
             }
         }
@@ -257,7 +263,7 @@ fn progress(bytes: u64) -> ProgressBar {
 }
 
 /// Reads the shards, each by one thread.
-fn read_all(shards: &mut [Shard<'_>], threads: usize, progress: &ProgressBar) {
+fn read_all(shards: &mut [Shard<'_>], threads: usize, progress: &ProgressBar, started_at: u64) {
     let next = AtomicUsize::new(0);
     let shards: Vec<_> = shards.iter_mut().map(std::sync::Mutex::new).collect();
     let work = || {
@@ -265,7 +271,7 @@ fn read_all(shards: &mut [Shard<'_>], threads: usize, progress: &ProgressBar) {
         while let Some(shard) = shards.get(next.fetch_add(1, Ordering::Relaxed)) {
             // Each is taken once.
             if let Ok(mut shard) = shard.lock() {
-                shard.read(&mut window, progress);
+                shard.read(&mut window, progress, started_at);
             }
         }
     };
@@ -278,7 +284,9 @@ fn read_all(shards: &mut [Shard<'_>], threads: usize, progress: &ProgressBar) {
 }
 
 impl Shard<'_> {
-    fn read(&mut self, window: &mut Window, progress: &ProgressBar) {
+    fn read(&mut self, window: &mut Window, progress: &ProgressBar, started_at: u64) {
+        let mut peek = Window::new(format::BLOCK_SIZE);
+        let mut sealed_at = |segment: &Segment| segment.first_sealed_at(&mut peek).ok().flatten();
         for (place, segment) in self.segments.iter().enumerate() {
             let behind = self.segments.get(place + 1);
             if let Some(behind) = behind.filter(|behind| behind.id != segment.id + 1) {
@@ -288,6 +296,13 @@ impl Shard<'_> {
             if let Some(Err(fault)) = &segment.header {
                 let what = || format!("{} at 0: {fault}; nothing in it can be read", segment.path.display());
                 self.turns.faults.add("damaged", what);
+            }
+            // Whatever is in it was sealed before the run began: nothing there is this run's.
+            if behind.and_then(&mut sealed_at).is_some_and(|sealed_at| sealed_at.saturating_add(OLDER) < started_at) {
+                self.turns.first_sealed_at = self.turns.first_sealed_at.or(sealed_at(segment));
+                self.segments_older += 1;
+                progress.inc(segment.size());
+                continue;
             }
             match segment.scan(end_of(segment, behind), window, &mut self.turns) {
                 Ok(bytes) => self.bytes_read += bytes,

@@ -83,6 +83,13 @@ impl Segment {
         self.size
     }
 
+    /// When its first batch was sealed, Unix time in microseconds: everything in the segments before it was sealed earlier.
+    pub fn first_sealed_at(&self, window: &mut Window) -> io::Result<Option<u64>> {
+        let Some(Ok(header)) = self.header else { return Ok(None) };
+        window.forget();
+        Ok(self.batch_at(BLOCK_SIZE as u64, &header, 0, window)?.ok().map(|batch| batch.sealed_at))
+    }
+
     /// Reads all batches, up to `end` where the next segment names it. Returns the bytes that were read.
     pub fn scan(&self, end: Option<u64>, window: &mut Window, sink: &mut impl Sink) -> io::Result<u64> {
         let Some(Ok(header)) = self.header else { return Ok(0) };

@@ -14,7 +14,7 @@ use crate::audio::Audio;
 use crate::ledger::Ledger;
 
 /// A call record this much older than the run, in microseconds, is another run's: the clock may be stepped a little.
-const OLDER: u64 = 100_000;
+pub const OLDER: u64 = 100_000;
 
 /// What there ought to be.
 pub struct Expected<'a> {

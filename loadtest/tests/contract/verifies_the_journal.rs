@@ -181,6 +181,21 @@ fn what_retention_removes_has_expired_and_is_not_missing() {
     assert_eq!(kept, count(&json, "frames_promised"), "{json:#}");
 }
 
+#[test]
+fn what_was_written_before_the_run_is_not_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().join("data");
+    let node = node(&data_dir, &[]);
+    let flags = [&MUCH[..], &["--verify", data_dir.to_str().unwrap()]].concat();
+    let (code, first) = run(node.address(), &flags);
+    assert_eq!((code, count(&first["verify"], "segments_older")), (0, 0), "{first:#}");
+    let (code, second) = run(node.address(), &flags);
+    assert_eq!(code, 0, "{second:#}");
+    let verified = &second["verify"];
+    assert!(count(verified, "segments_older") >= 3, "{verified:#}");
+    assert_eq!(count(verified, "frames_equal"), count(&second["counts"], "frames"), "{verified:#}");
+}
+
 /// A run's files and the journal of the node, which is gone, ready to be copied and damaged.
 struct Recorded {
     directory: tempfile::TempDir,

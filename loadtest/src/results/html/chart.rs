@@ -65,14 +65,18 @@ impl Chart {
             writeln!(svg, "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>")?;
             writeln!(svg, "<text x=\"{x:.1}\" y=\"{below}\" text-anchor=\"middle\">{label}</text>")?;
         }
-        let mut label_y = f64::MIN;
+        let mut labels: Vec<f64> = Vec::new();
         for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
             write!(svg, "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" points=\"")?;
             series.points.iter().try_for_each(|(x, y)| write!(svg, "{:.1},{:.1} ", place_x(*x), place_y(*y)))?;
             writeln!(svg, "\"/>")?;
             let Some((x, y)) = series.points.last() else { continue };
             // Names of lines that end close together stand one below the other.
-            label_y = (place_y(*y) + 4.0).max(if (label_y - place_y(*y)).abs() < 14.0 { label_y + 14.0 } else { f64::MIN });
+            let mut label_y = place_y(*y) + 4.0;
+            while labels.iter().any(|taken: &f64| (taken - label_y).abs() < 14.0) {
+                label_y += 1.0;
+            }
+            labels.push(label_y);
             let name_x = place_x(*x) + 6.0;
             writeln!(svg, "<text x=\"{name_x:.1}\" y=\"{label_y:.1}\" style=\"fill:{colour}\">{}</text>", series.name)?;
         }
