@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::format::Lsn;
 use super::index::SegmentIndex;
 use super::layout::RunName;
 use super::lock::{self, RECOVERY_WAIT};
@@ -207,9 +208,12 @@ impl Recovery {
             if self.own.as_ref() == Some(shard.run()) {
                 continue;
             }
+            // Where what was read so far ends; known from the first segment on.
+            let mut end = (shard.id(0) == Some(1)).then_some(Lsn(0));
             for segment in 0..shard.segment_count() {
                 report.segments += 1;
-                if let Some((index, is_live)) = self.segment(shard, segment, &mut report)? {
+                if let Some((index, is_live)) = self.segment(shard, segment, end, &mut report)? {
+                    end = Some(Lsn(index.start.0.saturating_add(index.end)));
                     if let Some(offset) = index.torn_at {
                         report.torn_tails.push(TornTail { file: shard.path(segment), offset });
                         torn.insert(position, segment);
@@ -227,6 +231,7 @@ impl Recovery {
         &self,
         shard: &ShardJournal,
         position: usize,
+        end_before: Option<Lsn>,
         report: &mut RecoveryReport,
     ) -> Result<Option<(SegmentIndex, bool)>, JournalError> {
         if !self.reads_all
@@ -243,6 +248,9 @@ impl Recovery {
             report.segments_live += 1;
             return Ok(None);
         }
+        // A segment that failed before any of it was durable: the one behind it goes on where the one before it ended.
+        let was_empty = shard.place(position).end.zip(end_before).is_some_and(|(end, before)| end <= before);
+        let has_lost = shard.has_successor(position) && !was_empty;
         let name = |Damage { offset, what }: Damage| NamedDamage { file: path.clone(), offset, what: what.to_string() };
         match shard.survey(position)? {
             Ok(survey) => {
@@ -255,13 +263,13 @@ impl Recovery {
                 return Ok(Some((survey.index, survey.is_live)));
             }
             // Something was in it: the segment behind it would not have been begun before it was.
-            Err(Some(Unread::Unbegun)) if shard.has_successor(position) => {
+            Err(Some(Unread::Unbegun)) if has_lost => {
                 let size = std::fs::metadata(&path).map_or(0, |metadata| metadata.len());
                 report.damages.push(name(Damage { offset: 0, what: Harm::Missing { size } }));
             }
             Err(Some(Unread::Unbegun)) => report.segments_unbegun += 1,
             // Nothing sound in it, and nothing behind it: interrupted while it was begun.
-            Err(Some(Unread::Lost(_))) if !shard.has_successor(position) => {
+            Err(Some(Unread::Lost(_))) if !has_lost => {
                 report.torn_tails.push(TornTail { file: path, offset: 0 });
             }
             Err(Some(Unread::Lost(fault))) => {

@@ -6,13 +6,16 @@ use crate::ack::AckLevel;
 use crate::auth::{Claims, Verifier};
 use crate::call::{CallIdentity, Seq};
 use crate::clock::UnixMicros;
-use crate::constants::{ACK_INTERVAL_FRAMES, RECORD_ALIGNMENT};
+use crate::constants::{ACK_INTERVAL_FRAMES, BLOCK_SIZE, RECORD_ALIGNMENT};
 use crate::frame_ring::RING_SIZE_MIN;
 use crate::io::memory::Region;
 use crate::io::scripted::{Scripted, World};
 use crate::io::{FileHandle, Socket};
 use crate::journal::batch::BatchReader;
-use crate::journal::format::{RecordKind, SegmentUuid};
+use crate::journal::format::{Lsn, RecordKind, SegmentHeader, SegmentUuid};
+use crate::journal::layout::{RunName, create_shard_dir, segment_path};
+use crate::journal::reader::Journal;
+use crate::journal::recovery::verify;
 use crate::journal::writer::{PreparedSegment, SegmentRequest, WriterSettings};
 use crate::latency::Latencies;
 use crate::proto::handshake::{Answer, Situation, judge_upgrade};
@@ -174,7 +177,7 @@ impl Node {
         let mut last = None;
         for file in &self.files {
             let image = self.world.crash_image(*file, || false);
-            let mut rest = &image[crate::constants::BLOCK_SIZE..];
+            let mut rest = &image[BLOCK_SIZE..];
             while let Ok(batch) = BatchReader::open(rest) {
                 rest = &rest[batch.header().size as usize..];
                 let audio = batch.map(Result::unwrap).filter(|record| record.header.kind == RecordKind::Audio);
@@ -340,6 +343,41 @@ fn a_sync_that_fails_is_not_measured() {
     assert_eq!((node.counters.journal_fences.read(), node.counters.journal_syncs.read()), (1, 1));
     let measured = node.latencies();
     assert_eq!((measured.journal_sync.histogram().len(), measured.frame_durable.histogram().len()), (1, 10));
+}
+
+#[test]
+fn a_segment_that_failed_before_any_of_it_was_durable_is_no_damage() {
+    let mut node = Node::new(AckLevel::Durable);
+    let socket = node.call();
+    node.world.fail_sync(node.files[0], rustix::io::Errno::IO);
+    node.frames(socket, 20);
+    node.turns(60);
+    assert!(node.read(socket).contains(r#"{"event":"ack","seq":20}"#));
+    let dir = tempfile::tempdir().unwrap();
+    let run = RunName { boot: 4, started_at: UnixMicros(1), pid: 1 };
+    let shard_dir = create_shard_dir(dir.path(), &run, 0).unwrap();
+    let mut torn = vec![0; SEGMENT_SIZE];
+    torn[..512].copy_from_slice(&node.world.live_image(node.files[1])[..512]);
+    // Of the first one nothing has come to the disk, or a sector of its header.
+    for first in [node.world.durable_image(node.files[0]), torn] {
+        for (place, image) in [first, node.world.durable_image(node.files[1])].into_iter().enumerate() {
+            std::fs::write(segment_path(&shard_dir, place as u64 + 1), image).unwrap();
+        }
+        let report = verify(&Journal::open(dir.path()).unwrap(), &mut || {}).unwrap();
+        assert!(report.is_sound() && report.frames == 20, "{report}");
+    }
+    // Where the one behind it says that it held something, it is.
+    for id in [3, 4] {
+        let image = node.world.durable_image(node.files[1]);
+        let header = SegmentHeader::decode(image.first_chunk().unwrap()).unwrap();
+        let (start, predecessor) = (Lsn(header.start.0 + SEGMENT_SIZE as u64), SegmentUuid([id as u8 - 1; 16]));
+        let next = SegmentHeader { id, start, predecessor, predecessor_end: start, ..header };
+        let mut block = [0; BLOCK_SIZE];
+        next.encode(&mut block);
+        std::fs::write(segment_path(&shard_dir, id), if id == 3 { [0; BLOCK_SIZE] } else { block }).unwrap();
+    }
+    let report = verify(&Journal::open(dir.path()).unwrap(), &mut || {}).unwrap();
+    assert!(report.damages.len() == 1 && report.damages[0].file.ends_with("0000000000000003.segment"), "{report}");
 }
 
 #[test]
