@@ -226,7 +226,8 @@ impl Play {
             ..if disk.is_some() { patient() } else { Limits::tiny() }
         };
         // A byte a turn would be a slow play.
-        let size = dice.one_of(&[usize::MAX, if limits.completions_per_turn < 8 { 50 } else { 1 }, 100, 5000]);
+        let size =
+            dice.one_of(&[usize::MAX, if limits.completions_per_turn < 8 || disk.is_some() { 50 } else { 1 }, 100, 5000]);
         let count = dice.within(counts);
         let rigs = rigs_on(count, IngestSettings { has_journal: disk.is_some(), ..settings(limits) }, disk);
         for rig in &rigs {
