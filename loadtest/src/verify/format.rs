@@ -303,3 +303,91 @@ fn u32_at(bytes: &[u8], offset: usize) -> u32 {
 fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(at(bytes, offset))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes as the format's page lays them out, one field after the other.
+    fn put(bytes: &mut [u8], fields: &[(usize, &[u8])]) {
+        fields.iter().for_each(|(at, field)| bytes[*at..at + field.len()].copy_from_slice(field));
+    }
+
+    fn record() -> Vec<u8> {
+        let mut bytes = vec![0; LINE_SIZE];
+        put(&mut bytes, &[(4, &[1, 2, 3, 4]), (8, &[0x80, 0x25]), (12, &[2, 1, 1]), (16, &[5; 8]), (24, &[6; 8])]);
+        put(&mut bytes, &[(32, &[7; 4]), (36, &[8; 2]), (40, &[9]), (48, &[10]), (52, &[11]), (56, &[12; 8])]);
+        seal_record(&mut bytes);
+        bytes
+    }
+
+    fn seal_record(bytes: &mut [u8]) {
+        let crc = crc32c::crc32c(&bytes[4..]);
+        bytes[..4].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    #[test]
+    fn a_records_fields_are_where_the_page_says() {
+        let bytes = record();
+        let header = RecordHeader::decode(&bytes).unwrap();
+        assert_eq!((header.payload_crc, header.length, header.kind), (0x0403_0201, 9_600, Kind::Audio));
+        assert_eq!((header.is_last, header.is_erased, header.chained_crc), (true, false, u32_at(&bytes, 0)));
+        assert_eq!((header.call, header.seq, header.offset, header.batch), (0x0505_0505_0505_0505, 9, 10, 11));
+        assert_eq!(header.epoch, (0x0707_0707, 0x0606_0606_0606_0606, 0x0808));
+        assert_eq!(header.record_size(), 64 + 9_600);
+    }
+
+    #[test]
+    fn no_flipped_bit_goes_unnoticed() {
+        let mut segment = vec![0; BLOCK_SIZE];
+        put(&mut segment, &[(0, b"XSEGMENT"), (8, &[1]), (12, &[0, 0x10]), (16, &[3; 80])]);
+        let crc = crc32c::crc32c(&segment[..4_092]);
+        segment[4_092..].copy_from_slice(&crc.to_le_bytes());
+        let mut batch = vec![0; LINE_SIZE];
+        put(&mut batch, &[(0, b"XBAT"), (4, &[1]), (6, &[64]), (8, &[0, 0x10]), (12, &[4; 48])]);
+        let crc = crc32c::crc32c(&batch[..60]);
+        batch[60..].copy_from_slice(&crc.to_le_bytes());
+        type IsSound = fn(&[u8]) -> bool;
+        let readers: [(Vec<u8>, IsSound); 3] = [
+            (segment, |bytes| SegmentHeader::decode(bytes).is_ok()),
+            (batch, |bytes| BatchHeader::decode(bytes).is_ok()),
+            (record(), |bytes| RecordHeader::decode(bytes).is_ok()),
+        ];
+        for (mut bytes, is_sound) in readers {
+            assert!(is_sound(&bytes) && !is_sound(&bytes[..bytes.len() - 1]));
+            for bit in 0..bytes.len() * 8 {
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert!(!is_sound(&bytes), "bit {bit} of {} bytes", bytes.len());
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_whatever_its_checksum() {
+        for (at, value, fault) in [
+            (12, 0, "unknown kind"),
+            (12, 5, "unknown kind"),
+            (12, 4, "pad that is not blank"),
+            (12, 3, "frame number where none belongs"),
+            (13, 4, "reserved bits"),
+            (14, 2, "unknown version"),
+            (15, 1, "reserved bits"),
+            (38, 1, "reserved bits"),
+            (40, 0, "frame number"),
+        ] {
+            let mut bytes = record();
+            bytes[at] = value;
+            seal_record(&mut bytes);
+            let found = RecordHeader::decode(&bytes).unwrap_err();
+            assert!(found.contains(fault), "{at} {value}: {found}");
+        }
+        let mut erased = record();
+        erased[13] = 3;
+        seal_record(&mut erased);
+        let erased = RecordHeader::decode(&erased).unwrap();
+        assert_eq!((erased.is_erased, erased.chained_crc), (true, 0x0403_0201), "the checksum from before goes on to count");
+        assert!(erased.check_payload(&[0; 9], &[0]).is_ok());
+        assert!(erased.check_payload(&[0, 1], &[]).is_err() && erased.check_payload(&[0], &[1]).is_err());
+    }
+}
