@@ -344,6 +344,17 @@ fn missing_files(recorded: &Recorded) {
     assert!(example(&json, "damaged").contains("segments 2 to 2 are not there"), "{json:#}");
     assert_eq!(count(&json, "frames_expired"), 0, "{json:#}");
 
+    // Nor has what is lost at the beginning of a first segment that is still there.
+    let json = recorded.fails("missing", |segments| {
+        let mut image = Image::read(&segments[0]);
+        let batches = image.batches();
+        for (at, _) in &batches[..batches.len() / 2] {
+            image.bytes[*at] ^= 1;
+        }
+        image.write();
+    });
+    assert_eq!(count(&json, "frames_expired"), 0, "{json:#}");
+
     // What retention takes away is the oldest.
     let (code, json) = recorded.after(|segments| segments[..2].iter().for_each(|path| fs::remove_file(path).unwrap()));
     assert_eq!(code, 0, "{json:#}");
