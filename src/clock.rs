@@ -1,36 +1,55 @@
 //! Points in time. Nothing here reads a clock: `io` does, once or twice a turn, and hands the values in.
 #![forbid(unsafe_code)]
 
+use std::fmt;
+use std::num::NonZero;
 use std::time::Duration;
 
 /// A point on the machine's monotonic clock that counts from its boot, in nanoseconds (`CLOCK_BOOTTIME`).
 ///
 /// Timers and epochs are built on it; steps of the wall clock do not touch it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Moment(u64);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(
+    /// One more than the nanoseconds: never zero, so that an `Option` of it takes no more room. Tables of calls hold many.
+    NonZero<u64>,
+);
+
+const _: () = assert!(size_of::<Option<Moment>>() == size_of::<Moment>());
 
 impl Moment {
     /// The boot of the machine.
-    pub const ZERO: Moment = Moment(0);
+    pub const ZERO: Moment = Moment(NonZero::<u64>::MIN);
 
-    /// From nanoseconds since boot.
+    /// From nanoseconds since boot, of which `u64::MAX` is taken for the one before.
     pub const fn from_nanos(nanos: u64) -> Self {
-        Moment(nanos)
+        Moment(NonZero::<u64>::MIN.saturating_add(nanos))
     }
 
     /// Nanoseconds since boot.
     pub const fn as_nanos(self) -> u64 {
-        self.0
+        self.0.get() - 1
     }
 
     /// Microseconds since boot, rounded down.
     pub const fn as_micros(self) -> u64 {
-        self.0 / 1_000
+        self.as_nanos() / 1_000
     }
 
     /// The time from `earlier` to `self`; zero where `earlier` is the later one.
     pub const fn since(self, earlier: Moment) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+        Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
+    }
+}
+
+impl Default for Moment {
+    fn default() -> Self {
+        Moment::ZERO
+    }
+}
+
+impl fmt::Debug for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Moment({})", self.as_nanos())
     }
 }
 

@@ -181,9 +181,9 @@ fn too_few_open_files() {
         return;
     }
     let place = Place::new();
-    let before = ["prlimit", "--nofile=200:200"];
-    let line = refusal("200 open files", &mut place.serve(&before, &["--allow-unregistered", "--max-calls", "1000"]));
-    assert_names(&line, &["200", "--max-calls", "ulimit -Hn", "LimitNOFILE"]);
+    let before = ["prlimit", "--nofile=250:250"];
+    let line = refusal("250 open files", &mut place.serve(&before, &["--allow-unregistered", "--max-calls", "1000"]));
+    assert_names(&line, &["250", "--max-calls", "ulimit -Hn", "LimitNOFILE"]);
     let args = ["--allow-unregistered", "--max-calls", "50", "--shards", "1"];
     let node = Running::start(&mut place.serve(&before, &args));
     node.answers("GET /health HTTP/1.1\r\nHost: a\r\n\r\n", "200");

@@ -122,7 +122,7 @@ pub struct Connection<S> {
     /// Shutdowns and cancels under way.
     pub pending_operations: u8,
     /// Bytes that came when nothing was taken in any more.
-    pub discarded: usize,
+    pub discarded: u32,
     /// Since when we do not read because the frame ring is full.
     pub paused_since: Option<Moment>,
     /// The receive ended for want of buffers; armed again at the end of the turn.

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 
 /// Bytes we read and drop from a connection that has ended, before it is cut. A peer that had megabytes under way when it was
 /// refused still gets to read why; one that goes on sending does not keep us reading.
-const DISCARDED_SIZE_MAX: usize = 1024 * 1024;
+const DISCARDED_SIZE_MAX: u32 = 1024 * 1024;
 
 impl<I: Io, S: Service> Shard<I, S> {
     pub(super) fn handle_receive(&mut self, now: Now, id: ConnectionId, completion: Completion) {
@@ -251,7 +251,7 @@ fn feed<S: Session>(
             decode(open, now, bytes, frame_limits, &mut time, context);
         }
         Stage::Done => {
-            connection.discarded += bytes.len();
+            connection.discarded = connection.discarded.saturating_add(bytes.len() as u32);
             connection.broken |= connection.discarded > DISCARDED_SIZE_MAX;
         }
     }
