@@ -51,6 +51,38 @@ pub const RECEIVE_BUFFER_COUNT_WHOLE: u16 = 256;
 /// 64-byte record header plus a padded 64-byte payload in the ring.
 pub const RECORD_EXPANSION_MAX: usize = (2 * RECORD_ALIGNMENT).div_ceil(7);
 
+/// Most bytes a call record takes up in a frame ring: a header, and two ids of [`ID_SIZE_MAX`] with some numbers before them.
+pub const CALL_RECORD_SIZE_MAX: usize = 10 * RECORD_ALIGNMENT;
+
+/// Bytes an end record takes up in a frame ring.
+pub const END_RECORD_SIZE: usize = 2 * RECORD_ALIGNMENT;
+
+/// Most that sealing a batch early costs of a frame ring's free size, bytes: the batch's pad, and the next one's header.
+pub const SEAL_SIZE_MAX: usize = BLOCK_SIZE;
+
+/// Bytes of a frame ring that are kept for the end records of so many connections' calls, which come without notice: nothing
+/// received is let in over them, and no seal spends them.
+pub const fn ends_size(connection_count: usize) -> usize {
+    connection_count * END_RECORD_SIZE
+}
+
+/// Bytes of a frame ring that have to be free for `size` received bytes to be let in. The sum of
+///
+/// - what the bytes can turn into, whatever frames they make;
+/// - what the first of them can be the end of, something whose beginning, header and all, came before: of a frame, which makes a
+///   record of however few bytes, or of a `start`, which makes a call record; the larger of the two;
+/// - every call's end record;
+/// - one seal, so that what is let in last can be sealed before anything is released. There is no second one in it.
+pub const fn room_needed(size: usize, connection_count: usize) -> usize {
+    size * RECORD_EXPANSION_MAX + CALL_RECORD_SIZE_MAX + ends_size(connection_count) + SEAL_SIZE_MAX
+}
+
+/// Least bytes of a frame ring for so many connections: half of it is the room that one whole receive buffer needs, and a batch
+/// being filled. The other half is for what batches waste at their ends, and at the end of a lap.
+pub const fn ring_size_min(connections_max: usize) -> usize {
+    2 * (room_needed(RECEIVE_BUFFER_SIZE, connections_max + SHED_CONNECTIONS_MAX) + BATCH_SIZE_MAX)
+}
+
 /// Connections of one shard, beyond those it has place for, that may stay until they have read their 503: two seconds at most, an
 /// answer's way there and back as a rule. So a thousand a second are told at a round trip of 60 ms; a flood holds no more than
 /// these. Each needs a descriptor.
@@ -62,3 +94,10 @@ const _: () = assert!(BATCH_SIZE_MAX.is_multiple_of(BLOCK_SIZE));
 const _: () = assert!(BLOCK_SIZE.is_multiple_of(RECORD_ALIGNMENT));
 const _: () = assert!(RECEIVE_BUFFER_SIZE < BATCH_SIZE_MAX / 4);
 const _: () = assert!(RECEIVE_BUFFER_COUNT.is_power_of_two() && RECEIVE_BUFFER_COUNT_WHOLE.is_power_of_two());
+const _: () =
+    assert!(RECEIVE_BUFFER_SIZE_WHOLE <= RECEIVE_BUFFER_SIZE, "no receive needs more room than the largest buffer");
+const _: () = assert!(CALL_RECORD_SIZE_MAX >= 2 * ID_SIZE_MAX && CALL_RECORD_SIZE_MAX >= 2 * RECORD_ALIGNMENT);
+// An empty ring takes all of what it is the least for: beyond the room that is needed, the batch being filled and the end of a lap,
+// an eighth is left, of which appending is taxed a sixty-fourth.
+const _: () =
+    assert!(ring_size_min(0) - 2 * BATCH_SIZE_MAX >= room_needed(RECEIVE_BUFFER_SIZE, SHED_CONNECTIONS_MAX) * 9 / 8);

@@ -17,9 +17,11 @@
 
 use crate::call::{Epoch, Seq};
 use crate::clock::{Moment, Now, UnixMicros};
-use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
+use crate::constants::{
+    BATCH_SIZE_MAX, BLOCK_SIZE, CALL_RECORD_SIZE_MAX, END_RECORD_SIZE, RECORD_EXPANSION_MAX, SEAL_SIZE_MAX,
+};
 use crate::io::memory::Region;
-use crate::journal::format::payload::CALL_SIZE_MAX;
+use crate::journal::format::payload::{CALL_SIZE_MAX, END_SIZE};
 use crate::journal::format::record::{PAYLOAD_SIZE_MAX, chain_crc, header_crc};
 use crate::journal::format::{
     BatchHeader, CallRecord, EndRecord, HEADER_SIZE, HeaderBytes, Lsn, RecordHeader, RecordKind, SegmentUuid, record_size,
@@ -110,6 +112,8 @@ pub struct FrameRing {
     /// Sealed and not yet given out. Never grows: it has room for as many batches as the ring has blocks.
     sealed_batches: VecDeque<SealedBatch>,
     sealed_count: u64,
+    /// Bytes that no seal may cost: see [`FrameRing::set_reserve`].
+    reserve: usize,
     calls: CallTable,
 }
 
@@ -133,6 +137,7 @@ impl FrameRing {
             open: None,
             sealed_batches: VecDeque::with_capacity(batch_count_max),
             sealed_count: 0,
+            reserve: 0,
             calls: CallTable::default(),
         }
     }
@@ -145,7 +150,7 @@ impl FrameRing {
     /// Room that appending surely finds, bytes, record headers and padding included ([`record_size`]; a call record takes at
     /// most [`CALL_RECORD_SIZE_MAX`], an end record [`END_RECORD_SIZE`]): an append succeeds if and only if its records take
     /// up no more than this. So does a series of appends that together take up no more; a [`FrameRing::seal`] in between
-    /// costs up to a block.
+    /// costs up to [`SEAL_SIZE_MAX`], and nothing of the reserve.
     ///
     /// It is less than what is free, because batches cost something themselves: a header, and a pad of up to a block. The
     /// pad of the last one needs no thought: it ends with its block, and so does all that can be in its way. For the others
@@ -155,20 +160,26 @@ impl FrameRing {
     /// most: tax and savings come to `r/64 + c/128 - r/128 = (r + c)/128`, which is a block once `r + c` is half a batch;
     /// and it did not fit into a whole one.
     pub fn free_size(&self) -> usize {
-        let (opening, appended) = match &self.open {
-            Some(open) => (0, self.head.0 - open.start.0 - HEADER_SIZE as u64),
-            None => (HEADER_SIZE as u64, 0),
-        };
-        let room = self.usable_size().saturating_sub(opening);
-        ((room * 128).saturating_sub(appended) / 130) as usize
+        match &self.open {
+            Some(open) => {
+                let appended = self.head.0 - open.start.0 - HEADER_SIZE as u64;
+                ((self.usable_size(self.head) * 128).saturating_sub(appended) / 130) as usize
+            }
+            None => self.free_size_between_batches(self.head),
+        }
     }
 
-    /// Free bytes, without those before the end of a lap that a batch may have to skip.
-    fn usable_size(&self) -> u64 {
+    /// As [`FrameRing::free_size`], were the head there and no batch open.
+    fn free_size_between_batches(&self, head: RingPosition) -> usize {
+        (self.usable_size(head).saturating_sub(HEADER_SIZE as u64) * 128 / 130) as usize
+    }
+
+    /// Free bytes behind `head`, without those before the end of a lap that a batch may have to skip.
+    fn usable_size(&self, head: RingPosition) -> u64 {
         let (size, limit) = (self.memory.len() as u64, self.released.0 + self.memory.len() as u64);
-        let lap_end = (self.head.0 / size + 1) * size;
+        let lap_end = (head.0 / size + 1) * size;
         let last_start = lap_end - BATCH_SIZE_MAX as u64;
-        let this_lap = limit.min(last_start).saturating_sub(self.head.0);
+        let this_lap = limit.min(last_start).saturating_sub(head.0);
         let next_lap = limit.min(last_start + size).saturating_sub(lap_end);
         this_lap + next_lap
     }
@@ -285,7 +296,7 @@ impl FrameRing {
         if let Some(open) = &self.open
             && (self.head.0 - open.start.0) as usize + size > BATCH_SIZE_MAX
         {
-            self.seal();
+            self.close_batch();
         }
         if self.open.is_some() {
             return;
@@ -299,10 +310,32 @@ impl FrameRing {
         self.open = Some(OpenBatch { number, start, record_count: 0, records_crc: 0, opened_at: self.now.moment });
     }
 
-    /// Seals the open batch, if there is one: from then on [`FrameRing::poll_sealed`] gives it out.
+    /// Keeps so many bytes of [`FrameRing::free_size`] from being spent on pads: what must find room whatever happens.
+    pub fn set_reserve(&mut self, size: usize) {
+        self.reserve = size;
+    }
+
+    /// Seals the open batch, if there is one: from then on [`FrameRing::poll_sealed`] gives it out. Does nothing where the pad
+    /// would leave less than the reserve: then the ring is full of batches that were sealed before and are not released yet,
+    /// the disk has enough to do, and a seal would save nobody any time. It can be made once something has been released.
+    ///
+    /// Without that the reserve would have to be a block for each record it is meant for: while a disk stands still, every
+    /// one of them may come alone, and be sealed alone.
     pub fn seal(&mut self) {
+        if self.reserve > 0 && self.free_size_between_batches(self.block_end()) < self.reserve {
+            return;
+        }
+        self.close_batch();
+    }
+
+    /// Where the block ends that the head is in.
+    fn block_end(&self) -> RingPosition {
+        RingPosition(self.head.0.next_multiple_of(BLOCK_SIZE as u64))
+    }
+
+    fn close_batch(&mut self) {
         let Some(mut open) = self.open.take() else { return };
-        let rest = (self.head.0.next_multiple_of(BLOCK_SIZE as u64) - self.head.0) as usize;
+        let rest = (self.block_end().0 - self.head.0) as usize;
         if rest > 0 {
             let at = self.index(self.head);
             let (header_bytes, payload) = self.memory[at..at + rest].split_at_mut(HEADER_SIZE);
@@ -492,11 +525,10 @@ impl FrameRing {
     }
 }
 
-/// Most bytes a call record takes up in the ring.
-pub const CALL_RECORD_SIZE_MAX: usize = record_size(CALL_SIZE_MAX);
-
-/// Bytes an end record takes up in the ring.
-pub const END_RECORD_SIZE: usize = record_size(crate::journal::format::payload::END_SIZE);
+const _: () = assert!(CALL_RECORD_SIZE_MAX == record_size(CALL_SIZE_MAX));
+const _: () = assert!(END_RECORD_SIZE == record_size(END_SIZE));
+const _: () = assert!(SEAL_SIZE_MAX == BLOCK_SIZE);
+const _: () = assert!(RECORD_EXPANSION_MAX * 7 >= record_size(1) && RECORD_EXPANSION_MAX * 6 >= record_size(0));
 
 /// Bytes that [`FrameRing::append_audio`] takes up for a piece of `size` bytes: one record, or several where it is larger
 /// than a batch.

@@ -4,7 +4,7 @@
 use super::format::{show_duration, show_size};
 use super::settings::{self, AckLevel};
 use super::{Config, ConfigError};
-use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE, RECEIVE_BUFFER_SIZE, RECORD_ALIGNMENT, RECORD_EXPANSION_MAX};
+use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE, ring_size_min};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -34,9 +34,6 @@ const RING_SHARE_OF_MESSAGE: usize = 8;
 
 /// An HTTP answer has to fit a send slot, and what may wait for one peer.
 const SEND_SLOT_SIZE_MIN: usize = 512;
-
-/// What one connection may need of the frame ring without notice: the record of its call's end.
-const END_RECORD_SIZE: usize = 2 * RECORD_ALIGNMENT;
 
 /// Sends are named by 16 bits, connections by 20.
 const SEND_SLOT_COUNT_MAX: usize = 1 << 16;
@@ -103,10 +100,13 @@ impl Check<'_> {
         self.require(limits.connections_max <= CONNECTIONS_MAX, "limits.connections_max", || {
             format!("at most {CONNECTIONS_MAX}")
         })?;
-        // Half of the ring: the rest is for what batches waste at their ends, and at the end of a lap.
-        let kept = RECEIVE_BUFFER_SIZE * RECORD_EXPANSION_MAX + limits.connections_max * END_RECORD_SIZE;
-        self.require(limits.ring_size >= 2 * (kept + BATCH_SIZE_MAX), "limits.ring_size", || {
-            format!("at least {} for {}", show_size(2 * (kept + BATCH_SIZE_MAX)), self.describe("limits.connections_max"))
+        let least = ring_size_min(limits.connections_max);
+        self.require(limits.ring_size >= least, "limits.ring_size", || {
+            format!(
+                "at least {} for {}",
+                show_size(least.next_multiple_of(BLOCK_SIZE)),
+                self.describe("limits.connections_max")
+            )
         })?;
         self.require(limits.send_slot_count <= SEND_SLOT_COUNT_MAX, "limits.send_slot_count", || {
             format!("at most {SEND_SLOT_COUNT_MAX}")

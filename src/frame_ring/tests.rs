@@ -1,5 +1,6 @@
 use super::*;
 use crate::call::CallIdentity;
+use crate::constants::{RECEIVE_BUFFER_SIZE, SHED_CONNECTIONS_MAX, ends_size, ring_size_min, room_needed};
 use crate::journal::batch::BatchReader;
 use crate::journal::format::SegmentUuid;
 use std::sync::OnceLock;
@@ -362,4 +363,59 @@ fn a_call_is_known_until_its_end_is_durable() {
     ring.seal();
     ring.release_sealed();
     assert_eq!(known(&ring, None), [3]);
+}
+
+fn end(epoch: u64) -> CallEnd {
+    let epoch = Epoch { boot: 1, micros: epoch, shard: 3 };
+    CallEnd { call: 42, epoch, frames: 1, bytes: 0, ending: 0, ended_at: UnixMicros(epoch.micros) }
+}
+
+#[test]
+fn a_seal_leaves_the_reserve() {
+    let count = 20;
+    for released in 1..12 {
+        let mut ring = ring_of(RING_SIZE_MIN);
+        for _ in 0..released {
+            ring.append_audio(chunk(1), &noise()[..200_000 + released], KEY).unwrap();
+            ring.seal();
+        }
+        ring.release_sealed();
+        let reserve = ends_size(count);
+        ring.set_reserve(reserve);
+        // As much as is let in, and an empty frame more would not be.
+        while ring.free_size() >= reserve + SEAL_SIZE_MAX + audio_size(0) {
+            let size = if ring.free_size() > reserve + 100_000 { 60_000 } else { 0 };
+            ring.append_audio(chunk(2), &noise()[..size], KEY).unwrap();
+        }
+        for epoch in 0..count {
+            ring.seal();
+            ring.append_end(&end(epoch as u64)).expect("the reserve is for it");
+        }
+        ring.seal();
+        assert!(ring.open_since().is_some(), "what came behind the one seal that there was room for waits");
+        ring.release_sealed();
+        ring.seal();
+        assert_eq!(ring.open_since(), None, "until something is released");
+    }
+}
+
+/// However the last batch stands that is not sealed: what was received and waits is let in once all others are released.
+#[test]
+fn the_least_ring_for_so_many_connections_has_room_again() {
+    for connections_max in [1, 16, 20_000] {
+        let kept = connections_max + SHED_CONNECTIONS_MAX;
+        let needed = room_needed(RECEIVE_BUFFER_SIZE, kept);
+        let mut ring = ring_of(ring_size_min(connections_max).next_multiple_of(BLOCK_SIZE));
+        ring.set_reserve(ends_size(kept));
+        for seq in 0..40 {
+            let pieces = [PAYLOAD_SIZE_MAX - 200_000, 130_000 + seq * 1_500];
+            pieces.iter().for_each(|size| ring.append_audio(chunk(seq as u64), &noise()[..*size], KEY).unwrap());
+            assert!(ring.free_size() >= needed, "{} of {needed} for {connections_max}", ring.free_size());
+            ring.seal();
+            assert_eq!(ring.open_since(), None);
+            assert!(ring.free_size() >= needed - SEAL_SIZE_MAX);
+            ring.release_sealed();
+        }
+        assert!(ring.head().0 > 2 * ring.memory().len() as u64 || connections_max > 16);
+    }
 }

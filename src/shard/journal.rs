@@ -5,6 +5,7 @@
 use super::{Accepting, Shard};
 use crate::ack::AckLevel;
 use crate::clock::{Moment, Now};
+use crate::constants::ends_size;
 use crate::frame_ring::RingPosition;
 use crate::io::{Io, OpKind, UserData};
 use crate::journal::writer::{Operation, PreparedSegment, SegmentRequest, Writer, WriterSettings};
@@ -99,6 +100,7 @@ impl<I: Io, S: Service> Shard<I, S> {
             journal.writer.finish();
             journal.given_up_at.get_or_insert(now.moment + self.limits.close_timeout);
         }
+        self.ring.set_reserve(ends_size(self.connections.count()));
         journal.writer.handle_turn(now, &mut self.ring);
         while let Some(operation) = journal.writer.poll_operation(now, &mut self.ring, self.io.scratch()) {
             let (write, sync) = (UserData::lone(OpKind::Write), UserData::lone(OpKind::Sync));

@@ -18,8 +18,8 @@
 use crate::ack::{AckLevel, Promise, PromiseQueue, promise_count_max};
 use crate::call::EpochSource;
 use crate::clock::{Moment, Now};
-use crate::constants::RECORD_EXPANSION_MAX;
-use crate::frame_ring::{CALL_RECORD_SIZE_MAX, END_RECORD_SIZE, FrameRing};
+use crate::constants::room_needed;
+use crate::frame_ring::FrameRing;
 use crate::io::{Completion, Io, OpKind, Received, UserData, Wait};
 use crate::limits::Limits;
 use crate::metrics::Counters;
@@ -413,12 +413,8 @@ impl<I: Io, S: Service> Shard<I, S> {
     }
 
     /// Whether the frame ring surely takes `size` received bytes, whatever frames they make, and every call's end record.
-    ///
-    /// The first of the bytes may be the end of something whose beginning, header and all, came before: of a frame, which makes
-    /// a record of however few bytes, or of a `start`, which makes a call record. The larger of the two is added for them.
     fn has_room(&self, size: usize) -> bool {
-        let ends = self.connections.count() * END_RECORD_SIZE;
-        self.ring.free_size() >= size * RECORD_EXPANSION_MAX + CALL_RECORD_SIZE_MAX + ends
+        self.ring.free_size() >= room_needed(size, self.connections.count())
     }
 
     fn publish_counters(&mut self, now: Now) {

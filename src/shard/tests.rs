@@ -23,6 +23,7 @@ use crate::auth::{Grant, KeySet, Signer, TokenPolicy, Verifier};
 use crate::call::{CallIdentity, Epoch as CallEpoch, Seq};
 use crate::cli::keygen::{KeyBits, generate_into};
 use crate::clock::UnixMicros;
+use crate::constants::ends_size;
 use crate::frame_ring::{Chunk, ConsumerId};
 use crate::io::Socket;
 use crate::io::memory::Region;
@@ -379,8 +380,10 @@ impl Rig {
         self.shard.ring.add_consumer().expect("a ring takes several")
     }
 
-    /// Fills the frame ring until at most `leave` bytes are free.
+    /// Fills the frame ring until little more than `leave` bytes are free, beyond what is kept for calls' ends: as full as peers
+    /// can make it.
     fn fill_ring(&mut self, leave: usize) {
+        let leave = leave + ends_size(self.connections());
         let ring = &mut self.shard.ring;
         for size in [64 * 1024, 0] {
             let record = crate::frame_ring::audio_size(size);

@@ -3,7 +3,11 @@
 
 #![forbid(unsafe_code)]
 
+use super::disk::STALL_TIMEOUT;
 use super::*;
+use crate::ack::AckLevel;
+use crate::constants::ring_size_min;
+use crate::journal::writer::pace::AGE_MAX;
 
 /// Room for next to nothing: for no more than a few small frames.
 const LITTLE: usize = 8 * 1024;
@@ -296,4 +300,45 @@ fn a_connection_that_is_given_up_while_its_bytes_wait_costs_nothing_until_they_c
     rig.assert_closed(socket);
     assert_eq!(rig.said(before).len(), 3);
     rig.end();
+}
+
+/// A node that is told to drain while its disk stands still: calls end one after another, and what has come of them by then fills
+/// the ring. An end record whose batch is sealed behind it would take a block, and the reserve is a few lines for each.
+#[test]
+fn ends_that_come_one_by_one_fit_a_full_ring_whose_disk_stands_still() {
+    for level in [AckLevel::Received, AckLevel::Written, AckLevel::Durable] {
+        let count = 16;
+        let limits = Limits { max_ahead: None, completions_per_turn: 256, calls_max: count, ..Limits::tiny() };
+        let settings = IngestSettings { has_journal: true, ..settings(limits) };
+        let disk = DiskSettings { level, segment_size: 1 << 20 };
+        let mut rig = rigs_on(1, settings, Some(disk)).pop().expect("one was asked for");
+        let calls: Vec<_> = (0..count).map(|index| rig.call(&format!("call-{index}"))).collect();
+        rig.world.hold_file_operations(true);
+        rig.fill_ring(4 * LITTLE);
+        rig.world.set_receive_size_max(1);
+        calls.iter().for_each(|socket| rig.send(*socket, &frames(40, 1)));
+        rig.quiet();
+        assert!(!rig.shard.deferred.is_empty(), "the ring is full");
+        // Longer than a record waits for its batch to be sealed, and too short for calls to be told of the disk.
+        let window = STALL_TIMEOUT * 3 / 4;
+        assert!(window > AGE_MAX);
+        rig.shard.shards[0].try_send(Message::Drain { window }).unwrap();
+        rig.quiet();
+        rig.pass(window);
+        let unrecorded = rig.ingest.counters.ends_unrecorded.read();
+        assert_eq!((rig.counters.calls_ended.read(), unrecorded), (count as u64, 0), "{level:?}");
+
+        rig.world.hold_file_operations(false);
+        while rig.world.finish_file_operation(0) {}
+        rig.pass(Duration::from_secs(5));
+        assert_eq!(rig.shard.ring.durable(), rig.shard.ring.head(), "a disk that does as it should is written to");
+        assert!(rig.finished, "{level:?}");
+    }
+}
+
+#[test]
+fn the_rings_of_both_sets_of_limits_take_their_connections() {
+    for limits in [Limits::tiny(), Limits::production()] {
+        assert!(limits.ring_size >= ring_size_min(limits.connections_max), "{}", limits.ring_size);
+    }
 }
