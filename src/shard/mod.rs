@@ -137,7 +137,7 @@ pub struct Shard<I: Io, S: Service> {
     /// Request heads to be judged.
     waiting: VecDeque<ConnectionId>,
     deferred: VecDeque<Deferred>,
-    /// Connections we do not read because of `deferred`.
+    /// Connections we do not read because of `deferred`; some may have gone.
     paused: Vec<ConnectionId>,
     /// Connections whose receive ended for want of buffers.
     starved: Vec<ConnectionId>,
@@ -188,7 +188,7 @@ impl<I: Io, S: Service> Shard<I, S> {
             accepting: Accepting::Armed,
             waiting: VecDeque::new(),
             deferred: VecDeque::with_capacity(limits.connections_max),
-            paused: Vec::with_capacity(limits.connections_max),
+            paused: Vec::with_capacity(receive::paused_max(&limits)),
             starved: Vec::with_capacity(limits.connections_max),
             unsent: VecDeque::with_capacity(limits.connections_max),
             draining: false,

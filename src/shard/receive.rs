@@ -5,8 +5,9 @@ use super::connections::{Connection, ConnectionId, EARLY_SIZE_MAX, Open, Receive
 use super::stopwatch::{Mark, Stopwatch};
 use super::{Deferred, Shard};
 use crate::clock::Now;
-use crate::constants::RECEIVE_BUFFER_SIZE;
+use crate::constants::{RECEIVE_BUFFER_SIZE, SHED_CONNECTIONS_MAX};
 use crate::io::{Completion, Io, OpKind, Received};
+use crate::limits::Limits;
 use crate::proto::frame::{FrameLimits, WsEvent};
 use crate::proto::handshake::{Answer, Refusal};
 use crate::proto::http::HeadProgress;
@@ -64,9 +65,19 @@ impl<I: Io, S: Service> Shard<I, S> {
             return;
         }
         connection.paused_since = Some(now.moment);
+        self.forget_paused_gone();
         self.paused.push(id);
         self.cancel_receive(id);
         self.with_session(id, |session, _| session.handle_reading(now, false));
+    }
+
+    /// Where there is no place for another one, leaves out the paused connections that have gone: while the ring stays full, others
+    /// come in their place. At least half of the places are free then.
+    fn forget_paused_gone(&mut self) {
+        let Shard { paused, connections, limits, .. } = self;
+        if paused.len() == paused_max(limits) {
+            paused.retain(|id| connections.get(*id).is_some_and(|connection| connection.paused_since.is_some()));
+        }
     }
 
     pub(super) fn cancel_receive(&mut self, id: ConnectionId) {
@@ -197,6 +208,11 @@ impl<I: Io, S: Service> Shard<I, S> {
         }
         self.time_start(id, started);
     }
+}
+
+/// Most paused connections that are noted, with those that have gone.
+pub(super) fn paused_max(limits: &Limits) -> usize {
+    2 * (limits.connections_max + SHED_CONNECTIONS_MAX)
 }
 
 impl Deferred {

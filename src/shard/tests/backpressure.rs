@@ -307,13 +307,7 @@ fn a_connection_that_is_given_up_while_its_bytes_wait_costs_nothing_until_they_c
 #[test]
 fn ends_that_come_one_by_one_fit_a_full_ring_whose_disk_stands_still() {
     for level in [AckLevel::Received, AckLevel::Written, AckLevel::Durable] {
-        let count = 16;
-        let limits = Limits { max_ahead: None, completions_per_turn: 256, calls_max: count, ..Limits::tiny() };
-        let settings = IngestSettings { has_journal: true, ..settings(limits) };
-        let disk = DiskSettings { level, segment_size: 1 << 20 };
-        let mut rig = rigs_on(1, settings, Some(disk)).pop().expect("one was asked for");
-        let calls: Vec<_> = (0..count).map(|index| rig.call(&format!("call-{index}"))).collect();
-        rig.world.hold_file_operations(true);
+        let (mut rig, calls) = calls_on_a_disk(level);
         rig.fill_ring(4 * LITTLE);
         rig.world.set_receive_size_max(1);
         calls.iter().for_each(|socket| rig.send(*socket, &frames(40, 1)));
@@ -326,7 +320,7 @@ fn ends_that_come_one_by_one_fit_a_full_ring_whose_disk_stands_still() {
         rig.quiet();
         rig.pass(window);
         let unrecorded = rig.ingest.counters.ends_unrecorded.read();
-        assert_eq!((rig.counters.calls_ended.read(), unrecorded), (count as u64, 0), "{level:?}");
+        assert_eq!((rig.counters.calls_ended.read(), unrecorded), (16, 0), "{level:?}");
 
         rig.world.hold_file_operations(false);
         while rig.world.finish_file_operation(0) {}
@@ -334,6 +328,84 @@ fn ends_that_come_one_by_one_fit_a_full_ring_whose_disk_stands_still() {
         assert_eq!(rig.shard.ring.durable(), rig.shard.ring.head(), "a disk that does as it should is written to");
         assert!(rig.finished, "{level:?}");
     }
+}
+
+/// As [`ends_that_come_one_by_one_fit_a_full_ring_whose_disk_stands_still`], where batches are sealed again and again: it is the
+/// flush that stands still, and each batch is written at once. A reserve of a few blocks would not be enough.
+#[test]
+fn ends_that_come_one_by_one_fit_a_full_ring_whose_disk_does_not_flush() {
+    for level in [AckLevel::Received, AckLevel::Written, AckLevel::Durable] {
+        let (mut rig, calls) = calls_on_a_disk(level);
+        rig.send(calls[0], &frames(10, 1));
+        rig.quiet();
+        rig.pass(AGE_MAX * 3 / 2);
+        assert!(rig.world.finish_file_operation(0), "the write");
+        rig.pass(millis(200));
+        assert_eq!(rig.world.file_operation_count(), 1, "the flush");
+        rig.fill_ring(4 * LITTLE);
+        rig.world.set_receive_size_max(1);
+        rig.send(calls[0], &frames(700, 1));
+        rig.quiet();
+        assert!(!rig.shard.deferred.is_empty(), "the ring is full");
+        for socket in &calls[1..] {
+            rig.world.peer_resets(*socket);
+            rig.pass(millis(400));
+            while rig.world.finish_file_operation(1) {
+                rig.quiet();
+            }
+        }
+        let unrecorded = rig.ingest.counters.ends_unrecorded.read();
+        assert_eq!((rig.counters.calls_ended.read() >= 15, unrecorded), (true, 0), "{level:?}");
+
+        rig.world.hold_file_operations(false);
+        while rig.world.finish_file_operation(0) {}
+        rig.pass(Duration::from_secs(5));
+        assert_eq!(rig.shard.ring.durable(), rig.shard.ring.head(), "a disk that does as it should is written to");
+        assert_eq!(rig.ingest.counters.ends_unrecorded.read(), 0);
+        rig.end();
+    }
+}
+
+/// Sixteen calls whose disk has just stopped.
+fn calls_on_a_disk(level: AckLevel) -> (Rig, Vec<Socket>) {
+    let count = 16;
+    let limits = Limits { max_ahead: None, completions_per_turn: 256, calls_max: count, ..random::patient() };
+    let settings = IngestSettings { has_journal: true, ..settings(limits) };
+    let disk = DiskSettings { level, segment_size: 16 << 20 };
+    let mut rig = rigs_on(1, settings, Some(disk)).pop().expect("one was asked for");
+    let calls = (0..count).map(|index| rig.call(&format!("call-{index}"))).collect();
+    rig.pass(Duration::from_secs(2));
+    rig.world.hold_file_operations(true);
+    (rig, calls)
+}
+
+/// While one call's bytes wait for room, others that find no receive buffers come and go.
+#[test]
+fn connections_that_come_and_go_while_the_ring_is_full_leave_nothing() {
+    let (mut rig, hog, consumer) = held();
+    let silent = rig.upgraded("b");
+    rig.world.set_receive_buffers_free(Some(1));
+    rig.send(hog, &frames(30, 1000));
+    rig.quiet();
+    rig.send(silent, b"x");
+    rig.quiet();
+    let noted = rig.shard.paused.capacity();
+    // Beyond those there is place for, the others are turned away after a while.
+    for _ in 0..20 {
+        for _ in 0..40 {
+            let socket = rig.connect();
+            rig.send(socket, b"x");
+        }
+        rig.quiet();
+        rig.pass(Duration::from_secs(3));
+    }
+    assert!(rig.counters.receive_buffers_exhausted.read() > 2 * noted as u64, "this test does not test what it says");
+    assert_eq!(rig.shard.paused.capacity(), noted);
+    assert!(!rig.world.is_reading(silent));
+    rig.let_ring_go(consumer);
+    rig.quiet();
+    assert!(rig.world.is_reading(hog) && rig.world.is_reading(silent), "who is still there is read again");
+    rig.end();
 }
 
 #[test]

@@ -189,7 +189,7 @@ fn said_so_far(heard: &[u8]) -> Vec<String> {
 }
 
 /// Tiny limits, and the time that a disk takes.
-fn patient() -> Limits {
+pub(super) fn patient() -> Limits {
     let Limits { head_timeout, start_timeout, ping_after, idle_timeout, ack_stalled_timeout, .. } = Limits::production();
     Limits { head_timeout, start_timeout, ping_after, idle_timeout, ack_stalled_timeout, ..Limits::tiny() }
 }
@@ -389,7 +389,7 @@ impl Play {
         for rig in &self.rigs {
             let shard = &rig.shard;
             assert!(shard.connections.count() <= shard.limits.connections_max + SHED_CONNECTIONS_MAX);
-            assert!(shard.starved.is_empty() && shard.paused.len() <= 2 * shard.limits.connections_max);
+            assert!(shard.starved.is_empty() && shard.paused.len() <= receive::paused_max(&shard.limits));
             if shard.behind_since.is_none() {
                 assert!(shard.io.outstanding() <= shard.deferred.len(), "received bytes are held for nothing");
             }
