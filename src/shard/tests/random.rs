@@ -113,7 +113,11 @@ impl Peer {
             0 => self.script.extend(start(interaction)),
             1 => self.script.extend(text(r#"{"event":"mark"}"#)),
             2 => self.script.extend(masked(0x9, &vec![b'p'; dice.within(0..126)])),
-            3 if dice.once_in(6) => self.script.extend((0..20).map(|_| dice.roll() as u8)),
+            3 if dice.once_in(6) => {
+                // Nonsense for sure, with a reserved bit set: else it is, once in a while, a good frame that nobody counts.
+                self.script.push(dice.roll() as u8 | 0x40);
+                self.script.extend((1..20).map(|_| dice.roll() as u8));
+            }
             4 if dice.once_in(6) => self.script.extend(text("{")),
             5 if dice.once_in(6) => self.script.extend(audio(2000)),
             _ => {
