@@ -24,7 +24,8 @@ use crate::io::memory::Region;
 use crate::journal::format::payload::{CALL_SIZE_MAX, END_SIZE};
 use crate::journal::format::record::{PAYLOAD_SIZE_MAX, chain_crc, header_crc};
 use crate::journal::format::{
-    BatchHeader, CallRecord, EndRecord, HEADER_SIZE, HeaderBytes, Lsn, RecordHeader, RecordKind, SegmentUuid, record_size,
+    BatchHeader, CallRecord, EndRecord, HEADER_SIZE, HeaderBytes, Lsn, RecordHeader, RecordKind, SegmentUuid, Unsynced,
+    record_size,
 };
 use crate::proto::MaskKey;
 use crate::proto::mask::{self, Kernel};
@@ -63,7 +64,7 @@ pub struct SealedBatch {
     /// Whole blocks.
     pub size: usize,
     /// Records in it, pads not counted.
-    pub record_count: u32,
+    pub record_count: u16,
     /// Running checksum over the headers of its records, pads included.
     pub records_crc: u32,
     /// When its first record was appended.
@@ -88,7 +89,7 @@ pub struct ConsumerId(usize);
 struct OpenBatch {
     number: u64,
     start: RingPosition,
-    record_count: u32,
+    record_count: u16,
     records_crc: u32,
     opened_at: Moment,
 }
@@ -356,7 +357,7 @@ impl FrameRing {
         };
         self.sealed = self.head;
         self.sealed_count += 1;
-        self.stamp(&batch, SegmentUuid::default(), Lsn(0));
+        self.stamp(&batch, SegmentUuid::default(), Lsn(0), Unsynced::UNKNOWN);
         mask::fence();
         self.sealed_batches.push_back(batch);
         self.invariants();
@@ -368,11 +369,12 @@ impl FrameRing {
     }
 
     /// Says where a batch is going to be written, first or again: changes its header and nothing else. No write of the
-    /// batch may be under way.
-    pub fn stamp(&mut self, batch: &SealedBatch, segment: SegmentUuid, lsn: Lsn) {
+    /// batch may be under way. `unsynced` is what of the segment is durable as yet.
+    pub fn stamp(&mut self, batch: &SealedBatch, segment: SegmentUuid, lsn: Lsn, unsynced: Unsynced) {
         let header = BatchHeader {
             size: batch.size as u32,
             record_count: batch.record_count,
+            unsynced,
             segment,
             number: batch.number,
             lsn,

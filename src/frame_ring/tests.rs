@@ -2,7 +2,7 @@ use super::*;
 use crate::call::CallIdentity;
 use crate::constants::{RECEIVE_BUFFER_SIZE, SHED_CONNECTIONS_MAX, ends_size, ring_size_min, room_needed};
 use crate::journal::batch::BatchReader;
-use crate::journal::format::SegmentUuid;
+use crate::journal::format::{SegmentUuid, Unsynced};
 use std::sync::OnceLock;
 
 mod model;
@@ -125,9 +125,9 @@ fn stamping_again_changes_the_batch_header_and_nothing_else() {
     let mut ring = ring_of(RING_SIZE_MIN);
     ring.append_audio(chunk(1), &noise()[..500], KEY).unwrap();
     let batch = sealed(&mut ring);
-    ring.stamp(&batch, SegmentUuid([1; 16]), Lsn(4096));
+    ring.stamp(&batch, SegmentUuid([1; 16]), Lsn(4096), Unsynced::at(4096, 0));
     let first = ring.batch_bytes(&batch).to_vec();
-    ring.stamp(&batch, SegmentUuid([2; 16]), Lsn(8192));
+    ring.stamp(&batch, SegmentUuid([2; 16]), Lsn(8192), Unsynced::at(8192, 4096));
     let second = ring.batch_bytes(&batch);
     assert_eq!(first[HEADER_SIZE..], second[HEADER_SIZE..]);
     let reader = BatchReader::open(second).unwrap();

@@ -54,7 +54,7 @@ impl<'a> BatchReader<'a> {
         let first = bytes.first_chunk::<HEADER_SIZE>().ok_or(at_start(FormatError::Truncated))?;
         let header = BatchHeader::decode(first).map_err(at_start)?;
         let bytes = bytes.get(..header.size as usize).ok_or(at_start(FormatError::Truncated))?;
-        let (mut records_crc, mut record_count, mut offset) = (0, 0, HEADER_SIZE);
+        let (mut records_crc, mut record_count, mut offset) = (0, 0u32, HEADER_SIZE);
         while offset < bytes.len() {
             let (record, encoded) = record_at(bytes, offset, header.number).map_err(|fault| Damage { offset, fault })?;
             records_crc = chain_crc(records_crc, record.chained_crc(encoded));
@@ -64,7 +64,7 @@ impl<'a> BatchReader<'a> {
         if records_crc != header.records_crc {
             return Err(at_start(FormatError::RecordsCrc));
         }
-        if record_count != header.record_count {
+        if record_count != u32::from(header.record_count) {
             return Err(at_start(FormatError::RecordCount));
         }
         Ok(BatchReader { header, bytes, offset: HEADER_SIZE })

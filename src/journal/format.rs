@@ -44,12 +44,12 @@
 //! ```text
 //!  0  u32 magic         "XBAT"                     32  u64 number       counts a shard's batches of a run, from 1
 //!  4  u8  version       1                          40  u64 lsn          of this header  ┐ these, and the crc with
-//!  5  u8  zero                                         (16: see left)                   ┘ them, change when it is
+//!  5  u8  zero                                         (14, 16: see left)               ┘ them, change when it is
 //!  6  u16 header_size   64                                                                written again elsewhere
 //!  8  u32 size          of the batch, bytes        48  u64 sealed_at    Unix time, microseconds
-//! 12  u32 record_count  pads not counted           56  u32 records_crc  over the header_crc of every record in order,
-//! 16  [u8;16] segment   the segment's uuid                              pads included
-//!                                                  60  u32 header_crc   over bytes 0..60
+//! 12  u16 record_count  pads not counted           56  u32 records_crc  over the header_crc of every record in order,
+//! 14  u16 unsynced      blocks, see below                               pads included
+//! 16  [u8;16] segment   the segment's uuid         60  u32 header_crc   over bytes 0..60
 //! ```
 //! Batches numbered 0 stand at the start of a segment and hold call records only: of each call whose frames may follow in the
 //! segment and whose own record lies before it. So a segment can be read by itself. The lsn counts on over all that was
@@ -57,6 +57,25 @@
 //!
 //! `records_crc` notices a batch of which only a part reached the disk over an older batch, even where every record is
 //! whole. Behind a damaged record header it checks a guess about where the records go on.
+//!
+//! # What was durable, and what a power loss may have taken
+//! A disk may take writes in any order until a sync completes. So a batch behind a bad one does not tell by itself that the
+//! bad one was ever whole. `unsynced` does: it is how many blocks of the segment, directly in front of the batch, no
+//! completed sync covered when its header was made; 65,535 means that many or more, and says nothing. What lies before
+//! them was durable: bytes 0 to `offset − unsynced · 4,096` of the file, `offset` being the batch's. The greatest such end
+//! that a sound batch header of the segment states holds for all of it, and where the next segment's header states an
+//! end, that is the *durable end*: final, and nothing behind it counts.
+//! - What is bad in front of the durable end was whole once: it is *damage*. A bad stretch that straddles the durable end is
+//!   damage up to there.
+//! - What is bad behind it, with a sound batch still further on, need not have been whole ever: it was *not durable when
+//!   power went*. Nothing that was promised as durable is in it. It is counted, and not called damage; batches further on
+//!   are read.
+//! - What is bad and has nothing sound behind it is a *torn tail*.
+//!
+//! The end of a segment is stated by the header of the next one or, where its writer ended it and there is no next one, by
+//! the index beside it. Without either, as after a crash, nothing is known of what the last syncs covered: no batch came
+//! behind them to say so. Damage there, to batches that were durable and acked, cannot be told from a torn tail, or from
+//! what was not durable; that it is not there is said all the same.
 //!
 //! # Segment header
 //! See [`segment`]: one block.
@@ -80,7 +99,7 @@ pub mod payload;
 pub mod record;
 pub mod segment;
 
-pub use batch_header::BatchHeader;
+pub use batch_header::{BatchHeader, Unsynced};
 pub use payload::{CallRecord, EndRecord};
 pub use record::{RecordHeader, RecordKind};
 pub use segment::SegmentHeader;

@@ -7,7 +7,9 @@
 
 use super::format::payload::CALL_SIZE_MAX;
 use super::format::record::{chain_crc, header_crc};
-use super::format::{BatchHeader, CallRecord, HEADER_SIZE, Lsn, RecordHeader, RecordKind, SegmentHeader, SegmentUuid};
+use super::format::{
+    BatchHeader, CallRecord, HEADER_SIZE, Lsn, RecordHeader, RecordKind, SegmentHeader, SegmentUuid, Unsynced,
+};
 use super::layout::{RunName, create_data_dir, create_shard_dir, segment_path};
 use crate::call::{CallIdentity, Epoch, Seq};
 use crate::clock::{Moment, Now, UnixMicros};
@@ -49,6 +51,8 @@ pub struct Segment {
     pub bytes: Vec<u8>,
     /// Where its batches start and end.
     pub batches: Vec<std::ops::Range<usize>>,
+    /// Its first bytes that are durable, as its batches tell.
+    pub durable: usize,
 }
 
 impl Segment {
@@ -67,6 +71,7 @@ pub struct Image {
     ring: FrameRing,
     now: Now,
     segments: Vec<Segment>,
+    holds_syncs: bool,
     turns: BTreeMap<Epoch, Turn>,
 }
 
@@ -75,7 +80,8 @@ impl Image {
     pub fn new(run: RunName, shard: u16, segment_size: usize) -> io::Result<Image> {
         let ring = FrameRing::new(Region::allocate(RING_SIZE_MIN)?, Kernel::detect());
         let now = Now { moment: Moment::ZERO, unix: run.started_at };
-        let mut image = Image { run, shard, segment_size, ring, now, segments: Vec::new(), turns: BTreeMap::new() };
+        let mut image =
+            Image { run, shard, segment_size, ring, now, segments: Vec::new(), holds_syncs: false, turns: BTreeMap::new() };
         image.pass(1);
         image.begin_segment(Lsn(0));
         Ok(image)
@@ -86,6 +92,18 @@ impl Image {
         self.now.unix.0 += micros;
         self.now.moment = self.now.moment + std::time::Duration::from_micros(micros);
         self.ring.set_now(self.now);
+    }
+
+    /// Whether syncs take their time: then nothing that is written is durable. Otherwise everything is at once.
+    pub fn hold_syncs(&mut self, held: bool) {
+        self.holds_syncs = held;
+        self.sync();
+    }
+
+    fn sync(&mut self) {
+        if let Some(newest) = self.segments.last_mut().filter(|_| !self.holds_syncs) {
+            newest.durable = newest.end_of_batches();
+        }
     }
 
     /// Begins a turn at a call; later turns have greater epochs.
@@ -162,11 +180,13 @@ impl Image {
         let segment = self.newest();
         let (at, start) = (segment.end_of_batches(), self.start_of(segment));
         let uuid = uuid(&self.run, self.shard, segment.id);
-        self.ring.stamp(batch, uuid, Lsn(start.0 + at as u64));
+        let unsynced = Unsynced::at(at as u64, segment.durable as u64);
+        self.ring.stamp(batch, uuid, Lsn(start.0 + at as u64), unsynced);
         let bytes = self.ring.batch_bytes(batch).to_vec();
         let segment = self.segments.last_mut().expect("an image has a segment");
         segment.bytes[at..at + batch.size].copy_from_slice(&bytes);
         segment.batches.push(at..at + batch.size);
+        self.sync();
     }
 
     /// Begins a new segment: what follows goes there, and introduces its calls anew.
@@ -190,11 +210,13 @@ impl Image {
             let lsn = Lsn(self.start_of(self.newest()).0 + at as u64);
             let header = bytes.first_chunk().map(BatchHeader::decode);
             let Some(Ok(header)) = header else { continue };
-            let header = BatchHeader { segment: uuid(&self.run, self.shard, id), lsn, ..header };
+            let unsynced = Unsynced::at(at as u64, self.newest().durable as u64);
+            let header = BatchHeader { segment: uuid(&self.run, self.shard, id), lsn, unsynced, ..header };
             bytes[..HEADER_SIZE].copy_from_slice(&header.encode());
             let segment = self.segments.last_mut().expect("an image has a segment");
             segment.bytes[at..at + bytes.len()].copy_from_slice(&bytes);
             segment.batches.push(at..at + bytes.len());
+            self.sync();
         }
     }
 
@@ -215,16 +237,19 @@ impl Image {
         if let Some(block) = bytes.first_chunk_mut() {
             header.encode(block);
         }
-        let mut segment = Segment { id, bytes, batches: Vec::new() };
-        if let Some(batch) = self.call_batch(header.uuid, Lsn(header.start.0 + BLOCK_SIZE as u64)) {
+        let durable = if self.holds_syncs { 0 } else { BLOCK_SIZE };
+        let mut segment = Segment { id, bytes, batches: Vec::new(), durable };
+        let unsynced = Unsynced::at(BLOCK_SIZE as u64, durable as u64);
+        if let Some(batch) = self.call_batch(header.uuid, Lsn(header.start.0 + BLOCK_SIZE as u64), unsynced) {
             segment.bytes[BLOCK_SIZE..BLOCK_SIZE + batch.len()].copy_from_slice(&batch);
             segment.batches.push(BLOCK_SIZE..BLOCK_SIZE + batch.len());
         }
         self.segments.push(segment);
+        self.sync();
     }
 
     /// The records of the calls that go on, in a batch numbered 0.
-    fn call_batch(&self, segment: SegmentUuid, lsn: Lsn) -> Option<Vec<u8>> {
+    fn call_batch(&self, segment: SegmentUuid, lsn: Lsn, unsynced: Unsynced) -> Option<Vec<u8>> {
         let mut bytes = vec![0; HEADER_SIZE];
         let (mut records_crc, mut record_count) = (0, 0);
         let mut add = |bytes: &mut Vec<u8>, header: RecordHeader, payload: &[u8]| {
@@ -263,7 +288,8 @@ impl Image {
             add(&mut bytes, RecordHeader::pad(rest, 0), &vec![0; rest - HEADER_SIZE]);
         }
         let size = bytes.len() as u32;
-        let header = BatchHeader { size, record_count, segment, number: 0, lsn, sealed_at: self.now.unix, records_crc };
+        let sealed_at = self.now.unix;
+        let header = BatchHeader { size, record_count, unsynced, segment, number: 0, lsn, sealed_at, records_crc };
         bytes[..HEADER_SIZE].copy_from_slice(&header.encode());
         (record_count > 0).then_some(bytes)
     }

@@ -17,9 +17,11 @@
 //! 64  u64 batches                               64  u64 doubles      chunks that came twice
 //! 72  u64 records                               72  u64 first_received_at, last_received_at
 //! 80  u64 torn_at       0: nowhere              88  u32 range_count, then each u64 first, u64 last
-//! 88  u32 damage_count                              facts: u128 key, u64 started_at, iat, exp, u32 sample_rate,
-//! 92  u32 zero                                             u16 size and tenant, u16 size and interaction
-//! 96  turns …                                       end: 32 bytes as in its record
+//! 88  u64 durable_end   what is known of it         facts: u128 key, u64 started_at, iat, exp, u32 sample_rate,
+//! 96  u64 bytes_unsynced                                   u16 size and tenant, u16 size and interaction
+//! 104 u32 damage_count                              end: 32 bytes as in its record
+//! 108 u32 flags         bit 0: lossy
+//! 112 turns …
 //!  …  u32 crc           over everything before
 //! ```
 
@@ -50,6 +52,8 @@ pub const VERSION: u16 = 1;
 
 /// A larger file is none of ours: a segment of 256 MiB has room for that many calls by far.
 const FILE_SIZE_MAX: u64 = 256 * 1024 * 1024;
+
+const IS_LOSSY: u32 = 1;
 
 const HAS_FACTS: u16 = 1;
 const HAS_END: u16 = 2;
@@ -123,6 +127,13 @@ pub struct SegmentIndex {
     pub records: u64,
     /// Where it was torn, bytes in the file.
     pub torn_at: Option<u64>,
+    /// So many bytes at its front were durable, as far as was known when the index was made. Its writer knows: a segment that
+    /// was ended is whole up to here.
+    pub durable_end: u64,
+    /// Bytes of batches that are bad and were not durable.
+    pub bytes_unsynced: u64,
+    /// Something in it is bad that was not durable: frames that are missing need not have been promised.
+    pub is_lossy: bool,
     /// Places that are damaged.
     pub damage_count: u32,
     /// The turns, in order of their first record.
@@ -143,8 +154,10 @@ impl SegmentIndex {
         for number in [self.start.0, self.end, self.batches, self.records, self.torn_at.unwrap_or(0)] {
             out.extend(number.to_le_bytes());
         }
+        out.extend(self.durable_end.to_le_bytes());
+        out.extend(self.bytes_unsynced.to_le_bytes());
         out.extend(self.damage_count.to_le_bytes());
-        out.extend([0; 4]);
+        out.extend((u32::from(self.is_lossy) * IS_LOSSY).to_le_bytes());
         for turn in &self.turns {
             turn.encode(&mut out);
         }
@@ -178,12 +191,16 @@ impl SegmentIndex {
             batches: rest.u64()?,
             records: rest.u64()?,
             torn_at: Some(rest.u64()?).filter(|at| *at > 0),
+            durable_end: rest.u64()?,
+            bytes_unsynced: rest.u64()?,
             damage_count: rest.u32()?,
+            is_lossy: match rest.u32()? {
+                0 => false,
+                IS_LOSSY => true,
+                _ => return Err(FormatError::Reserved),
+            },
             turns: Vec::new(),
         };
-        if rest.u32()? != 0 {
-            return Err(FormatError::Reserved);
-        }
         for _ in 0..turn_count {
             index.turns.push(TurnIndex::decode(&mut rest)?);
         }

@@ -10,7 +10,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::format::{Lsn, SegmentHeader};
+use super::format::{Lsn, SegmentHeader, SegmentUuid};
 use super::index::{IndexBuilder, SegmentIndex};
 use super::layout::{RunName, run_dir, runs, segment_path, segments, shard_dir, shards};
 use super::scan::{Advance, Damage, Found, Place, ScanOptions, SegmentScan, Unread};
@@ -203,17 +203,22 @@ impl ShardJournal {
 
     /// What the names and headers beside a segment say about it.
     pub fn place(&self, position: usize) -> Place {
-        let before = self.segments.iter().take(position);
-        let this = self.segments.get(position);
-        let id = this.map_or(0, |segment| segment.id);
-        let next = self.segments.get(position + 1).filter(|next| next.id == id + 1);
-        let uuid = this.and_then(|segment| segment.header).map(|header| header.uuid);
-        let next = next.and_then(|next| next.header).filter(|next| uuid.is_none_or(|uuid| uuid == next.predecessor));
+        let (before, rest) = self.segments.split_at(position.min(self.segments.len()));
+        let (id, header) = rest.first().map_or((0, None), |segment| (segment.id, segment.header));
+        let behind = rest.get(1..).unwrap_or_default();
+        let names_this = |next: &SegmentHeader| header.is_some_and(|header| header.uuid == next.predecessor);
+        // Whoever names one in front of this one says that nothing of this one was durable.
+        let passes_over = |next: &SegmentHeader| {
+            next.predecessor == SegmentUuid::default() || headers(before).any(|before| before.uuid == next.predecessor)
+        };
+        let is_next = |next: &SegmentHeader| header.is_none() && next.id == id + 1;
+        let next = headers(behind).find(names_this);
+        let next = next.or_else(|| headers(behind).next().filter(|next| passes_over(next) || is_next(next)));
         Place {
             run: self.run,
             shard: self.shard,
             id,
-            after: before.filter_map(|segment| segment.header).map(|header| header.start).max(),
+            after: headers(before).map(|header| header.start).max(),
             end: next.map(|next| next.predecessor_end),
         }
     }
@@ -264,6 +269,10 @@ impl ShardJournal {
             Segment::Unread(unread) => return Ok(Err(Some(unread))),
             Segment::Gone => return Ok(Err(None)),
         };
+        // A segment that was ended is known to be whole up to its end, with none behind it to say so.
+        if let Some(index) = self.stored_index(position) {
+            scan.set_durable_end(index.durable_end);
+        }
         let mut builder = IndexBuilder::default();
         while scan.advance().map_err(at(&path))? == Advance::Batch {
             scan.records().for_each(|found| builder.add(&found));
@@ -330,4 +339,9 @@ impl From<Found<'_>> for OwnedRecord {
     fn from(found: Found<'_>) -> OwnedRecord {
         OwnedRecord { header: found.header, payload: found.payload.to_vec(), lsn: found.lsn }
     }
+}
+
+/// The good headers among segments.
+fn headers(segments: &[SegmentName]) -> impl Iterator<Item = SegmentHeader> {
+    segments.iter().filter_map(|segment| segment.header)
 }

@@ -13,7 +13,7 @@ use super::lock::{self, RECOVERY_WAIT};
 use super::reader::{Catalog, CatalogBuilder, GapReason, Journal, JournalError, ShardJournal};
 use super::scan::{Damage, Harm, Unread};
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -96,8 +96,10 @@ pub struct RecoveryReport {
     pub frames_double: u64,
     /// Frames whose segments have been removed.
     pub frames_expired: u64,
-    /// Frames lost with a torn tail, never acked as durable.
+    /// Frames lost with a torn tail or with what was not durable when power went, never acked as durable.
     pub frames_torn: u64,
+    /// Bytes of batches that were not durable when power went, and came to the disk in part although later ones came whole.
+    pub bytes_unsynced: u64,
     /// Torn tails.
     pub torn_tails: Vec<TornTail>,
     /// Damage that was named this time.
@@ -139,7 +141,8 @@ impl fmt::Display for RecoveryReport {
             (report.frames_double, "frames are there twice"),
             (report.frames_erased, "frames were erased on demand"),
             (report.frames_expired, "frames have expired with their segments"),
-            (report.frames_torn, "frames were lost with a torn tail, none of them acked as durable"),
+            (report.frames_torn, "frames were lost that were not durable when power went, none of them acked as durable"),
+            (report.bytes_unsynced, "bytes of batches were lost before a sync: not damage, they were not durable yet"),
             (report.epochs_nameless, "epochs whose call is not known"),
             (report.records_salvaged, "records were found although their batch is bad"),
         ] {
@@ -199,7 +202,7 @@ impl Recovery {
     fn run(&self, journal: &Journal, progress: &mut dyn FnMut()) -> Result<RecoveryReport, JournalError> {
         let mut report = RecoveryReport::default();
         let mut builder = CatalogBuilder::default();
-        let mut torn = HashMap::new();
+        let mut lossy = HashSet::new();
         let others = journal.shards().iter().map(ShardJournal::run).filter(|run| self.own.as_ref() != Some(*run));
         let mut runs: Vec<_> = others.collect();
         runs.dedup();
@@ -216,14 +219,16 @@ impl Recovery {
                     end = Some(Lsn(index.start.0.saturating_add(index.end)));
                     if let Some(offset) = index.torn_at {
                         report.torn_tails.push(TornTail { file: shard.path(segment), offset });
-                        torn.insert(position, segment);
+                    }
+                    if index.is_lossy {
+                        lossy.insert((position, segment));
                     }
                     builder.add(position, segment, index, is_live);
                 }
                 progress();
             }
         }
-        count(&journal.complete(builder)?, &torn, &mut report);
+        count(&journal.complete(builder)?, &lossy, &mut report);
         Ok(report)
     }
 
@@ -286,10 +291,12 @@ impl RecoveryReport {
         self.batches += index.batches;
         self.records += index.records;
         self.bytes += index.end;
+        self.bytes_unsynced += index.bytes_unsynced;
     }
 }
 
-fn count(catalog: &Catalog, torn: &HashMap<usize, usize>, report: &mut RecoveryReport) {
+/// `lossy` are the segments, by shard, that lost what was not durable.
+fn count(catalog: &Catalog, lossy: &HashSet<(usize, usize)>, report: &mut RecoveryReport) {
     report.calls = catalog.calls.len() as u64;
     report.epochs_nameless = catalog.nameless.len() as u64;
     report.epochs = report.epochs_nameless + catalog.calls.iter().map(|call| call.turns.len() as u64).sum::<u64>();
@@ -303,7 +310,7 @@ fn count(catalog: &Catalog, torn: &HashMap<usize, usize>, report: &mut RecoveryR
         report.frames_erased += turn.erased;
         report.frames_cut += turn.cut;
         report.frames_double += turn.doubles;
-        let is_torn = torn.get(&turn.shard).is_some_and(|torn| turn.parts.iter().any(|part| part.segment == *torn));
+        let is_torn = turn.parts.iter().any(|part| lossy.contains(&(turn.shard, part.segment)));
         for gap in &turn.gaps {
             match gap.reason {
                 GapReason::Expired | GapReason::Erased => report.frames_expired += gap.range.count(),

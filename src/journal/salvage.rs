@@ -55,12 +55,12 @@ pub(super) fn walk(bytes: &[u8], batch: &BatchHeader, entries: &mut Vec<Entry>, 
         // Each bad header cost a record, unless it was the pad's, which is the last one.
         let last_entry = entries.last().map_or(0, |entry| entry.offset);
         let pads = usize::from(spots.last().is_some_and(|spot| spot.offset > last_entry));
-        if entries.len() - first_entry + bad > batch.record_count as usize + pads {
+        if entries.len() - first_entry + bad > usize::from(batch.record_count) + pads {
             entries.truncate(before);
         }
     } else if records_crc != batch.records_crc {
         spots.push(Spot { offset: 0, fault: FormatError::RecordsCrc });
-    } else if count != batch.record_count {
+    } else if count != u32::from(batch.record_count) {
         spots.push(Spot { offset: 0, fault: FormatError::RecordCount });
     }
 }

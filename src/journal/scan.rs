@@ -1,9 +1,11 @@
 //! Reads one segment, batch by batch, believing nothing.
 //!
-//! A bad batch has one of two reasons, and what follows tells which. A later sound batch of the same segment: the medium, or
-//! a hand, damaged what was whole; that is *damage*, it is named, and the scan goes on. Nothing: the writer was interrupted;
-//! that is a *torn tail*, and nothing that was promised is in it, unless the next segment says that this one went further.
-//! From both, records that are sound in themselves are kept.
+//! A bad batch has one of three reasons, and what follows tells which. A later sound batch of the same segment, which says
+//! that the bad one was durable: the medium, or a hand, damaged what was whole; that is *damage*, and it is named. A later
+//! sound batch that does not say so: the disk took them in another order, and the power went before a sync; that was *not
+//! durable*, and is counted. Nothing: the writer was interrupted; that is a *torn tail*. Nothing that was promised as durable
+//! is in either, unless the next segment says that this one went further. The scan goes on, and from all of them records
+//! that are sound in themselves are kept. See [what was durable](super::format#what-was-durable-and-what-a-power-loss-may-have-taken).
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +14,7 @@ use super::layout::RunName;
 use super::salvage::{Entry, Spot, sift, walk};
 use super::source::{Source, Window};
 use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
+use damage::{Flaw, Flaws};
 use std::io;
 
 mod damage;
@@ -94,6 +97,10 @@ pub struct ScanTally {
     pub first_batch: u64,
     /// Number of the last batch; 0 before it.
     pub last_batch: u64,
+    /// Bytes of batches that are bad, have a sound one behind them, and were not durable; known at the end.
+    pub bytes_unsynced: u64,
+    /// Something is bad, here or in a torn tail or behind the end that another segment knows, that was not durable.
+    pub is_lossy: bool,
 }
 
 /// A scan over one segment: call [`SegmentScan::advance`], then look at the records, until it is at the end.
@@ -112,8 +119,12 @@ pub struct SegmentScan<S> {
     entries: Vec<Entry>,
     spots: Vec<Spot>,
     /// Bad things of which it is not known yet whether a sound batch follows.
-    pending: Vec<Damage>,
+    pending: Vec<Flaw>,
+    /// Bad things of which it is not known yet whether they were durable.
+    undecided: Flaws,
     damages: Vec<Damage>,
+    /// So many bytes at the front are known to have been durable.
+    durable_end: u64,
     torn_at: Option<u64>,
     /// The stretch in front of the next batch is named as damage.
     has_crossed: bool,
@@ -132,13 +143,13 @@ impl<S: Source> SegmentScan<S> {
             Some(block) => SegmentHeader::decode(block),
             None => Err(FormatError::Truncated),
         };
-        let (uuid, start, pending) = match decoded {
+        let (uuid, start, undecided) = match decoded {
             Ok(header) if (header.run, header.shard, header.id) != (place.run.number(), place.shard, place.id) => {
                 return Ok(Err(Unread::Unbegun));
             }
-            Ok(header) => (header.uuid, header.start, None),
+            Ok(header) => (header.uuid, header.start, Flaws::default()),
             Err(fault) => match infer(&mut window, &place, is_blank)? {
-                Some((uuid, start)) => (uuid, start, Some(Damage { offset: 0, what: Harm::SegmentHeader(fault) })),
+                Some((uuid, start)) => (uuid, start, Flaws::of_header(fault)),
                 None if is_blank => return Ok(Err(Unread::Unbegun)),
                 None => return Ok(Err(Unread::Lost(fault))),
             },
@@ -155,7 +166,9 @@ impl<S: Source> SegmentScan<S> {
             entries: Vec::new(),
             spots: Vec::new(),
             pending: Vec::new(),
-            damages: pending.into_iter().collect(),
+            undecided,
+            damages: Vec::new(),
+            durable_end: 0,
             torn_at: None,
             has_crossed: false,
             is_finished: false,
@@ -246,11 +259,18 @@ impl<S: Source> SegmentScan<S> {
 
     /// Where this segment ended, bytes in the file, if another one says so.
     fn end_offset(&self) -> Option<u64> {
-        self.place.end?.0.checked_sub(self.start.0)
+        // One of which nothing was durable ended before it began.
+        Some(self.place.end?.0.saturating_sub(self.start.0))
+    }
+
+    /// So many bytes at the front were durable, as far as anybody says.
+    pub fn durable_end(&self) -> u64 {
+        self.end_offset().unwrap_or(self.durable_end)
     }
 
     /// Takes the records of a batch whose header is sound.
     fn take(&mut self, batch: &BatchHeader) -> io::Result<()> {
+        self.set_durable_end(batch.unsynced.durable_end(self.offset).unwrap_or(0));
         self.settle();
         let last = self.tally.last_batch;
         if last > 0 && batch.number > last + 1 && !std::mem::take(&mut self.has_crossed) {
@@ -271,8 +291,8 @@ impl<S: Source> SegmentScan<S> {
             self.keep_trusted();
             self.tally.salvaged += self.entries.len() as u64;
             for spot in &self.spots {
-                let offset = self.base + spot.offset as u64;
-                self.pending.push(Damage { offset, what: Harm::Records(spot.fault) });
+                let damage = Damage { offset: self.base + spot.offset as u64, what: Harm::Records(spot.fault) };
+                self.pending.push(Flaw { damage, batch: self.base..self.offset });
             }
         }
         self.check_payloads();
@@ -285,8 +305,7 @@ impl<S: Source> SegmentScan<S> {
             Ok(batch) => batch.number,
             Err(_) => u64::MAX, // it changed under us: a live segment
         };
-        let what = Harm::Batch { size: next - self.offset, fault };
-        self.pending.push(Damage { offset: self.offset, what });
+        let damage = Damage { offset: self.offset, what: Harm::Batch { size: next - self.offset, fault } };
         self.has_crossed = true;
         // Batches of repeated call records, at the start, have the number 0.
         let first = if self.tally.last_batch > 0 { self.tally.last_batch + 1 } else { 0 };
@@ -294,6 +313,7 @@ impl<S: Source> SegmentScan<S> {
         self.base = self.offset;
         // As much as one batch at a time; a record that straddles two pieces is in one batch with a sound header or lost.
         self.offset = next.min(self.base + BATCH_SIZE_MAX as u64);
+        self.pending.push(Flaw { damage, batch: self.base..self.offset });
         let size = (self.offset - self.base) as usize;
         let bytes = self.window.bytes(self.base, size)?;
         sift(bytes, |number| u64::from(number.wrapping_sub(first as u32)) < count, &mut self.entries);
@@ -307,11 +327,14 @@ impl<S: Source> SegmentScan<S> {
     fn finish(&mut self, fault: FormatError) -> io::Result<Advance> {
         self.base = self.offset;
         self.is_finished = true;
-        if let Some(end) = self.end_offset() {
-            self.settle();
-            if self.offset < end {
-                self.damages.push(Damage { offset: self.offset, what: Harm::Missing { size: end - self.offset } });
-            }
+        let durable_end = self.durable_end();
+        // What was durable is no torn tail, whether or not something sound is behind it.
+        let (durable, torn) = self.pending.drain(..).partition(|flaw| flaw.damage.offset < durable_end);
+        self.pending = durable;
+        self.settle();
+        self.pending = torn;
+        if self.offset < durable_end {
+            self.damages.push(Damage { offset: self.offset, what: Harm::Missing { size: durable_end - self.offset } });
         }
         let (base, uuid, lsn) = (self.base, self.uuid, self.lsn());
         let bytes = self.window.bytes(base, BATCH_SIZE_MAX)?;
@@ -329,7 +352,8 @@ impl<S: Source> SegmentScan<S> {
             self.keep_trusted();
             if is_remnant || is_cut || !self.entries.is_empty() {
                 self.tally.salvaged += self.entries.len() as u64;
-                self.pending.push(Damage { offset: base, what: Harm::Batch { size: 0, fault } });
+                let damage = Damage { offset: base, what: Harm::Batch { size: 0, fault } };
+                self.pending.push(Flaw { damage, batch: base..base });
                 self.check_payloads();
                 return Ok(Advance::Batch);
             }
@@ -338,19 +362,31 @@ impl<S: Source> SegmentScan<S> {
         Ok(Advance::End)
     }
 
-    /// What is bad and has nothing sound behind it was not finished, unless another segment knows better.
+    /// What is bad and has nothing sound behind it was not finished, unless somebody knows better; and what is undecided
+    /// will stay so: it was not durable.
     fn tear(&mut self) {
+        let durable_end = self.durable_end();
         if self.place.end.is_none() {
-            let first = self.pending.iter().map(|damage| damage.offset).min();
-            self.torn_at = self.torn_at.or(first);
+            let offsets = self.pending.iter().map(|flaw| flaw.damage.offset);
+            self.torn_at = self.torn_at.or(offsets.filter(|offset| *offset >= durable_end).min());
         }
-        self.pending.clear();
+        self.tally.is_lossy |= self.pending.drain(..).any(|flaw| flaw.damage.offset >= durable_end);
+        let unsynced = self.undecided.conclude(durable_end, &mut self.damages);
+        self.tally.is_lossy |= unsynced > 0;
+        self.tally.bytes_unsynced += unsynced;
     }
 
-    /// What is bad and has something sound behind it is damage; behind the end that another segment knows, nothing counts.
+    /// What is bad and has something sound behind it is damage if it was durable; behind the end that another segment knows,
+    /// nothing counts.
     fn settle(&mut self) {
         let end = self.end_offset().unwrap_or(u64::MAX);
-        self.damages.extend(self.pending.drain(..).filter(|damage| damage.offset < end));
+        for flaw in self.pending.drain(..) {
+            match flaw.damage.offset < end {
+                true => self.undecided.push(flaw),
+                false => self.tally.is_lossy = true,
+            }
+        }
+        self.undecided.decide(self.durable_end(), &mut self.damages);
     }
 
     /// Of records without a sound batch around them, keeps those that this run can have written: a recycled file still holds
@@ -366,7 +402,7 @@ impl<S: Source> SegmentScan<S> {
     /// Drops the records that are not asked for, and those whose payload is bad.
     fn check_payloads(&mut self) {
         let ScanOptions { call, takes_unchecked, .. } = self.options;
-        let base = self.base;
+        let (base, batch_end) = (self.base, self.offset);
         let bytes = self.window.held_bytes(base);
         let pending = &mut self.pending;
         self.entries.retain(|Entry { offset, header }| {
@@ -377,7 +413,8 @@ impl<S: Source> SegmentScan<S> {
             if let Err(fault) = checked {
                 let RecordHeader { call, epoch, seq, .. } = *header;
                 let what = Harm::Payload { call, epoch, seq, fault };
-                pending.push(Damage { offset: base + *offset as u64, what });
+                let damage = Damage { offset: base + *offset as u64, what };
+                pending.push(Flaw { damage, batch: base..batch_end });
             }
             takes_unchecked || checked.is_ok()
         });
@@ -449,6 +486,11 @@ impl<S: Source> SegmentScan<S> {
         self.place.end = end;
         self.options.is_live = false;
         self.window.forget();
+    }
+
+    /// So many bytes at the front are known to have been durable, from elsewhere than the segments.
+    pub fn set_durable_end(&mut self, size: u64) {
+        self.durable_end = self.durable_end.max(size);
     }
 
     /// Goes on at `lsn` instead, if a batch starts there; whatever is between is not looked at.

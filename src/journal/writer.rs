@@ -321,7 +321,10 @@ impl Writer {
         }
         // A fenced one's batches are all waiting again: they are in the ring still.
         self.written_count = 0;
-        self.predecessor = (segment.prepared.uuid, segment.durable_end());
+        // One of which nothing is durable is passed over: nobody may ever know where it would have started.
+        if segment.durable > 0 {
+            self.predecessor = (segment.prepared.uuid, segment.durable_end());
+        }
         self.end = segment.lsn();
         let (id, size, is_fenced) = (segment.prepared.id, segment.durable, segment.is_fenced);
         self.requests.push_back(SegmentRequest::Retire { id, size, is_fenced });

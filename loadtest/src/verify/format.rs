@@ -74,7 +74,9 @@ pub struct BatchHeader {
     /// Of the batch, bytes: whole blocks.
     pub size: usize,
     /// Pads not counted.
-    pub record_count: u32,
+    pub record_count: u16,
+    /// Blocks in front of it that no completed sync covered when its header was made; 65,535: that many or more.
+    pub unsynced: u16,
     /// The segment's uuid.
     pub segment: Uuid,
     /// Counts a shard's batches of a run from 1; 0 for repeated call records.
@@ -108,7 +110,8 @@ impl BatchHeader {
         }
         Ok(Self {
             size,
-            record_count: u32_at(bytes, 12),
+            record_count: u16_at(bytes, 12),
+            unsynced: u16_at(bytes, 14),
             segment: at(bytes, 16),
             number: u64_at(bytes, 32),
             lsn: u64_at(bytes, 40),
@@ -335,6 +338,26 @@ mod tests {
         assert_eq!((header.call, header.seq, header.offset, header.batch), (0x0505_0505_0505_0505, 9, 10, 11));
         assert_eq!(header.epoch, (0x0707_0707, 0x0606_0606_0606_0606, 0x0808));
         assert_eq!(header.record_size(), 64 + 9_600);
+    }
+
+    #[test]
+    fn a_batchs_fields_are_where_the_page_says() {
+        let mut bytes = vec![0; LINE_SIZE];
+        put(&mut bytes, &[(0, b"XBAT"), (4, &[1]), (6, &[64]), (8, &[0, 0x30, 2]), (12, &[1, 2]), (14, &[3, 4])]);
+        put(&mut bytes, &[(16, &[5; 16]), (32, &[6; 8]), (40, &[7; 8]), (48, &[8; 8]), (56, &[9; 4])]);
+        let crc = crc32c::crc32c(&bytes[..60]);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+        let expected = BatchHeader {
+            size: 0x0002_3000,
+            record_count: 0x0201,
+            unsynced: 0x0403,
+            segment: [5; 16],
+            number: 0x0606_0606_0606_0606,
+            lsn: 0x0707_0707_0707_0707,
+            sealed_at: 0x0808_0808_0808_0808,
+            records_crc: 0x0909_0909,
+        };
+        assert_eq!(BatchHeader::decode(&bytes), Ok(expected));
     }
 
     #[test]

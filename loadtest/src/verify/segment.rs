@@ -174,7 +174,7 @@ impl Segment {
     fn read_batch(&self, batch: &BatchHeader, offset: u64, window: &mut Window, sink: &mut impl Sink) -> io::Result<()> {
         let bytes = window.bytes(&self.file, offset, batch.size)?;
         // All headers before the first payload: their common checksum tells whether an older batch shows through.
-        let (mut chain, mut count) = (0, 0);
+        let (mut chain, mut count) = (0, 0u32);
         let walked = walk(bytes, batch, |_, header| {
             chain = crc32c::crc32c_append(chain, &header.chained_crc.to_le_bytes());
             count += u32::from(header.kind != Kind::Pad);
@@ -187,7 +187,7 @@ impl Segment {
                 sink.damage(&self.path, offset, "checksum over the record headers wrong; its batch cannot be trusted");
                 return Ok(());
             }
-            Ok(()) if count != batch.record_count => sink.damage(&self.path, offset, "number of records wrong"),
+            Ok(()) if count != u32::from(batch.record_count) => sink.damage(&self.path, offset, "number of records wrong"),
             Ok(()) => {}
         }
         // What lies in front of a bad header is sound by its own checksums.

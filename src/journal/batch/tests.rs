@@ -3,7 +3,7 @@ use crate::call::{Epoch, Seq};
 use crate::clock::UnixMicros;
 use crate::constants::BLOCK_SIZE;
 use crate::journal::format::record::header_crc;
-use crate::journal::format::{Lsn, SegmentUuid};
+use crate::journal::format::{Lsn, SegmentUuid, Unsynced};
 use proptest::prelude::*;
 
 const NUMBER: u64 = 0x1_0000_0007;
@@ -37,12 +37,12 @@ fn build(records: &[(RecordHeader, Vec<u8>)]) -> Vec<u8> {
         bytes.extend(RecordHeader::pad(end - bytes.len(), NUMBER as u32).encode());
         bytes.resize(end, 0);
     }
-    finish(&mut bytes, records.len() as u32);
+    finish(&mut bytes, records.len() as u16);
     bytes
 }
 
 /// Writes the header that fits the records.
-fn finish(bytes: &mut [u8], record_count: u32) {
+fn finish(bytes: &mut [u8], record_count: u16) {
     let (mut records_crc, mut offset) = (0, HEADER_SIZE);
     while offset < bytes.len() {
         let encoded = bytes[offset..offset + HEADER_SIZE].try_into().unwrap();
@@ -52,6 +52,7 @@ fn finish(bytes: &mut [u8], record_count: u32) {
     let header = BatchHeader {
         size: bytes.len() as u32,
         record_count,
+        unsynced: Unsynced::UNKNOWN,
         segment: SegmentUuid([7; 16]),
         number: NUMBER,
         lsn: Lsn(8192),

@@ -18,6 +18,7 @@ const RESERVED: usize = 5;
 const HEADER_SIZE_AT: usize = 6;
 const SIZE: usize = 8;
 const RECORD_COUNT: usize = 12;
+const UNSYNCED: usize = 14;
 const SEGMENT: usize = 16;
 const NUMBER: usize = 32;
 const LSN: usize = 40;
@@ -27,6 +28,31 @@ const HEADER_CRC: usize = 60;
 
 const _: () = assert!(HEADER_CRC + 4 == HEADER_SIZE);
 const _: () = assert!(BATCH_SIZE_MAX <= u32::MAX as usize);
+// As many records as there can be in a batch, each no more than its header, can be counted.
+const _: () = assert!((BATCH_SIZE_MAX - HEADER_SIZE) / HEADER_SIZE <= u16::MAX as usize);
+
+/// How many blocks directly in front of a batch no completed sync had covered when the batch was stamped.
+///
+/// It is true for as long as the batch is there, as what is durable stays so: it may only be too modest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsynced(u16);
+
+impl Unsynced {
+    /// More blocks than can be counted, or nobody has counted them.
+    pub const UNKNOWN: Unsynced = Unsynced(u16::MAX);
+
+    /// For a batch at `offset` of a segment of which the first `durable` bytes are durable.
+    pub fn at(offset: u64, durable: u64) -> Unsynced {
+        // A part of a block that is not durable counts as a whole one.
+        let blocks = offset.saturating_sub(durable).div_ceil(BLOCK_SIZE as u64);
+        u16::try_from(blocks).map_or(Unsynced::UNKNOWN, Unsynced)
+    }
+
+    /// How many bytes at the front of the segment were durable, as a batch at `offset` tells; `None` if it cannot tell.
+    pub fn durable_end(self, offset: u64) -> Option<u64> {
+        (self != Unsynced::UNKNOWN).then(|| offset.saturating_sub(u64::from(self.0) * BLOCK_SIZE as u64))
+    }
+}
 
 /// The header of a batch, without its own checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +60,9 @@ pub struct BatchHeader {
     /// Bytes of the batch, this header and the pad included: whole blocks.
     pub size: u32,
     /// Records, pads not counted.
-    pub record_count: u32,
+    pub record_count: u16,
+    /// What of its segment was durable when it was stamped; [`Unsynced::UNKNOWN`] until it is.
+    pub unsynced: Unsynced,
     /// The segment it was written to; zeros until it is.
     pub segment: SegmentUuid,
     /// Counts the batches of a shard in a run, from 1; the same when it is written again.
@@ -56,6 +84,7 @@ impl BatchHeader {
         set(&mut bytes, HEADER_SIZE_AT, (HEADER_SIZE as u16).to_le_bytes());
         set(&mut bytes, SIZE, self.size.to_le_bytes());
         set(&mut bytes, RECORD_COUNT, self.record_count.to_le_bytes());
+        set(&mut bytes, UNSYNCED, self.unsynced.0.to_le_bytes());
         set(&mut bytes, SEGMENT, self.segment.0);
         set(&mut bytes, NUMBER, self.number.to_le_bytes());
         set(&mut bytes, LSN, self.lsn.0.to_le_bytes());
@@ -90,7 +119,8 @@ impl BatchHeader {
         }
         Ok(BatchHeader {
             size,
-            record_count: u32::from_le_bytes(field(bytes, RECORD_COUNT)),
+            record_count: u16::from_le_bytes(field(bytes, RECORD_COUNT)),
+            unsynced: Unsynced(u16::from_le_bytes(field(bytes, UNSYNCED))),
             segment: SegmentUuid(field(bytes, SEGMENT)),
             number: u64::from_le_bytes(field(bytes, NUMBER)),
             lsn: Lsn(u64::from_le_bytes(field(bytes, LSN))),
@@ -107,7 +137,8 @@ mod tests {
     fn header() -> BatchHeader {
         BatchHeader {
             size: 0x0002_3000,
-            record_count: 0x2423_2221,
+            record_count: 0x2221,
+            unsynced: Unsynced(0x2423),
             segment: SegmentUuid(*b"0123456789abcdef"),
             number: 0x3837_3635_3433_3231,
             lsn: Lsn(0x4847_4645_4443_4241),
@@ -127,6 +158,29 @@ mod tests {
         assert_eq!(bytes[..60], expected);
         assert_eq!(bytes[60..], crc32c::crc32c(&expected).to_le_bytes());
         assert_eq!(BatchHeader::decode(&bytes), Ok(header()));
+    }
+
+    #[test]
+    fn what_was_durable_is_counted_back_in_blocks_from_the_batch() {
+        const MIB: u64 = 1024 * 1024;
+        for (offset, durable, blocks) in [
+            (4096, 0, 1),
+            (4096, 4096, 0),
+            (3 * MIB, MIB, 512),
+            (256 * MIB - 8192, 0, 65_534),
+            (300 * MIB, 44 * MIB + 8192, 65_534),
+        ] {
+            let unsynced = Unsynced::at(offset, durable);
+            assert_eq!((unsynced, unsynced.durable_end(offset)), (Unsynced(blocks), Some(durable)));
+        }
+        for (offset, durable) in [(256 * MIB - 4096, 0), (1024 * MIB, 0), (300 * MIB, 44 * MIB + 4096)] {
+            assert_eq!(Unsynced::at(offset, durable), Unsynced::UNKNOWN);
+            assert_eq!(Unsynced::UNKNOWN.durable_end(offset), None);
+        }
+        // Rather less than is durable than more; and whatever a file says, nothing overflows.
+        assert_eq!(Unsynced::at(8192, 4097).durable_end(8192), Some(4096));
+        assert_eq!(Unsynced(9).durable_end(8192), Some(0));
+        assert_eq!(Unsynced::at(0, 4096), Unsynced(0));
     }
 
     #[test]

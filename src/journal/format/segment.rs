@@ -8,15 +8,16 @@
 //!  16  u64 run             the run's number: one process on one data directory
 //!  24  u64 id              counts the segments of a shard in a run, from 1
 //!  32  [u8;16] uuid        of this use of the file
-//!  48  [u8;16] predecessor uuid of the segment before; zeros for the first
-//!  64  u64 predecessor_end lsn where the segment before ended: what it holds from there on does not count
+//!  48  [u8;16] predecessor uuid of the last segment before of which anything was durable; zeros: none
+//!  64  u64 predecessor_end lsn where that one ended: what it holds from there on does not count; 0: none
 //!  72  u64 start           lsn of this header's first byte
 //!  80  u64 size            of the file as it was allocated, bytes
 //!  88  u64 created_at      Unix time, microseconds
 //!  96  zeros
 //! 4092 u32 header_crc      over bytes 0..4092
 //! ```
-//! `predecessor_end` fences a segment whose sync failed: its batches from there on were written again, into this one.
+//! `predecessor_end` fences a segment whose sync failed: its batches from there on were written again, into this one. A
+//! segment between the two was given up before any of it was durable: nothing in it counts.
 
 #![forbid(unsafe_code)]
 
@@ -56,9 +57,9 @@ pub struct SegmentHeader {
     pub id: u64,
     /// Names this use of the file.
     pub uuid: SegmentUuid,
-    /// The segment before; zeros for the first.
+    /// The last segment before of which anything was durable; zeros if there is none.
     pub predecessor: SegmentUuid,
-    /// Where the segment before ended.
+    /// Where that one ended.
     pub predecessor_end: Lsn,
     /// Position of the header's first byte.
     pub start: Lsn,

@@ -70,6 +70,9 @@ impl IndexBuilder {
             batches: scan.tally().batches,
             records: scan.tally().records,
             torn_at: scan.torn_at(),
+            durable_end: scan.durable_end(),
+            bytes_unsynced: scan.tally().bytes_unsynced,
+            is_lossy: scan.tally().is_lossy,
             damage_count: u32::try_from(scan.damages().len()).unwrap_or(u32::MAX),
             turns,
         }

@@ -3,8 +3,11 @@
 #![forbid(unsafe_code)]
 
 use crate::call::{Epoch, Seq};
+use crate::constants::BLOCK_SIZE;
 use crate::journal::format::FormatError;
+use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 
 /// What was wrong in a segment, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +25,7 @@ pub enum Harm {
     SegmentHeader(FormatError),
     /// No batch is sound where one has to be, for so many bytes.
     Batch {
-        /// Up to the next sound batch.
+        /// Up to the next sound batch, or to where nothing was durable.
         size: u64,
         /// What is wrong with the bytes at the offset.
         fault: FormatError,
@@ -54,6 +57,60 @@ pub enum Harm {
     },
 }
 
+/// Something bad, and the bytes in the file of its batch, or of as much of a stretch without one.
+#[derive(Clone, Debug)]
+pub(super) struct Flaw {
+    pub(super) damage: Damage,
+    pub(super) batch: Range<u64>,
+}
+
+impl Flaw {
+    /// Where what it names ends: a stretch may straddle the durable end, anything else is of one batch and does not.
+    fn end(&self) -> u64 {
+        let size = if let Harm::Batch { size, .. } = self.damage.what { size } else { 1 };
+        self.damage.offset.saturating_add(size)
+    }
+}
+
+/// What is bad and has something sound behind it, in the order in which it was found: damage if it was durable.
+#[derive(Debug, Default)]
+pub(super) struct Flaws(VecDeque<Flaw>);
+
+impl Flaws {
+    /// A segment's header is bad.
+    pub(super) fn of_header(fault: FormatError) -> Flaws {
+        let damage = Damage { offset: 0, what: Harm::SegmentHeader(fault) };
+        Flaws(VecDeque::from([Flaw { damage, batch: 0..BLOCK_SIZE as u64 }]))
+    }
+
+    pub(super) fn push(&mut self, flaw: Flaw) {
+        self.0.push_back(flaw);
+    }
+
+    /// What was durable as a whole is damage.
+    pub(super) fn decide(&mut self, durable_end: u64, damages: &mut Vec<Damage>) {
+        while let Some(flaw) = self.0.pop_front_if(|flaw| flaw.end() <= durable_end) {
+            damages.push(flaw.damage);
+        }
+    }
+
+    /// Nothing more was durable: returns the bytes of batches that were not.
+    pub(super) fn conclude(&mut self, durable_end: u64, damages: &mut Vec<Damage>) -> u64 {
+        let (mut unsynced, mut counted_to) = (0, durable_end);
+        for Flaw { mut damage, batch } in self.0.drain(..) {
+            if damage.offset < durable_end {
+                if let Harm::Batch { size, .. } = &mut damage.what {
+                    *size = (*size).min(durable_end - damage.offset);
+                }
+                damages.push(damage);
+            }
+            unsynced += batch.end.saturating_sub(batch.start.max(counted_to));
+            counted_to = counted_to.max(batch.end);
+        }
+        unsynced
+    }
+}
+
 impl fmt::Display for Damage {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "at byte {}: {}", self.offset, self.what)
@@ -64,7 +121,7 @@ impl fmt::Display for Harm {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Harm::SegmentHeader(fault) => write!(formatter, "segment header: {fault}"),
-            Harm::Batch { size, fault } => write!(formatter, "batch: {fault}; the next sound one is {size} bytes on"),
+            Harm::Batch { size, fault } => write!(formatter, "batch: {fault}; no sound one for {size} bytes"),
             Harm::Records(fault) => write!(formatter, "record: {fault}"),
             Harm::Payload { seq: Seq(0), fault, .. } => write!(formatter, "record of a call's start or end: {fault}"),
             Harm::Payload { seq: Seq(seq), fault, .. } => write!(formatter, "audio of frame {seq}: {fault}"),

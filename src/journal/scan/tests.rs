@@ -7,9 +7,15 @@ const SEGMENT_SIZE: usize = 256 * 1024;
 
 /// A segment of six batches, each with some frames of two calls.
 fn sample() -> Image {
+    sample_held(6)
+}
+
+/// As [`sample`]; behind so many batches no sync completed.
+fn sample_held(durable: usize) -> Image {
     let mut image = Image::new(image::run(1), 0, SEGMENT_SIZE).unwrap();
     let calls = [image.start("acme", "one", 8_000), image.start("acme", "two", 8_000)];
-    for _ in 0..6 {
+    for batch in 0..6 {
+        image.hold_syncs(batch >= durable);
         for (index, epoch) in calls.into_iter().enumerate() {
             image.pass(100_000);
             image.frame(epoch, &[index as u8 + 1; 1_000]);
@@ -153,6 +159,113 @@ fn a_lost_batch_is_named_and_what_follows_is_read() {
     let what = Harm::Batch { size: hole.len() as u64, fault: FormatError::Magic };
     assert_eq!(outcome.damages, [Damage { offset: hole.start as u64, what }]);
     assert_eq!((outcome.records.len(), outcome.tally.batches), (30, 5));
+}
+
+/// What came of a segment in which a stretch is zeros.
+fn without(image: &Image, hole: std::ops::Range<usize>, place: Place) -> Outcome {
+    let mut bytes = image.segments()[0].bytes.clone();
+    bytes[hole].fill(0);
+    scan(&bytes, place, ScanOptions::default()).unwrap()
+}
+
+#[test]
+fn what_no_sync_had_covered_is_no_damage_where_a_later_batch_is_there() {
+    let image = sample_held(2);
+    let (batches, place) = (&image.segments()[0].batches, place(&image, 1));
+    // Neither one batch, nor two, nor a part of one.
+    for (hole, records, bytes) in [
+        (batches[2].clone(), 30, batches[2].len()),
+        (batches[2].start..batches[4].end, 18, batches[4].end - batches[2].start),
+        (batches[3].start..batches[3].start + 512, 30, batches[3].len()),
+        (batches[3].start + 512..batches[3].end, 30, batches[3].len()),
+    ] {
+        let outcome = without(&image, hole.clone(), place);
+        assert_eq!((&outcome.damages[..], outcome.torn_at), (&[][..], None), "{hole:?}");
+        assert_eq!((outcome.tally.bytes_unsynced, outcome.tally.is_lossy), (bytes as u64, true), "{hole:?}");
+        // Records that are whole come back, and of the other batches all do.
+        assert!(outcome.records.len() >= records, "{hole:?}: {}", outcome.records.len());
+        assert!(outcome.records.iter().any(|(seq, ..)| *seq == 12), "{hole:?}");
+    }
+    // A payload in it likewise.
+    let payload = batches[3].start + HEADER_SIZE + HEADER_SIZE;
+    let outcome = without(&image, payload..payload + 1, place);
+    assert_eq!((outcome.damages.len(), outcome.tally.bytes_unsynced), (0, batches[3].len() as u64));
+    assert_eq!(outcome.records.len(), 35);
+    // The one behind them all is a torn tail.
+    let outcome = without(&image, batches[5].clone(), place);
+    assert_eq!((outcome.damages.len(), outcome.tally.bytes_unsynced), (0, 0));
+}
+
+#[test]
+fn in_front_of_what_a_later_batch_says_was_durable_a_hole_is_damage() {
+    let image = sample_held(2);
+    let (batches, alone) = (&image.segments()[0].batches, place(&image, 1));
+    let named = |at: usize, size: usize| {
+        let what = Harm::Batch { size: size as u64, fault: FormatError::Magic };
+        vec![Damage { offset: at as u64, what }]
+    };
+    let outcome = without(&image, batches[1].clone(), alone);
+    assert_eq!((outcome.damages, outcome.tally.bytes_unsynced), (named(batches[1].start, batches[1].len()), 0));
+    // One that straddles the durable end is damage in front of it.
+    let outcome = without(&image, batches[1].start..batches[3].end, alone);
+    let behind = batches[3].end - batches[2].start;
+    assert_eq!(outcome.damages, named(batches[1].start, batches[1].len()));
+    assert_eq!((outcome.tally.bytes_unsynced, outcome.tally.batches), (behind as u64, 3));
+    // The next segment says that all of it was durable.
+    let end = image.segments()[0].end_of_batches() as u64;
+    let outcome = without(&image, batches[3].clone(), Place { end: Some(Lsn(end)), ..alone });
+    assert_eq!((outcome.damages, outcome.tally.is_lossy), (named(batches[3].start, batches[3].len()), false));
+    // A batch that came later says so of more than those before it, and what was written at first stays as it was.
+    let mut image = sample_held(2);
+    image.hold_syncs(false);
+    let epoch = image.start("acme", "three", 8_000);
+    image.frame(epoch, &[9; 100]);
+    image.seal();
+    let batches = &image.segments()[0].batches;
+    let outcome = without(&image, batches[1].start..batches[3].end, alone);
+    assert_eq!(outcome.damages, named(batches[1].start, batches[3].end - batches[1].start));
+    assert_eq!((outcome.tally.bytes_unsynced, outcome.tally.is_lossy), (0, false));
+}
+
+#[test]
+fn the_header_of_a_segment_is_damaged_only_if_it_was_durable() {
+    let mut image = sample();
+    image.hold_syncs(true);
+    image.roll();
+    let epoch = image.start("acme", "three", 8_000);
+    for _ in 0..2 {
+        image.frame(epoch, &[9; 100]);
+        image.seal();
+    }
+    let first = Lsn(0);
+    for (id, damages, unsynced) in [(1, 1, 0), (2, 0, BLOCK_SIZE as u64)] {
+        let mut bytes = image.segments()[id - 1].bytes.clone();
+        bytes[..BLOCK_SIZE].fill(0);
+        let place = Place { after: (id > 1).then_some(first), ..place(&image, id as u64) };
+        let outcome = scan(&bytes, place, ScanOptions::default()).unwrap();
+        assert_eq!((outcome.damages.len(), outcome.tally.bytes_unsynced, outcome.torn_at), (damages, unsynced, None));
+    }
+}
+
+#[test]
+fn what_is_known_to_have_been_durable_from_elsewhere_is_no_torn_tail() {
+    let image = sample_held(2);
+    let segment = &image.segments()[0];
+    let (end, last) = (segment.end_of_batches() as u64, segment.batches[5].clone());
+    let read = |hole: std::ops::Range<usize>| {
+        let mut bytes = segment.bytes.clone();
+        bytes[hole].fill(0);
+        let mut scan = SegmentScan::open(&bytes[..], place(&image, 1), ScanOptions::default()).unwrap().unwrap();
+        scan.set_durable_end(end);
+        while scan.advance().unwrap() == Advance::Batch {}
+        (scan.damages().to_vec(), scan.torn_at(), scan.tally().is_lossy)
+    };
+    assert_eq!(read(0..0), (vec![], None, false));
+    let missing = |at: usize| Damage { offset: at as u64, what: Harm::Missing { size: end - at as u64 } };
+    assert_eq!(read(last.clone()), (vec![missing(last.start)], None, false));
+    assert_eq!(read(last.start..last.start + 8), (vec![missing(last.start)], None, false));
+    let (damages, torn_at, is_lossy) = read(last.start + 128..last.start + 136);
+    assert_eq!((damages.len(), torn_at, is_lossy), (1, None, false), "{damages:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::clock::{Now, UnixMicros};
 use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
 use crate::frame_ring::{FrameRing, RepeatedCall, RingPosition};
 use crate::journal::format::record::{chain_crc, header_crc};
-use crate::journal::format::{BatchHeader, HEADER_SIZE, Lsn, RecordHeader, RecordKind, SegmentUuid, record_size};
+use crate::journal::format::{BatchHeader, HEADER_SIZE, Lsn, RecordHeader, RecordKind, SegmentUuid, Unsynced, record_size};
 
 /// Lays out what comes next at the start of a segment, at the front of `scratch`: the header, and records of the calls that
 /// were begun before the batch at `first`. Returns the stage afterwards, and the size.
@@ -31,12 +31,27 @@ pub(super) fn open(
         size = BLOCK_SIZE;
     }
     let calls = ring.calls_after(after).filter(|call| call.end <= first);
-    let lsn = Lsn(segment.lsn().0 + size as u64);
-    match write_calls(&mut scratch[size..], calls, (segment.prepared.uuid, lsn, now.unix)) {
+    let offset = segment.offset + size as u64;
+    let place = CallPlace {
+        segment: segment.prepared.uuid,
+        lsn: Lsn(segment.start.0 + offset),
+        unsynced: Unsynced::at(offset, segment.durable),
+        sealed_at: now.unix,
+    };
+    match write_calls(&mut scratch[size..], calls, place) {
         Some(batch) if batch.is_cut => (Stage::Calls(batch.last), size + batch.size),
         Some(batch) => (Stage::Batches, size + batch.size),
         None => (Stage::Batches, size),
     }
+}
+
+/// Where and when a batch of call records is written.
+#[derive(Clone, Copy, Debug)]
+struct CallPlace {
+    segment: SegmentUuid,
+    lsn: Lsn,
+    unsynced: Unsynced,
+    sealed_at: UnixMicros,
 }
 
 /// Call records in a batch of their own.
@@ -54,7 +69,7 @@ struct CallBatch {
 fn write_calls<'a>(
     out: &mut [u8],
     calls: impl Iterator<Item = RepeatedCall<'a>>,
-    (segment, lsn, sealed_at): (SegmentUuid, Lsn, UnixMicros),
+    CallPlace { segment, lsn, unsynced, sealed_at }: CallPlace,
 ) -> Option<CallBatch> {
     let room = out.len().min(BATCH_SIZE_MAX);
     let (mut at, mut record_count, mut records_crc, mut last, mut is_cut) = (HEADER_SIZE, 0, 0, None, false);
@@ -77,7 +92,7 @@ fn write_calls<'a>(
         out[at + HEADER_SIZE..size].fill(0);
         records_crc = chain_crc(records_crc, header_crc(&encoded));
     }
-    let header = BatchHeader { size: size as u32, record_count, segment, number: 0, lsn, sealed_at, records_crc };
+    let header = BatchHeader { size: size as u32, record_count, unsynced, segment, number: 0, lsn, sealed_at, records_crc };
     out[..HEADER_SIZE].copy_from_slice(&header.encode());
     Some(CallBatch { size, last, is_cut })
 }
@@ -125,15 +140,19 @@ mod tests {
         // 192 bytes each: 21 fit into a block behind its header, 42 into two.
         for (count, room, fits) in [(1, 8192, 1), (21, 8192, 21), (22, 8192, 22), (42, 8192, 42), (43, 8192, 42)] {
             let mut out = vec![0xEE; room];
-            let place = (SegmentUuid([9; 16]), Lsn(4096), UnixMicros(5));
+            let unsynced = Unsynced::at(4096, 0);
+            let place = CallPlace { segment: SegmentUuid([9; 16]), lsn: Lsn(4096), unsynced, sealed_at: UnixMicros(5) };
             let batch = write_calls(&mut out, (1..=count).map(call), place).unwrap();
             assert_eq!((batch.last, batch.is_cut), (epoch(fits), fits < count));
             let reader = BatchReader::open(&out).unwrap();
             assert_eq!((reader.header().size as usize, reader.header().number), (batch.size, 0));
-            assert_eq!((reader.header().segment, reader.header().lsn), (place.0, place.1));
+            let header = reader.header();
+            assert_eq!((header.segment, header.lsn, header.unsynced), (place.segment, place.lsn, place.unsynced));
             let numbers: Vec<u64> = reader.map(|record| record.unwrap().header.call).collect();
             assert!(numbers.into_iter().eq((1..=fits).map(|micros| micros * 10)));
         }
-        assert_eq!(write_calls(&mut [0; 4096], std::iter::empty(), (SegmentUuid::default(), Lsn(0), UnixMicros(0))), None);
+        let (segment, unsynced) = (SegmentUuid::default(), Unsynced::UNKNOWN);
+        let place = CallPlace { segment, lsn: Lsn(0), unsynced, sealed_at: UnixMicros(0) };
+        assert_eq!(write_calls(&mut [0; 4096], std::iter::empty(), place), None);
     }
 }

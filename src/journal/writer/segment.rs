@@ -7,7 +7,7 @@ use crate::call::Epoch;
 use crate::clock::UnixMicros;
 use crate::frame_ring::{FrameRing, SealedBatch};
 use crate::io::FileHandle;
-use crate::journal::format::{Lsn, SegmentHeader, SegmentUuid};
+use crate::journal::format::{Lsn, SegmentHeader, SegmentUuid, Unsynced};
 
 /// A file that is allocated, locked, and durable by name: nothing of this use has been written to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +124,8 @@ impl OpenSegment {
             if next.is_some_and(|next| next != ring.batch_offset(batch) || !goes_in) {
                 break;
             }
-            ring.stamp(batch, self.prepared.uuid, Lsn(self.lsn().0 + size as u64));
+            let offset = self.offset + size as u64;
+            ring.stamp(batch, self.prepared.uuid, Lsn(self.start.0 + offset), Unsynced::at(offset, self.durable));
             size += batch.size;
             count += 1;
             next = Some(ring.batch_offset(batch) + batch.size);

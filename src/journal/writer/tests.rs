@@ -194,6 +194,18 @@ fn batches_in(image: &[u8]) -> Vec<(u64, usize)> {
     batches
 }
 
+/// Batches of a segment: the number of each, where it is, and how much it says was durable.
+fn claims_in(image: &[u8]) -> Vec<(u64, u64, Option<u64>)> {
+    let Ok(header) = SegmentHeader::decode(image.first_chunk().unwrap()) else { return Vec::new() };
+    let (mut at, mut claims) = (BLOCK_SIZE, Vec::new());
+    while let Some(batch) = batch_at(image, at, &header) {
+        let header = batch.header();
+        claims.push((header.number, at as u64, header.unsynced.durable_end(at as u64)));
+        at += header.size as usize;
+    }
+    claims
+}
+
 fn batch_at<'a>(image: &'a [u8], at: usize, segment: &SegmentHeader) -> Option<BatchReader<'a>> {
     let batch = BatchReader::open(image.get(at..)?).ok()?;
     let belongs = batch.header().segment == segment.uuid && batch.header().lsn == Lsn(segment.start.0 + at as u64);

@@ -18,7 +18,7 @@ use crate::constants::CONTROL_PAYLOAD_SIZE_MAX;
 use crate::frame_ring::{FrameRing, SealedBatch};
 use crate::io::memory::Region;
 use crate::journal::batch::BatchReader;
-use crate::journal::format::{EndRecord, Lsn, RecordHeader, RecordKind, SegmentUuid};
+use crate::journal::format::{EndRecord, Lsn, RecordHeader, RecordKind, SegmentUuid, Unsynced};
 use crate::limits::Limits;
 use crate::metrics::Counters;
 use crate::proto::MaskKey;
@@ -282,7 +282,7 @@ impl Harness {
         let mut records = Vec::new();
         for batch in &self.batches {
             // Its header lacks only what the journal adds.
-            self.ring.stamp(batch, SegmentUuid::default(), Lsn::default());
+            self.ring.stamp(batch, SegmentUuid::default(), Lsn::default(), Unsynced::UNKNOWN);
             let reader = BatchReader::open(self.ring.batch_bytes(batch)).expect("a sound batch");
             for record in reader.map(|record| record.expect("a sound record")) {
                 records.push((record.header, record.payload.to_vec()));

@@ -122,6 +122,38 @@ impl Journal {
 }
 
 #[test]
+fn each_batch_says_what_was_durable_when_it_was_stamped() {
+    let mut journal = Journal::new(AckLevel::Durable, 8 << 20);
+    let call = journal.start();
+    for _ in 0..2 {
+        journal.frame(call, 100);
+        journal.settle();
+        journal.world.advance(SYNC_INTERVAL);
+    }
+    journal.world.hold_file_operations(true);
+    journal.frame(call, 100);
+    journal.settle_until_sync();
+    // Two batches that fill up go out as one write, beside the sync.
+    for _ in 0..10 {
+        assert!(journal.frame(call, 250_000));
+    }
+    journal.turns(2);
+    assert_eq!(journal.world.file_operation_count(), 2, "the sync and a write");
+    journal.world.finish_file_operation(1);
+    journal.turns(2);
+    journal.world.finish_file_operation(0);
+    journal.world.hold_file_operations(false);
+    while journal.world.finish_file_operation(0) {}
+    journal.settle();
+    let claims = claims_in(&journal.world.durable_image(journal.file(0)));
+    let offsets: Vec<u64> = claims.iter().map(|(_, offset, _)| *offset).collect();
+    let ends: Vec<u64> = claims.iter().take(5).filter_map(|(.., durable_end)| *durable_end).collect();
+    assert!(claims.len() > 5, "{claims:?}");
+    // The header and the first one came with one sync; the sync that was under way says nothing yet.
+    assert_eq!(ends, [0, offsets[1], offsets[2], offsets[2], offsets[2]], "{claims:?}");
+}
+
+#[test]
 fn segments_follow_each_other_and_can_each_be_read_alone() {
     let mut journal = Journal::new(AckLevel::Durable, 64 * 1024);
     let (long, short) = (journal.start(), journal.start());
@@ -155,11 +187,11 @@ fn segments_follow_each_other_and_can_each_be_read_alone() {
     assert!(numbers.iter().copied().eq(1..=numbers.len() as u64), "{numbers:?}");
 }
 
-/// What the reader of segments finds in one: batches, call records, and damaged places.
-fn scanned(image: &[u8]) -> (u64, u64, usize) {
+/// What the reader of segments finds in one that ended there: batches, call records, and damaged places.
+fn scanned(image: &[u8], size: u64) -> (u64, u64, usize) {
     let header = SegmentHeader::decode(image.first_chunk().unwrap()).unwrap();
     let run = RunName { boot: 1, started_at: UnixMicros(RUN), pid: 1 };
-    let place = Place { run, shard: header.shard, id: header.id, after: None, end: None };
+    let place = Place { run, shard: header.shard, id: header.id, after: None, end: Some(Lsn(header.start.0 + size)) };
     let mut scan = SegmentScan::open(image, place, ScanOptions::default()).unwrap().unwrap();
     let mut calls = 0;
     while scan.advance().unwrap() == Advance::Batch {
@@ -178,13 +210,16 @@ fn the_reader_takes_repeated_call_records_as_it_takes_any() {
             assert!(journal.frame(calls[0], 9_600));
             journal.settle();
         }
+        let Some(SegmentRequest::Retire { size, .. }) = journal.retired.last() else { panic!("{:?}", journal.retired) };
         let mut image = journal.world.durable_image(journal.file(journal.retired.len() - 1));
         let batches = batches_in(&image);
         assert_eq!(batches.iter().filter(|(number, _)| *number == 0).count(), repeated);
-        assert_eq!(scanned(&image), (batches.len() as u64, call_count, 0));
+        assert_eq!(scanned(&image, *size), (batches.len() as u64, call_count, 0));
+        let repeats = claims_in(&image).into_iter().filter(|(number, ..)| *number == 0);
+        assert!(repeats.into_iter().all(|(.., durable_end)| durable_end == Some(0)), "nothing of the segment was durable");
         // Without a batch header its records are still found, and the damage is named.
         image[BLOCK_SIZE] ^= 1;
-        assert_eq!(scanned(&image), (batches.len() as u64 - 1, call_count, 1));
+        assert_eq!(scanned(&image, *size), (batches.len() as u64 - 1, call_count, 1));
     }
 }
 

@@ -52,6 +52,14 @@ impl Journal {
             let lost: Vec<_> = self.kept.difference(&read).collect();
             assert!(lost.is_empty(), "promised and lost: {lost:?}");
         }
+        // What a batch says was durable is.
+        for (file, _) in &self.files {
+            let (durable, live) = (self.world.durable_image(*file), self.world.live_image(*file));
+            for (number, _, end) in claims_in(&live) {
+                let end = end.expect("a small segment") as usize;
+                assert!(durable[..end] == live[..end], "batch {number} claims {end} bytes");
+            }
+        }
     }
 
     fn call_at(&self, place: usize) -> Option<u64> {
