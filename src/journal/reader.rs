@@ -263,16 +263,20 @@ impl ShardJournal {
     /// Reads all of a segment and checks everything in it. `Err` if there is nothing to read; `Unread` is `None` where
     /// retention was faster.
     pub fn survey(&self, position: usize) -> Result<Result<Survey, Option<Unread>>, JournalError> {
+        // A segment that was ended is known to be whole up to its end, with none behind it to say so.
+        self.survey_of(position, self.stored_index(position).map_or(0, |index| index.durable_end))
+    }
+
+    /// [`ShardJournal::survey`] of a segment of which so many bytes are known to have been durable, from elsewhere than the
+    /// segments.
+    pub fn survey_of(&self, position: usize, durable_end: u64) -> Result<Result<Survey, Option<Unread>>, JournalError> {
         let path = self.path(position);
         let mut scan = match self.segment(position, ScanOptions::default())? {
             Segment::Scan(scan) => scan,
             Segment::Unread(unread) => return Ok(Err(Some(unread))),
             Segment::Gone => return Ok(Err(None)),
         };
-        // A segment that was ended is known to be whole up to its end, with none behind it to say so.
-        if let Some(index) = self.stored_index(position) {
-            scan.set_durable_end(index.durable_end);
-        }
+        scan.set_durable_end(durable_end);
         let mut builder = IndexBuilder::default();
         while scan.advance().map_err(at(&path))? == Advance::Batch {
             scan.records().for_each(|found| builder.add(&found));

@@ -84,11 +84,11 @@ pub(super) fn sift(bytes: &[u8], is_expected: impl Fn(u32) -> bool, entries: &mu
 
 /// Where a walk goes on behind a bad header at `offset`.
 fn resume(bytes: &[u8], offset: usize, number: u32) -> Option<usize> {
-    // The length it says is believed where so many bytes have the checksum it says.
+    // The length it says is believed where so many bytes have the checksum it says. None have that of zeros, too.
     let word = |at: usize| bytes.get(at..)?.first_chunk().map(|word| u32::from_le_bytes(*word));
     let (crc, length) = (word(offset + 4)?, word(offset + 8)? as usize);
     let payload = bytes.get(offset + HEADER_SIZE..).and_then(|rest| rest.get(..length));
-    if payload.is_some_and(|payload| crc32c::crc32c(payload) == crc) {
+    if payload.is_some_and(|payload| !payload.is_empty() && crc32c::crc32c(payload) == crc) {
         return Some(offset + record_size(length));
     }
     let mut lines = (offset + RECORD_ALIGNMENT..bytes.len()).step_by(RECORD_ALIGNMENT);

@@ -22,7 +22,9 @@ const EXAMPLES: &str = "\
 Example:
   exo-ingest calls verify --data-dir /var/lib/exo-ingest
 
-Reads all of it. A torn tail is what a crash leaves, and no damage: nothing that was acked as durable is in it.";
+Reads all of it. A torn tail is what a crash leaves, and so are bytes that were lost before a sync: no damage, nothing
+that was acked as durable is in them. Of the last segment of a node that crashed, damage to what its last syncs made
+durable cannot be told from either.";
 
 #[derive(Serialize)]
 struct Document<'a> {

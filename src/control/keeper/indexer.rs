@@ -111,7 +111,8 @@ pub(super) fn index(sealed: Sealed) -> Result<Outcome, JournalError> {
         Err(JournalError { error, .. }) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Gone),
         opened => opened?,
     };
-    let mut survey = match journal.survey(0)? {
+    // Each batch tells what was durable before it, and none tells that it is itself. Its writer knows.
+    let survey = match journal.survey_of(0, sealed.size.unwrap_or(0))? {
         Ok(survey) => survey,
         Err(None) => return Ok(Outcome::Gone),
         Err(Some(_)) => return Ok(if sealed.size.is_some() { Outcome::Short } else { Outcome::Gone }),
@@ -122,8 +123,6 @@ pub(super) fn index(sealed: Sealed) -> Result<Outcome, JournalError> {
     if is_short || survey.index.torn_at.is_some() {
         return Ok(Outcome::Short);
     }
-    // Each batch tells what was durable before it, and none tells that it is itself. The writer does.
-    survey.index.durable_end = survey.index.durable_end.max(sealed.size.unwrap_or(0));
     Ok(if journal.keep(&survey) { Outcome::Stored } else { Outcome::Refused })
 }
 

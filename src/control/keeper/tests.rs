@@ -3,6 +3,7 @@
 use super::*;
 use crate::constants::BLOCK_SIZE;
 use crate::journal::image::Image;
+use crate::journal::index::SegmentIndex;
 use crate::journal::lock;
 use crate::shard::mailbox::{Mailbox, mailbox};
 use indexer::Outcome;
@@ -249,6 +250,8 @@ fn a_sealed_segment_that_reads_back_short_gets_no_index() {
     let mut fixture = Fixture::start(|_| ());
     let mut image = Image::new(fixture.run(), 0, SEGMENT_SIZE as usize).unwrap();
     let epoch = image.start("acme", "one", 8_000);
+    // No batch says that one before it was durable.
+    image.hold_syncs(true);
     for _ in 0..3 {
         image.frame(epoch, &[7; 5_000]);
         image.seal();
@@ -261,17 +264,24 @@ fn a_sealed_segment_that_reads_back_short_gets_no_index() {
         || indexer::Sealed { run: fixture.run(), shard: 0, directory: fixture.shard_dir.clone(), id: 1, size: Some(size) };
     fixture.ask(SegmentRequest::Retire { id: 1, size: SEGMENT_SIZE, is_fenced: true });
     fixture.segment();
-    // The disk lost the last batch, all of it or its end, or the header and everything.
-    for lost in [last.clone(), last.end - BLOCK_SIZE..last.end, 0..last.end] {
+    // The disk lost the last batch, or the header and everything.
+    for lost in [last.clone(), 0..last.end] {
         let mut bytes = segment.bytes.clone();
         bytes[lost.clone()].fill(0);
         std::fs::write(fixture.path(1), &bytes[..size as usize]).unwrap();
         assert_eq!(indexer::index(sealed()).unwrap(), Outcome::Short, "{lost:?}");
         assert!(!index.exists(), "{lost:?}");
     }
-    std::fs::write(fixture.path(1), &segment.bytes[..size as usize]).unwrap();
-    assert_eq!(indexer::index(sealed()).unwrap(), Outcome::Stored);
-    assert!(index.exists());
+    // One in the middle, or the end of the last (a payload and the pad), is damage: all of it was durable. The index says
+    // so, for later readers.
+    for (lost, damages) in [(segment.batches[1].clone(), 1), (last.end - BLOCK_SIZE..last.end, 2), (0..0, 0)] {
+        let mut bytes = segment.bytes.clone();
+        bytes[lost].fill(0);
+        std::fs::write(fixture.path(1), &bytes[..size as usize]).unwrap();
+        assert_eq!(indexer::index(sealed()).unwrap(), Outcome::Stored);
+        let stored = SegmentIndex::decode(&std::fs::read(&index).unwrap()).unwrap();
+        assert_eq!((stored.damage_count, stored.bytes_unsynced, stored.durable_end), (damages, 0, size));
+    }
     std::fs::remove_file(fixture.path(1)).unwrap();
     assert_eq!(indexer::index(sealed()).unwrap(), Outcome::Gone);
     fixture.end();
