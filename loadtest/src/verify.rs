@@ -1,6 +1,6 @@
 //! `--verify`: every promised byte is in the node's journal, and nothing of this run's calls that was not sent.
 //!
-//! Reads the journal with a reader of its own ([`format`], [`segment`]), written from the format's description: a mistake
+//! Reads the journal with a reader of its own ([`mod@format`], [`segment`]), written from the format's description: a mistake
 //! that the node's writer and reader share shows here. Segments are streamed in order, one thread and one window a shard;
 //! what was sent is made anew from its numbers, not kept.
 //!
