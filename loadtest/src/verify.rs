@@ -304,7 +304,7 @@ impl Shard<'_> {
                 progress.inc(segment.size());
                 continue;
             }
-            match segment.scan(end_of(segment, behind), window, &mut self.turns) {
+            match segment.scan(end_of(&self.segments, place), window, &mut self.turns) {
                 Ok(bytes) => self.bytes_read += bytes,
                 Err(error) => self.turns.faults.add("unreadable", || format!("{}: {error}", segment.path.display())),
             }
@@ -319,10 +319,19 @@ impl Shard<'_> {
     }
 }
 
-/// Where a segment ended, if the next one says so.
-fn end_of(segment: &Segment, behind: Option<&Segment>) -> Option<u64> {
-    let (Some(Ok(header)), Some(Ok(behind))) = (segment.header, behind?.header) else { return None };
-    (behind.predecessor == header.uuid).then_some(behind.predecessor_end)
+/// Where a segment ended, if one behind it says so.
+fn end_of(segments: &[Segment], place: usize) -> Option<u64> {
+    let header = |segment: &Segment| segment.header.and_then(Result::ok);
+    let this = header(&segments[place])?;
+    let behind = || segments[place + 1..].iter().filter_map(header);
+    if let Some(next) = behind().find(|next| next.predecessor == this.uuid) {
+        return Some(next.predecessor_end);
+    }
+    // One behind it that names one in front of it, or none: nothing of this one was durable, and nothing in it counts.
+    let named = behind().next()?.predecessor;
+    let is_passed_over =
+        named == format::Uuid::default() || segments[..place].iter().filter_map(header).any(|one| one.uuid == named);
+    is_passed_over.then_some(this.start)
 }
 
 /// Counts, connection by connection.

@@ -154,3 +154,36 @@ fn a_disk_that_always_fails_is_not_filled_with_segments() {
     assert!(journal.writer.is_in_trouble(journal.world.now().moment));
     assert!(journal.kept.is_empty());
 }
+
+#[test]
+fn a_segment_of_which_nothing_was_durable_is_passed_over_by_the_next_header() {
+    let mut journal = Journal::new(AckLevel::Durable, 64 * 1024);
+    let call = journal.start();
+    while journal.files.len() < 3 {
+        assert!(journal.frame(call, 9_600));
+        journal.settle();
+    }
+    // The one at hand fails as soon as it is synced.
+    let at_hand = journal.files.len() - 1;
+    journal.world.fail_sync(journal.file(at_hand), Errno::IO);
+    while journal.retired.len() <= at_hand {
+        assert!(journal.frame(call, 9_600));
+        journal.settle();
+    }
+    let SegmentRequest::Retire { size: 0, is_fenced: true, .. } = journal.retired[at_hand] else {
+        panic!("{:?}", journal.retired);
+    };
+    journal.frame(call, 9_600);
+    journal.settle();
+    let header = |index| {
+        let image = journal.world.durable_image(journal.file(index));
+        SegmentHeader::decode(image.first_chunk().unwrap())
+    };
+    let (before, behind) = (header(at_hand - 1).unwrap(), header(at_hand + 1).unwrap());
+    let SegmentRequest::Retire { size, is_fenced: false, .. } = journal.retired[at_hand - 1] else {
+        panic!("{:?}", journal.retired);
+    };
+    assert_eq!((behind.predecessor, behind.predecessor_end), (before.uuid, Lsn(before.start.0 + size)));
+    assert!(header(at_hand).is_err() && behind.start > behind.predecessor_end);
+    assert_eq!(journal.after_power_loss(|| false), journal.kept);
+}
