@@ -2,15 +2,33 @@
 //! Gives sealed segments their indexes, on a thread of its own: reading a segment takes as long as writing a few batches, and
 //! neither shards nor the making of the next segment wait for that. Another thread looks after what earlier runs left behind.
 //!
+//! The disk is the shards': both threads rest far longer than they read. A node with thousands of calls seals segments faster than
+//! they are read that way; the newest go first, as they stay for longest, and the rest follows when there are fewer calls.
+//! (Rejected: reading all of them at once. It doubled what the disk had to do, and where that was slow ACKs waited for seconds.)
+//!
 //! Nothing depends on it: an index that is missing is made by whoever reads next.
 
 use crate::journal::layout::RunName;
 use crate::journal::reader::{JournalError, ShardJournal};
 use crate::journal::recovery::recover_all_but;
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How many times as long as it has read the indexer rests.
+const INDEXER_REST: u32 = 15;
+
+/// The same for recovery: what a killed node left behind is known sooner.
+const RECOVERY_REST: u32 = 3;
+
+/// Segments that may wait for an index; of more, the oldest do without: retention is near them.
+const BACKLOG_MAX: usize = 4096;
+
+/// How long a node that ends goes on with what waits, without a rest. What is left then the next start does.
+const FINISH_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// A segment that is sealed.
 pub(super) struct Sealed {
@@ -47,7 +65,7 @@ impl Indexer {
 }
 
 impl Drop for Indexer {
-    /// Waits until what was sealed has its index.
+    /// Waits until what was sealed has its index, [`FINISH_TIME_MAX`] and a segment at most.
     fn drop(&mut self) {
         self.sealed = None;
         if let Some(thread) = self.thread.take() {
@@ -64,7 +82,12 @@ pub(super) fn start_recovery(data_dir: PathBuf, own: RunName) -> io::Result<()> 
 }
 
 fn look_after(data_dir: &Path, own: RunName) {
-    match recover_all_but(Some(own), data_dir, &mut || ()) {
+    let mut since = Instant::now();
+    let mut rest = || {
+        std::thread::sleep(since.elapsed() * RECOVERY_REST);
+        since = Instant::now();
+    };
+    match recover_all_but(Some(own), data_dir, &mut rest) {
         Ok(report) if report.segments_read == 0 => {}
         Ok(report) if report.is_sound() => tracing::info!("journal of earlier runs: {}", one_line(&report.to_string())),
         Ok(report) => tracing::warn!(
@@ -76,20 +99,58 @@ fn look_after(data_dir: &Path, own: RunName) {
 }
 
 fn work(sealed: &Receiver<Sealed>) {
-    for segment in sealed {
-        let (shard, id) = (segment.shard, segment.id);
-        match index(segment) {
-            Ok(Outcome::Stored | Outcome::Gone) => {}
-            Ok(Outcome::Short) => tracing::warn!(
-                shard,
-                segment = id,
-                "a sealed segment does not read back to its end: `exo-ingest calls verify` says more"
-            ),
-            Ok(Outcome::Refused) => {
-                tracing::warn!(shard, segment = id, "no index can be written; the next reader tries again");
-            }
-            Err(error) => tracing::warn!(shard, segment = id, "no index is written: {error}"),
+    let mut backlog = VecDeque::new();
+    let mut rest = Duration::ZERO;
+    // Until the node ends.
+    while wait(sealed, &mut backlog, rest) {
+        let begin = Instant::now();
+        if let Some(segment) = backlog.pop_back() {
+            store(segment);
         }
+        rest = begin.elapsed() * INDEXER_REST;
+    }
+    let end = Instant::now() + FINISH_TIME_MAX;
+    while let Some(segment) = backlog.pop_back().filter(|_| Instant::now() < end) {
+        store(segment);
+    }
+}
+
+/// Rests, and takes in what is sealed meanwhile; if nothing waits, until something does. Whether more can come.
+fn wait(sealed: &Receiver<Sealed>, backlog: &mut VecDeque<Sealed>, rest: Duration) -> bool {
+    let end = Instant::now() + rest;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let next = match backlog.is_empty() {
+            true => sealed.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => sealed.recv_timeout(left),
+        };
+        match next {
+            Ok(segment) => {
+                if backlog.len() == BACKLOG_MAX {
+                    backlog.pop_front();
+                }
+                backlog.push_back(segment);
+            }
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+    }
+}
+
+/// Gives one segment its index.
+fn store(segment: Sealed) {
+    let (shard, id) = (segment.shard, segment.id);
+    match index(segment) {
+        Ok(Outcome::Stored | Outcome::Gone) => {}
+        Ok(Outcome::Short) => tracing::warn!(
+            shard,
+            segment = id,
+            "a sealed segment does not read back to its end: `exo-ingest calls verify` says more"
+        ),
+        Ok(Outcome::Refused) => {
+            tracing::warn!(shard, segment = id, "no index can be written; the next reader tries again");
+        }
+        Err(error) => tracing::warn!(shard, segment = id, "no index is written: {error}"),
     }
 }
 
@@ -128,4 +189,38 @@ pub(super) fn index(sealed: Sealed) -> Result<Outcome, JournalError> {
 
 fn one_line(report: &str) -> String {
     report.lines().collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(id: u64) -> Sealed {
+        let run = RunName { boot: 1, started_at: crate::clock::UnixMicros(1), pid: 1 };
+        Sealed { run, shard: 0, directory: PathBuf::new(), id, size: None }
+    }
+
+    #[test]
+    fn of_more_segments_than_may_wait_the_newest_are_kept() {
+        let (sender, receiver) = channel();
+        let mut backlog = VecDeque::new();
+        let count = BACKLOG_MAX as u64 + 10;
+        (1..=count).for_each(|id| sender.send(sealed(id)).unwrap());
+        assert!(wait(&receiver, &mut backlog, Duration::ZERO));
+        assert_eq!((backlog.len(), backlog.back().unwrap().id), (BACKLOG_MAX, count));
+        assert_eq!(backlog.front().unwrap().id, 11);
+    }
+
+    #[test]
+    fn the_end_of_the_node_ends_a_rest_and_loses_nothing_that_waits() {
+        let (sender, receiver) = channel();
+        let mut backlog = VecDeque::new();
+        let ending = std::thread::spawn(move || {
+            (1..=3).for_each(|id| sender.send(sealed(id)).unwrap());
+        });
+        // A test that hung for an hour would say enough.
+        assert!(!wait(&receiver, &mut backlog, Duration::from_secs(3600)));
+        ending.join().unwrap();
+        assert!(backlog.iter().map(|segment| segment.id).eq(1..=3));
+    }
 }
