@@ -190,7 +190,8 @@ def summary(place, calls, level, number, ends, written, memory):
         "acks": result["counts"]["acks"],
         "server_ns_per_frame": server.get("cpu_ns_per_frame"),
         "server_percent": server.get("cpu_percent"),
-        "generator_ns_per_frame": result["generator"]["cpu_ns_per_frame"],
+        # Of several generators only the share of their cores is known.
+        "generator_ns_per_frame": result["generator"].get("cpu_ns_per_frame", 0),
         "generator_percent": result["generator"]["cpu_percent"],
         "sendlag_p999_ms": result["generator"]["sendlag_p999_ns"] / 1e6,
         "ack_ms": [ack[name] / 1e6 for name in ("p50", "p99", "p99.9")],

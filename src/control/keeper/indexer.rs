@@ -24,6 +24,9 @@ const INDEXER_REST: u32 = 15;
 /// The same for recovery: what a killed node left behind is known sooner.
 const RECOVERY_REST: u32 = 3;
 
+/// The nice value that takes least of a CPU.
+const LOWEST_PRIORITY: i32 = 19;
+
 /// Segments that may wait for an index; of more, the oldest do without: retention is near them.
 const BACKLOG_MAX: usize = 4096;
 
@@ -81,7 +84,14 @@ pub(super) fn start_recovery(data_dir: PathBuf, own: RunName) -> io::Result<()> 
     std::thread::Builder::new().name("recovery".into()).spawn(recover).map(|_| ())
 }
 
+/// Gives way to every other thread of the machine: the checksums of a segment are tens of milliseconds of CPU at a stretch.
+fn give_way() {
+    // Of the calling thread alone, on Linux. Nobody needs a right for it; without, the thread is only less polite.
+    let _ = rustix::process::setpriority_process(None, LOWEST_PRIORITY);
+}
+
 fn look_after(data_dir: &Path, own: RunName) {
+    give_way();
     let mut since = Instant::now();
     let mut rest = || {
         std::thread::sleep(since.elapsed() * RECOVERY_REST);
@@ -99,6 +109,7 @@ fn look_after(data_dir: &Path, own: RunName) {
 }
 
 fn work(sealed: &Receiver<Sealed>) {
+    give_way();
     let mut backlog = VecDeque::new();
     let mut rest = Duration::ZERO;
     // Until the node ends.
@@ -198,6 +209,17 @@ mod tests {
     fn sealed(id: u64) -> Sealed {
         let run = RunName { boot: 1, started_at: crate::clock::UnixMicros(1), pid: 1 };
         Sealed { run, shard: 0, directory: PathBuf::new(), id, size: None }
+    }
+
+    #[test]
+    fn giving_way_is_for_the_thread_that_does() {
+        let priority = || rustix::process::getpriority_process(None).unwrap();
+        let before = priority();
+        let there = std::thread::spawn(move || {
+            give_way();
+            priority()
+        });
+        assert_eq!((there.join().unwrap(), priority()), (LOWEST_PRIORITY, before));
     }
 
     #[test]
