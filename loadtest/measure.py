@@ -24,8 +24,6 @@ import urllib.request
 from pathlib import Path
 
 LEVELS = ("received", "written", "durable")
-ADMIN = "127.0.0.1:9464"
-LISTEN = "127.0.0.1:8443"
 MIB = 1 << 20
 
 
@@ -101,13 +99,13 @@ def play(arguments, keys, calls, level, number):
     place.mkdir()
     data = arguments.out / "data"
     shutil.rmtree(data, ignore_errors=True)
-    node = start(arguments, keys, level, data, place)
+    node, address, admin = start(arguments, keys, level, data, place)
     try:
         before = sectors(arguments.out)
-        verdicts = load(arguments, keys, calls, level, data, place, node.pid)
+        verdicts = load(arguments, keys, calls, level, data, place, node.pid, address)
         written = (sectors(arguments.out) - before) * 512
         for name in ("metrics", "debug/latency.hlog", "debug/latency.hgrm"):
-            (place / f"server.{name.rsplit('/')[-1]}").write_bytes(fetch(name))
+            (place / f"server.{name.rsplit('/')[-1]}").write_bytes(fetch(admin, name))
         memory = int(re.search(r"VmHWM:\s*(\d+)", Path(f"/proc/{node.pid}/status").read_text()).group(1)) * 1024
     finally:
         node.send_signal(signal.SIGTERM)
@@ -118,26 +116,31 @@ def play(arguments, keys, calls, level, number):
 
 def start(arguments, keys, level, data, place):
     command = [binary(arguments, "exo-ingest"), "serve", "--jwt-key", keys / "public.pem", "--cpus", arguments.server_cpu]
-    command += ["--listen", LISTEN, "--admin", ADMIN, "--drain", "2s"]
+    command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--drain", "2s"]
     command += [word for setting in arguments.set for word in ("--set", setting)]
     if level == "received":
         command += ["--no-journal"]
     else:
         command += ["--data-dir", data, "--ack", level, "--retain-bytes", arguments.retain_bytes]
     node = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=(place / "server.log").open("w"), text=True)
-    if not node.stdout.readline().startswith("listening on"):
-        sys.exit(f"the node did not start: {(place / 'server.log').read_text()}")
-    return node
+    listening = re.fullmatch(r"listening on (\S+)\n", node.stdout.readline())
+    log = (place / "server.log").read_text()
+    while listening and not (admin := re.search(r"\badmin=(\S+)", log)) and node.poll() is None:
+        time.sleep(0.01)
+        log = (place / "server.log").read_text()
+    if not listening or node.poll() is not None:
+        sys.exit(f"the node did not start: {log}")
+    return node, listening.group(1), admin.group(1)
 
 
-def load(arguments, keys, calls, level, data, place, pid):
+def load(arguments, keys, calls, level, data, place, pid, address):
     """Plays the calls from as many generators as were asked for; returns how each ended."""
     cpus = arguments.generator_cpus.split("/")
     share = calls // len(cpus)
     begin = str(int(time.time()) + 5 + calls // 1000 * len(cpus))
     generators = []
     for index, cpu in enumerate(cpus):
-        command = [binary(arguments, "exo-load"), "run", "--url", f"ws://{LISTEN}/v1/ingest", "--key", keys / "private.pem"]
+        command = [binary(arguments, "exo-load"), "run", "--url", f"ws://{address}/v1/ingest", "--key", keys / "private.pem"]
         command += ["--calls", str(share), "--first-call", str(index * share), "--cpus", cpu, "--server-pid", str(pid)]
         command += ["--duration", arguments.duration, "--ramp", arguments.ramp, "--ack-level", level]
         command += ["--out", place / str(index)]
@@ -151,8 +154,8 @@ def load(arguments, keys, calls, level, data, place, pid):
     return ends
 
 
-def fetch(name):
-    with urllib.request.urlopen(f"http://{ADMIN}/{name}", timeout=30) as answer:
+def fetch(admin, name):
+    with urllib.request.urlopen(f"http://{admin}/{name}", timeout=30) as answer:
         return answer.read()
 
 
