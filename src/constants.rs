@@ -77,6 +77,18 @@ pub const fn room_needed(size: usize, connection_count: usize) -> usize {
     size * RECORD_EXPANSION_MAX + CALL_RECORD_SIZE_MAX + ends_size(connection_count) + SEAL_SIZE_MAX
 }
 
+/// Which share of a frame ring's size there is room for beside it, to note what is in the ring and not durable yet: a header for
+/// each 9,600 bytes of audio would be a 151st, in the pieces in which frames arrive a 131st. With shorter frames it is for less
+/// than a ring full of them.
+pub const NOTES_SHARE: usize = 64;
+
+/// Which share of a segment's size there is room for to note what is in it: as above, and each call that is under way when it
+/// is begun, some 170 bytes; 16,000 of them in a segment of 128 MiB.
+pub const MANIFEST_SHARE: u64 = 32;
+
+/// Most room for that, bytes, however large the segment.
+pub const MANIFEST_SIZE_MAX: u64 = 16 << 20;
+
 /// Least bytes of a frame ring for so many connections: half of it is the room that one whole receive buffer needs, and a batch
 /// being filled. The other half is for what batches waste at their ends, and at the end of a lap.
 pub const fn ring_size_min(connections_max: usize) -> usize {

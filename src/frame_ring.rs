@@ -30,15 +30,18 @@ use crate::journal::format::{
 use crate::proto::MaskKey;
 use crate::proto::mask::{self, Kernel};
 use calls::CallTable;
+use manifest::Notes;
 use std::collections::VecDeque;
 
 mod calls;
 mod input;
+mod manifest;
 #[cfg(test)]
 mod tests;
 
 pub use calls::RepeatedCall;
 pub use input::{CallEnd, CallStart, Chunk};
+pub use manifest::Manifest;
 
 /// Most consumers of one ring: a live tap, a forwarder, and as many again.
 pub const CONSUMERS_MAX: usize = 4;
@@ -71,6 +74,8 @@ pub struct SealedBatch {
     pub opened_at: Moment,
     /// When it was sealed.
     pub sealed_at: UnixMicros,
+    /// Bytes noted of it for its segment's [`Manifest`]; `None` if there was no room for all of them.
+    notes_size: Option<u32>,
 }
 
 impl SealedBatch {
@@ -116,6 +121,7 @@ pub struct FrameRing {
     /// Bytes that no seal may cost: see [`FrameRing::set_reserve`].
     reserve: usize,
     calls: CallTable,
+    notes: Notes,
 }
 
 impl FrameRing {
@@ -140,7 +146,14 @@ impl FrameRing {
             sealed_count: 0,
             reserve: 0,
             calls: CallTable::default(),
+            notes: Notes::default(),
         }
+    }
+
+    /// Keeps notes for segments' manifests from now on, of so many bytes at most. Without it every manifest is incomplete.
+    pub fn keep_notes(&mut self, size_max: usize) {
+        assert!(self.head == RingPosition(0), "notes are kept from the first record on");
+        self.notes = Notes::with_room(size_max);
     }
 
     /// Tells the time: batches opened and sealed from now on carry it. Called once a turn.
@@ -289,6 +302,8 @@ impl FrameRing {
         mask::store_line(self.kernel, line(header_bytes), &encoded);
         open.records_crc = chain_crc(open.records_crc, header_crc(&encoded));
         open.record_count += 1;
+        let is_audio = header.kind == RecordKind::Audio;
+        self.notes.note(&encoded, if is_audio { &[] } else { &*payload });
         self.head.0 += size as u64;
     }
 
@@ -354,6 +369,7 @@ impl FrameRing {
             records_crc: open.records_crc,
             opened_at: open.opened_at,
             sealed_at: self.now.unix,
+            notes_size: self.notes.close(),
         };
         self.sealed = self.head;
         self.sealed_count += 1;
@@ -411,6 +427,11 @@ impl FrameRing {
         assert!(self.durable <= position && position <= self.written, "durable moves forward, up to what is written");
         self.durable = position;
         self.release();
+    }
+
+    /// Hands what was noted of a batch over to its segment's manifest: once for each batch, in order, as soon as it is durable.
+    pub fn hand_over_notes(&mut self, batch: &SealedBatch, manifest: &mut Manifest) {
+        self.notes.hand_over(batch.notes_size, manifest);
     }
 
     /// For a node without a journal: everything sealed counts as written and durable at once, and what

@@ -289,7 +289,7 @@ fn an_index_with_any_byte_flipped_or_cut_off_is_none() {
     let mut scan = SegmentScan::open(&sample.bytes[..], sample.place, ScanOptions::default()).unwrap().unwrap();
     let mut builder = IndexBuilder::default();
     while scan.advance().unwrap() == Advance::Batch {
-        scan.records().for_each(|found| builder.add(&found));
+        scan.records().for_each(|found| builder.add(&found.header, found.payload));
     }
     let encoded = builder.finish(sample.place.run.number(), 0, sample.place.id, &scan).encode();
     assert!(SegmentIndex::decode(&encoded).is_ok());

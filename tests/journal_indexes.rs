@@ -24,6 +24,14 @@ fn files(directory: &Path, ending: &str) -> BTreeSet<PathBuf> {
     found
 }
 
+/// Removes a segment's index; what was in it.
+fn take(segment: &Path) -> Vec<u8> {
+    let path = segment.with_extension("index");
+    let bytes = std::fs::read(&path).expect("an index");
+    std::fs::remove_file(path).expect("an index");
+    bytes
+}
+
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
@@ -46,11 +54,12 @@ fn sealed_segments_have_indexes_and_missing_ones_are_made_at_the_next_start() {
     assert_eq!(segments, indexes, "every segment of a node that drained has an index");
     audit(&data_dir, &played);
 
-    for index in indexes.iter().take(2) {
-        std::fs::remove_file(index.with_extension("index")).expect("an index");
-    }
+    let noted: Vec<Vec<u8>> = indexes.iter().take(2).map(|segment| take(segment)).collect();
     let node = NodeProcess::start(BINARY, &data_dir, &ARGS);
     wait_until("the missing indexes are made", || files(&data_dir, "index").is_superset(&indexes));
     assert!(node.terminate().success());
+    // What the node noted while it wrote is what is read from the disk, to the byte.
+    let read: Vec<Vec<u8>> = indexes.iter().take(2).map(|segment| take(segment)).collect();
+    assert!(noted == read, "an index of what was written is one of what is there");
     audit(&data_dir, &played);
 }

@@ -49,7 +49,10 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     // The thread that has segments ready and retains them: it knows files and mailboxes, and no connection.
-    ("control::keeper", &["ack", "clock", "constants", "io", "journal", "journal::format", "journal::writer", "shard"]),
+    (
+        "control::keeper",
+        &["ack", "clock", "constants", "frame_ring", "io", "journal", "journal::format", "journal::writer", "shard"],
+    ),
     (
         "node",
         &[

@@ -4,15 +4,18 @@
 //!
 //! ```text
 //! shard ──Prepare──► keeper: make room, create and lock or recycle, allocate, name, sync ──mail: Segment──► shard writes
-//! shard ──Retire───► keeper: cut to its end, close (which unlocks), have it indexed
+//! shard ──Retire───► keeper: cut to its end, store its index, close (which unlocks)
 //! ```
 //! The keeper holds the open files, shards only their numbers: so it outlives the shards ([`Keeper::join`]).
 
 use crate::ack::AckLevel;
 use crate::clock::UnixMicros;
+use crate::constants::{MANIFEST_SHARE, MANIFEST_SIZE_MAX};
+use crate::frame_ring::Manifest;
 use crate::io::FileHandle;
 use crate::journal::boot;
 use crate::journal::format::SegmentUuid;
+use crate::journal::index::IndexBuilder;
 use crate::journal::layout::{self, RunName};
 use crate::journal::writer::{PreparedSegment, SegmentRequest, WriterSettings};
 use crate::shard::mailbox::{MailboxSender, Message};
@@ -190,6 +193,7 @@ impl Run {
             fenced: Fenced::default(),
             inventory: retention::Inventory::default(),
             unserved: Vec::new(),
+            manifests: Vec::new(),
             is_low: false,
             trouble: None,
             retained_at: None,
@@ -225,6 +229,8 @@ struct Worker {
     inventory: retention::Inventory,
     /// Shards that wait for a segment that could not be made.
     unserved: Vec<usize>,
+    /// What segments were noted in that are done with.
+    manifests: Vec<Manifest>,
     is_low: bool,
     /// Why segments cannot be made, as it was logged.
     trouble: Option<String>,
@@ -246,7 +252,10 @@ impl Worker {
         loop {
             match requests.recv_timeout(TICK.saturating_sub(looked_at.elapsed())) {
                 Ok((shard, SegmentRequest::Prepare)) => self.prepare(shard),
-                Ok((shard, SegmentRequest::Retire { id, size, is_fenced })) => self.retire((shard, id), size, is_fenced),
+                Ok((shard, SegmentRequest::Retire { id, size, is_fenced, manifest })) => {
+                    self.retire((shard, id), size, is_fenced, &manifest);
+                    self.manifests.push(manifest);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.remove_unused(),
             }
@@ -349,11 +358,18 @@ impl Worker {
         };
         let mut uuid = SegmentUuid::default();
         OsRng.try_fill_bytes(&mut uuid.0).map_err(io::Error::other)?;
-        let segment = PreparedSegment { id, uuid, file: FileHandle(file.as_raw_fd()), size, created_at: now() };
+        let (handle, manifest) = (FileHandle(file.as_raw_fd()), self.manifest(size));
+        let segment = PreparedSegment { id, uuid, file: handle, size, created_at: now(), manifest };
         self.open.insert((shard, id), file);
         self.inventory.add(size);
         self.next_ids[shard] += 1;
         Ok(segment)
+    }
+
+    /// Room to note in what is in a segment of so many bytes: what an earlier one was noted in, if it can be had.
+    fn manifest(&mut self, segment_size: u64) -> Manifest {
+        let size = (segment_size / MANIFEST_SHARE).min(MANIFEST_SIZE_MAX);
+        self.manifests.pop().unwrap_or_else(|| Manifest::with_room(size as usize))
     }
 
     /// Makes room within `retain_bytes` for one more segment, and hands out the file it can be made of.
@@ -377,7 +393,7 @@ impl Worker {
     }
 
     /// The shard has done with a segment.
-    fn retire(&mut self, (shard, id): (usize, u64), size: u64, is_fenced: bool) {
+    fn retire(&mut self, (shard, id): (usize, u64), size: u64, is_fenced: bool, manifest: &Manifest) {
         let Some(file) = self.open.remove(&(shard, id)) else { return };
         if is_fenced {
             tracing::error!(
@@ -392,11 +408,22 @@ impl Worker {
         if let Err(error) = file.set_len(size) {
             tracing::warn!(shard, segment = id, "cannot cut a segment to its end: {error}");
         }
+        let has_index = self.store_index(shard, id, size, manifest);
         // Closed, so that its lock is free for readers.
         drop(file);
-        self.index(shard, id, Some(size));
+        if !has_index {
+            self.index(shard, id, Some(size));
+        }
         let cut = self.fenced.handle_retired(&self.run.shard_dirs[shard], shard, id);
         cut.into_iter().for_each(|id| self.index(shard, id, None));
+    }
+
+    /// Stores the index of a segment that is still locked, so that nobody has read, erased or removed anything of it. False
+    /// where its writer could not note everything: then it has to be read.
+    fn store_index(&self, shard: usize, id: u64, size: u64, manifest: &Manifest) -> bool {
+        let run = self.run.name.number();
+        let index = IndexBuilder::of_manifest(manifest, run, shard as u16, id, size).filter(|index| index.batches > 0);
+        index.is_some_and(|index| index.store(&self.run.shard_dirs[shard]).is_ok())
     }
 
     fn index(&self, shard: usize, id: u64, size: Option<u64>) {

@@ -279,7 +279,7 @@ impl ShardJournal {
         scan.set_durable_end(durable_end);
         let mut builder = IndexBuilder::default();
         while scan.advance().map_err(at(&path))? == Advance::Batch {
-            scan.records().for_each(|found| builder.add(&found));
+            scan.records().for_each(|found| builder.add(&found.header, found.payload));
         }
         let index = builder.finish(self.run.number(), self.shard, self.id(position).unwrap_or(0), &scan);
         let (damages, salvaged) = (scan.damages().to_vec(), scan.tally().salvaged);

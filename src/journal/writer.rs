@@ -326,9 +326,9 @@ impl Writer {
             self.predecessor = (segment.prepared.uuid, segment.durable_end());
         }
         self.end = segment.lsn();
-        let (id, size, is_fenced) = (segment.prepared.id, segment.durable, segment.is_fenced);
-        self.requests.push_back(SegmentRequest::Retire { id, size, is_fenced });
-        self.segment = None;
+        let Some(OpenSegment { prepared, durable: size, is_fenced, .. }) = self.segment.take() else { return };
+        let PreparedSegment { id, manifest, .. } = prepared;
+        self.requests.push_back(SegmentRequest::Retire { id, size, is_fenced, manifest });
     }
 
     /// Whether nothing will ever come into the segment.
@@ -457,7 +457,9 @@ impl Writer {
         self.fences_in_row = 0;
         segment.durable = syncing.end;
         self.written_count -= syncing.batch_count;
-        let durable = self.batches.drain(..syncing.batch_count).next_back();
+        let manifest = &mut segment.prepared.manifest;
+        let durable =
+            self.batches.drain(..syncing.batch_count).inspect(|batch| ring.hand_over_notes(batch, manifest)).last();
         if let Some(batch) = durable {
             ring.set_durable(batch.end());
         }

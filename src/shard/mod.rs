@@ -18,7 +18,7 @@
 use crate::ack::{AckLevel, Promise, PromiseQueue, promise_count_max};
 use crate::call::EpochSource;
 use crate::clock::{Moment, Now};
-use crate::constants::room_needed;
+use crate::constants::{NOTES_SHARE, room_needed};
 use crate::frame_ring::FrameRing;
 use crate::io::{Completion, Io, OpKind, Received, UserData, Wait};
 use crate::limits::Limits;
@@ -155,7 +155,7 @@ pub struct Shard<I: Io, S: Service> {
 impl<I: Io, S: Service> Shard<I, S> {
     /// A shard that accepts from its first turn on.
     pub fn new(mut io: I, config: ShardConfig<S>) -> Self {
-        let ShardConfig { index, boot, service, ring, journal, limits, counters, mailbox, shards } = config;
+        let ShardConfig { index, boot, service, mut ring, journal, limits, counters, mailbox, shards } = config;
         // Else the first peer that is answered would end the node.
         let room = limits.output_size_max.min(limits.send_slot_size);
         assert!(room >= ANSWER_SIZE_MAX, "an HTTP answer of {ANSWER_SIZE_MAX} bytes fits a send slot");
@@ -164,6 +164,9 @@ impl<I: Io, S: Service> Shard<I, S> {
         io.accept(UserData::lone(OpKind::Accept));
         io.await_wake(UserData::lone(OpKind::Wake));
         counters.ring_size_bytes.set(ring.memory().len() as u64);
+        if journal.is_some() {
+            ring.keep_notes(ring.memory().len() / NOTES_SHARE);
+        }
         let frame_limits = FrameLimits {
             message_size_max: limits.message_size_max,
             text_size_max: limits.text_size_max,

@@ -1,10 +1,11 @@
 #![forbid(unsafe_code)]
-//! Gives sealed segments their indexes, on a thread of its own: reading a segment takes as long as writing a few batches, and
-//! neither shards nor the making of the next segment wait for that. Another thread looks after what earlier runs left behind.
+//! Gives those sealed segments an index whose writer could not note all that is in them, on a thread of its own: reading one takes
+//! as long as writing a few batches, and neither shards nor the making of the next segment wait for that. Another thread looks
+//! after what earlier runs left behind.
 //!
-//! The disk is the shards': both threads rest far longer than they read. A node with thousands of calls seals segments faster than
-//! they are read that way; the newest go first, as they stay for longest, and the rest follows when there are fewer calls.
-//! (Rejected: reading all of them at once. It doubled what the disk had to do, and where that was slow ACKs waited for seconds.)
+//! The disk is the shards': both threads rest far longer than they read. The newest go first, as they stay for longest.
+//! (Rejected: reading every segment back. It doubled what the disk had to do, and where that was slow ACKs waited for seconds; at
+//! rest in between, a node with thousands of calls left most of its segments without an index.)
 //!
 //! Nothing depends on it: an index that is missing is made by whoever reads next.
 

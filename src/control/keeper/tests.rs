@@ -1,10 +1,16 @@
 //! The keeper on a real directory.
 
 use super::*;
+use crate::call::{Epoch, Seq};
 use crate::constants::BLOCK_SIZE;
+use crate::frame_ring::{Chunk, FrameRing, RING_SIZE_MIN};
+use crate::io::memory::Region;
+use crate::journal::format::{HEADER_SIZE, Lsn};
 use crate::journal::image::Image;
 use crate::journal::index::SegmentIndex;
 use crate::journal::lock;
+use crate::proto::MaskKey;
+use crate::proto::mask::Kernel;
 use crate::shard::mailbox::{Mailbox, mailbox};
 use indexer::Outcome;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -103,9 +109,9 @@ fn segments_are_allocated_locked_and_private_and_cut_and_unlocked_when_they_are_
         assert_eq!(data_dir.permissions().mode() & 0o777, 0o700);
         assert!(!lock::try_shared(&file).unwrap(), "its writer holds it");
         fixture.begin(1);
-        fixture.ask(SegmentRequest::Retire { id: 1, size: 8192, is_fenced: false });
+        fixture.ask(SegmentRequest::Retire { id: 1, size: 8192, is_fenced: false, manifest: Manifest::default() });
         fixture.begin(2);
-        fixture.ask(SegmentRequest::Retire { id: 2, size: 4096, is_fenced: true });
+        fixture.ask(SegmentRequest::Retire { id: 2, size: 4096, is_fenced: true, manifest: Manifest::default() });
         assert_eq!(fixture.segment().id, 3);
         assert!(lock::shared_within(&file, Duration::from_secs(5)).unwrap());
         assert_eq!(std::fs::metadata(fixture.path(1)).unwrap().len(), 8192);
@@ -114,6 +120,34 @@ fn segments_are_allocated_locked_and_private_and_cut_and_unlocked_when_they_are_
         assert!(!fixture.path(3).exists(), "at hand and never used");
         assert!(fixture.path(1).exists() && fixture.path(2).exists());
     }
+}
+
+#[test]
+fn what_the_writer_noted_is_the_index_and_nothing_is_read_back() {
+    let mut fixture = Fixture::start(|_| ());
+    let PreparedSegment { id, uuid, mut manifest, .. } = fixture.segment();
+    let mut ring = FrameRing::new(Region::allocate(RING_SIZE_MIN).unwrap(), Kernel::detect());
+    ring.keep_notes(4096);
+    let epoch = Epoch { boot: 1, micros: 2, shard: 0 };
+    for seq in (1..=5).map(Seq) {
+        let chunk = Chunk { call: 42, epoch, seq, offset: 0, last: true, received_at: UnixMicros(1) };
+        ring.append_audio(chunk, &[0; 100], MaskKey::default()).unwrap();
+    }
+    ring.seal();
+    manifest.begin(uuid, Lsn(0));
+    let room = SEGMENT_SIZE / MANIFEST_SHARE;
+    assert!(room as usize >= 5 * HEADER_SIZE, "the keeper gives room for it");
+    let batch = ring.poll_sealed().unwrap();
+    ring.hand_over_notes(&batch, &mut manifest);
+    // Of its records there is nothing on the disk.
+    fixture.begin(id);
+    fixture.ask(SegmentRequest::Retire { id, size: 8192, is_fenced: false, manifest });
+    let file = File::open(fixture.path(id)).unwrap();
+    assert!(lock::shared_within(&file, Duration::from_secs(5)).unwrap());
+    let index = SegmentIndex::load(&fixture.shard_dir, id, uuid).expect("an index before the segment is unlocked");
+    assert_eq!((index.end, index.durable_end, index.batches, index.records), (8192, 8192, 1, 5));
+    assert_eq!((index.turns[0].call, index.turns[0].epoch, index.turns[0].frames.count()), (42, epoch, 5));
+    fixture.end();
 }
 
 #[test]
@@ -157,7 +191,7 @@ fn retention_removes_the_oldest_that_nobody_writes_or_reads() {
         fixture.begin(id);
         std::fs::write(layout::index_path(&fixture.shard_dir, id), "x").unwrap();
         if id < 5 {
-            fixture.ask(SegmentRequest::Retire { id, size: SEGMENT_SIZE, is_fenced: true });
+            fixture.ask(SegmentRequest::Retire { id, size: SEGMENT_SIZE, is_fenced: true, manifest: Manifest::default() });
         }
     }
     // Answered behind the others: the files are cut by now, and stay as they are.
@@ -262,7 +296,7 @@ fn a_sealed_segment_that_reads_back_short_gets_no_index() {
     let index = layout::index_path(&fixture.shard_dir, 1);
     let sealed =
         || indexer::Sealed { run: fixture.run(), shard: 0, directory: fixture.shard_dir.clone(), id: 1, size: Some(size) };
-    fixture.ask(SegmentRequest::Retire { id: 1, size: SEGMENT_SIZE, is_fenced: true });
+    fixture.ask(SegmentRequest::Retire { id: 1, size: SEGMENT_SIZE, is_fenced: true, manifest: Manifest::default() });
     fixture.segment();
     // The disk lost the last batch, or the header and everything.
     for lost in [last.clone(), 0..last.end] {

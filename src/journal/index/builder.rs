@@ -4,9 +4,10 @@
 
 use super::{CallFacts, SegmentIndex, TurnIndex};
 use crate::call::{CallIdentity, Epoch};
-use crate::journal::format::{CallRecord, EndRecord, RecordKind};
+use crate::frame_ring::Manifest;
+use crate::journal::format::{CallRecord, EndRecord, RecordHeader, RecordKind};
 use crate::journal::ranges::SeqRange;
-use crate::journal::scan::{Found, SegmentScan};
+use crate::journal::scan::SegmentScan;
 use crate::journal::source::Source;
 use std::collections::HashMap;
 
@@ -32,9 +33,8 @@ pub struct IndexBuilder {
 }
 
 impl IndexBuilder {
-    /// Takes the next record.
-    pub fn add(&mut self, found: &Found<'_>) {
-        let header = &found.header;
+    /// Takes the next record. The payload of audio is not looked at.
+    pub fn add(&mut self, header: &RecordHeader, payload: &[u8]) {
         let place = *self.places.entry((header.call, header.epoch)).or_insert_with(|| {
             let (call, epoch, first_received_at) = (header.call, header.epoch, header.received_at);
             self.turns.push(TurnIndex { call, epoch, first_received_at, ..TurnIndex::default() });
@@ -45,21 +45,15 @@ impl IndexBuilder {
         turn.first_received_at = turn.first_received_at.min(header.received_at);
         turn.last_received_at = turn.last_received_at.max(header.received_at);
         match header.kind {
-            RecordKind::Call => turn.facts = CallRecord::decode(found.payload).ok().map(|record| facts(&record)),
-            RecordKind::End => turn.end = EndRecord::decode(found.payload).ok(),
-            RecordKind::Audio => add_chunk(turn, open, found),
+            RecordKind::Call => turn.facts = CallRecord::decode(payload).ok().map(|record| facts(&record)),
+            RecordKind::End => turn.end = EndRecord::decode(payload).ok(),
+            RecordKind::Audio => add_chunk(turn, open, header),
             RecordKind::Pad => {}
         }
     }
 
     /// The index of the segment that `scan` has come to the end of.
     pub fn finish<S: Source>(self, run: u64, shard: u16, id: u64, scan: &SegmentScan<S>) -> SegmentIndex {
-        let mut turns = self.turns;
-        for (turn, open) in turns.iter_mut().zip(self.open) {
-            if open.next_offset != COMPLETE {
-                turn.open_seq = open.seq;
-            }
-        }
         SegmentIndex {
             run,
             shard,
@@ -74,13 +68,47 @@ impl IndexBuilder {
             bytes_unsynced: scan.tally().bytes_unsynced,
             is_lossy: scan.tally().is_lossy,
             damage_count: u32::try_from(scan.damages().len()).unwrap_or(u32::MAX),
-            turns,
+            turns: self.into_turns(),
         }
+    }
+
+    /// The index of a segment of which all is durable, `end` bytes, from what its writer noted; `None` if that is not all.
+    pub fn of_manifest(manifest: &Manifest, run: u64, shard: u16, id: u64, end: u64) -> Option<SegmentIndex> {
+        let (mut builder, mut records) = (IndexBuilder::default(), 0);
+        for record in manifest.records()? {
+            let (header, payload) = record.ok()?;
+            builder.add(&header, payload);
+            records += 1;
+        }
+        Some(SegmentIndex {
+            run,
+            shard,
+            id,
+            uuid: manifest.segment(),
+            start: manifest.start(),
+            end,
+            batches: manifest.batches(),
+            records,
+            torn_at: None,
+            durable_end: end,
+            bytes_unsynced: 0,
+            is_lossy: false,
+            damage_count: 0,
+            turns: builder.into_turns(),
+        })
+    }
+
+    fn into_turns(mut self) -> Vec<TurnIndex> {
+        for (turn, open) in self.turns.iter_mut().zip(self.open) {
+            if open.next_offset != COMPLETE {
+                turn.open_seq = open.seq;
+            }
+        }
+        self.turns
     }
 }
 
-fn add_chunk(turn: &mut TurnIndex, open: &mut Open, found: &Found<'_>) {
-    let header = &found.header;
+fn add_chunk(turn: &mut TurnIndex, open: &mut Open, header: &RecordHeader) {
     let (seq, offset) = (header.seq.0, u64::from(header.offset));
     let is_first = turn.first_seq == 0;
     if seq < open.seq || (seq == open.seq && offset < open.next_offset) {

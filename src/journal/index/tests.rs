@@ -8,7 +8,7 @@ fn index_of(bytes: &[u8], image: &Image, id: u64) -> SegmentIndex {
     let mut scan = SegmentScan::open(bytes, place, ScanOptions::default()).unwrap().unwrap();
     let mut builder = IndexBuilder::default();
     while scan.advance().unwrap() == Advance::Batch {
-        scan.records().for_each(|found| builder.add(&found));
+        scan.records().for_each(|found| builder.add(&found.header, found.payload));
     }
     builder.finish(image.run().number(), image.shard(), id, &scan)
 }

@@ -6,14 +6,14 @@ use super::segment::{OpenSegment, Stage};
 use crate::call::{Epoch, Seq};
 use crate::clock::{Now, UnixMicros};
 use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
-use crate::frame_ring::{FrameRing, RepeatedCall, RingPosition};
+use crate::frame_ring::{FrameRing, Manifest, RepeatedCall, RingPosition};
 use crate::journal::format::record::{chain_crc, header_crc};
 use crate::journal::format::{BatchHeader, HEADER_SIZE, Lsn, RecordHeader, RecordKind, SegmentUuid, Unsynced, record_size};
 
 /// Lays out what comes next at the start of a segment, at the front of `scratch`: the header, and records of the calls that
 /// were begun before the batch at `first`. Returns the stage afterwards, and the size.
 pub(super) fn open(
-    segment: &OpenSegment,
+    segment: &mut OpenSegment,
     place: (u16, u64),
     predecessor: (SegmentUuid, Lsn),
     (ring, first): (&FrameRing, RingPosition),
@@ -38,7 +38,7 @@ pub(super) fn open(
         unsynced: Unsynced::at(offset, segment.durable),
         sealed_at: now.unix,
     };
-    match write_calls(&mut scratch[size..], calls, place) {
+    match write_calls(&mut scratch[size..], calls, place, &mut segment.prepared.manifest) {
         Some(batch) if batch.is_cut => (Stage::Calls(batch.last), size + batch.size),
         Some(batch) => (Stage::Batches, size + batch.size),
         None => (Stage::Batches, size),
@@ -70,6 +70,7 @@ fn write_calls<'a>(
     out: &mut [u8],
     calls: impl Iterator<Item = RepeatedCall<'a>>,
     CallPlace { segment, lsn, unsynced, sealed_at }: CallPlace,
+    manifest: &mut Manifest,
 ) -> Option<CallBatch> {
     let room = out.len().min(BATCH_SIZE_MAX);
     let (mut at, mut record_count, mut records_crc, mut last, mut is_cut) = (HEADER_SIZE, 0, 0, None, false);
@@ -79,7 +80,7 @@ fn write_calls<'a>(
             is_cut = true;
             break;
         }
-        records_crc = write_call(&mut out[at..at + size], &call, records_crc);
+        records_crc = write_call(&mut out[at..at + size], &call, records_crc, manifest);
         at += size;
         record_count += 1;
         last = Some(call.epoch);
@@ -94,11 +95,12 @@ fn write_calls<'a>(
     }
     let header = BatchHeader { size: size as u32, record_count, unsynced, segment, number: 0, lsn, sealed_at, records_crc };
     out[..HEADER_SIZE].copy_from_slice(&header.encode());
+    manifest.count_batch();
     Some(CallBatch { size, last, is_cut })
 }
 
 /// Writes one record over all of `out`; returns the batch's running checksum with it.
-fn write_call(out: &mut [u8], call: &RepeatedCall<'_>, records_crc: u32) -> u32 {
+fn write_call(out: &mut [u8], call: &RepeatedCall<'_>, records_crc: u32, manifest: &mut Manifest) -> u32 {
     let header = RecordHeader {
         payload_crc: crc32c::crc32c(call.payload),
         length: call.payload.len() as u32,
@@ -118,6 +120,7 @@ fn write_call(out: &mut [u8], call: &RepeatedCall<'_>, records_crc: u32) -> u32 
     front.copy_from_slice(&encoded);
     payload.copy_from_slice(call.payload);
     padding.fill(0);
+    manifest.note(&encoded, call.payload);
     chain_crc(records_crc, header_crc(&encoded))
 }
 
@@ -142,7 +145,7 @@ mod tests {
             let mut out = vec![0xEE; room];
             let unsynced = Unsynced::at(4096, 0);
             let place = CallPlace { segment: SegmentUuid([9; 16]), lsn: Lsn(4096), unsynced, sealed_at: UnixMicros(5) };
-            let batch = write_calls(&mut out, (1..=count).map(call), place).unwrap();
+            let batch = write_calls(&mut out, (1..=count).map(call), place, &mut Manifest::default()).unwrap();
             assert_eq!((batch.last, batch.is_cut), (epoch(fits), fits < count));
             let reader = BatchReader::open(&out).unwrap();
             assert_eq!((reader.header().size as usize, reader.header().number), (batch.size, 0));
@@ -153,6 +156,6 @@ mod tests {
         }
         let (segment, unsynced) = (SegmentUuid::default(), Unsynced::UNKNOWN);
         let place = CallPlace { segment, lsn: Lsn(0), unsynced, sealed_at: UnixMicros(0) };
-        assert_eq!(write_calls(&mut [0; 4096], std::iter::empty(), place), None);
+        assert_eq!(write_calls(&mut [0; 4096], std::iter::empty(), place, &mut Manifest::default()), None);
     }
 }

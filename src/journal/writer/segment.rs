@@ -5,12 +5,12 @@
 use super::WRITE_SIZE_MAX;
 use crate::call::Epoch;
 use crate::clock::UnixMicros;
-use crate::frame_ring::{FrameRing, SealedBatch};
+use crate::frame_ring::{FrameRing, Manifest, SealedBatch};
 use crate::io::FileHandle;
 use crate::journal::format::{Lsn, SegmentHeader, SegmentUuid, Unsynced};
 
 /// A file that is allocated, locked, and durable by name: nothing of this use has been written to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreparedSegment {
     /// Counts the segments of the shard in this run, from 1.
     pub id: u64,
@@ -22,10 +22,12 @@ pub struct PreparedSegment {
     pub size: u64,
     /// When it was made.
     pub created_at: UnixMicros,
+    /// Room to note in what is written to it.
+    pub manifest: Manifest,
 }
 
 /// What the writer wants done by whoever prepares its files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SegmentRequest {
     /// One more segment.
     Prepare,
@@ -37,6 +39,8 @@ pub enum SegmentRequest {
         size: u64,
         /// A write or sync of it failed: what it held beyond `size` comes again in the segments behind it.
         is_fenced: bool,
+        /// What is in it, unless it is fenced.
+        manifest: Manifest,
     },
 }
 
@@ -71,7 +75,8 @@ pub(super) struct OpenSegment {
 }
 
 impl OpenSegment {
-    pub(super) fn new(prepared: PreparedSegment, start: Lsn) -> Self {
+    pub(super) fn new(mut prepared: PreparedSegment, start: Lsn) -> Self {
+        prepared.manifest.begin(prepared.uuid, start);
         let (offset, written, durable) = (0, 0, 0);
         OpenSegment { prepared, stage: Stage::Header, start, offset, written, durable, has_batch: false, is_fenced: false }
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::call::{CallIdentity, Epoch, Seq};
 use crate::clock::UnixMicros;
-use crate::frame_ring::{CallEnd, CallStart, Chunk, RING_SIZE_MIN};
+use crate::frame_ring::{CallEnd, CallStart, Chunk, Manifest, RING_SIZE_MIN};
 use crate::io::memory::Region;
 use crate::io::scripted::{Scripted, World};
 use crate::io::{Io, OpKind, UserData, Wait};
@@ -146,7 +146,8 @@ impl Journal {
         let (file, id) = (self.world.create_file(self.segment_size as usize), self.files.len() as u64 + 1);
         self.files.push((file, id));
         let (uuid, created_at) = (SegmentUuid([id as u8; 16]), self.world.now().unix);
-        self.writer.handle_segment(PreparedSegment { id, uuid, file, size: self.segment_size, created_at });
+        let manifest = Manifest::with_room(self.segment_size as usize);
+        self.writer.handle_segment(PreparedSegment { id, uuid, file, size: self.segment_size, created_at, manifest });
     }
 
     fn turns(&mut self, count: usize) {

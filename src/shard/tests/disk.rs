@@ -6,10 +6,13 @@
 use super::*;
 use crate::ack::AckLevel;
 use crate::constants::BLOCK_SIZE;
+use crate::frame_ring::Manifest;
 use crate::io::FileHandle;
 use crate::journal::batch::BatchReader;
 use crate::journal::format::{RecordKind, SegmentUuid};
+use crate::journal::index::{IndexBuilder, SegmentIndex};
 use crate::journal::layout::RunName;
+use crate::journal::scan::{Advance, Place, ScanOptions, SegmentScan};
 use crate::journal::writer::{PreparedSegment, SegmentRequest, WriterSettings};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -52,6 +55,11 @@ pub(super) struct Disk {
     pub(super) retired: Vec<Retired>,
     pub(super) has_room: bool,
     is_owing: bool,
+    /// Segments that were noted whole, and held against what was written.
+    pub(super) noted: u64,
+    /// Manifests that are done with.
+    manifests: Vec<Manifest>,
+    shard: u16,
     /// What is in segments that do not change any more.
     known: HashMap<u64, Chunks>,
 }
@@ -68,7 +76,8 @@ impl Disk {
             run: RUN.number(),
         };
         let (files, retired, known) = (Vec::new(), Vec::new(), HashMap::new());
-        let disk = Disk { settings, requests, mailbox, files, retired, has_room: true, is_owing: false, known };
+        let (noted, manifests, has_room, is_owing) = (0, Vec::new(), true, false);
+        let disk = Disk { settings, requests, mailbox, files, retired, has_room, is_owing, noted, manifests, shard, known };
         (disk, ShardJournalConfig { settings: writer, requests: sender })
     }
 
@@ -81,11 +90,32 @@ impl Disk {
                     self.is_owing = true;
                     self.mailbox.try_send(Message::NoRoom).expect("a mailbox has room for it");
                 }
-                SegmentRequest::Retire { id, size, is_fenced } => {
+                SegmentRequest::Retire { id, size, is_fenced, manifest } => {
+                    if !is_fenced && manifest.records().is_some() {
+                        self.hold_against_what_was_written(world, id, size, &manifest);
+                    }
+                    self.manifests.push(manifest);
                     self.retired.push(Retired { position: world.log_size(), id, size, is_fenced });
                 }
             }
         }
+    }
+
+    /// The index made from what the writer noted is the one that is made by reading the segment.
+    fn hold_against_what_was_written(&mut self, world: &World, id: u64, size: u64, manifest: &Manifest) {
+        let (mut image, run) = (world.durable_image(self.files[id as usize - 1]), RUN.number());
+        image.truncate(size as usize);
+        let place = Place { run: RUN, shard: self.shard, id, after: None, end: None };
+        let mut scan = SegmentScan::open(&image[..], place, ScanOptions::default()).unwrap().unwrap();
+        scan.set_durable_end(size);
+        let mut builder = IndexBuilder::default();
+        while scan.advance().unwrap() == Advance::Batch {
+            scan.records().for_each(|found| builder.add(&found.header, found.payload));
+        }
+        let read: SegmentIndex = builder.finish(run, self.shard, id, &scan);
+        let noted = IndexBuilder::of_manifest(manifest, run, self.shard, id, size);
+        assert_eq!(noted.as_ref(), Some(&read), "segment {id}");
+        self.noted += 1;
     }
 
     /// From now on there is room for segments, or none.
@@ -102,7 +132,8 @@ impl Disk {
         self.files.push(file);
         let id = self.files.len() as u64;
         let (uuid, size, created_at) = (SegmentUuid([id as u8; 16]), size as u64, world.now().unix);
-        let segment = PreparedSegment { id, uuid, file, size, created_at };
+        let manifest = self.manifests.pop().unwrap_or_else(|| Manifest::with_room(size as usize));
+        let segment = PreparedSegment { id, uuid, file, size, created_at, manifest };
         self.mailbox.try_send(Message::Segment(segment)).expect("a mailbox has room for it");
     }
 

@@ -7,7 +7,7 @@ use crate::auth::{Claims, Verifier};
 use crate::call::{CallIdentity, Seq};
 use crate::clock::UnixMicros;
 use crate::constants::{ACK_INTERVAL_FRAMES, BLOCK_SIZE, RECORD_ALIGNMENT};
-use crate::frame_ring::RING_SIZE_MIN;
+use crate::frame_ring::{Manifest, RING_SIZE_MIN};
 use crate::io::memory::Region;
 use crate::io::scripted::{Scripted, World};
 use crate::io::{FileHandle, Socket};
@@ -112,7 +112,8 @@ impl Node {
         self.files.push(file);
         let id = self.files.len() as u64;
         let (uuid, size, created_at) = (SegmentUuid([id as u8; 16]), SEGMENT_SIZE as u64, UnixMicros(1));
-        self.mailbox.try_send(Message::Segment(PreparedSegment { id, uuid, file, size, created_at })).unwrap();
+        let manifest = Manifest::default();
+        self.mailbox.try_send(Message::Segment(PreparedSegment { id, uuid, file, size, created_at, manifest })).unwrap();
     }
 
     fn turns(&mut self, count: usize) {

@@ -526,7 +526,7 @@ fn whatever_peers_do_acks_are_true_and_nothing_is_left() {
 
 #[test]
 fn whatever_disks_and_peers_do_what_is_acked_is_on_the_disk() {
-    let (mut steps, mut faults, mut acked, mut fences) = (0, 0, 0, 0);
+    let (mut steps, mut faults, mut acked, mut fences, mut noted) = (0, 0, 0, 0, 0);
     let seeds = seeds(DISK_RUNS);
     for seed in seeds.clone() {
         let _note = SeedNote(seed);
@@ -538,8 +538,10 @@ fn whatever_disks_and_peers_do_what_is_acked_is_on_the_disk() {
         faults += play.faults;
         acked += play.acked;
         fences += play.rigs.iter().map(|rig| rig.counters.journal_fences.read()).sum::<u64>();
+        noted += play.rigs.iter().filter_map(|rig| rig.disk.as_ref()).map(|disk| disk.noted).sum::<u64>();
         play.finish();
     }
     println!("seeds {seeds:?}: {steps} steps, {faults} disk faults, {fences} fenced segments, {acked} frames acked, 0 lost");
-    assert!(seeds.clone().count() < 10 || (acked > 0 && fences > 0), "nothing was tested");
+    println!("{noted} segments are what their manifests say");
+    assert!(seeds.clone().count() < 10 || (acked > 0 && fences > 0 && noted > 0), "nothing was tested");
 }

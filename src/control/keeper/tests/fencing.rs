@@ -13,7 +13,8 @@ fn a_fenced_segment_is_cut_to_its_durable_end_once_what_it_lost_is_durable_elsew
         assert_eq!(fixture.segment().id, id);
         fixture.begin(id);
     }
-    let retire = |id, size, is_fenced| fixture.ask(SegmentRequest::Retire { id, size, is_fenced });
+    let retire =
+        |id, size, is_fenced| fixture.ask(SegmentRequest::Retire { id, size, is_fenced, manifest: Manifest::default() });
     retire(1, 8192, true);
     // Nothing of this one ever was durable, its header neither.
     retire(2, 0, true);
@@ -43,7 +44,7 @@ fn a_fenced_segment_is_removed_by_retention_and_not_recycled() {
         fixture.segment();
         fixture.begin(id);
     }
-    fixture.ask(SegmentRequest::Retire { id: 1, size: SEGMENT_SIZE, is_fenced: true });
+    fixture.ask(SegmentRequest::Retire { id: 1, size: SEGMENT_SIZE, is_fenced: true, manifest: Manifest::default() });
     fixture.segment();
     assert_eq!(layout::segments(&fixture.shard_dir).unwrap(), [2, 3, 4, 5]);
     assert!(std::fs::read(fixture.path(5)).unwrap().iter().all(|byte| *byte == 0), "a new file");

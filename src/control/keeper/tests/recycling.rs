@@ -59,7 +59,7 @@ impl Writing {
     /// Retires it and waits for its index: until then it is being read, and not to be had.
     fn retire(&self, id: u64) {
         let size = self.image.segments()[id as usize - 1].end_of_batches() as u64;
-        self.fixture.ask(SegmentRequest::Retire { id, size, is_fenced: false });
+        self.fixture.ask(SegmentRequest::Retire { id, size, is_fenced: false, manifest: Manifest::default() });
         let index = layout::index_path(&self.fixture.shard_dir, id);
         for _ in 0..2_000 {
             let file = File::open(self.fixture.path(id)).unwrap();
@@ -335,7 +335,7 @@ fn a_shard_may_get_the_file_of_another_ones_segment_and_shows_nothing_of_it() {
     let bytes = &old.segments()[0].bytes;
     File::options().write(true).open(&paths[0]).unwrap().write_all_at(bytes, 0).unwrap();
     let size = old.segments()[0].end_of_batches() as u64;
-    requests.send((0, SegmentRequest::Retire { id: 1, size, is_fenced: false })).unwrap();
+    requests.send((0, SegmentRequest::Retire { id: 1, size, is_fenced: false, manifest: Manifest::default() })).unwrap();
     let index = layout::index_path(&directories[0], 1);
     while !index.exists() || !lock::try_exclusive(File::open(&paths[0]).unwrap()).unwrap() {
         std::thread::sleep(Duration::from_millis(5));

@@ -23,7 +23,7 @@ fn a_failed_sync_fences_the_segment_and_everything_is_written_again_elsewhere() 
     let second = journal.world.durable_image(journal.file(1));
     assert_eq!(frames_in(&second), [(call, 2), (gone, 2)]);
     assert_eq!(journal.after_power_loss(|| false), journal.kept);
-    let SegmentRequest::Retire { id: 1, size, is_fenced: true } = journal.retired[0] else {
+    let SegmentRequest::Retire { id: 1, size, is_fenced: true, .. } = journal.retired[0] else {
         panic!("{:?}", journal.retired)
     };
     let header = SegmentHeader::decode(second.first_chunk().unwrap()).unwrap();
