@@ -226,6 +226,10 @@ pub struct RunArgs {
     /// CPUs to run on, one pinned thread each: 1 or 2-5 or 0,2 [default: one thread, not pinned]
     #[arg(long, value_name = "LIST")]
     pub cpus: Option<String>,
+    /// Run those threads at real-time priority (SCHED_FIFO 1): what else runs on the generator's CPUs then no longer delays
+    /// frames. Wants root, CAP_SYS_NICE or `ulimit -r 1`; give the generator CPUs of its own (--cpus), or it goes before the node
+    #[arg(long)]
+    pub realtime: bool,
     /// A bound to hold, like 'ack.p99.9<50ms'; repeatable. Of setup, connect, upgrade, started, ack, sendlag
     #[arg(long, value_name = "BOUND")]
     pub slo: Vec<Slo>,
@@ -322,6 +326,7 @@ impl RunArgs {
             reconnect: self.reconnect.then_some(self.reconnect_interval),
             stop: !self.no_stop,
             cpus: cpus.unwrap_or_default(),
+            realtime: self.realtime,
             cut,
         })
     }

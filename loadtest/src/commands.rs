@@ -43,6 +43,7 @@ fn baseline(directory: &Path, args: &RunArgs) -> Result<serde_json::Value, Strin
         "sample_rate": args.sample_rate,
         "ack_level": args.ack_level,
         "reconnect": args.reconnect,
+        "realtime": args.realtime,
     }});
     let differences = results::compare::differences(&baseline, &ours);
     if !differences.is_empty() {

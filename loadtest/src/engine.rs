@@ -39,6 +39,9 @@ pub fn play_and_judge(args: &RunArgs, cut: &Arc<AtomicBool>, baseline: Option<&V
     if let Some(data_dir) = &args.verify {
         verify::check(data_dir)?;
     }
+    if args.realtime {
+        host::check_realtime()?;
+    }
     let plan = Arc::new(args.plan(cut.clone())?);
     if !plan.cpus.is_empty() {
         // The main thread too: it must not take time from a server on the other CPUs.

@@ -7,6 +7,7 @@ use std::io;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CpuSet;
 use rustix::time::ClockId;
+use thread_priority::{RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
 
 /// Descriptors beside the calls' sockets: ring, timer, epoll, files.
 const DESCRIPTORS_SPARE: u64 = 64;
@@ -36,6 +37,8 @@ pub enum HostError {
     Process(u32, io::Error),
     /// A CPU list that cannot be used.
     Cpus(io::Error),
+    /// Real-time priority is not allowed.
+    Realtime(io::Error),
 }
 
 impl fmt::Display for HostError {
@@ -48,6 +51,11 @@ impl fmt::Display for HostError {
             ),
             Self::Process(pid, error) => write!(f, "--server-pid: cannot read process {pid} ({error}); is it running?"),
             Self::Cpus(error) => write!(f, "--cpus: cannot run there ({error}); see /sys/devices/system/cpu/online"),
+            Self::Realtime(error) => write!(
+                f,
+                "--realtime: this process may not have real-time priority ({error}); run it as root or with CAP_SYS_NICE, \
+                 allow it with ulimit -r 1, or leave the flag away"
+            ),
         }
     }
 }
@@ -81,6 +89,26 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
 pub fn yield_to_workers() {
     // Without it the run is as right, and its send lag a little worse.
     let _ = rustix::process::setpriority_process(None, 10);
+}
+
+/// Puts the calling thread before every thread of ordinary priority: SCHED_FIFO at 1, the lowest of the real-time priorities.
+///
+/// No more than that: the kernel's own threads, and whatever an administrator has put higher, stay before it. A worker sleeps
+/// whenever nothing is due, so others on its CPU run on; one that never slept would be held back after 0.95 s of each second
+/// (`kernel.sched_rt_runtime_us`), and its run be called invalid well before that.
+pub fn become_realtime() -> io::Result<()> {
+    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
+    let this = thread_priority::thread_native_id();
+    thread_priority::set_thread_priority_and_policy(this, ThreadPriority::Min, policy).map_err(|error| match error {
+        thread_priority::Error::OS(code) => io::Error::from_raw_os_error(code),
+        other => io::Error::other(format!("{other:?}")),
+    })
+}
+
+/// Finds out whether threads of this process may have real-time priority, on one that ends at once.
+pub fn check_realtime() -> Result<(), HostError> {
+    let done = std::thread::spawn(become_realtime).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    done.map_err(HostError::Realtime)
 }
 
 /// CPU time of this process, nanoseconds.
@@ -193,6 +221,28 @@ mod tests {
         assert_eq!(parse_cpus("0,2-4,3"), Ok(vec![0, 2, 3, 4]));
         for text in ["", "a", "3-1", "1-", "-1", "99999999"] {
             assert!(parse_cpus(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn real_time_priority_is_had_or_refused_with_what_to_do() {
+        // Whether this process may is the machine's business; where it may, the thread has it.
+        let policy = std::thread::spawn(|| become_realtime().map(|()| thread_priority::thread_schedule_policy().unwrap()));
+        match policy.join().unwrap() {
+            Ok(policy) => {
+                assert_eq!(policy, ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo));
+                assert!(check_realtime().is_ok());
+            }
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::PERM.raw_os_error()));
+                assert!(check_realtime().is_err());
+            }
+        }
+        let ours = thread_priority::thread_schedule_policy().unwrap();
+        assert!(matches!(ours, ThreadSchedulePolicy::Normal(_)), "the thread that asked keeps its own");
+        let refused = HostError::Realtime(io::Error::from_raw_os_error(1)).to_string();
+        for part in ["--realtime", "not permitted", "CAP_SYS_NICE", "ulimit -r", "leave the flag away"] {
+            assert!(refused.contains(part), "{refused}");
         }
     }
 

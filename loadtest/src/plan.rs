@@ -41,6 +41,8 @@ pub struct Plan {
     pub stop: bool,
     /// CPUs to pin the workers to, one each; empty for a single worker that floats.
     pub cpus: Vec<usize>,
+    /// Workers run before all threads of ordinary priority.
+    pub realtime: bool,
     /// Set by Ctrl-C: calls stop at their next frame.
     pub cut: Arc<AtomicBool>,
 }

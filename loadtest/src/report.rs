@@ -99,6 +99,8 @@ struct Generator {
     /// CPU time as a share of its cores.
     cpu_percent: Option<f64>,
     cores: usize,
+    #[serde(skip)]
+    realtime: bool,
     cpu_ns_per_frame: Option<u64>,
     sendlag_p999_ns: u64,
     rss_bytes: Option<u64>,
@@ -184,6 +186,7 @@ impl Report {
                 "end": if plan.stop { "stop" } else { "close" },
                 "ack_timeout_s": args.ack_timeout.as_secs_f64(),
                 "workers": plan.workers(),
+                "realtime": args.realtime,
             },
             "counts": self.judged.counts,
             "calls_up_max": outcome.calls_up_max,
@@ -278,6 +281,7 @@ impl Generator {
         Self {
             cpu_percent,
             cores,
+            realtime: plan.realtime,
             cpu_ns_per_frame: cpu.and_then(|(cpu, _)| cpu.checked_div(frames)),
             sendlag_p999_ns,
             rss_bytes: outcome.steady_samples.map(|(_, end)| end.own_rss),
@@ -289,7 +293,8 @@ impl Generator {
         let percent = self.cpu_percent.map_or("–".to_owned(), |percent| format!("{percent:.0} %"));
         let frame = self.cpu_ns_per_frame.map_or("–".to_owned(), |ns| format!("{ns} ns"));
         let rss = self.rss_bytes.map_or("–".to_owned(), mebibytes);
-        writeln!(out, "generator  CPU {percent} of {} core(s), {frame} a frame; {rss} resident", self.cores)
+        let realtime = if self.realtime { "; real-time priority" } else { "" };
+        writeln!(out, "generator  CPU {percent} of {} core(s), {frame} a frame; {rss} resident{realtime}", self.cores)
     }
 }
 

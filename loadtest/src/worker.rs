@@ -84,6 +84,9 @@ pub fn run(plan: Arc<Plan>, recorder: Arc<Recorder>, index: usize) -> io::Result
     if let Some(cpu) = plan.cpus.get(index) {
         crate::host::pin(&[*cpu])?;
     }
+    if plan.realtime {
+        crate::host::become_realtime()?;
+    }
     let mut uring = tokio_uring::uring_builder();
     // One thread owns the ring; completions need not interrupt it while it runs.
     uring.setup_cqsize(COMPLETIONS).setup_single_issuer().setup_coop_taskrun();

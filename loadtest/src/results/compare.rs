@@ -18,13 +18,14 @@ const FIGURES: [(&str, &str); 5] = [
 ];
 
 /// What has to be alike for a comparison to mean anything.
-const CONDITIONS: [(&str, &str); 6] = [
+const CONDITIONS: [(&str, &str); 7] = [
     ("calls", "/run/calls"),
     ("frame bytes", "/run/frame_bytes"),
     ("frame ms", "/run/frame_ms"),
     ("sample rate", "/run/sample_rate"),
     ("ack level", "/run/ack_level"),
     ("reconnect", "/run/reconnect"),
+    ("real-time priority", "/run/realtime"),
 ];
 
 /// One figure.
@@ -94,6 +95,8 @@ pub fn differences(before: &Value, after: &Value) -> Vec<String> {
     let differing = CONDITIONS.into_iter().filter_map(|(name, pointer)| {
         let (before, after) = (before.pointer(pointer), after.pointer(pointer));
         let text = |value: Option<&Value>| match value {
+            // Results of before there was the flag.
+            None if pointer == "/run/realtime" => "false".to_owned(),
             None | Some(Value::Null) => "not said".to_owned(),
             Some(value) => value.to_string(),
         };
@@ -133,9 +136,13 @@ mod tests {
         assert_eq!(differences(&before, &after), Vec::<String>::new());
         after["run"]["calls"] = 20.into();
         after["run"]["ack_level"] = "written".into();
+        after["run"]["realtime"] = false.into();
         assert_eq!(
             differences(&before, &after),
             ["calls: 10 before, 20 now", "ack level: not said before, \"written\" now"]
         );
+        let mut realtime = before.clone();
+        realtime["run"]["realtime"] = true.into();
+        assert_eq!(differences(&before, &realtime), ["real-time priority: false before, true now"]);
     }
 }

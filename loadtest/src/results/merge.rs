@@ -39,7 +39,7 @@ pub fn merge(runs: &[RunDir], out: &Path) -> Result<Value, Box<dyn std::error::E
 }
 
 fn check_alike(first: &RunDir, other: &RunDir) -> Result<(), String> {
-    for name in ["frame_bytes", "frame_ms", "sample_rate", "duration_s", "ack_level"] {
+    for name in ["frame_bytes", "frame_ms", "sample_rate", "duration_s", "ack_level", "realtime"] {
         let (one, two) = (&first.result["run"][name], &other.result["run"][name]);
         if one != two {
             let (first, other) = (first.path.display(), other.path.display());

@@ -7,6 +7,7 @@ mod finds_the_capacity;
 mod journal;
 mod passes_on_a_right_node;
 mod reads_results;
+mod realtime;
 mod reconnects;
 mod schema;
 mod verifies_the_journal;
