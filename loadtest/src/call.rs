@@ -22,25 +22,26 @@ const READ_SIZE: usize = 512;
 /// After both Closes the node ends the TCP connection; we help after this.
 const FIN_WAIT: Duration = Duration::from_secs(1);
 
-/// Plays call `number` until the run's end, over as many connections as it takes and the plan allows.
+/// Plays call `number` until it is time to hang up, over as many connections as it takes and the plan allows.
 pub async fn play(worker: Rc<Worker>, number: u64) {
     let plan = worker.plan.clone();
     let mut backoff = plan.reconnect.map(Backoff::new);
     let mut call = Call { worker: worker.clone(), number, frames_before: 0, next_due: None };
+    let hangs_up_at = plan.schedule.hangs_up_at(number);
     loop {
         let failure = match call.connect_and_play(&mut backoff).await {
             Ok(()) => return,
             Err(failure) => failure,
         };
         let now = plan.clock.now();
-        let again = backoff.as_mut().filter(|_| failure.reason.is_retryable() && now < plan.schedule.end && !plan.is_cut());
+        let again = backoff.as_mut().filter(|_| failure.reason.is_retryable() && now < hangs_up_at && !plan.is_cut());
         let Some(backoff) = again else {
             worker.fail(number, &failure);
             return;
         };
         worker.recorder.write(|stats| stats.counts.reconnects += 1);
         let wait = backoff.next(fastrand::f64(), failure.retry_after);
-        let remaining = Duration::from_nanos(plan.schedule.end.saturating_sub(now));
+        let remaining = Duration::from_nanos(hangs_up_at.saturating_sub(now));
         tokio::time::sleep(wait.min(remaining)).await;
         if wait >= remaining || plan.is_cut() {
             let detail = format!("the run ended before the next attempt; last: {} {}", failure.reason, failure.detail);
@@ -78,7 +79,7 @@ impl Call {
             backoff.reset();
         }
         let first = plan.schedule.first_due(self.number, plan.clock.now());
-        self.lose_frames_until(first);
+        self.lose_frames_until(first.min(plan.schedule.end));
         let total = if plan.is_cut() { 0 } else { plan.schedule.frames_from(first) };
         let acks = Acks::new(first, plan.schedule.interval, plan.ack_timeout);
         let mut ending = Ending { link, stopped: false, stopped_seq: 0 };
@@ -90,7 +91,7 @@ impl Call {
             self.worker.join(first, line.clone());
         }
         // One timer per connection, not one per read: lateness of single acks is noticed by the writer.
-        let deadline = plan.clock.instant(plan.clock.now().max(plan.schedule.end)) + plan.stop_timeout;
+        let deadline = plan.clock.instant(plan.clock.now().max(plan.schedule.hangs_up_at(self.number))) + plan.stop_timeout;
         let played = tokio::time::timeout_at(deadline.into(), self.listen(&line, &mut ending)).await;
         self.worker.recorder.count_up(-1);
         line.end(true);

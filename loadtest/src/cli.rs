@@ -19,7 +19,7 @@ use crate::{duration, host};
 /// Calls a second where neither `--ramp` nor `--rate` is given.
 const RATE_DEFAULT: f64 = 500.0;
 
-/// Tokens are valid for the run and this much longer.
+/// Tokens are valid for the run's audio and this much longer, which covers hanging up.
 const TOKEN_SPARE: Duration = Duration::from_secs(3_600);
 
 /// Time for the workers to get ready before the first call.
@@ -181,7 +181,7 @@ pub struct RunArgs {
     /// Number of calls
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub calls: u64,
-    /// How long all calls are up together, after the ramp
+    /// How long all calls are up together, after the ramp; they then hang up at the pace of the ramp, within 10 s
     #[arg(long, default_value = "60s", value_parser = duration::parse)]
     pub duration: Duration,
     /// Time in which the calls open [default: 500 calls a second]
@@ -388,7 +388,9 @@ impl RunArgs {
     fn minted(&self, signer: &Signer, ramp: Duration) -> Result<Vec<CallIds>, TokenError> {
         let tenant: Arc<str> = self.tenant.as_deref().unwrap_or("load").into();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let exp = now + (ramp + self.duration + TOKEN_SPARE).as_secs();
+        // With `--start-at` the run may be hours away.
+        let begin = self.start_at.unwrap_or(now).max(now);
+        let exp = begin.saturating_add((ramp + self.duration + TOKEN_SPARE).as_secs());
         let progress = indicatif::ProgressBar::new(self.calls).with_message("minting tokens");
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let next = AtomicUsize::new(0);
@@ -449,6 +451,9 @@ pub fn redact(args: impl Iterator<Item = String>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
     use super::*;
 
     fn args(flags: &[&str]) -> RunArgs {
@@ -476,6 +481,23 @@ mod tests {
         assert_eq!(names(&[]), ["t1/i1"]);
         assert_eq!(names(&["--calls", "2"]), ["t1/load-0", "t1/load-1"]);
         assert_eq!(names(&["--interaction-prefix", "x", "--tenant", "t2"]), ["t2/x0"]);
+    }
+
+    #[test]
+    fn tokens_hold_until_an_hour_after_the_audio_whenever_it_begins() {
+        use rsa::pkcs8::EncodePrivateKey as _;
+        let key = rsa::RsaPrivateKey::new(&mut rand_core::OsRng, 2048).unwrap();
+        let signer = Signer::from_pem(&key.to_pkcs8_pem(rsa::pkcs8::LineEnding::LF).unwrap(), None).unwrap();
+        let now = unix_micros() / 1_000_000;
+        let expires = |flags: &[&str]| {
+            let calls = args(flags).minted(&signer, Duration::from_secs(10)).unwrap();
+            let claims = URL_SAFE_NO_PAD.decode(calls[0].token.split('.').nth(1).unwrap()).unwrap();
+            serde_json::from_slice::<serde_json::Value>(&claims).unwrap()["exp"].as_u64().unwrap()
+        };
+        let lasting = 10 + 60 + 3_600;
+        assert!(expires(&["--duration", "60s"]) >= now + lasting);
+        let later = now + 86_400;
+        assert_eq!(expires(&["--duration", "60s", "--start-at", &later.to_string()]), later + lasting);
     }
 
     #[test]

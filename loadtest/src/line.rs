@@ -36,7 +36,7 @@ pub struct Line {
     writing: Cell<bool>,
     /// Bytes that go out before the next frame.
     control: RefCell<Vec<u8>>,
-    /// Bytes that go out after the last frame; taken once.
+    /// Bytes that go out after the last frame, when it is time to hang up; taken once.
     finale: RefCell<Option<Vec<u8>>>,
     finale_sent: Cell<bool>,
     ended: Cell<bool>,
@@ -131,16 +131,7 @@ impl Line {
             } else if self.sent.get() < self.due.get() {
                 self.write_frame(&worker).await
             } else if self.sent.get() >= self.total.get() {
-                match self.finale.take() {
-                    Some(finale) => {
-                        self.finale_sent.set(true);
-                        self.stream.write_all(finale).await.0
-                    }
-                    None => {
-                        self.wake.notified().await;
-                        Ok(())
-                    }
-                }
+                self.hang_up(&worker).await
             } else {
                 self.wake.notified().await;
                 Ok(())
@@ -150,6 +141,28 @@ impl Line {
                 return;
             }
         }
+    }
+
+    /// Sends what ends the call, or waits: for the time to do so, and before and after it for whatever else there is to send.
+    async fn hang_up(&self, worker: &Worker) -> std::io::Result<()> {
+        // Listens before it looks, so that no cut falls between the two.
+        let cut = worker.cut.notified();
+        let at = worker.plan.schedule.hangs_up_at(self.number);
+        let is_time = worker.plan.is_cut() || worker.plan.clock.now() >= at;
+        if is_time && let Some(finale) = self.finale.take() {
+            self.finale_sent.set(true);
+            return self.stream.write_all(finale).await.0;
+        }
+        if is_time {
+            self.wake.notified().await;
+        } else {
+            tokio::select! {
+                () = tokio::time::sleep_until(worker.plan.clock.instant(at).into()) => {}
+                () = cut => {}
+                () = self.wake.notified() => {}
+            }
+        }
+        Ok(())
     }
 
     async fn write_frame(&self, worker: &Worker) -> std::io::Result<()> {

@@ -25,7 +25,7 @@ const LINE_EVERY: u64 = 10 * INTERVAL;
 pub struct Outcome {
     /// From the first connect to the last Close.
     pub whole: Stats,
-    /// Only from the end of the ramp to the first `stop`.
+    /// Only from the end of the ramp to the end of the audio.
     pub steady: Stats,
     /// At the steady part's ends; none if the run did not get there.
     pub steady_samples: Option<(Sample, Sample)>,
@@ -175,6 +175,22 @@ impl<'a> Watcher<'a> {
         Ok((self.window_begin, now))
     }
 
+    /// How things are, for a person.
+    fn message(&self, now: u64) -> String {
+        let (calls_up, failures) = (self.calls_up, self.outcome.whole.failure_count());
+        if self.window_begin >= self.plan.schedule.end {
+            return format!("{calls_up} calls up, hanging up, {failures} failures");
+        }
+        let ack = self.window.latency(Metric::Ack);
+        let seconds = (now - self.window_begin) as f64 / 1e9;
+        format!(
+            "{calls_up} calls up, {:.0} frames/s, ack p50 {} p99.9 {}, {failures} failures",
+            self.window.counts.frames as f64 / seconds,
+            crate::duration::show(ack.value_at_percentile(50.0)),
+            crate::duration::show(ack.value_at_percentile(99.9)),
+        )
+    }
+
     fn sample(&self, at: u64) -> Result<Sample, HostError> {
         let server = self.server_pid.map(host::sample_server).transpose()?;
         Ok(Sample { at, own_cpu: host::own_cpu(), own_rss: host::own_rss(), server })
@@ -228,7 +244,7 @@ impl Progress {
     fn new(plan: &Plan) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(plan.schedule.end / INTERVAL), target);
+        let bar = ProgressBar::with_draw_target(Some((plan.schedule.end + plan.schedule.hang_up()) / INTERVAL), target);
         let style = ProgressStyle::with_template("{bar:24} {pos}/{len} s  {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Self { bar, terminal }
@@ -239,17 +255,7 @@ impl Progress {
         if !self.terminal && !full_line {
             return;
         }
-        let window = &watcher.window;
-        let ack = window.latency(Metric::Ack);
-        let seconds = (now - watcher.window_begin) as f64 / 1e9;
-        let message = format!(
-            "{} calls up, {:.0} frames/s, ack p50 {} p99.9 {}, {} failures",
-            watcher.calls_up,
-            window.counts.frames as f64 / seconds,
-            crate::duration::show(ack.value_at_percentile(50.0)),
-            crate::duration::show(ack.value_at_percentile(99.9)),
-            watcher.outcome.whole.failure_count(),
-        );
+        let message = watcher.message(now);
         if self.terminal {
             self.bar.set_position(now / INTERVAL);
             self.bar.set_message(message);

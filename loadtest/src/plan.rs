@@ -43,7 +43,7 @@ pub struct Plan {
     pub cpus: Vec<usize>,
     /// Workers run before all threads of ordinary priority.
     pub realtime: bool,
-    /// Set by Ctrl-C: calls stop at their next frame.
+    /// Set by Ctrl-C: calls stop at their next frame, or hang up if there is none.
     pub cut: Arc<AtomicBool>,
 }
 

@@ -173,6 +173,7 @@ impl Report {
                 "url": args.url,
                 "calls": args.calls,
                 "ramp_s": plan.schedule.ramp as f64 / 1e9,
+                "hang_up_s": plan.schedule.hang_up() as f64 / 1e9,
                 "duration_s": args.duration.as_secs_f64(),
                 "steady_s": outcome.steady_samples.map(|(begin, end)| [begin.at as f64 / 1e9, end.at as f64 / 1e9]),
                 "frame_ms": args.frame_ms,

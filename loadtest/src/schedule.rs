@@ -1,9 +1,13 @@
-//! The open-loop schedule: when each call opens, and when each of its frames is due, whatever the node does.
+//! The open-loop schedule: when each call opens, when each of its frames is due, and when it hangs up, whatever the node does.
 //!
 //! All times are nanoseconds since the run's start ([`Clock`]).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+
+/// The calls hang up over no longer than this: less than the idle times of any node (ours pings after 15 s), and no great part
+/// of a run.
+const HANG_UP_MAX: u64 = 10_000_000_000;
 
 /// The run's clock.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +39,7 @@ pub struct Schedule {
     pub calls: u64,
     /// Opening all calls takes this long, evenly.
     pub ramp: u64,
-    /// Every call plays on until this moment: ramp plus duration.
+    /// Every call's audio ends at this moment: ramp plus duration.
     pub end: u64,
     /// Time between two frames of a call.
     pub interval: u64,
@@ -44,7 +48,24 @@ pub struct Schedule {
 impl Schedule {
     /// When call `number` opens its connection.
     pub fn opens_at(&self, number: u64) -> u64 {
-        (u128::from(self.ramp) * u128::from(number) / u128::from(self.calls.max(1))) as u64
+        self.share(self.ramp, number)
+    }
+
+    /// When call `number` hangs up: at the pace at which the calls came up, or faster.
+    ///
+    /// Not all at the end: thousands of closings within the time between two frames cost the generator the punctuality of the
+    /// last frames, and telephone calls do not end like that either.
+    pub fn hangs_up_at(&self, number: u64) -> u64 {
+        self.end.saturating_add(self.share(self.hang_up(), number))
+    }
+
+    /// From the end of the audio until the last call hangs up.
+    pub fn hang_up(&self) -> u64 {
+        self.ramp.min(HANG_UP_MAX)
+    }
+
+    fn share(&self, time: u64, number: u64) -> u64 {
+        (u128::from(time) * u128::from(number) / u128::from(self.calls.max(1))) as u64
     }
 
     /// The call's place within an interval, golden-ratio spaced: any first N calls lie evenly, for every N.
@@ -124,6 +145,21 @@ mod tests {
         assert_eq!(schedule.opens_at(2_000), 5_000 * MS);
         assert!(schedule.opens_at(3_999) < 10_000 * MS);
         assert_eq!(Schedule { ramp: 0, ..schedule }.opens_at(3_999), 0);
+    }
+
+    #[test]
+    fn calls_hang_up_evenly_and_never_before_the_end() {
+        let schedule = schedule(4_000);
+        assert_eq!(schedule.hangs_up_at(0), schedule.end);
+        assert_eq!(schedule.hangs_up_at(2_000), schedule.end + 5_000 * MS);
+        let times: Vec<u64> = (0..4_000).map(|number| schedule.hangs_up_at(number)).collect();
+        assert!(times.windows(2).all(|pair| pair[1] - pair[0] == 2_500_000), "as they opened, 400 a second");
+        assert!(times.iter().all(|at| (schedule.end..schedule.end + schedule.hang_up()).contains(at)));
+        // A long ramp is not waited for again, and without one all hang up at once.
+        let long = Schedule { ramp: 3_600_000 * MS, ..schedule };
+        assert_eq!(long.hangs_up_at(2_000), long.end + 5_000 * MS);
+        assert_eq!(Schedule { ramp: 0, ..schedule }.hangs_up_at(3_999), schedule.end);
+        assert_eq!(Schedule { end: u64::MAX, ..schedule }.hangs_up_at(3_999), u64::MAX);
     }
 
     #[test]

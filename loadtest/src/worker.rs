@@ -34,12 +34,17 @@ const TURN: Duration = Duration::from_micros(250);
 /// Sends rarely wait, so few buffers are in use at a time; more than this are not kept.
 const BUFFERS_KEPT: usize = 256;
 
+/// Ctrl-C, a flag that a signal handler sets, is looked at this often.
+const CUT_LOOK: Duration = Duration::from_millis(100);
+
 /// What the tasks of one thread share.
 pub struct Worker {
     /// The run.
     pub plan: Arc<Plan>,
     /// Where this worker counts.
     pub recorder: Arc<Recorder>,
+    /// Wakes the calls that wait for their time to hang up once the run is cut.
+    pub cut: Notify,
     wheel: RefCell<Wheel<Rc<Line>>>,
     wheel_changed: Notify,
     buffers: RefCell<Vec<Vec<u8>>>,
@@ -100,9 +105,11 @@ pub fn run(plan: Arc<Plan>, recorder: Arc<Recorder>, index: usize) -> io::Result
             buffers: RefCell::new(Vec::new()),
             failed: RefCell::new(vec![false; plan.calls.len()]),
             finished: Cell::new(false),
+            cut: Notify::new(),
             plan,
             recorder,
         });
+        tokio_uring::spawn(pass_on_cut(worker.clone()));
         let turning = tokio_uring::spawn(turn(worker.clone()));
         open(worker.clone(), index).await;
         worker.finished.set(true);
@@ -128,6 +135,14 @@ async fn open(worker: Rc<Worker>, index: usize) {
             std::panic::resume_unwind(error.into_panic());
         }
     }
+}
+
+/// Tells the calls when the run is cut. Ends with the worker at the latest.
+async fn pass_on_cut(worker: Rc<Worker>) {
+    while !worker.plan.is_cut() {
+        tokio::time::sleep(CUT_LOOK).await;
+    }
+    worker.cut.notify_waiters();
 }
 
 /// Issues frames as they fall due, until the worker has finished.

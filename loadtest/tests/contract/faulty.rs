@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -53,6 +53,8 @@ pub enum Fault {
     DropEarly,
     /// The first connection ends without a Close after frame 15; later ones are well.
     DropFirst,
+    /// The second connection ends without a Close once it has said nothing for a second; the others are well.
+    DropIdle,
     /// `stopped` counts one frame too many.
     StoppedFrames,
     /// `stopped` counts two bytes too few.
@@ -76,11 +78,16 @@ pub enum Fault {
 /// Audio payloads with the call's `interaction_id`.
 type Heard = std::sync::Mutex<Vec<(String, Vec<u8>)>>;
 
+/// When each call hung up, by `stop` or by Close.
+type HungUp = std::sync::Mutex<Vec<(String, Instant)>>;
+
 /// The node.
 pub struct Node {
     pub url: String,
     /// Audio payloads of all connections, in the order in which each connection sent them.
     pub heard: Arc<Heard>,
+    /// In the order in which it came.
+    pub hung_up: Arc<HungUp>,
 }
 
 impl Node {
@@ -88,14 +95,14 @@ impl Node {
     pub fn start(fault: Fault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("ws://{}/v1/ingest", listener.local_addr().expect("an address"));
-        let heard = Arc::default();
-        let node = Self { url, heard: Arc::clone(&heard) };
+        let node = Self { url, heard: Arc::default(), hung_up: Arc::default() };
+        let (heard, hung_up) = (node.heard.clone(), node.hung_up.clone());
         thread::spawn(move || {
             let upgrades = Arc::new(AtomicU64::new(0));
             let up = Arc::new(AtomicU64::new(0));
             for stream in listener.incoming() {
-                let (stream, upgrades, heard) = (stream.expect("accept"), upgrades.clone(), heard.clone());
-                let up = up.clone();
+                let (stream, upgrades, up) = (stream.expect("accept"), upgrades.clone(), up.clone());
+                let (heard, hung_up) = (heard.clone(), hung_up.clone());
                 // Whatever ends a connection is the generator's to report.
                 thread::spawn(move || {
                     let others = up.fetch_add(1, Ordering::SeqCst);
@@ -103,7 +110,7 @@ impl Node {
                         Fault::Full(calls_max) if others >= calls_max => Fault::Refuse(503),
                         fault => fault,
                     };
-                    let served = serve(stream, fault, &upgrades, &heard);
+                    let served = serve(stream, fault, &upgrades, &heard, &hung_up);
                     up.fetch_sub(1, Ordering::SeqCst);
                     served
                 });
@@ -113,7 +120,7 @@ impl Node {
     }
 }
 
-fn serve(mut stream: TcpStream, fault: Fault, upgrades: &AtomicU64, heard: &Heard) -> Option<()> {
+fn serve(mut stream: TcpStream, fault: Fault, upgrades: &AtomicU64, heard: &Heard, hung_up: &HungUp) -> Option<()> {
     if stream.peek(&mut [0]).ok()? == 0 {
         return None; // the generator's knock
     }
@@ -143,7 +150,10 @@ fn serve(mut stream: TcpStream, fault: Fault, upgrades: &AtomicU64, heard: &Hear
         }
     };
     let socket = tungstenite::accept_hdr(stream, answer).ok()?;
-    Session { socket, fault, nth, heard, frames: 0, bytes: 0, interaction: String::new() }.run()
+    if fault == Fault::DropIdle && nth == 1 {
+        socket.get_ref().set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+    }
+    Session { socket, fault, nth, heard, hung_up, frames: 0, bytes: 0, interaction: String::new() }.run()
 }
 
 struct Session<'a> {
@@ -151,6 +161,7 @@ struct Session<'a> {
     fault: Fault,
     nth: u64,
     heard: &'a Heard,
+    hung_up: &'a HungUp,
     frames: u64,
     bytes: u64,
     interaction: String,
@@ -164,7 +175,10 @@ impl Session<'_> {
                     let event: Value = serde_json::from_str(&text).ok()?;
                     match event["event"].as_str()? {
                         "start" => self.start(&event)?,
-                        _ => self.stop()?,
+                        _ => {
+                            self.note_hang_up();
+                            self.stop()?;
+                        }
                     }
                 }
                 Message::Binary(audio) => {
@@ -173,9 +187,14 @@ impl Session<'_> {
                     self.heard.lock().expect("lock").push((self.interaction.clone(), audio.to_vec()));
                     self.after_frame()?;
                 }
+                Message::Close(_) => self.note_hang_up(),
                 _ => {}
             }
         }
+    }
+
+    fn note_hang_up(&self) {
+        self.hung_up.lock().expect("lock").push((self.interaction.clone(), Instant::now()));
     }
 
     fn say(&mut self, text: String) -> Option<()> {
@@ -293,13 +312,22 @@ pub const SHORT: [&str; 14] = [
     "1s",
 ];
 
-/// Runs `exo-load run` with `SHORT` and `more`.
-pub fn exo_load(url: &str, more: &[&str]) -> Output {
+/// `exo-load run` with `SHORT` and `more`.
+pub fn command(url: &str, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_exo-load"));
-    command.args(["run", "--url", url]);
+    command.args(flags(url, more)).env("JWT_TOKEN", TOKEN);
+    command
+}
+
+/// Its arguments.
+pub fn flags<'a>(url: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let with_short = SHORT.chunks(2).filter(|pair| !more.contains(&pair[0]));
-    command.args(with_short.flatten()).args(more);
-    command.env("JWT_TOKEN", TOKEN).output().expect("exo-load starts")
+    ["run", "--url", url].into_iter().chain(with_short.flatten().copied()).chain(more.iter().copied()).collect()
+}
+
+/// Runs it.
+pub fn exo_load(url: &str, more: &[&str]) -> Output {
+    command(url, more).output().expect("exo-load starts")
 }
 
 /// Exit code and failure counts of a run with `--json`.

@@ -4,6 +4,7 @@ mod could_not_run;
 mod fails_on_each_fault;
 mod faulty;
 mod finds_the_capacity;
+mod hangs_up;
 mod journal;
 mod passes_on_a_right_node;
 mod reads_results;

@@ -4,19 +4,16 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::faulty::{Fault, Node, SHORT, TOKEN};
+use crate::faulty::{Fault, Node, TOKEN, command, flags};
 
 /// An account without privileges, on every Linux.
 const NOBODY: u32 = 65_534;
 
-fn realtime(command: &mut Command, node: &Node) -> Child {
-    command.args(["run", "--url", &node.url, "--realtime", "--json"]).args(SHORT).env("JWT_TOKEN", TOKEN);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("exo-load starts")
-}
+const REALTIME: [&str; 2] = ["--realtime", "--json"];
 
 /// Scheduling policies of a process's threads by name; a thread that is just ending is left out.
 fn policies(pid: u32) -> Vec<(String, u32)> {
@@ -46,7 +43,8 @@ fn assert_refused(output: &Output, node: &Node) {
 fn workers_go_before_ordinary_threads() {
     const FIFO: u32 = 1;
     let node = Node::start(Fault::None);
-    let mut child = realtime(&mut Command::new(env!("CARGO_BIN_EXE_exo-load")), &node);
+    let mut command = command(&node.url, &REALTIME);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("exo-load starts");
     let mut worker_seen = false;
     while child.try_wait().expect("a child").is_none() {
         for (name, policy) in policies(child.id()) {
@@ -81,6 +79,6 @@ fn without_permission_nothing_is_played() {
     if rustix::process::geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
-    let output = realtime(&mut command, &node).wait_with_output().expect("its output");
+    let output = command.args(flags(&node.url, &REALTIME)).env("JWT_TOKEN", TOKEN).output().expect("sh starts");
     assert_refused(&output, &node);
 }

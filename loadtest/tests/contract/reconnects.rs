@@ -17,6 +17,17 @@ fn a_dropped_call_comes_back() {
 }
 
 #[test]
+fn a_call_that_is_lost_before_it_hangs_up_comes_back_too() {
+    let node = Node::start(Fault::DropIdle);
+    // The second call has said everything three seconds before its time to hang up.
+    let (code, json) = result(&node, &[&RECONNECT[..3], &["--duration", "300ms", "--ramp", "6s", "--calls", "2"]].concat());
+    assert_eq!(code, 0, "{json:#}");
+    assert_eq!((&json["counts"]["reconnects"], &json["counts"]["calls_completed"]), (&1.into(), &2.into()), "{json:#}");
+    // Those after the last ack; after the end none was due.
+    assert!(json["counts"]["frames_lost"].as_u64() <= Some(9), "{json:#}");
+}
+
+#[test]
 fn without_the_flag_it_fails() {
     let (code, json) = result(&Node::start(Fault::DropFirst), &["--calls", "2"]);
     assert_eq!(code, 2, "{json:#}");
