@@ -57,6 +57,7 @@ def parse():
     parser.add_argument("--retain-bytes", default="16GiB", help="journal beyond which the oldest audio makes room")
     parser.add_argument("--server-cpu", default="0")
     parser.add_argument("--generator-cpus", default="1", help="with / between those of several generators: 1/2")
+    parser.add_argument("--realtime", action="store_true", help="exo-load at real-time priority; wants root or CAP_SYS_NICE")
     parser.add_argument("--verify", action="store_true", help="hold the journal against every promised byte afterwards")
     parser.add_argument("--raw-size", type=int, default=2048, help="MiB written to the bare disk each round; 0 for none")
     parser.add_argument("--out", type=Path, default=Path("measured"))
@@ -89,6 +90,7 @@ def host(arguments):
     return (
         f"{model.group(1) if model else 'unknown CPU'}, {os.cpu_count()} CPUs, Linux {os.uname().release}, commit {commit}; "
         f"node on CPU {arguments.server_cpu}, generator on {arguments.generator_cpus}"
+        + (" at real-time priority" if arguments.realtime else "")
     )
 
 
@@ -144,6 +146,7 @@ def load(arguments, keys, calls, level, data, place, pid, address):
         command += ["--calls", str(share), "--first-call", str(index * share), "--cpus", cpu, "--server-pid", str(pid)]
         command += ["--duration", arguments.duration, "--ramp", arguments.ramp, "--ack-level", level]
         command += ["--out", place / str(index)]
+        command += ["--realtime"] if arguments.realtime else []
         command += ["--start-at", begin] if len(cpus) > 1 else []
         command += ["--verify", data] if arguments.verify and level != "received" else []
         generators.append(subprocess.Popen(command, stdout=(place / f"{index}.txt").open("w"), stderr=subprocess.STDOUT))
@@ -193,8 +196,7 @@ def summary(place, calls, level, number, ends, written, memory):
         "acks": result["counts"]["acks"],
         "server_ns_per_frame": server.get("cpu_ns_per_frame"),
         "server_percent": server.get("cpu_percent"),
-        # Of several generators only the share of their cores is known.
-        "generator_ns_per_frame": result["generator"].get("cpu_ns_per_frame", 0),
+        "generator_ns_per_frame": result["generator"]["cpu_ns_per_frame"],
         "generator_percent": result["generator"]["cpu_percent"],
         "sendlag_p999_ms": result["generator"]["sendlag_p999_ns"] / 1e6,
         "ack_ms": [ack[name] / 1e6 for name in ("p50", "p99", "p99.9")],
@@ -212,7 +214,8 @@ def line(run):
     return (
         f"{run['calls']} {run['level']} #{run['round']}: {run['verdict']}, {run['completed']} calls, {run['failed']} failed, "
         f"{run['frames']} frames, node {(run['server_ns_per_frame'] or 0) / 1000:.1f} µs a frame "
-        f"({run['server_percent'] or 0:.0f} %), generator {run['generator_ns_per_frame'] / 1000:.1f} ({run['generator_percent']:.0f} %), "
+        f"({run['server_percent'] or 0:.0f} %), generator {(run['generator_ns_per_frame'] or 0) / 1000:.1f} "
+        f"({run['generator_percent'] or 0:.0f} %), "
         f"ack p50 {run['ack_ms'][0]:.1f} p99 {run['ack_ms'][1]:.1f} p99.9 {run['ack_ms'][2]:.1f} ms, "
         f"send lag p99.9 {run['sendlag_p999_ms']:.1f} ms, to disk {run['disk_per_audio']:.3f}"
         + (f", verified {verified['frames_equal']} of {verified['frames_promised']}" if verified else "")

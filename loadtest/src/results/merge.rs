@@ -141,27 +141,44 @@ fn generator(results: &[&Value], judged: &Stats) -> Value {
     json!({
         "cpu_percent": highest,
         "cores": total(results, "/generator/cores"),
+        "cpu_ns_per_frame": generator_cpu_ns_per_frame(results),
         "sendlag_p999_ns": judged.latency(Metric::Sendlag).value_at_percentile(99.9),
         "rss_bytes": total(results, "/generator/rss_bytes"),
         "ills": ills,
     })
 }
 
-/// Each generator divided the node's CPU time by its own frames alone: here it is divided by all of them.
+/// Frames of a run's steady part: every one of them has a send lag.
+fn steady_frames(result: &Value) -> f64 {
+    number(result, "/latency_ns/sendlag/count").unwrap_or(0.0)
+}
+
+/// CPU time of all generators by the frames of all. None where one was not measured: of its frames the cost is not known.
+fn generator_cpu_ns_per_frame(results: &[&Value]) -> Option<u64> {
+    let cpu = |result: &&Value| Some(number(result, "/generator/cpu_ns_per_frame")? * steady_frames(result));
+    let cpu: f64 = results.iter().map(cpu).sum::<Option<f64>>()?;
+    divided(cpu, results.iter().map(|result| steady_frames(result)).sum())
+}
+
+fn divided(cpu: f64, frames: f64) -> Option<u64> {
+    (frames > 0.0).then(|| (cpu / frames).round() as u64)
+}
+
+/// There is one node, and each generator that watched it saw all of its CPU time, but divided it by its own frames alone: what
+/// they saw is the mean of theirs, by the frames of all generators, watching or not.
 fn server(results: &[&Value]) -> Value {
     let measured: Vec<&&Value> = results.iter().filter(|result| result["server"].is_object()).collect();
     if measured.is_empty() {
         return Value::Null;
     }
-    // Every frame of the steady part has a send lag.
-    let frames = |result: &Value| number(result, "/latency_ns/sendlag/count").unwrap_or(0.0);
-    let all_frames: f64 = results.iter().map(|result| frames(result)).sum();
+    let all_frames: f64 = results.iter().map(|result| steady_frames(result)).sum();
     let count = measured.len() as f64;
     let mean = |pointer: &str| measured.iter().filter_map(|result| number(result, pointer)).sum::<f64>() / count;
     let per_frame = |name: &str| {
         let pointer = format!("/server/{name}");
-        let cpu: f64 = measured.iter().filter_map(|result| Some(number(result, &pointer)? * frames(result))).sum();
-        (cpu / count / all_frames) as u64
+        let seen: Vec<f64> =
+            measured.iter().filter_map(|result| Some(number(result, &pointer)? * steady_frames(result))).collect();
+        divided(seen.iter().sum::<f64>() / seen.len().max(1) as f64, all_frames).filter(|_| !seen.is_empty())
     };
     json!({
         "cpu_percent": mean("/server/cpu_percent"),
@@ -200,4 +217,46 @@ fn log(runs: &[RunDir]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
         writer.write_histogram(stats.latency(interval.metric), start, length, Tag::new(interval.metric.name()))?;
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run of `frames` steady frames, and what it saw of generator and node a frame.
+    fn run(frames: u64, generator_ns: Value, server: Value) -> Value {
+        json!({
+            "latency_ns": {"sendlag": {"count": frames}},
+            "generator": {"cpu_percent": 10.0, "cores": 1, "cpu_ns_per_frame": generator_ns, "rss_bytes": 1, "ills": []},
+            "server": server,
+        })
+    }
+
+    fn seen(ns: u64) -> Value {
+        json!({"cpu_percent": 50.0, "cpu_ns_per_frame": ns, "user_ns_per_frame": ns / 4, "system_ns_per_frame": null, "rss_bytes": 100})
+    }
+
+    #[test]
+    fn a_frames_cost_is_all_generators_cpu_by_all_frames() {
+        let cost = |runs: &[Value]| generator(&runs.iter().collect::<Vec<_>>(), &Stats::new())["cpu_ns_per_frame"].clone();
+        let (small, large) = (run(100, 40_000.into(), Value::Null), run(300, 20_000.into(), Value::Null));
+        assert_eq!(cost(&[small.clone(), large]), 25_000);
+        assert_eq!(cost(&[small, run(100, Value::Null, Value::Null)]), Value::Null, "the second was not measured");
+        assert_eq!(cost(&[run(0, 5.into(), Value::Null), run(0, 5.into(), Value::Null)]), Value::Null);
+    }
+
+    #[test]
+    fn the_nodes_cost_counts_once_however_many_watched() {
+        let node = |runs: &[Value]| server(&runs.iter().collect::<Vec<_>>());
+        // 4 ms of CPU in all: each generator divided the same 4 ms by its own frames.
+        let (small, large) = (run(100, Value::Null, seen(40_000)), run(300, Value::Null, seen(13_334)));
+        let both = node(&[small.clone(), large]);
+        assert_eq!((&both["cpu_ns_per_frame"], &both["user_ns_per_frame"]), (&10_000.into(), &2_500.into()));
+        assert_eq!((&both["cpu_percent"], &both["rss_bytes"]), (&50.0.into(), &100.into()));
+        assert_eq!(both["system_ns_per_frame"], Value::Null, "nobody measured it");
+        let one = node(&[small, run(300, Value::Null, Value::Null)]);
+        assert_eq!(one["cpu_ns_per_frame"], 10_000, "watched by one, paid by the frames of both");
+        assert_eq!(node(&[run(0, Value::Null, seen(1))])["cpu_ns_per_frame"], Value::Null);
+        assert_eq!(node(&[run(1, Value::Null, Value::Null)]), Value::Null);
+    }
 }

@@ -174,6 +174,9 @@ fn two_generators_at_one_node_are_one_run() {
     }
     let max = |result: &Value| result["latency_ns"]["setup"]["max"].as_u64().unwrap();
     assert_eq!(max(&merged), max(&one).max(max(&two)));
+    let cost = |result: &Value| result["generator"]["cpu_ns_per_frame"].as_u64().unwrap();
+    let costs = [cost(&one), cost(&two)];
+    assert!((costs[0].min(costs[1])..=costs[0].max(costs[1])).contains(&cost(&merged)), "{costs:?} {merged:#}");
     assert_eq!(merged["slos"][0]["held"], true);
     assert_eq!(merged["slos"].as_array().unwrap().len(), 1);
     // A sum reads like a run: it can be summed up and shown again.
