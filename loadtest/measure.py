@@ -145,7 +145,7 @@ def load(arguments, keys, calls, level, data, place, pid, address):
         command = [binary(arguments, "exo-load"), "run", "--url", f"ws://{address}/v1/ingest", "--key", keys / "private.pem"]
         command += ["--calls", str(share), "--first-call", str(index * share), "--cpus", cpu, "--server-pid", str(pid)]
         command += ["--duration", arguments.duration, "--ramp", arguments.ramp, "--ack-level", level]
-        command += ["--out", place / str(index)]
+        command += ["--out", place / str(index), "--note", host(arguments)]
         command += ["--realtime"] if arguments.realtime else []
         command += ["--start-at", begin] if len(cpus) > 1 else []
         command += ["--verify", data] if arguments.verify and level != "received" else []

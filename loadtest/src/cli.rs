@@ -253,6 +253,9 @@ pub struct RunArgs {
     /// Start at this Unix time (seconds), at which other generators start too: $(($(date +%s) + 20))
     #[arg(long, value_name = "SECONDS")]
     pub start_at: Option<u64>,
+    /// Kept in env.json and report.html: which node this was, say, "node at $(git describe --always --dirty)"
+    #[arg(long, value_name = "TEXT")]
+    pub note: Option<String>,
     /// Print the result as JSON instead of a table
     #[arg(long)]
     pub json: bool,

@@ -59,7 +59,7 @@ pub fn play_and_judge(args: &RunArgs, cut: &Arc<AtomicBool>, baseline: Option<&V
         report.compare(baseline, args.baseline_margin)?;
     }
     if let Some(directory) = &args.out {
-        files::write(directory, &report, &outcome)?;
+        files::write(directory, &report, &outcome, args.note.as_deref())?;
         results::html::write(directory)?;
     }
     Ok(Played { plan, report })

@@ -27,11 +27,11 @@ pub fn prepare(directory: &Path) -> Result<(), String> {
 }
 
 /// Writes all files.
-pub fn write(directory: &Path, report: &Report, outcome: &Outcome) -> Result<(), String> {
+pub fn write(directory: &Path, report: &Report, outcome: &Outcome, note: Option<&str>) -> Result<(), String> {
     let mut files: Vec<(PathBuf, Vec<u8>)> = vec![
         ("result.json".into(), pretty(&report.json)),
         ("result.schema.json".into(), SCHEMA.into()),
-        ("env.json".into(), pretty(&environment())),
+        ("env.json".into(), pretty(&environment(note))),
         (ledger::FILE.into(), outcome.ledger.to_text().into_bytes()),
         ("latency.hlog".into(), outcome.log.clone()),
         ("intervals.csv".into(), outcome.csv.clone().into_bytes()),
@@ -51,13 +51,14 @@ fn pretty(value: &serde_json::Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
 }
 
-fn environment() -> serde_json::Value {
+fn environment(note: Option<&str>) -> serde_json::Value {
     json!({
         "schema": {"name": "exo-load/env", "version": 1},
         "program": concat!("exo-load ", env!("CARGO_PKG_VERSION")),
         "debug_build": cfg!(debug_assertions),
         "command": cli::redact(std::env::args()),
         "finished_unix_s": SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        "note": note,
         "host": host::describe(),
     })
 }

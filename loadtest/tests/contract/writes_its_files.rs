@@ -12,7 +12,18 @@ fn the_files_of_a_run() {
     let out = directory.path().join("a/b");
     let node = Node::start(Fault::None);
     let pid = std::process::id().to_string();
-    let flags = ["--out", out.to_str().unwrap(), "--token", TOKEN, "--duration", "1500ms", "--server-pid", &pid];
+    let flags = [
+        "--out",
+        out.to_str().unwrap(),
+        "--token",
+        TOKEN,
+        "--duration",
+        "1500ms",
+        "--server-pid",
+        &pid,
+        "--note",
+        "node at 1",
+    ];
     let (code, json) = result(&node, &flags);
     assert_eq!(code, 0, "{json:#}");
     let read = |name: &str| fs::read_to_string(out.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -24,6 +35,8 @@ fn the_files_of_a_run() {
 
     let env: serde_json::Value = serde_json::from_str(&read("env.json")).unwrap();
     assert!(env["host"]["kernel"].is_string() && env["host"]["cores"].as_u64() > Some(0));
+    assert_eq!(env["note"], "node at 1");
+    assert!(read("report.html").contains("node at 1"));
     assert!(env["command"].as_array().unwrap().iter().any(|arg| arg == "--token"));
 
     let log = read("latency.hlog");

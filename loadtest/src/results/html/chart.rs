@@ -4,15 +4,15 @@ use std::fmt::Write as _;
 
 use crate::duration::show;
 
-const WIDTH: f64 = 960.0;
-const HEIGHT: f64 = 360.0;
-const LEFT: f64 = 70.0;
-const RIGHT: f64 = 80.0;
-const TOP: f64 = 10.0;
-const BOTTOM: f64 = 30.0;
+const WIDTH: f64 = 720.0;
+const HEIGHT: f64 = 280.0;
+const LEFT: f64 = 56.0;
+const RIGHT: f64 = 60.0;
+const TOP: f64 = 18.0;
+const BOTTOM: f64 = 26.0;
 
-/// Told apart by people who do not tell red from green, too.
-const COLOURS: [&str; 4] = ["#b3261e", "#d97706", "#1d4ed8", "#0f766e"];
+/// Classes of the style, told apart by people who do not tell red from green, too.
+const COLOURS: [&str; 4] = ["c0", "c1", "c2", "c3"];
 
 /// One line.
 pub struct Series {
@@ -24,10 +24,14 @@ pub struct Series {
 
 /// Lines in one frame.
 pub struct Chart {
+    /// What it shows, for those who cannot see it.
+    pub title: &'static str,
     /// At most four.
     pub series: Vec<Series>,
     /// Places on the x axis and what they are called; those beyond the points are left out.
     pub ticks: Vec<(f64, String)>,
+    /// Moments on the x axis, each with a line and what happens there.
+    pub marks: Vec<(f64, &'static str)>,
 }
 
 impl Chart {
@@ -44,7 +48,8 @@ impl Chart {
         if points().count() == 0 {
             return write!(svg, "<p>Nothing was measured.</p>");
         }
-        let x_max = points().map(|(x, _)| *x).fold(f64::MIN_POSITIVE, f64::max);
+        let marks = self.marks.iter().map(|(x, _)| *x);
+        let x_max = points().map(|(x, _)| *x).chain(marks).fold(f64::MIN_POSITIVE, f64::max);
         // A microsecond is the least that is measured.
         let decade = |y: f64| y.max(1_000.0).log10();
         let low = points().map(|(_, y)| decade(*y).floor()).fold(f64::MAX, f64::min);
@@ -52,7 +57,8 @@ impl Chart {
         let place_x = |x: f64| LEFT + x / x_max * (WIDTH - LEFT - RIGHT);
         let place_y = |y: f64| TOP + (high - decade(y)) / (high - low) * (HEIGHT - TOP - BOTTOM);
 
-        writeln!(svg, "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">")?;
+        let title = self.title;
+        writeln!(svg, "<div class=\"wide\"><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">")?;
         for power in low as i32..=high as i32 {
             let (value, y) = (10f64.powi(power), place_y(10f64.powi(power)));
             writeln!(svg, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>", WIDTH - RIGHT)?;
@@ -65,21 +71,27 @@ impl Chart {
             writeln!(svg, "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>")?;
             writeln!(svg, "<text x=\"{x:.1}\" y=\"{below}\" text-anchor=\"middle\">{label}</text>")?;
         }
+        for (x, label) in &self.marks {
+            let (x, bottom) = (place_x(*x), HEIGHT - BOTTOM);
+            writeln!(svg, "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>")?;
+            writeln!(svg, "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{label}</text>", TOP - 6.0)?;
+        }
         let mut labels: Vec<f64> = Vec::new();
         for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
-            write!(svg, "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" points=\"")?;
-            series.points.iter().try_for_each(|(x, y)| write!(svg, "{:.1},{:.1} ", place_x(*x), place_y(*y)))?;
-            writeln!(svg, "\"/>")?;
             let Some((x, y)) = series.points.last() else { continue };
+            write!(svg, "<polyline class=\"{colour}\" points=\"")?;
+            series.points.iter().try_for_each(|(x, y)| write!(svg, "{:.1},{:.1} ", place_x(*x), place_y(*y)))?;
+            // The last one again: of a single point there would be nothing to see.
+            writeln!(svg, "{:.1},{:.1}\"/>", place_x(*x), place_y(*y))?;
             // Names of lines that end close together stand one below the other.
             let mut label_y = place_y(*y) + 4.0;
-            while labels.iter().any(|taken: &f64| (taken - label_y).abs() < 14.0) {
+            while labels.iter().any(|taken: &f64| (taken - label_y).abs() < 12.0) {
                 label_y += 1.0;
             }
             labels.push(label_y);
             let name_x = place_x(*x) + 6.0;
-            writeln!(svg, "<text x=\"{name_x:.1}\" y=\"{label_y:.1}\" style=\"fill:{colour}\">{}</text>", series.name)?;
+            writeln!(svg, "<text class=\"{colour}\" x=\"{name_x:.1}\" y=\"{label_y:.1}\">{}</text>", series.name)?;
         }
-        write!(svg, "</svg>")
+        write!(svg, "</svg></div>")
     }
 }
