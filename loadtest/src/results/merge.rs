@@ -46,7 +46,21 @@ fn check_alike(first: &RunDir, other: &RunDir) -> Result<(), String> {
             return Err(format!("merge: {first} and {other} are not parts of one run: {name} is {one} and {two}"));
         }
     }
+    // One after the other they had the node to themselves: the sum would be of calls that were never up together.
+    if let (Some(one), Some(two)) = (span(first), span(other))
+        && (one.1 <= two.0 || two.1 <= one.0)
+    {
+        let (first, other) = (first.path.display(), other.path.display());
+        return Err(format!("merge: {first} and {other} did not play at the same time; give both one --start-at"));
+    }
     Ok(())
+}
+
+/// When a run began and ended, Unix time.
+fn span(run: &RunDir) -> Option<(f64, f64)> {
+    let begin = run.intervals.iter().map(|interval| interval.start_unix).reduce(f64::min)?;
+    let end = run.intervals.iter().map(|interval| interval.start_unix + interval.length).reduce(f64::max)?;
+    Some((begin, end))
 }
 
 /// The log's steady part has to be what the run itself judged.

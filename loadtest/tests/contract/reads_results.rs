@@ -212,6 +212,16 @@ fn two_generators_at_one_node_are_one_run() {
 }
 
 #[test]
+fn runs_one_after_the_other_are_not_one() {
+    let (one, two) = (Earlier::play(&[]), Earlier::play(&["--first-call", "3"]));
+    let both = one.out.with_file_name("both");
+    let output = command(&["merge", text(&one.out), text(&two.out), "--out", text(&both)]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("--start-at") && !both.exists(), "{errors}");
+}
+
+#[test]
 fn a_report_is_one_page_for_itself() {
     let earlier = Earlier::play(&[]);
     let path = earlier.out.join("report.html");
