@@ -291,15 +291,33 @@ fn a_supervisor_is_told_through_a_descriptor_and_through_systemds_socket() {
     command.args([BINARY, "serve", "--no-journal", "--allow-unregistered", "--ready-fd", "7", "--jwt-key"]);
     let mut node = Running::start(command.arg(directory.path().join("public.pem")).args(SMALL));
     let received = || {
-        let mut buffer = [0; 256];
-        let size = socket.recv(&mut buffer).unwrap();
-        String::from_utf8_lossy(&buffer[..size]).into_owned()
+        loop {
+            let mut buffer = [0; 1024];
+            let size = socket.recv(&mut buffer).unwrap();
+            let message = String::from_utf8_lossy(&buffer[..size]).into_owned();
+            // What it says of a key file that it looked at by itself.
+            if !message.starts_with("STATUS=") {
+                return message;
+            }
+        }
     };
     assert!(received().starts_with("READY=1\n"));
     assert_eq!(std::fs::read_to_string(&ready_path).unwrap(), format!("listening on {}\n", node.address));
     let open = std::fs::read_dir(format!("/proc/{}/fd", node.child.id())).unwrap();
     let open: Vec<_> = open.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok()).collect();
     assert!(!open.contains(&ready_path), "it keeps the descriptor open");
+    for (keys, outcome) in [(None, "keys reloaded"), (Some("no keys at all"), "keys not reloaded, the old ones stay")] {
+        if let Some(keys) = keys {
+            // Next to it, and moved over it: the node looks at the file by itself as well, and must not find it half written.
+            std::fs::write(directory.path().join("next"), keys).unwrap();
+            std::fs::rename(directory.path().join("next"), directory.path().join("public.pem")).unwrap();
+        }
+        node.signal("HUP");
+        let reloading = received();
+        assert!(reloading.starts_with("RELOADING=1\nMONOTONIC_USEC="), "{reloading}");
+        let reloaded = received();
+        assert!(reloaded.starts_with("READY=1\nSTATUS=listening on 127.0.0.1:") && reloaded.contains(outcome), "{reloaded}");
+    }
     node.signal("TERM");
     assert!(received().starts_with("STOPPING=1\n"));
     assert_eq!(node.wait().0.code(), Some(0));

@@ -26,7 +26,8 @@ Examples:
 
 Once it serves it prints one line to standard output: listening on ADDRESS. Logs go to standard error.
 SIGTERM or SIGINT drains and exits 0; a second one exits at once, with 1. SIGHUP reads the keys again, as does a \
-change of their file. On the admin address: /ready, /metrics, /debug/latency.hlog and .hgrm. Under systemd (NOTIFY_SOCKET) it reports READY=1 and STOPPING=1.
+change of their file. On the admin address: /ready, /metrics, /debug/latency.hlog and .hgrm. Under systemd (NOTIFY_SOCKET) it reports READY=1, RELOADING=1 \
+and STOPPING=1.
 Exit: 0 fine, 1 could not run, 2 usage.";
 
 /// Serves until a signal ends it.

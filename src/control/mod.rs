@@ -184,9 +184,20 @@ async fn serve(node: Node, parts: Parts, facts: Facts, notifier: &Notifier) -> R
                     node.drain(drain);
                 }
                 Signal::Terminate => {}
-                Signal::Hangup => hangup.notify_one(),
+                Signal::Hangup => {
+                    // A node that stops says nothing else any more.
+                    if !is_draining {
+                        notifier.reloading();
+                    }
+                    hangup.notify_one();
+                }
             },
-            Some(outcome) = verifiers.recv() => apply(&node, outcome),
+            Some((is_asked, outcome)) = verifiers.recv() => {
+                let what = apply(&node, outcome);
+                if !is_draining {
+                    notifier.keys_read(is_asked, node.address(), &what);
+                }
+            }
             () = sleep(if is_draining { TICK_DRAINING } else { TICK }) => {}
         }
     }
@@ -213,11 +224,12 @@ async fn look_after(status: Rc<Status>) {
     }
 }
 
-/// Reads the key file when it changes and when it is asked to, for as long as somebody takes what comes of it.
+/// Reads the key file when it changes and when it is asked to, for as long as somebody takes what comes of it, with whether it
+/// was asked.
 async fn watch_keys(
     mut keys: KeyFile,
     hangup: Rc<Notify>,
-    outcomes: Sender<Result<Verifier, KeyFileError>>,
+    outcomes: Sender<(bool, Result<Verifier, KeyFileError>)>,
     is_reading: Rc<Cell<bool>>,
 ) {
     let mut polls = interval(KEY_POLL_INTERVAL);
@@ -231,21 +243,25 @@ async fn watch_keys(
         let outcome = if is_asked { Some(keys.reload().await) } else { keys.poll().await };
         is_reading.set(false);
         if let Some(outcome) = outcome
-            && outcomes.send(outcome).await.is_err()
+            && outcomes.send((is_asked, outcome)).await.is_err()
         {
             return;
         }
     }
 }
 
-/// Swaps the whole set, or keeps the old one.
-fn apply(node: &Node, outcome: Result<Verifier, KeyFileError>) {
+/// Swaps the whole set, or keeps the old one; says which.
+fn apply(node: &Node, outcome: Result<Verifier, KeyFileError>) -> String {
     match outcome {
         Ok(verifier) => {
             node.set_keys(Arc::new(verifier));
             tracing::info!("keys reloaded");
+            "keys reloaded".to_owned()
         }
-        Err(error) => tracing::warn!("keys not reloaded, the old ones stay: {error}"),
+        Err(error) => {
+            tracing::warn!("keys not reloaded, the old ones stay: {error}");
+            format!("keys not reloaded, the old ones stay: {error}")
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 #![forbid(unsafe_code)]
-//! Tells a supervisor that the node serves, or stops: a descriptor it passed (`--ready-fd`), and systemd's notification
+//! Tells a supervisor that the node serves, reloads, or stops: a descriptor it passed (`--ready-fd`), and systemd's notification
 //! socket (sd_notify(3)).
 
+use rustix::time::{ClockId, clock_gettime};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
@@ -31,6 +32,21 @@ impl Notifier {
             tracing::warn!("cannot write to the descriptor of --ready-fd: {error}");
         }
         self.tell(&format!("READY=1\nSTATUS=listening on {address}\n"));
+    }
+
+    /// It was asked to read its keys again, and begins to. The time tells a reload that systemd asked for from one before it.
+    pub fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let now_us = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000;
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS=reading the keys\n"));
+    }
+
+    /// The keys were read: because it was asked to, which ends the reload, or because their file changed.
+    pub fn keys_read(&self, is_asked: bool, address: NodeAddress, what: &str) {
+        let ready = if is_asked { "READY=1\n" } else { "" };
+        // A file's name may hold anything; a line's end would begin another assignment.
+        let what = what.replace(char::is_control, " ");
+        self.tell(&format!("{ready}STATUS=listening on {address}; {what}\n"));
     }
 
     /// The node has begun to drain.
@@ -84,6 +100,25 @@ mod tests {
         let notifier = Notifier { ready: None, socket: Some(format!("@{name}").into()) };
         notifier.stopping();
         assert_eq!(received(&by_name), "STOPPING=1\nSTATUS=draining\n");
+    }
+
+    #[test]
+    fn a_reload_has_a_begin_and_an_end_and_a_status_has_one_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let notifier = Notifier { ready: None, socket: Some(path.into()) };
+        let address = "127.0.0.1:8443".parse().unwrap();
+        let before = clock_gettime(ClockId::Monotonic);
+        notifier.reloading();
+        let message = received(&socket);
+        let now_us = message.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").and_then(|rest| rest.split_once('\n')).unwrap().0;
+        assert!(now_us.parse::<i64>().unwrap() >= before.tv_sec * 1_000_000 + before.tv_nsec / 1_000, "{message}");
+        notifier.keys_read(true, address, "keys not reloaded: the key file a\nREADY=1 is refused");
+        let status = "STATUS=listening on 127.0.0.1:8443; keys not reloaded: the key file a READY=1 is refused\n";
+        assert_eq!(received(&socket), format!("READY=1\n{status}"));
+        notifier.keys_read(false, address, "keys reloaded");
+        assert_eq!(received(&socket), "STATUS=listening on 127.0.0.1:8443; keys reloaded\n");
     }
 
     #[test]
