@@ -124,8 +124,9 @@ impl fmt::Display for Lack {
                 let limit = show_limit(*limit);
                 write!(
                     f,
-                    "cannot lock {} KiB of memory for the frame ring (limit: {limit}): raise it with `ulimit -l`, systemd's \
-                     LimitMEMLOCK= or docker's --ulimit memlock=, or pass --allow-unregistered to run without",
+                    "cannot lock another {} KiB of memory for a shard's frame ring (limit: {limit} for everything this user has \
+                     locked): raise it with `ulimit -l`, systemd's LimitMEMLOCK= or docker's --ulimit memlock=, or pass \
+                     --allow-unregistered to run without",
                     wanted / 1024,
                 )
             }
