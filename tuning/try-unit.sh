@@ -1,0 +1,179 @@
+#!/bin/sh
+# Runs the unit beside this script, as it stands, under a systemd of its own: the first process of new namespaces, on an overlay
+# of this machine's files, with a network of its own. Nothing of it is left afterwards. Root alone can, on Linux with systemd,
+# overlayfs and cgroup v2.
+#
+#   cargo build --workspace && sh tuning/try-unit.sh
+set -eu
+
+here=$(cd "$(dirname "$0")" && pwd)
+target=${CARGO_TARGET_DIR:-$here/../target}
+node=$target/debug/exo-ingest
+load=$target/debug/exo-load
+systemd=/usr/lib/systemd/systemd
+[ -x "$systemd" ] || systemd=/lib/systemd/systemd
+
+give_up() {
+    echo "error: $1" >&2
+    exit 1
+}
+
+# The first process: makes the machine that the unit runs on, and becomes its systemd.
+if [ "${1:-}" = inside ]; then
+    scratch=$2
+    mount --make-rprivate /
+    mount -t tmpfs tmpfs "$scratch/overlay"
+    root=$scratch/overlay/root
+    mkdir "$scratch/overlay/upper" "$scratch/overlay/work" "$root"
+    mount -t overlay overlay -o "lowerdir=/,upperdir=$scratch/overlay/upper,workdir=$scratch/overlay/work" "$root"
+    mount -t proc proc "$root/proc"
+    mount -t sysfs -o ro sysfs "$root/sys"
+    mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+    mount --rbind /dev "$root/dev"
+    mount -t tmpfs tmpfs "$root/run"
+    mount -t tmpfs tmpfs "$root/tmp"
+    # The journal is written past the cache: not on the overlay's tmpfs.
+    mkdir -p "$root/var/lib/private" "$root/etc/exo-ingest" "$root/tmp/old"
+    mount --bind "$scratch/state" "$root/var/lib/private"
+    cp "$scratch/keys/public.pem" "$scratch/exo-ingest.toml" "$root/etc/exo-ingest/"
+    cp "$node" "$root/usr/local/bin/exo-ingest"
+    units=$root/etc/systemd/system
+    cp "$here/exo-ingest.service" "$units/"
+    printf '[Unit]\nDescription=one unit, tried\nWants=systemd-journald.service\n' >"$units/try-unit.target"
+    # Of the machine's own units none: they would reach its devices, which are not namespaced.
+    for unit in sysinit.target local-fs.target swap.target basic.target network-online.target; do
+        printf '[Unit]\nDescription=nothing\nDefaultDependencies=no\n' >"$scratch/$unit"
+        rm -f "$units/$unit"
+        cp "$scratch/$unit" "$units/$unit"
+    done
+    rm -f "$root/etc/machine-id"
+    echo 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
+    cd "$root"
+    pivot_root . tmp/old
+    umount -l /tmp/old
+    exec env -i container=try-unit PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+        "$systemd" --system --unit=try-unit.target --log-target=null --show-status=0
+fi
+
+[ "$(id -u)" = 0 ] || give_up 'namespaces and mounts take root'
+[ -x "$node" ] && [ -x "$load" ] || give_up 'build first: cargo build --workspace'
+for tool in unshare nsenter systemctl "$systemd"; do
+    command -v "$tool" >/dev/null || give_up "$tool is not here: apt-get install systemd util-linux"
+done
+cgroups=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
+[ -n "$cgroups" ] || give_up 'there is no cgroup v2 here'
+
+# Below the target directory, which is on a disk.
+scratch=$(mktemp -d "$target/try-unit.XXXXXX")
+cgroup=$cgroups/$(basename "$scratch")
+outside=
+first=
+
+finish() {
+    status=$?
+    [ -z "$first" ] || kill -KILL "$first" 2>/dev/null || true
+    [ -z "$outside" ] || wait "$outside" 2>/dev/null || true
+    [ ! -d "$cgroup" ] || find "$cgroup" -depth -type d -exec rmdir {} + || true
+    rm -rf "$scratch"
+    [ "$status" = 0 ] || echo "FAILED"
+}
+trap finish EXIT
+
+mkdir "$scratch/overlay" "$scratch/state" "$scratch/keys" "$cgroup"
+"$node" keygen --out "$scratch/keys" >/dev/null 2>&1
+# As much memory as may be locked without the right to raise the limit.
+cat >"$scratch/exo-ingest.toml" <<'TOML'
+jwt_key = "/etc/exo-ingest/public.pem"
+data_dir = "/var/lib/exo-ingest"
+shards = 1
+max_calls = 500
+drain = "2s"
+[limits]
+ring_size = "6MiB"
+connections_max = 2000
+TOML
+
+sh -c 'echo $$ >"$0/cgroup.procs" && exec unshare --mount --pid --fork --uts --ipc --net --cgroup --kill-child "$@"' \
+    "$cgroup" sh "$here/try-unit.sh" inside "$scratch" &
+outside=$!
+
+# What the shell's own loop does until it holds, ten seconds at most.
+await() {
+    for _ in $(seq 100); do
+        if "$@" >/dev/null 2>&1; then return 0; fi
+        sleep 0.1
+    done
+    return 1
+}
+find_first() {
+    first=$(cat "/proc/$outside/task/$outside/children") && [ -n "$first" ]
+}
+inside() {
+    nsenter --target "${first% }" --mount --pid --uts --ipc --net --cgroup "$@"
+}
+property() {
+    inside systemctl show exo-ingest --property "$1" --value
+}
+has() {
+    property "$1" | grep -q "$2"
+}
+# step WORDS COMMAND…: fails with what systemd and the node say.
+step() {
+    words=$1
+    shift
+    if "$@"; then
+        echo "ok    $words"
+    else
+        echo "not   $words"
+        inside systemctl status exo-ingest --no-pager --full --lines 20 || true
+        exit 1
+    fi
+}
+play() {
+    nsenter --target "${first% }" --net "$load" run --url ws://127.0.0.1:8443/v1/ingest --key "$scratch/keys/private.pem" \
+        --tenant try --calls 10 --sendlag-max 60s --cpu-max 10000 "$@"
+}
+is_confined() {
+    inside grep -E '^(Uid|CapEff|NoNewPrivs|Seccomp):' "/proc/$(property MainPID)/status" >"$scratch/status"
+    grep -q '^CapEff:.0*$' "$scratch/status" && grep -q '^NoNewPrivs:.1$' "$scratch/status" \
+        && grep -q '^Seccomp:.2$' "$scratch/status" && ! grep -q '^Uid:.0' "$scratch/status"
+}
+is_up_again() {
+    has ActiveState '^active$' && [ "$(property MainPID)" != "$killed" ]
+}
+has_acks() {
+    inside /usr/local/bin/exo-ingest calls verify --data-dir /var/lib/exo-ingest >"$scratch/verified" && grep -q '^sound' "$scratch/verified"
+}
+
+await find_first || give_up 'the namespaces were not made'
+await inside systemctl show || give_up 'systemd does not answer in the namespaces'
+nsenter --target "${first% }" --net ip link set lo up
+
+step 'start returns when the node serves' inside systemctl start exo-ingest
+step 'the status line has the address' has StatusText 'listening on 0.0.0.0:8443'
+step 'no root, no capabilities, system calls filtered' is_confined
+step 'ten calls, every frame that was acked in the journal' play --duration 3s --verify "$scratch/state/exo-ingest"
+step 'reload' inside systemctl reload exo-ingest
+step 'the status line says that the keys were read' has StatusText '; keys reloaded'
+inside sh -c 'echo no key >/etc/exo-ingest/public.pem'
+step 'reload of a bad file' inside systemctl reload exo-ingest
+step 'the status line says that the old keys stay' has StatusText 'the old ones stay'
+inside sh -c 'cat >/etc/exo-ingest/public.pem' <"$scratch/keys/public.pem"
+killed=$(property MainPID)
+inside kill -KILL "$killed"
+step 'after SIGKILL it is started again' await is_up_again
+play --duration 30s --interaction-prefix stopped- >/dev/null 2>&1 &
+calls=$!
+sleep 2
+step 'stop with calls' inside systemctl stop exo-ingest
+step 'it ended with 0' has ExecMainStatus '^0$'
+step 'it ended in order' has Result '^success$'
+wait "$calls" || true
+step 'the journal is sound' has_acks
+cat "$scratch/verified"
+inside sh -c 'echo not_a_setting = 1 >>/etc/exo-ingest/exo-ingest.toml'
+if inside systemctl start exo-ingest 2>/dev/null; then step 'a usage error fails the start' false; fi
+sleep 2
+step 'a usage error is not tried again' has NRestarts '^0$'
+step 'it has failed' has ActiveState '^failed$'
+echo PASS
