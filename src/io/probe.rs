@@ -293,6 +293,7 @@ mod tests {
             (setup_lack(code(rustix::io::Errno::INVAL), 0), "needs Linux 6.1"),
             (setup_lack(code(rustix::io::Errno::NOMEM), 4096), "ulimit -l"),
             (Lack::LockedMemory { wanted: 4096, limit: Some(1024) }, "--allow-unregistered"),
+            (Lack::LockedMemory { wanted: 4096, limit: Some(8192) }, "for everything this user has locked"),
             (setup_lack(code(rustix::io::Errno::MFILE), 0), "ulimit -Hn"),
             (Lack::OpenFiles { wanted: 10, limit: 5 }, "--max-calls"),
             (Lack::Memory { purpose: "the frame ring", wanted: 1024 }, "limits.ring_size"),

@@ -104,6 +104,20 @@ fn every_misalignment_agrees_with_the_reference() {
 }
 
 #[test]
+fn short_copies_agree_at_every_length_alignment_and_key_rotation() {
+    let masked = noise(300, 6);
+    for rotation in 0..4 {
+        let key = KEY.advanced(rotation);
+        for size in 0..=300 {
+            let expected = reference(&masked[..size], key);
+            for alignment in 0..LINE_SIZE {
+                compare(&masked[..size], key, (alignment * 5 + size) % LINE_SIZE, alignment, &expected);
+            }
+        }
+    }
+}
+
+#[test]
 fn frames_and_receive_buffers_agree_with_the_reference() {
     for size in [9_600, 16 * 1024, 16 * 1024 + 5, 65_536, 3 * 1024 * 1024 + 17] {
         let masked = noise(size, 3);
