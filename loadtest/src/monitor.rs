@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, SystemTime};
 
+use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -184,10 +185,9 @@ impl<'a> Watcher<'a> {
         let ack = self.window.latency(Metric::Ack);
         let seconds = (now - self.window_begin) as f64 / 1e9;
         format!(
-            "{calls_up} calls up, {:.0} frames/s, ack p50 {} p99.9 {}, {failures} failures",
+            "{calls_up} calls up, {:.0} frames/s, {}, {failures} failures",
             self.window.counts.frames as f64 / seconds,
-            crate::duration::show(ack.value_at_percentile(50.0)),
-            crate::duration::show(ack.value_at_percentile(99.9)),
+            ack_words(ack),
         )
     }
 
@@ -262,5 +262,27 @@ impl Progress {
         } else {
             eprintln!("{:>5} s  {message}", now / INTERVAL);
         }
+    }
+}
+
+/// The latencies of a second's acks. One call has them every two seconds: in between there are none, and 0 ns would be a lie.
+fn ack_words(ack: &Histogram<u64>) -> String {
+    if ack.is_empty() {
+        return "no acks".to_owned();
+    }
+    let show = |percentile| crate::duration::show(ack.value_at_percentile(percentile));
+    format!("ack p50 {} p99.9 {}", show(50.0), show(99.9))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_without_acks_shows_no_latency() {
+        let mut ack = Histogram::new(3).unwrap();
+        assert_eq!(ack_words(&ack), "no acks");
+        ack.record(2_000_000).unwrap();
+        assert_eq!(ack_words(&ack), "ack p50 2.00 ms p99.9 2.00 ms");
     }
 }
