@@ -141,7 +141,10 @@ is_confined() {
 is_up_again() {
     has ActiveState '^active$' && [ "$(property MainPID)" != "$killed" ]
 }
-has_acks() {
+is_tried_on() {
+    [ "$(property NRestarts)" -gt 5 ]
+}
+is_sound() {
     inside /usr/local/bin/exo-ingest calls verify --data-dir /var/lib/exo-ingest >"$scratch/verified" && grep -q '^sound' "$scratch/verified"
 }
 
@@ -169,8 +172,15 @@ step 'stop with calls' inside systemctl stop exo-ingest
 step 'it ended with 0' has ExecMainStatus '^0$'
 step 'it ended in order' has Result '^success$'
 wait "$calls" || true
-step 'the journal is sound' has_acks
+step 'the journal is sound' is_sound
 cat "$scratch/verified"
+inside mv /etc/exo-ingest/public.pem /etc/exo-ingest/away.pem
+if inside systemctl start exo-ingest 2>/dev/null; then step 'a start without keys fails' false; fi
+sleep 8
+step 'it is tried again, more often than five times' is_tried_on
+inside mv /etc/exo-ingest/away.pem /etc/exo-ingest/public.pem
+step 'it serves when what was in the way has gone' await has ActiveState '^active$'
+inside systemctl stop exo-ingest
 inside sh -c 'echo not_a_setting = 1 >>/etc/exo-ingest/exo-ingest.toml'
 if inside systemctl start exo-ingest 2>/dev/null; then step 'a usage error fails the start' false; fi
 sleep 2
