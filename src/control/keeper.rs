@@ -326,13 +326,15 @@ impl Worker {
         let recycled = self.make_room();
         let (directory, id) = (&self.run.shard_dirs[shard], self.next_ids[shard]);
         let preparing = layout::preparing_path(directory, id);
+        let unfinished = layout::unfinished_index_path(directory, id);
         if !directory.is_dir() {
             // Another process found it empty for long.
             layout::create_shard_dir(&self.run.config.data_dir, &self.run.name, shard as u16)?;
         }
         // Left over from an attempt that failed.
         remove_if_there(&preparing)?;
-        let recycled = recycled.map(|claimed| recycle::recycle(self.run.disk, claimed, &preparing, size, prefill));
+        let recycled =
+            recycled.map(|claimed| recycle::recycle(self.run.disk, claimed, (&preparing, &unfinished), size, prefill));
         let recycled = recycled.and_then(|recycled| {
             let log = |error: &io::Error| {
                 tracing::warn!(shard, "a segment cannot be recycled: {error}");
@@ -404,8 +406,8 @@ impl Worker {
             self.fenced.add(shard, id, size);
             return;
         }
-        // What was allocated and not needed. Should that fail, zeros stay, which readers know as the end.
-        if let Err(error) = file.set_len(size) {
+        // Should that fail, what readers know as the end stays: zeros, or another use of the file.
+        if let Err(error) = disk::end(&file, size) {
             tracing::warn!(shard, segment = id, "cannot cut a segment to its end: {error}");
         }
         let has_index = self.store_index(shard, id, size, manifest);
@@ -488,6 +490,8 @@ impl Worker {
             let is_unused = disk::is_unused(&path).unwrap_or(false);
             if is_unused {
                 let _ = std::fs::remove_file(&path);
+                // What its index would have been written over.
+                let _ = std::fs::remove_file(layout::unfinished_index_path(&self.run.shard_dirs[shard], id));
             }
             drop(file);
             if !is_unused {
@@ -510,8 +514,13 @@ fn now() -> UnixMicros {
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    missing_is_fine(std::fs::remove_file(path))
+}
+
+/// What was to be done to a file that may not be there.
+fn missing_is_fine(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }

@@ -120,9 +120,11 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    /// With room for so many bytes.
+    /// With room for so many bytes, which are touched here.
     pub(super) fn with_room(size: usize) -> Notes {
-        Notes { bytes: VecDeque::with_capacity(size), size_max: size, ..Notes::default() }
+        let mut bytes = VecDeque::from(vec![0xFF; size]);
+        bytes.clear();
+        Notes { bytes, size_max: size, ..Notes::default() }
     }
 
     /// Notes a record of the open batch.

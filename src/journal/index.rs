@@ -22,6 +22,7 @@
 //! 104 u32 damage_count                              end: 32 bytes as in its record
 //! 108 u32 flags         bit 0: lossy
 //! 112 turns …
+//!  …  zeros             as many as there are: the file may have been a larger index before
 //!  …  u32 crc           over everything before
 //! ```
 
@@ -29,7 +30,7 @@
 
 use super::format::payload::END_SIZE;
 use super::format::{EndRecord, FormatError, Lsn, SegmentUuid};
-use super::layout::index_path;
+use super::layout::{index_path, unfinished_index_path};
 use super::ranges::{SeqRange, SeqRanges};
 use crate::call::{CallIdentity, CallKey, Epoch};
 use crate::clock::UnixMicros;
@@ -52,6 +53,9 @@ pub const VERSION: u16 = 1;
 
 /// A larger file is none of ours: a segment of 256 MiB has room for that many calls by far.
 const FILE_SIZE_MAX: u64 = 256 * 1024 * 1024;
+
+/// Bytes of the checksum at the end.
+const CRC_SIZE: usize = 4;
 
 const IS_LOSSY: u32 = 1;
 
@@ -143,6 +147,11 @@ pub struct SegmentIndex {
 impl SegmentIndex {
     /// As the file holds it.
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_over(0)
+    }
+
+    /// The same, for a file that holds `size` bytes already: as long as that, unless it takes more or less than half of it.
+    fn encode_over(&self, size: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(128 + self.turns.len() * 256);
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
@@ -160,6 +169,10 @@ impl SegmentIndex {
         out.extend((u32::from(self.is_lossy) * IS_LOSSY).to_le_bytes());
         for turn in &self.turns {
             turn.encode(&mut out);
+        }
+        let padded = usize::try_from(size).unwrap_or(usize::MAX).saturating_sub(CRC_SIZE);
+        if (out.len()..=2 * out.len()).contains(&padded) {
+            out.resize(padded, 0);
         }
         let crc = crc32c::crc32c(&out);
         out.extend(crc.to_le_bytes());
@@ -204,7 +217,8 @@ impl SegmentIndex {
         for _ in 0..turn_count {
             index.turns.push(TurnIndex::decode(&mut rest)?);
         }
-        if rest.0.is_empty() { Ok(index) } else { Err(FormatError::Size(bytes.len() as u64)) }
+        let is_over = rest.0.iter().all(|byte| *byte == 0);
+        if is_over { Ok(index) } else { Err(FormatError::Padding) }
     }
 
     /// The index beside a segment, if it is there, good, and of this use of the file.
@@ -218,11 +232,18 @@ impl SegmentIndex {
     }
 
     /// Writes it beside its segment, whole or not at all. It is not made durable: who finds it cut makes it again.
+    ///
+    /// Over what [`unfinished_index_path`] holds, if it is there, and without giving any of it back if that can be helped: on a
+    /// filesystem mounted with `discard` every file that is removed or cut holds up the disk's writes.
     pub fn store(&self, shard_dir: &Path) -> io::Result<()> {
-        let path = index_path(shard_dir, self.id);
-        let next = path.with_extension(format!("index-{}", std::process::id()));
-        let write = |mut file: File| file.write_all(&self.encode());
-        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next);
+        let (path, next) = (index_path(shard_dir, self.id), unfinished_index_path(shard_dir, self.id));
+        let write = |mut file: File| {
+            let held = file.metadata()?.len();
+            let bytes = self.encode_over(held);
+            file.write_all(&bytes)?;
+            if held > bytes.len() as u64 { file.set_len(bytes.len() as u64) } else { Ok(()) }
+        };
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&next);
         let stored = opened.and_then(write).and_then(|()| std::fs::rename(&next, &path));
         if stored.is_err() {
             let _ = std::fs::remove_file(&next);

@@ -96,6 +96,11 @@ pub fn index_path(shard_dir: &Path, id: u64) -> PathBuf {
     shard_dir.join(format!("{id:016x}.{INDEX_EXTENSION}"))
 }
 
+/// What this process calls an index until it is whole: readers do not look at it.
+pub fn unfinished_index_path(shard_dir: &Path, id: u64) -> PathBuf {
+    index_path(shard_dir, id).with_extension(format!("{INDEX_EXTENSION}-{}", std::process::id()))
+}
+
 /// What a segment is called until it is locked and allocated: readers do not look at it.
 pub fn preparing_path(shard_dir: &Path, id: u64) -> PathBuf {
     shard_dir.join(format!("{id:016x}.{PREPARING_EXTENSION}"))

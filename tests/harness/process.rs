@@ -39,7 +39,10 @@ impl NodeProcess {
         let mut command = Command::new(binary);
         command.env_clear().args(["serve", "--listen", "127.0.0.1:0", "--admin", admin, "--shards", "1"]);
         command.arg("--allow-unregistered");
-        command.args(["--set", "limits.ring_size=16MiB", "--set", "journal.segment_size=4MiB", "--max-ahead", "off"]);
+        command.args(["--set", "limits.ring_size=16MiB", "--max-ahead", "off"]);
+        if !args.iter().any(|arg| arg.starts_with("journal.segment_size=")) {
+            command.args(["--set", "journal.segment_size=4MiB"]);
+        }
         command.arg("--jwt-key").arg(key.path()).arg("--data-dir").arg(data_dir).args(args);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary");
         let log = Arc::new(Mutex::new(Vec::new()));

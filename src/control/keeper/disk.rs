@@ -20,6 +20,10 @@ const RESERVE_MIN: u64 = 1 << 30;
 /// Share of the filesystem that is kept from new calls, unless it is set: one in so many.
 const RESERVE_SHARE: u64 = 20;
 
+/// Which share of a segment may stay allocated behind its end: one in so many, 4 MiB of 128. A segment ends where the next batch
+/// would not fit, less than a batch (1 MiB) before its file does: from 32 MiB on only a node's last ones are cut.
+const REST_SHARE: u64 = 32;
+
 /// A filesystem, as it takes a journal's files.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Disk {
@@ -74,23 +78,42 @@ impl Disk {
     pub(super) fn resize(self, file: &File, size: u64, prefill: bool) -> io::Result<()> {
         let old = file.metadata()?.len();
         // Segments are whole blocks, and so is what they are cut to: where that is not so, the rest of a block is left as it is.
-        let mut at = old.next_multiple_of(BLOCK_SIZE as u64);
+        let from = old.next_multiple_of(BLOCK_SIZE as u64);
         if old > size || !self.allocates {
             file.set_len(size)?;
         }
         if self.allocates {
             fallocate(file, FallocateFlags::empty(), 0, size)?;
         }
-        if prefill && at < size {
-            let zeros = Region::allocate(ZEROS_SIZE)?;
-            while at < size {
-                let count = (size - at).min(ZEROS_SIZE as u64);
-                file.write_all_at(&zeros[..count as usize], at)?;
-                at += count;
-            }
+        if prefill {
+            write_zeros(file, from, size)?;
         }
         file.sync_all()
     }
+}
+
+/// Ends a segment's file behind `size` bytes, whole blocks. What is left is given back, unless it is little: that the file keeps, as
+/// zeros, which readers know as the end. They are written, even where nothing has been: so whoever uses the file again finds no
+/// extent that was never written.
+pub(super) fn end(file: &File, size: u64) -> io::Result<()> {
+    let allocated = file.metadata()?.len();
+    match allocated.saturating_sub(size) {
+        rest if rest > allocated / REST_SHARE => file.set_len(size),
+        _ => write_zeros(file, size, allocated),
+    }
+}
+
+fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
+    if from >= to {
+        return Ok(());
+    }
+    let (zeros, mut at) = (Region::allocate(ZEROS_SIZE)?, from);
+    while at < to {
+        let count = (to - at).min(ZEROS_SIZE as u64);
+        file.write_all_at(&zeros[..count as usize], at)?;
+        at += count;
+    }
+    Ok(())
 }
 
 fn open_new(path: &Path, is_direct: bool) -> io::Result<File> {

@@ -16,6 +16,7 @@ use indexer::Outcome;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
+mod ending;
 mod fencing;
 mod recycling;
 

@@ -2,6 +2,7 @@ use super::*;
 use crate::journal::image::{self, Image};
 use crate::journal::scan::{Advance, Place, ScanOptions, SegmentScan};
 use proptest::prelude::*;
+use std::os::unix::fs::MetadataExt;
 
 fn index_of(bytes: &[u8], image: &Image, id: u64) -> SegmentIndex {
     let place = Place { run: *image.run(), shard: image.shard(), id, after: None, end: None };
@@ -59,6 +60,32 @@ fn it_comes_back_from_its_file_and_only_for_its_segment() {
     assert_eq!(SegmentIndex::load(dir.path(), 2, index.uuid), None);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is left lying about");
     assert!(index.store(&dir.path().join("nowhere")).is_err());
+}
+
+#[test]
+fn one_is_written_over_another_and_gives_no_block_back_unless_it_is_much_smaller() {
+    let (image, ..) = sample();
+    let index = index_of(&image.segments()[0].bytes, &image, 1);
+    let size = index.encode().len();
+    for (held, expected) in
+        [(0, size), (3, size), (size, size), (size + 1, size + 1), (2 * size - 4, 2 * size - 4), (3 * size, size)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let unfinished = unfinished_index_path(dir.path(), 1);
+        std::fs::write(&unfinished, vec![0xEE; held]).unwrap();
+        let inode = std::fs::metadata(&unfinished).unwrap().ino();
+        index.store(dir.path()).unwrap();
+        let metadata = std::fs::metadata(index_path(dir.path(), 1)).unwrap();
+        assert_eq!((metadata.len(), metadata.ino()), (expected as u64, inode), "over {held} bytes");
+        assert_eq!(SegmentIndex::load(dir.path(), 1, index.uuid), Some(index.clone()), "over {held} bytes");
+    }
+    // What is behind the last turn is zeros, whatever the checksum says.
+    let mut bytes = index.encode_over(size as u64 + 100);
+    let at = bytes.len() - 50;
+    bytes[at] = 1;
+    bytes.truncate(bytes.len() - CRC_SIZE);
+    bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+    assert_eq!(SegmentIndex::decode(&bytes), Err(FormatError::Padding));
 }
 
 #[test]

@@ -195,7 +195,7 @@ fn recycling_that_is_interrupted_leaves_the_old_segment_or_what_readers_pass_ove
         let (segment, preparing) = (layout::segment_path(&shard_dir, 1), layout::preparing_path(&shard_dir, 4));
         let blank = || File::options().write(true).open(&preparing)?.write_all_at(&[0; 2 * BLOCK_SIZE], 0);
         let steps: [&dyn Fn() -> io::Result<()>; 4] = [
-            &|| std::fs::remove_file(layout::index_path(&shard_dir, 1)),
+            &|| std::fs::rename(layout::index_path(&shard_dir, 1), layout::unfinished_index_path(&shard_dir, 5)),
             &|| std::fs::rename(&segment, &preparing),
             &blank,
             &|| std::fs::rename(&preparing, layout::segment_path(&shard_dir, 4)),
@@ -210,7 +210,7 @@ fn recycling_that_is_interrupted_leaves_the_old_segment_or_what_readers_pass_ove
         assert!(seqs.into_iter().eq(first..=all) && report.is_sound(), "after step {count}: {report}");
         assert_eq!((report.segments_unbegun, report.torn_tails.len()), (u64::from(count == 4), 0), "after step {count}");
         // The next start has it tidied up.
-        retention::tidy(left.path(), SystemTime::now()).unwrap();
+        retention::tidy(left.path(), SystemTime::now() + 2 * retention::YOUNG).unwrap();
         let files = std::fs::read_dir(left.path().join(relative(&writing))).unwrap().count();
         assert_eq!(files, [6, 6, 4, 4, 4][count], "after step {count}");
     }
@@ -237,10 +237,8 @@ fn a_segment_that_cannot_be_recycled_is_made_anew() {
         writing.fill(id);
         writing.retire(id);
     }
-    // Its index is in the way: a directory cannot be removed like a file.
-    let index = layout::index_path(&writing.fixture.shard_dir, 1);
-    std::fs::remove_file(&index).unwrap();
-    std::fs::create_dir(&index).unwrap();
+    // Its index cannot be put aside: a directory has that name.
+    std::fs::create_dir(layout::unfinished_index_path(&writing.fixture.shard_dir, 5)).unwrap();
     assert_eq!(writing.fixture.segment().id, 5);
     assert_eq!(layout::segments(&writing.fixture.shard_dir).unwrap(), [1, 2, 3, 4, 5], "over the limit rather than stuck");
     assert!(std::fs::read(writing.fixture.path(5)).unwrap().iter().all(|byte| *byte == 0));
