@@ -14,7 +14,7 @@
 use crate::journal::format::{FormatError, HEADER_SIZE, HeaderBytes, Lsn, RecordHeader, RecordKind, SegmentUuid};
 use std::collections::VecDeque;
 
-/// What its writer knows of a segment: see [the module](self).
+/// What its writer knows of a segment: the headers of its records, in order, and the payloads of those that are not audio.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Manifest {
     segment: SegmentUuid,
