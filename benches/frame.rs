@@ -1,4 +1,5 @@
-//! The frame decoder alone: it finds payload and neither copies nor unmasks it, so a frame's size must not matter.
+//! The frame decoder alone. It finds payload, and neither copies nor unmasks it, so the size of a
+//! frame must not matter.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use exo_ingest::limits::Limits;
@@ -24,7 +25,7 @@ fn frames(payload_size: usize) -> Vec<u8> {
     frame.repeat(FRAME_COUNT)
 }
 
-/// Decodes `input` in reads of `read_size`; returns the payload bytes and messages seen.
+/// Decodes `input` in reads of `read_size`. Returns the number of payload bytes and of messages.
 fn decode(input: &mut [u8], read_size: usize, limits: &FrameLimits) -> (usize, usize) {
     let mut decoder = Decoder::default();
     let (mut bytes, mut messages) = (0, 0);
@@ -55,7 +56,12 @@ fn decoder(criterion: &mut Criterion) {
         let mut input = frames(payload_size);
         let read_size = read_size.min(input.len());
         group.bench_function(name, |bencher| {
-            bencher.iter(|| assert_eq!(decode(&mut input, read_size, &limits), (FRAME_COUNT * payload_size, FRAME_COUNT)));
+            bencher.iter(|| {
+                assert_eq!(
+                    decode(&mut input, read_size, &limits),
+                    (FRAME_COUNT * payload_size, FRAME_COUNT)
+                )
+            });
         });
     }
     group.finish();

@@ -1,4 +1,4 @@
-//! A request head, from its bytes to the judgement: what an upgrade costs beside its token.
+//! A request head, from its bytes to the verdict: what an upgrade costs without its token.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use exo_ingest::proto::handshake::{Judgement, Situation, judge};
@@ -9,9 +9,11 @@ use std::hint::black_box;
 fn upgrade() -> Vec<u8> {
     let token = "eyJhbGciOiJSUzI1NiJ9.".to_string() + &"a".repeat(700);
     format!(
-        "GET /v1/ingest HTTP/1.1\r\nHost: localhost:8443\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET /v1/ingest HTTP/1.1\r\nHost: localhost:8443\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\n\
          Sec-WebSocket-Key: 1XyFbnGLx3lVKaVQcZUzpw==\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\nAuthorization: Bearer {token}\r\n\
+         Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
+         Authorization: Bearer {token}\r\n\
          User-Agent: Python/3.12 websockets/13.1\r\n\r\n"
     )
     .into_bytes()
@@ -33,8 +35,12 @@ fn heads(criterion: &mut Criterion) {
     let request = upgrade();
     let mut group = criterion.benchmark_group("head");
     group.throughput(Throughput::Bytes(request.len() as u64));
-    group.bench_function("upgrade, whole", |bencher| bencher.iter(|| judge_in_pieces(&request, request.len())));
-    group.bench_function("upgrade, byte by byte", |bencher| bencher.iter(|| judge_in_pieces(&request, 1)));
+    group.bench_function("upgrade, whole", |bencher| {
+        bencher.iter(|| judge_in_pieces(&request, request.len()))
+    });
+    group.bench_function("upgrade, byte by byte", |bencher| {
+        bencher.iter(|| judge_in_pieces(&request, 1))
+    });
     let health = b"GET /health HTTP/1.1\r\nHost: localhost:8443\r\n\r\n";
     group.throughput(Throughput::Bytes(health.len() as u64));
     group.bench_function("health", |bencher| {

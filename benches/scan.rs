@@ -1,8 +1,9 @@
-//! Scanning a segment: what recovery and `calls verify` do to every byte, and what exporting one call of many costs.
+//! Scanning a segment: the work of recovery and `calls verify` for every byte, and the cost of
+//! exporting one call of many.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use exo_ingest::journal::image::{self, Image};
-use exo_ingest::journal::scan::{Advance, Place, ScanOptions, SegmentScan};
+use exo_ingest::archive::image::{self, Image};
+use exo_ingest::archive::scan::{Advance, Place, ScanOptions, SegmentScan};
 use std::hint::black_box;
 
 /// A frame of 200 ms at 24 kHz.
@@ -12,7 +13,8 @@ const SEGMENT_SIZE: usize = 64 * 1024 * 1024;
 
 fn scan(criterion: &mut Criterion) {
     let mut image = Image::new(image::run(1), 0, SEGMENT_SIZE).expect("memory");
-    let epochs: Vec<_> = (0..100).map(|call| image.start("acme", &format!("call-{call}"), 24_000)).collect();
+    let epochs: Vec<_> =
+        (0..100).map(|call| image.start("acme", &format!("call-{call}"), 24_000)).collect();
     let frame = vec![0x5A; FRAME_SIZE];
     while image.segments().len() == 1 {
         epochs.iter().for_each(|epoch| image.frame(*epoch, &frame));
@@ -20,7 +22,7 @@ fn scan(criterion: &mut Criterion) {
     }
     let segment = &image.segments()[0];
     let place = Place { run: *image.run(), shard: 0, id: 1, after: None, end: None };
-    let call = image.turn(epochs[7]).expect("a turn").identity.key().record_number();
+    let call = image.call_epoch(epochs[7]).expect("an epoch").identity.key().record_number();
     let mut group = criterion.benchmark_group("scan_segment_64MiB");
     group.throughput(Throughput::Bytes(segment.end_of_batches() as u64));
     group.sample_size(20);
@@ -28,7 +30,8 @@ fn scan(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let options = ScanOptions { call, ..ScanOptions::default() };
-                let scan = SegmentScan::open(black_box(&segment.bytes[..]), place, options).expect("memory is read");
+                let scan = SegmentScan::open(black_box(&segment.bytes[..]), place, options)
+                    .expect("memory is read");
                 let mut scan = scan.expect("a good header");
                 let mut bytes = 0;
                 while scan.advance().expect("memory is read") == Advance::Batch {

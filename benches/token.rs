@@ -1,5 +1,5 @@
-//! What a token costs at the upgrade: everything [`Verifier::verify`] does, by size of key; and beside it what a refusal
-//! costs that stops before the signature, and what ring alone takes for the signature.
+//! What a token costs at the upgrade: all of [`Verifier::verify`], by size of the key. Also a
+//! refusal before the signature is checked, and the signature alone in ring.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,8 +11,8 @@ use serde_json::Value;
 use std::hint::black_box;
 
 fn token(criterion: &mut Criterion) {
-    let vectors: Value =
-        serde_json::from_str(include_str!("../tests/vectors/own-rs256.json")).expect("the vectors are JSON");
+    let vectors: Value = serde_json::from_str(include_str!("../tests/vectors/own-rs256.json"))
+        .expect("the vectors are JSON");
     let now = UnixMicros(vectors["now"].as_u64().expect("a time") * 1_000_000);
     let mut group = criterion.benchmark_group("token");
     for vector in vectors["tokens"].as_array().expect("tokens") {
@@ -29,9 +29,16 @@ fn token(criterion: &mut Criterion) {
         let (signed, signature) = token.rsplit_once('.').expect("a signature");
         let signature = decode(signature);
         group.bench_function(format!("ring alone {} bits", vector["bits"]), |bencher| {
-            bencher.iter(|| key.verify(&RSA_PKCS1_2048_8192_SHA256, black_box(signed.as_bytes()), black_box(&signature)));
+            bencher.iter(|| {
+                key.verify(
+                    &RSA_PKCS1_2048_8192_SHA256,
+                    black_box(signed.as_bytes()),
+                    black_box(&signature),
+                )
+            });
         });
-        let unsigned = format!("eyJhbGciOiJub25lIn0.{}", token.split_once('.').expect("a header").1);
+        let unsigned =
+            format!("eyJhbGciOiJub25lIn0.{}", token.split_once('.').expect("a header").1);
         assert!(verifier.verify(&unsigned, now).is_err());
         group.bench_function(format!("refuse alg none {} bits", vector["bits"]), |bencher| {
             bencher.iter(|| verifier.verify(black_box(&unsigned), black_box(now)));

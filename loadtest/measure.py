@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Measures a node under real-time calls, side by side: every level in turn, round after round, medians at the end.
+"""Measures a node under real-time calls: every ACK level in turn, round after round, with medians.
 
     cargo build --release --workspace
-    python3 loadtest/measure.py --calls 4000 --levels received,written,durable --rounds 3 --out /var/tmp/measured
+    python3 loadtest/measure.py --calls 4000 --levels received,written,durable --rounds 3 \\
+        --out /var/tmp/measured
 
-One machine: the node's reactor is pinned to --server-cpu, exo-load to --generator-cpus. It needs Linux and Python's standard
-library. Every run's result.json, latency logs, metrics and server log stay in --out; the table is made from them and nothing
-else. Runs that exo-load calls invalid (its own send lag p99.9 over 5 ms, or its cores over 85 %) are marked, not left out.
+It runs on one machine: the node's reactor is pinned to --server-cpu, exo-load to --generator-cpus.
+It needs Linux and Python's standard library. --out keeps the result.json, latency logs, metrics and
+server log of every run, and the table is made from them. A run is invalid if exo-load says so (its
+own send lag p99.9 over 5 ms, or its cores over 85 %). Invalid runs are marked, not left out.
 """
 
 import argparse
@@ -33,11 +35,14 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     keys = out / "keys"
     if not keys.exists():
-        subprocess.run([binary(arguments, "exo-ingest"), "keygen", "--out", keys], check=True, capture_output=True)
+        keygen = [binary(arguments, "exo-ingest"), "keygen", "--out", keys]
+        subprocess.run(keygen, check=True, capture_output=True)
     print(host(arguments), flush=True)
     runs = []
     for number in range(arguments.rounds):
-        raw = disk_rate(out / "raw", arguments.raw_size * MIB) if arguments.raw_size else None
+        raw = None
+        if arguments.raw_size:
+            raw = disk_rate(out / "raw", arguments.raw_size * MIB)
         for calls in arguments.calls:
             for level in arguments.levels:
                 run = play(arguments, keys, calls, level, number)
@@ -48,21 +53,27 @@ def main():
 
 
 def parse():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=numbers, default=[1000], help="numbers of calls, with commas between them")
-    parser.add_argument("--levels", type=levels, default=list(LEVELS), help="of " + ",".join(LEVELS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--duration", default="15s", help="of the steady part")
-    parser.add_argument("--ramp", default="6s")
-    parser.add_argument("--retain-bytes", default="16GiB", help="journal beyond which the oldest audio makes room")
-    parser.add_argument("--server-cpu", default="0")
-    parser.add_argument("--generator-cpus", default="1", help="with / between those of several generators: 1/2")
-    parser.add_argument("--realtime", action="store_true", help="exo-load at real-time priority; wants root or CAP_SYS_NICE")
-    parser.add_argument("--verify", action="store_true", help="hold the journal against every promised byte afterwards")
-    parser.add_argument("--raw-size", type=int, default=2048, help="MiB written to the bare disk each round; 0 for none")
-    parser.add_argument("--out", type=Path, default=Path("measured"))
-    parser.add_argument("--binaries", type=Path, default=Path("target/release"))
-    parser.add_argument("--set", action="append", default=[], help="a setting of the node, key=value")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--calls", type=numbers, default=[1000], help="numbers of calls, with commas between them")
+    add("--levels", type=levels, default=list(LEVELS), help="ACK levels: " + ",".join(LEVELS))
+    add("--rounds", type=int, default=3)
+    add("--duration", default="15s", help="length of the steady part")
+    add("--ramp", default="6s")
+    add("--retain-bytes", default="16GiB", help="the node's limit on the size of its journal")
+    add("--server-cpu", default="0")
+    add("--generator-cpus", default="1", help="for several generators with / between them: 1/2")
+    realtime = "exo-load at real-time priority; needs root or CAP_SYS_NICE"
+    add("--realtime", action="store_true", help=realtime)
+    verify = "after each run, look for every promised byte in the journal"
+    add("--verify", action="store_true", help=verify)
+    raw = "MiB written to the bare disk each round; 0 for none"
+    add("--raw-size", type=int, default=2048, help=raw)
+    add("--out", type=Path, default=Path("measured"))
+    add("--binaries", type=Path, default=Path("target/release"))
+    add("--set", action="append", default=[], help="a setting of the node, key=value")
     return parser.parse_args()
 
 
@@ -86,16 +97,18 @@ def binary(arguments, name):
 
 def host(arguments):
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
     return (
-        f"{model.group(1) if model else 'unknown CPU'}, {os.cpu_count()} CPUs, Linux {os.uname().release}, commit {commit}; "
+        f"{model.group(1) if model else 'unknown CPU'}, {os.cpu_count()} CPUs, "
+        f"Linux {os.uname().release}, commit {commit}; "
         f"node on CPU {arguments.server_cpu}, generator on {arguments.generator_cpus}"
         + (" at real-time priority" if arguments.realtime else "")
     )
 
 
 def play(arguments, keys, calls, level, number):
-    """One run of one level on a fresh data directory."""
+    """Plays one run of one level on a new data directory."""
     place = arguments.out / f"{calls}-{level}-{number}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
@@ -108,7 +121,8 @@ def play(arguments, keys, calls, level, number):
         written = (sectors(arguments.out) - before) * 512
         for name in ("metrics", "debug/latency.hlog", "debug/latency.hgrm"):
             (place / f"server.{name.rsplit('/')[-1]}").write_bytes(fetch(admin, name))
-        memory = int(re.search(r"VmHWM:\s*(\d+)", Path(f"/proc/{node.pid}/status").read_text()).group(1)) * 1024
+        status = Path(f"/proc/{node.pid}/status").read_text()
+        memory = int(re.search(r"VmHWM:\s*(\d+)", status).group(1)) * 1024
     finally:
         node.send_signal(signal.SIGTERM)
         node.wait()
@@ -117,14 +131,16 @@ def play(arguments, keys, calls, level, number):
 
 
 def start(arguments, keys, level, data, place):
-    command = [binary(arguments, "exo-ingest"), "serve", "--jwt-key", keys / "public.pem", "--cpus", arguments.server_cpu]
-    command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--drain", "2s"]
+    command = [binary(arguments, "exo-ingest"), "serve", "--jwt-key", keys / "public.pem"]
+    command += ["--cpus", arguments.server_cpu, "--drain", "2s"]
+    command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     command += [word for setting in arguments.set for word in ("--set", setting)]
     if level == "received":
         command += ["--no-journal"]
     else:
         command += ["--data-dir", data, "--ack", level, "--retain-bytes", arguments.retain_bytes]
-    node = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=(place / "server.log").open("w"), text=True)
+    stderr = (place / "server.log").open("w")
+    node = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     listening = re.fullmatch(r"listening on (\S+)\n", node.stdout.readline())
     log = (place / "server.log").read_text()
     while listening and not (admin := re.search(r"\badmin=(\S+)", log)) and node.poll() is None:
@@ -136,24 +152,30 @@ def start(arguments, keys, level, data, place):
 
 
 def load(arguments, keys, calls, level, data, place, pid, address):
-    """Plays the calls from as many generators as were asked for; returns how each ended."""
+    """Plays the calls, with one or several generators. Returns their exit codes."""
     cpus = arguments.generator_cpus.split("/")
     share = calls // len(cpus)
     begin = str(int(time.time()) + 5 + calls // 1000 * len(cpus))
     generators = []
     for index, cpu in enumerate(cpus):
-        command = [binary(arguments, "exo-load"), "run", "--url", f"ws://{address}/v1/ingest", "--key", keys / "private.pem"]
-        command += ["--calls", str(share), "--first-call", str(index * share), "--cpus", cpu, "--server-pid", str(pid)]
-        command += ["--duration", arguments.duration, "--ramp", arguments.ramp, "--ack-level", level]
+        command = [binary(arguments, "exo-load"), "run", "--url", f"ws://{address}/v1/ingest"]
+        command += ["--key", keys / "private.pem", "--calls", str(share)]
+        command += ["--first-call", str(index * share), "--cpus", cpu, "--server-pid", str(pid)]
+        command += ["--duration", arguments.duration, "--ramp", arguments.ramp]
+        command += ["--ack-level", level]
         command += ["--out", place / str(index), "--note", host(arguments)]
         command += ["--realtime"] if arguments.realtime else []
         command += ["--start-at", begin] if len(cpus) > 1 else []
         command += ["--verify", data] if arguments.verify and level != "received" else []
-        generators.append(subprocess.Popen(command, stdout=(place / f"{index}.txt").open("w"), stderr=subprocess.STDOUT))
+        output = (place / f"{index}.txt").open("w")
+        generators.append(subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT))
     ends = [generator.wait() for generator in generators]
     if len(cpus) > 1:
-        merge = [binary(arguments, "exo-load"), "merge", *(place / str(index) for index in range(len(cpus)))]
-        subprocess.run([*merge, "--out", place / "both"], stdout=(place / "both.txt").open("w"), stderr=subprocess.STDOUT)
+        merge = [binary(arguments, "exo-load"), "merge"]
+        merge += [place / str(index) for index in range(len(cpus))]
+        output = (place / "both.txt").open("w")
+        merge += ["--out", place / "both"]
+        subprocess.run(merge, stdout=output, stderr=subprocess.STDOUT)
     return ends
 
 
@@ -165,14 +187,16 @@ def fetch(admin, name):
 def sectors(path):
     """Sectors of 512 bytes written so far to the device that holds `path`."""
     device = os.stat(path).st_dev
+    stat = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
     try:
-        return int(Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat").read_text().split()[6])
+        return int(stat.read_text().split()[6])
     except OSError:
         return 0
 
 
 def metric(text, name):
-    return sum(float(value) for value in re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", text, re.M))
+    values = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", text, re.M)
+    return sum(float(value) for value in values)
 
 
 def summary(place, calls, level, number, ends, written, memory):
@@ -210,46 +234,58 @@ def summary(place, calls, level, number, ends, written, memory):
 
 
 def line(run):
-    verified = run["verify"]
+    verified = run["verify"] or ""
+    if verified:
+        verified = f", verified {verified['frames_equal']} of {verified['frames_promised']}"
     return (
-        f"{run['calls']} {run['level']} #{run['round']}: {run['verdict']}, {run['completed']} calls, {run['failed']} failed, "
-        f"{run['frames']} frames, node {(run['server_ns_per_frame'] or 0) / 1000:.1f} µs a frame "
-        f"({run['server_percent'] or 0:.0f} %), generator {(run['generator_ns_per_frame'] or 0) / 1000:.1f} "
-        f"({run['generator_percent'] or 0:.0f} %), "
-        f"ack p50 {run['ack_ms'][0]:.1f} p99 {run['ack_ms'][1]:.1f} p99.9 {run['ack_ms'][2]:.1f} ms, "
+        f"{run['calls']} {run['level']} #{run['round']}: {run['verdict']}, "
+        f"{run['completed']} calls, {run['failed']} failed, {run['frames']} frames, "
+        f"node {(run['server_ns_per_frame'] or 0) / 1000:.1f} µs a frame "
+        f"({run['server_percent'] or 0:.0f} %), "
+        f"generator {(run['generator_ns_per_frame'] or 0) / 1000:.1f} "
+        f"({run['generator_percent'] or 0:.0f} %), ack p50 {run['ack_ms'][0]:.1f} "
+        f"p99 {run['ack_ms'][1]:.1f} p99.9 {run['ack_ms'][2]:.1f} ms, "
         f"send lag p99.9 {run['sendlag_p999_ms']:.1f} ms, to disk {run['disk_per_audio']:.3f}"
-        + (f", verified {verified['frames_equal']} of {verified['frames_promised']}" if verified else "")
+        + verified
     )
 
 
 def table(runs):
-    rows = ["| calls | level | runs (valid) | node's CPU a frame | of a core | ACK p50 | p99 | p99.9 | send lag p99.9 | "
-            "generator | system calls a frame | bytes to disk per byte of audio |",
-            "|" + " --- |" * 12]
+    rows = [
+        "| calls | level | runs (valid) | node's CPU a frame | of a core | ACK p50 | p99 | p99.9 | "
+        "send lag p99.9 | generator | system calls a frame | bytes to disk per byte of audio |",
+        "|" + " --- |" * 12,
+    ]
     keys = list(dict.fromkeys((run["calls"], run["level"]) for run in runs))
     for calls, level in keys:
         group = [run for run in runs if (run["calls"], run["level"]) == (calls, level)]
         middle = lambda value: statistics.median(value(run) or 0 for run in group)
         valid = sum(run["verdict"] == "pass" for run in group)
         rows.append(
-            f"| {calls:,} | {level} | {len(group)} ({valid}) | {middle(lambda r: r['server_ns_per_frame']) / 1000:.1f} µs | "
+            f"| {calls:,} | {level} | {len(group)} ({valid}) | "
+            f"{middle(lambda r: r['server_ns_per_frame']) / 1000:.1f} µs | "
             f"{middle(lambda r: r['server_percent']):.0f} % | "
             + " | ".join(f"{middle(lambda r: r['ack_ms'][i]):.3g} ms" for i in range(3))
-            + f" | {middle(lambda r: r['sendlag_p999_ms']):.1f} ms | {middle(lambda r: r['generator_percent']):.0f} % | "
+            + f" | {middle(lambda r: r['sendlag_p999_ms']):.1f} ms | "
+            f"{middle(lambda r: r['generator_percent']):.0f} % | "
             f"{middle(lambda r: r['system_calls_per_frame']):.2f} | "
             + (f"{middle(lambda r: r['disk_per_audio']):.3f} |" if level != "received" else "|")
         )
     raws = [run["raw"] for run in runs if run["raw"]]
     if raws:
         rows.append("")
-        rows.append("bare disk, O_DIRECT writes of 1 MiB to an allocated file, GB/s: "
-                    f"{statistics.median(raw['stream'] for raw in raws):.2f} in one stream, "
-                    f"{statistics.median(raw['synced'] for raw in raws):.2f} with fdatasync after every 8 MiB")
+        stream, synced = (
+            statistics.median(raw[name] for raw in raws) for name in ("stream", "synced")
+        )
+        rows.append(
+            "bare disk, O_DIRECT writes of 1 MiB to an allocated file, GB/s: "
+            f"{stream:.2f} in one stream, {synced:.2f} with fdatasync after every 8 MiB"
+        )
     return "\n".join(rows)
 
 
 def disk_rate(path, size):
-    """What the disk takes with nothing else to do: GB/s in one stream, and in the rhythm of a journal."""
+    """What an idle disk takes: GB/s in one stream, and in the rhythm of a journal."""
     block = mmap.mmap(-1, MIB)
     block.write(os.urandom(MIB))
     rates = {}

@@ -1,26 +1,29 @@
-//! What names a call and a connection's turn at it.
+//! The names of a call and of its epochs.
 #![forbid(unsafe_code)]
 
 use crate::clock::Moment;
 use crate::constants::ID_SIZE_MAX;
 
-/// Whether `id` may name a tenant or an interaction: 1 to 256 bytes without control characters. A `/` is allowed.
+/// Whether `id` may name a tenant or an interaction: 1 to 256 bytes without control characters. A
+/// `/` is allowed.
 pub fn valid_id(id: &str) -> bool {
     (1..=ID_SIZE_MAX).contains(&id.len()) && !id.chars().any(char::is_control)
 }
 
-/// The two ids of a call as the peer wrote them: 1 to 256 bytes of UTF-8 each, without control characters.
+/// The two ids of a call as the peer wrote them: each has 1 to 256 bytes of UTF-8, without control
+/// characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallIdentity {
-    /// The customer the call belongs to.
+    /// The customer of the call.
     pub tenant: Box<str>,
     /// The call itself; unique within the tenant.
     pub interaction: Box<str>,
 }
 
 impl CallIdentity {
-    /// A key that two different calls do not share: the first 128 bits of SHA-256 over both ids, each preceded by its length
-    /// (so that `("ab","c")` and `("a","bc")` differ). It is computed once per call, at its `start`.
+    /// A key that differs for different calls: the first 128 bits of SHA-256 over both ids, each
+    /// after its length. So `("ab","c")` and `("a","bc")` differ. It is computed once per call, at
+    /// its `start`.
     pub fn key(&self) -> CallKey {
         let mut context = ring::digest::Context::new(&ring::digest::SHA256);
         for id in [&self.tenant, &self.interaction] {
@@ -34,29 +37,32 @@ impl CallIdentity {
     }
 }
 
-/// Names a call among all calls of a node, and the shard that arbitrates over it.
+/// Identifies a call among all calls of a node, and the shard that decides about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallKey(pub u128);
 
 impl CallKey {
-    /// The call number in journal records: the key's low half. Readers use it as a filter; who a call is stands in its call
-    /// record, and the epoch tells two calls apart even where these 64 bits agree.
+    /// The call number in journal records: the lower half of the key. Readers use it as a filter.
+    /// The call record has the ids, and the epoch tells two calls apart even if these 64 bits are
+    /// equal.
     pub const fn record_number(self) -> u64 {
         self.0 as u64
     }
 
-    /// The shard whose mailbox decides who is the newest at this call. `shard_count` is at least 1.
+    /// The shard whose mailbox decides which connection to this call is the newest. `shard_count`
+    /// is at least 1.
     pub const fn home_shard(self, shard_count: usize) -> usize {
         ((self.0 >> 64) as u64 % shard_count as u64) as usize
     }
 }
 
-/// One connection's turn at a call; the later turn compares greater.
+/// Which connection has a call; a later one compares greater.
 ///
-/// Fields in order of comparison: the boot number kept in the data directory, microseconds since that boot, the shard.
+/// The fields are in the order of comparison: the boot number in the data directory, microseconds
+/// since that boot, the shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch {
-    /// Counts the machine's boots as the data directory saw them; 0 without a data directory.
+    /// Number of the machine's boots, as seen by the data directory; 0 without a data directory.
     pub boot: u32,
     /// `CLOCK_BOOTTIME` in microseconds.
     pub micros: u64,
@@ -64,7 +70,7 @@ pub struct Epoch {
     pub shard: u16,
 }
 
-/// Hands out a shard's epochs: each greater than the one before, even within a microsecond.
+/// Assigns a shard's epochs: each is greater than the one before, even within a microsecond.
 #[derive(Debug)]
 pub struct EpochSource {
     last: Epoch,
@@ -76,14 +82,14 @@ impl EpochSource {
         EpochSource { last: Epoch { boot, micros: 0, shard } }
     }
 
-    /// The next epoch. `now` may stand still; it is a monotonic clock, so it does not go back.
+    /// The next epoch. `now` may stand still. It is a monotonic clock, so it never goes back.
     pub fn next(&mut self, now: Moment) -> Epoch {
         self.last.micros = now.as_micros().max(self.last.micros + 1);
         self.last
     }
 }
 
-/// Number of an audio frame within its epoch, from 1; 0 stands for "none yet".
+/// Number of an audio frame within its epoch, from 1; 0 means "none yet".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
 

@@ -1,16 +1,18 @@
-//! Points in time. Nothing here reads a clock: `io` does, once or twice a turn, and hands the values in.
+//! Points in time. Nothing here reads a clock: `io` reads it, once or twice per turn, and passes
+//! the values in.
 #![forbid(unsafe_code)]
 
 use std::fmt;
 use std::num::NonZero;
 use std::time::Duration;
 
-/// A point on the machine's monotonic clock that counts from its boot, in nanoseconds (`CLOCK_BOOTTIME`).
+/// A point on the machine's monotonic clock, in nanoseconds since its boot (`CLOCK_BOOTTIME`).
 ///
-/// Timers and epochs are built on it; steps of the wall clock do not touch it.
+/// Timers and epochs use it; steps of the wall clock do not change it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(
-    /// One more than the nanoseconds: never zero, so that an `Option` of it takes no more room. Tables of calls hold many.
+    /// Nanoseconds plus one: never zero, so an `Option` of it needs no more room. Tables of calls
+    /// hold many.
     NonZero<u64>,
 );
 
@@ -20,7 +22,7 @@ impl Moment {
     /// The boot of the machine.
     pub const ZERO: Moment = Moment(NonZero::<u64>::MIN);
 
-    /// From nanoseconds since boot, of which `u64::MAX` is taken for the one before.
+    /// From nanoseconds since boot; `u64::MAX` counts as the number before it.
     pub const fn from_nanos(nanos: u64) -> Self {
         Moment(NonZero::<u64>::MIN.saturating_add(nanos))
     }
@@ -35,7 +37,7 @@ impl Moment {
         self.as_nanos() / 1_000
     }
 
-    /// The time from `earlier` to `self`; zero where `earlier` is the later one.
+    /// The time from `earlier` to `self`; zero if `earlier` is later.
     pub const fn since(self, earlier: Moment) -> Duration {
         Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
     }
@@ -56,14 +58,16 @@ impl fmt::Debug for Moment {
 impl std::ops::Add<Duration> for Moment {
     type Output = Moment;
 
-    /// Saturates at the end of the range (584 years after boot), so that "never" can be a very long timeout.
+    /// Saturates at the end of the range (584 years after boot), so a very long timeout can mean
+    /// "never".
     fn add(self, duration: Duration) -> Moment {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Moment(self.0.saturating_add(nanos))
     }
 }
 
-/// Wall-clock time in microseconds since 1970-01-01 UTC. For records and token claims, never for timers.
+/// Wall-clock time in microseconds since 1970-01-01 UTC. For records and token claims only, never
+/// for timers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnixMicros(pub u64);
 
@@ -74,7 +78,7 @@ impl UnixMicros {
     }
 }
 
-/// Both clocks, read together. The argument of everything that needs to know the time.
+/// Both clocks, read together. Everything that needs the time gets it as an argument.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
     /// For timers and epochs.

@@ -1,20 +1,47 @@
-//! Compile-time limits, each with the reason for its value. What an operator may change is in [`crate::limits`].
+//! Compile-time limits, each with the reason for its value. Limits that an operator may change are
+//! in [`crate::limits`].
 #![forbid(unsafe_code)]
 
-/// Frames between two ACKs. The quick reference promises it to clients: not a setting.
+/// The commit of this build; `unknown` outside of the repository: see `build.rs`.
+pub const COMMIT: &str = env!("BUILT_FROM_COMMIT");
+
+/// Frames between two ACKs. The quick reference promises this number to clients, so it is not a
+/// setting.
 pub const ACK_INTERVAL_FRAMES: u64 = 10;
 
-/// Longest tenant or interaction id, bytes. Keeps a call record within a kilobyte.
+/// Most bytes from a client in a TLS handshake. Without a certificate it sends less than 2 KiB, and
+/// a chain of certificates has a few. rustls would accept messages of 64 KiB.
+pub const TLS_HANDSHAKE_SIZE_MAX: usize = 32 * 1024;
+
+/// Bytes by which the buffer for handshake records grows. `Vec` would double it, and 10,000
+/// connections may wait for the second half of a hello.
+pub const TLS_HANDSHAKE_STEP: usize = 1024;
+
+/// Size of a spill buffer, bytes: the largest TLS record (16,645 bytes) in whole cache lines.
+pub const SPILL_SIZE: usize = 16_704;
+
+/// Divisor: connections without a call may use this part of the spill buffers.
+pub const SPILL_SHARE_OF_HEADS: usize = 4;
+
+/// Smallest RSA modulus, bits. Smaller ones can be factored with known means (NIST SP 800-131A).
+pub const KEY_BITS_MIN: usize = 2048;
+
+/// Largest RSA modulus, bits. A signature of 8192 bits takes twelve times as long to verify, and so
+/// makes a flood of bad tokens cheaper.
+pub const KEY_BITS_MAX: usize = 4096;
+
+/// Longest tenant or interaction id, bytes. So a call record has less than a kilobyte.
 pub const ID_SIZE_MAX: usize = 256;
 
-/// Tenants with counters of their own on a node, the row of all others included. A thousand rows are read in microseconds
-/// and are more than a node of 16,000 calls has large tenants.
+/// Tenants with their own counters on a node, including one row for all others. A thousand rows are
+/// read in microseconds. A node of 16,000 calls has fewer large tenants.
 pub const TENANT_COUNT_MAX: usize = 1024;
 
 /// Largest token, bytes. An RS256 token with a 4096-bit key and generous claims is under 2 KiB.
 pub const TOKEN_SIZE_MAX: usize = 4 * 1024;
 
-/// Largest request head, bytes: a token of [`TOKEN_SIZE_MAX`] and as much again of everything else.
+/// Largest request head, bytes: a token of [`TOKEN_SIZE_MAX`], and the same size for everything
+/// else.
 pub const HEAD_SIZE_MAX: usize = 8 * 1024;
 
 /// Most header fields in a request head. Browsers send about 20, proxies add a handful.
@@ -23,93 +50,184 @@ pub const HEAD_FIELDS_MAX: usize = 64;
 /// Largest payload of a control frame (RFC 6455 §5.5).
 pub const CONTROL_PAYLOAD_SIZE_MAX: usize = 125;
 
-/// Unit of the journal's alignment, bytes: batches start on it in ring and file, so that O_DIRECT takes them on any disk.
+/// Alignment unit of the journal, bytes. Batches start on it in the ring and in the file, so that
+/// O_DIRECT works on any disk.
 pub const BLOCK_SIZE: usize = 4096;
 
-/// Alignment of records and of their payload, bytes: a cache line, so that streaming stores fill whole lines.
+/// Alignment of records and of their payload, bytes: a cache line, so that streaming stores fill
+/// whole lines.
 pub const RECORD_ALIGNMENT: usize = 64;
 
-/// Largest sealed batch, bytes. About 108 whole frames: beyond it, a larger write no longer costs less per byte.
+/// Largest sealed batch, bytes: about 108 whole frames. A larger write does not cost less per byte.
 pub const BATCH_SIZE_MAX: usize = 1024 * 1024;
 
-/// Memory of a shard for what a segment starts with, bytes: its header, and a batch of call records.
+/// Largest write that always uses registered memory, bytes: see [`crate::io::pieces`]. It is the
+/// largest write of a journal.
+pub const REGISTERED_WRITE_SIZE_MAX: usize = 4 * BATCH_SIZE_MAX;
+
+/// Memory of a shard for the start of a segment, bytes: its header, and a batch of call records.
 pub const SCRATCH_SIZE_MAX: usize = BLOCK_SIZE + BATCH_SIZE_MAX;
 
-/// One receive buffer of the hot buffer ring, bytes (6.12 path: filled incrementally by many receives).
+/// Size of a receive buffer in the hot buffer ring, bytes (6.12 path: many receives fill it
+/// incrementally).
 pub const RECEIVE_BUFFER_SIZE: usize = 64 * 1024;
 
-/// Receive buffers per shard. 64 × 64 KiB = 4 MiB stay in the L2/L3 cache; 1,024 × 16 KiB measured 15 % slower.
+/// Receive buffers per shard. 64 × 64 KiB = 4 MiB stay in the L2/L3 cache; 1,024 × 16 KiB measured
+/// 15 % slower.
 pub const RECEIVE_BUFFER_COUNT: u16 = 64;
 
-/// One receive buffer on kernels without incremental buffers, where each receive takes a whole one.
+/// Buffers of [`RECEIVE_BUFFER_SIZE`] for reads from a backlog, in addition to those of armed
+/// receives. So a turn reads up to 1.5 MiB of a backlog: some 160 frames, which are still in the
+/// cache when they are copied. With 64 buffers, a frame of a flood cost 1.2 times as much. They are
+/// touched only in a backlog.
+pub const READ_BUFFER_COUNT: u16 = 32;
+
+/// Read buffers that calls leave to requests and to connections that end. These need no room in the
+/// frame ring, so they go on while calls cannot.
+pub const READ_BUFFERS_KEPT: usize = 8;
+
+/// Most bytes of one connection's armed receive in a turn: a sixteenth of the receive buffers. The
+/// connection reads the rest in its turn, with the others.
+pub const TURN_SIZE_MAX: usize = RECEIVE_BUFFER_SIZE * RECEIVE_BUFFER_COUNT as usize / 16;
+
+/// Size of a receive buffer on kernels without incremental buffers, where each receive takes a
+/// whole one.
 pub const RECEIVE_BUFFER_SIZE_WHOLE: usize = 16 * 1024;
 
 /// Receive buffers on kernels without incremental buffers; the same 4 MiB in all.
 pub const RECEIVE_BUFFER_COUNT_WHOLE: u16 = 256;
 
-/// Bytes of frame ring that one received byte can turn into, at worst: a masked one-byte message is 7 bytes on the wire and a
-/// 64-byte record header plus a padded 64-byte payload in the ring.
+/// Bytes of frame ring that one received byte can need at worst. A masked message of one byte has 7
+/// bytes on the wire. In the ring it is a record header of 64 bytes and a payload padded to 64
+/// bytes.
 pub const RECORD_EXPANSION_MAX: usize = (2 * RECORD_ALIGNMENT).div_ceil(7);
 
-/// Most bytes a call record takes up in a frame ring: a header, and two ids of [`ID_SIZE_MAX`] with some numbers before them.
+/// Most bytes of a call record in a frame ring: a header, and two ids of [`ID_SIZE_MAX`] after some
+/// numbers.
 pub const CALL_RECORD_SIZE_MAX: usize = 10 * RECORD_ALIGNMENT;
 
-/// Bytes an end record takes up in a frame ring.
+/// Bytes of an end record in a frame ring.
 pub const END_RECORD_SIZE: usize = 2 * RECORD_ALIGNMENT;
 
-/// Most that sealing a batch early costs of a frame ring's free size, bytes: the batch's pad, and the next one's header.
+/// Most bytes of a frame ring that sealing a batch early costs: the padding of the batch, and the
+/// header of the next one.
 pub const SEAL_SIZE_MAX: usize = BLOCK_SIZE;
 
-/// Bytes of a frame ring that are kept for the end records of so many connections' calls, which come without notice: nothing
-/// received is let in over them, and no seal spends them.
+/// Bytes of a frame ring that are reserved for the end records of this many connections' calls,
+/// because a call may end at any time. No received bytes and no seal may use them.
 pub const fn ends_size(connection_count: usize) -> usize {
     connection_count * END_RECORD_SIZE
 }
 
-/// Bytes of a frame ring that have to be free for `size` received bytes to be let in. The sum of
+/// Bytes of a frame ring that must be free to accept `size` received bytes. It is the sum of
 ///
-/// - what the bytes can turn into, whatever frames they make;
-/// - what the first of them can be the end of, something whose beginning, header and all, came before: of a frame, which makes a
-///   record of however few bytes, or of a `start`, which makes a call record; the larger of the two;
-/// - every call's end record;
-/// - one seal, so that what is let in last can be sealed before anything is released. There is no second one in it.
+/// - what the bytes can become, whatever frames they are;
+/// - what their first bytes can complete, after a start that was received before. It may be a
+///   frame, which makes a record even of few bytes, or a `start`, which makes a call record. The
+///   larger one counts;
+/// - the end record of every call;
+/// - one seal, so that the last accepted bytes can be sealed before anything is released. A second
+///   seal is not included.
 pub const fn room_needed(size: usize, connection_count: usize) -> usize {
     size * RECORD_EXPANSION_MAX + CALL_RECORD_SIZE_MAX + ends_size(connection_count) + SEAL_SIZE_MAX
 }
 
-/// Which share of a frame ring's size there is room for beside it, to note what is in the ring and not durable yet: a header for
-/// each 9,600 bytes of audio would be a 151st, in the pieces in which frames arrive a 131st. With shorter frames it is for less
-/// than a ring full of them.
-pub const NOTES_SHARE: usize = 64;
+/// Divisor: this part of the ring's size is the memory for notes about contents that are not
+/// durable yet. Carriers send frames of 160 bytes or more. Each needs 256 bytes of the ring, and 16
+/// bytes of notes, or 32 if it arrives alone in a turn. The rest is for the records of calls.
+/// Memory is touched only as needed: with frames of 9,600 bytes, a 600th of the ring.
+pub const PENDING_HEADERS_SHARE: usize = 7;
 
-/// Which share of a segment's size there is room for to note what is in it: as above, and each call that is under way when it
-/// is begun, some 170 bytes; 16,000 of them in a segment of 128 MiB.
-pub const MANIFEST_SHARE: u64 = 32;
+/// Average size of a batch, bytes: the queues have room at once for a full ring of such batches.
+/// Batches are sealed every 20 ms or at [`BATCH_SIZE_MAX`]: 2,000 per minute and shard while the
+/// disk stalls. With 4 GiB there is room for 65,536. With smaller batches the queues grow.
+pub const BATCH_SIZE_QUEUED: usize = 64 * 1024;
 
-/// Most room for that, bytes, however large the segment.
-pub const MANIFEST_SIZE_MAX: u64 = 16 << 20;
+/// Divisor: this part of a segment's size is the memory for notes about its contents. They are as
+/// above, plus some 190 bytes for each call that is live when the segment begins. For 16,000 calls
+/// these are 3 MB.
+pub const RECORD_HEADERS_SHARE: u64 = 6;
 
-/// Least bytes of a frame ring for so many connections: half of it is the room that one whole receive buffer needs, and a batch
-/// being filled. The other half is for what batches waste at their ends, and at the end of a lap.
+/// Bytes of a frame ring for one second of a call at 24 kHz: 50 frames of 960 bytes with a header
+/// each, and a 64th for batches. Frames of 9,600 bytes that arrive in TCP segments of 1,448 bytes
+/// need as much.
+pub const CALL_RING_RATE: usize = 50 * (960 + RECORD_ALIGNMENT) * 65 / 64;
+
+/// Minimum size of a frame ring for this many connections, bytes. Half of it is the room that one
+/// whole receive buffer needs, and an open batch. The other half is for what batches waste at their
+/// ends and at the end of a lap.
 pub const fn ring_size_min(connections_max: usize) -> usize {
     2 * (room_needed(RECEIVE_BUFFER_SIZE, connections_max + SHED_CONNECTIONS_MAX) + BATCH_SIZE_MAX)
 }
 
-/// Connections of one shard, beyond those it has place for, that may stay until they have read their 503: two seconds at most, an
-/// answer's way there and back as a rule. So a thousand a second are told at a round trip of 60 ms; a flood holds no more than
-/// these. Each needs a descriptor.
+/// Most places of a shard that upgraded connections cannot use: see [`visitors_max`].
 pub const SHED_CONNECTIONS_MAX: usize = 64;
 
+/// Fewest of these places: a few requests at a time.
+pub const VISITORS_MIN: usize = 16;
+
+/// Places of a shard in addition to those of its `connections_max` upgraded connections. They are
+/// for requests: a full node still answers `/health`, and answers calls with 503. A place is free
+/// again after a round trip, because the oldest incomplete request gives way to a new one. Each
+/// place needs a descriptor.
+pub const fn visitors_max(connections_max: usize) -> usize {
+    if connections_max < VISITORS_MIN {
+        VISITORS_MIN
+    } else if connections_max > SHED_CONNECTIONS_MAX {
+        SHED_CONNECTIONS_MAX
+    } else {
+        connections_max
+    }
+}
+
+/// The largest `connections_max` for this many sockets: the inverse of the above.
+pub const fn connections_within(sockets: usize) -> usize {
+    if sockets >= 2 * SHED_CONNECTIONS_MAX {
+        sockets - SHED_CONNECTIONS_MAX
+    } else if sockets >= 2 * VISITORS_MIN {
+        sockets / 2
+    } else {
+        sockets.saturating_sub(VISITORS_MIN)
+    }
+}
+
+/// Divisor: this part of those places is kept free for new connections. In a flood, the others
+/// decide how long an incomplete request may stay.
+pub const FREE_SHARE_OF_VISITORS: usize = 4;
+
+/// Accepts that are armed at a time, and so the most connections that a turn accepts: 16,000 a
+/// second with a turn of 2 ms. Each is for one connection, so a shard never has more sockets than
+/// places. A multishot accept would take the whole backlog at once: 4,096 sockets for each shard,
+/// however few descriptors there are.
+pub const ACCEPTS_MAX: usize = 32;
+
+/// How long a turn may verify tokens before it serves the live calls again. An ACK waits 20 ms for
+/// its sync, and this adds a tenth. Usually `limits.handshakes_per_turn` ends it first: a token
+/// takes 21 µs.
+pub const HANDSHAKE_TIME_MAX: std::time::Duration = std::time::Duration::from_millis(2);
+
+const _: () = assert!(connections_within(65) == 32 && visitors_max(32) == 32);
+const _: () = assert!(connections_within(128) == 64 && visitors_max(64) == 64 && ACCEPTS_MAX <= 32);
 const _: () = assert!(TENANT_COUNT_MAX > 1 && TENANT_COUNT_MAX <= u16::MAX as usize);
 const _: () = assert!(HEAD_SIZE_MAX >= 2 * TOKEN_SIZE_MAX);
 const _: () = assert!(BATCH_SIZE_MAX.is_multiple_of(BLOCK_SIZE));
 const _: () = assert!(BLOCK_SIZE.is_multiple_of(RECORD_ALIGNMENT));
 const _: () = assert!(RECEIVE_BUFFER_SIZE < BATCH_SIZE_MAX / 4);
-const _: () = assert!(RECEIVE_BUFFER_COUNT.is_power_of_two() && RECEIVE_BUFFER_COUNT_WHOLE.is_power_of_two());
 const _: () =
-    assert!(RECEIVE_BUFFER_SIZE_WHOLE <= RECEIVE_BUFFER_SIZE, "no receive needs more room than the largest buffer");
-const _: () = assert!(CALL_RECORD_SIZE_MAX >= 2 * ID_SIZE_MAX && CALL_RECORD_SIZE_MAX >= 2 * RECORD_ALIGNMENT);
-// An empty ring takes all of what it is the least for: beyond the room that is needed, the batch being filled and the end of a lap,
-// an eighth is left, of which appending is taxed a sixty-fourth.
+    assert!(RECEIVE_BUFFER_COUNT.is_power_of_two() && RECEIVE_BUFFER_COUNT_WHOLE.is_power_of_two());
 const _: () =
-    assert!(ring_size_min(0) - 2 * BATCH_SIZE_MAX >= room_needed(RECEIVE_BUFFER_SIZE, SHED_CONNECTIONS_MAX) * 9 / 8);
+    assert!(READ_BUFFER_COUNT.is_power_of_two() && READ_BUFFERS_KEPT < READ_BUFFER_COUNT as usize);
+const _: () = assert!(
+    RECEIVE_BUFFER_SIZE_WHOLE <= RECEIVE_BUFFER_SIZE,
+    "no receive needs more room than the largest buffer"
+);
+const _: () = assert!(
+    CALL_RECORD_SIZE_MAX >= 2 * ID_SIZE_MAX && CALL_RECORD_SIZE_MAX >= 2 * RECORD_ALIGNMENT
+);
+// An empty ring accepts the bytes that its minimum size is for. After the needed room, the open
+// batch and the end of a lap, an eighth is left. Appending costs a 64th of that. So there is also
+// room for a TLS record that was partly in a spill buffer.
+const _: () = assert!(
+    ring_size_min(0) - 2 * BATCH_SIZE_MAX
+        >= room_needed(RECEIVE_BUFFER_SIZE + SPILL_SIZE, SHED_CONNECTIONS_MAX) * 9 / 8
+);

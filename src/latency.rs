@@ -1,16 +1,19 @@
-//! How long things take: histograms that a shard records into, and the collector that brings those of all shards together.
+//! How long things take. Each shard records into histograms; the collector merges those of all
+//! shards.
 //!
 //! ```text
 //!   collector ──(mailbox) an empty set──► shard: swaps it with its own
 //!       ▲                                   │
-//!       └──────────── the full one ─────────┘   merged, emptied, sent again at the next request
+//!       └──────────── the full one ─────────┘   merged, emptied, sent with the next request
 //! ```
-//! A set belongs to one thread at a time, so nothing locks and nothing is atomic; a shard hands its set over by swapping two
-//! pointers, and allocates nothing. What is not collected stays with the shard: nothing recorded is lost before its end.
+//! A set belongs to one thread at a time, so it needs no locks and no atomics. A shard hands its
+//! set over by swapping two pointers, and allocates nothing. Values that are not collected stay
+//! with the shard: nothing is lost before the shard ends.
 //!
-//! Values are microseconds, kept to two digits (1 %). A histogram then is 20 KB, of which a shard touches the few cache lines of
-//! the values it meets; three digits would be 139 KB each, and the lines eight times as many. A set is 270 KB: a shard has one, its
-//! exchange another, the collector two for all shards.
+//! Values are microseconds, kept to two digits (1 %). So a histogram is 20 KB, and a shard touches
+//! only the few cache lines of the values it meets. Three digits would take 139 KB each, and eight
+//! times as many cache lines. A set is 270 KB. Each shard has two sets, one of them for the
+//! exchange. The collector has two for all shards.
 #![forbid(unsafe_code)]
 
 use crate::clock::Moment;
@@ -18,10 +21,10 @@ use hdrhistogram::Histogram;
 use std::fmt;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-/// Smallest value told apart from zero, microseconds.
+/// Smallest value that differs from zero, microseconds.
 pub const LATENCY_MIN_US: u64 = 1;
 
-/// Largest value, microseconds: what took longer counts as this.
+/// Largest value, microseconds. Anything that takes longer counts as this.
 pub const LATENCY_MAX_US: u64 = 60_000_000;
 
 /// Digits of a value that are kept.
@@ -37,26 +40,27 @@ impl Latency {
         Latency(histogram.expect("the bounds are ones that a histogram can have"))
     }
 
-    /// Something took from `since` until `until`. Never allocates; what lies outside the bounds counts as the bound.
+    /// Records one thing that took from `since` until `until`. Never allocates. A value outside the
+    /// bounds counts as the bound.
     #[inline]
     pub fn record(&mut self, since: Moment, until: Moment) {
         self.record_n(since, until, 1);
     }
 
-    /// The same `count` times.
+    /// Records `count` things with the same times.
     #[inline]
     pub fn record_n(&mut self, since: Moment, until: Moment, count: u64) {
         let nanos = until.as_nanos().saturating_sub(since.as_nanos());
         self.0.saturating_record_n(nanos / 1_000, count);
     }
 
-    /// What has been recorded.
+    /// The histogram of everything recorded.
     pub fn histogram(&self) -> &Histogram<u64> {
         &self.0
     }
 
     fn add(&mut self, other: &Latency) {
-        // It fails on values that do not fit, and all histograms here have the same bounds.
+        // `add` fails on values out of bounds, but all histograms here have the same bounds.
         let added = self.0.add(&other.0);
         debug_assert!(added.is_ok());
     }
@@ -68,7 +72,8 @@ impl Latency {
     }
 }
 
-/// Declares [`Latencies`] once: fields, docs, tags, and the list that prints them cannot drift apart.
+/// Declares [`Latencies`] once, so that its fields, their help, their tags and the list always
+/// agree.
 macro_rules! latencies {
     ($( $(#[doc = $doc:literal])+ $name:ident = $tag:literal, )+) => {
         /// A set of histograms, one for each thing that a shard measures.
@@ -94,7 +99,10 @@ macro_rules! latencies {
             }
 
             /// Calls `visit(tag, help, histogram)` for every histogram, in order of declaration.
-            pub fn for_each(&self, mut visit: impl FnMut(&'static str, &'static str, &Histogram<u64>)) {
+            pub fn for_each(
+                &self,
+                mut visit: impl FnMut(&'static str, &'static str, &Histogram<u64>),
+            ) {
                 $( visit($tag, concat!($($doc),+).trim(), &self.$name.0); )+
             }
         }
@@ -102,32 +110,39 @@ macro_rules! latencies {
 }
 
 latencies! {
-    /// From accept to `started`, as the shard saw them.
+    /// From accept to `started`, as the shard sees them.
     setup = "setup",
-    /// From accept to the complete request head. The time a connection waited in the kernel to be accepted is not in it.
+    /// From accept to the complete request head, without the time that a connection waits in the
+    /// kernel to be accepted.
     setup_head = "setup.head",
-    /// From the complete request head to the 101: its wait for its turn, and the verification of the token.
+    /// From the complete request head to the 101: the wait in the queue, and the verification of
+    /// the token.
     setup_upgrade = "setup.upgrade",
     /// From the 101 to `started`: mostly the peer's time.
     setup_start = "setup.start",
-    /// From the begin of the turn that reaped a frame's first byte of payload until its last was in the frame ring. A frame in
-    /// pieces has the peer's time in it; the time in the kernel's socket buffer, and the gathering time after it, is not seen.
+    /// From the start of the loop turn that received a frame's first payload byte until its last
+    /// byte is in the frame ring. A frame in pieces includes the peer's time. Time in the kernel's
+    /// socket buffer and gathering time are not included.
     frame_ring = "frame.ring",
-    /// From a frame complete in the frame ring until it may be acked, on a node that acks what it has received.
+    /// From a frame complete in the frame ring until it may be acked, on a node that acks received
+    /// frames.
     frame_received = "frame.received",
-    /// From a frame complete in the frame ring until it may be acked, on a node that acks what is written.
+    /// From a frame complete in the frame ring until it may be acked, on a node that acks written
+    /// frames.
     frame_written = "frame.written",
-    /// From a frame complete in the frame ring until it may be acked, on a node that acks what is durable.
+    /// From a frame complete in the frame ring until it may be acked, on a node that acks durable
+    /// frames.
     frame_durable = "frame.durable",
-    /// From the begin of the turn that completed the frame an ACK was due for until the ACK went to the kernel.
+    /// From the start of the loop turn that completes a frame for which an ACK is due until the ACK
+    /// goes to the kernel.
     ack = "ack",
-    /// As ack, until the kernel had taken all of it into the socket's buffer.
+    /// As `ack`, until the kernel has taken the whole ACK into the socket's buffer.
     ack_sent = "ack.sent",
-    /// A write to the journal, from the submit it went out with to the turn that reaped its completion.
+    /// A write to the journal, from its submit to the loop turn that receives its completion.
     journal_write = "journal.write",
-    /// A sync of the journal, likewise.
+    /// A sync of the journal, from its submit to the loop turn that receives its completion.
     journal_sync = "journal.sync",
-    /// The work of a turn: from the return of one submit to the begin of the next.
+    /// The work of one loop turn: from the return of one submit to the start of the next.
     turn = "turn",
 }
 
@@ -138,7 +153,7 @@ impl Default for Latencies {
 }
 
 impl fmt::Debug for Latencies {
-    /// How often each thing was measured: the buckets would fill pages.
+    /// Shows how often each thing was measured, because the buckets would fill pages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut map = f.debug_map();
         self.for_each(|tag, _, histogram| {
@@ -148,7 +163,7 @@ impl fmt::Debug for Latencies {
     }
 }
 
-/// Asks a shard for its set: an empty one in exchange, and where to send the full one.
+/// Asks a shard for its set. Holds an empty set in exchange, and the channel for the full one.
 #[derive(Debug)]
 pub struct LatencyRequest {
     shard: usize,
@@ -157,23 +172,26 @@ pub struct LatencyRequest {
 }
 
 impl LatencyRequest {
-    /// Swaps `own` with the empty set and sends it back, without waiting. Where that cannot be, `own` stays as it is.
+    /// Swaps `own` with the empty set and sends the full one back, without waiting. If it cannot be
+    /// sent, `own` stays as it is.
     pub fn answer(self, own: &mut Box<Latencies>) {
         let LatencyRequest { shard, empty, answer } = self;
         let full = std::mem::replace(own, empty);
-        if let Err(TrySendError::Full((_, full)) | TrySendError::Disconnected((_, full))) = answer.try_send((shard, full)) {
+        if let Err(TrySendError::Full((_, full)) | TrySendError::Disconnected((_, full))) =
+            answer.try_send((shard, full))
+        {
             *own = full;
         }
     }
 }
 
-/// Passes a request on to the shard with this number, or hands it back, without waiting.
+/// Passes a request on to the shard with this number, or returns it, without waiting.
 type SendRequest = dyn FnMut(usize, LatencyRequest) -> Result<(), LatencyRequest> + Send;
 
-/// Collects from all shards; owned by the control plane. A node has one: two would each see a part.
+/// Collects from all shards. Only the control plane has one: two would each see a part.
 pub struct LatencyCollector {
     send: Box<SendRequest>,
-    /// By shard: an empty set, unless it is out.
+    /// By shard: its empty set, or `None` while the shard has it.
     empty: Vec<Option<Box<Latencies>>>,
     answer: SyncSender<(usize, Box<Latencies>)>,
     answers: Receiver<(usize, Box<Latencies>)>,
@@ -182,12 +200,13 @@ pub struct LatencyCollector {
 }
 
 impl LatencyCollector {
-    /// A collector of `shard_count` shards, which `send` passes requests on to (or hands them back, where a mailbox is full).
+    /// A collector of `shard_count` shards. `send` passes a request on to a shard, or returns it if
+    /// the mailbox is full.
     pub fn new(
         shard_count: usize,
         send: impl FnMut(usize, LatencyRequest) -> Result<(), LatencyRequest> + Send + 'static,
     ) -> Self {
-        // A shard has one set out at a time: an answer always finds room.
+        // Each shard has at most one set out, so an answer always finds room.
         let (answer, answers) = sync_channel(shard_count);
         LatencyCollector {
             send: Box::new(send),
@@ -199,8 +218,8 @@ impl LatencyCollector {
         }
     }
 
-    /// Asks every shard for what it has recorded. Does not wait: passes over a shard that has not answered the last request yet,
-    /// or whose mailbox is full; the next request gets what it has.
+    /// Asks every shard for what it has recorded. Does not wait. Skips a shard with a full mailbox
+    /// or with an unanswered request; the next request gets what that shard has recorded.
     pub fn request(&mut self) {
         for (shard, place) in self.empty.iter_mut().enumerate() {
             let Some(empty) = place.take() else { continue };
@@ -211,7 +230,8 @@ impl LatencyCollector {
         }
     }
 
-    /// Takes in what has come back. Does not wait; returns whether every shard has answered. One that has ended never does.
+    /// Takes in the answers, without waiting. Returns whether every shard has answered. A shard
+    /// that has ended never does.
     pub fn collect(&mut self) -> bool {
         while let Ok((shard, mut full)) = self.answers.try_recv() {
             self.totals.add(&full);
@@ -227,7 +247,7 @@ impl LatencyCollector {
         &self.totals
     }
 
-    /// What has been collected since the last time.
+    /// Everything collected since the last call.
     pub fn take_interval(&mut self) -> Latencies {
         std::mem::take(&mut self.interval)
     }

@@ -1,152 +1,192 @@
-//! exo-ingest takes live telephone audio over WebSocket; an ACK means that it is on disk. This page is the architecture,
-//! in the order in which a frame comes through. The words in *italics* are used in this one sense
-//! everywhere.
+//! exo-ingest takes live telephone audio over WebSocket and acknowledges it after it is on disk.
+//! This page describes the architecture, in the order in which a frame passes through it. Each word
+//! in *italics* has one meaning everywhere in this crate.
 //!
 //! ```text
-//!  socket ──multishot recv──► buffer ring ──► Transport ──► proto::frame ──► Session::handle_data
-//!                             (io, small      (plain;       (headers,           │ unmask + checksum + copy, in one pass
-//!    ▲                         and hot)        TLS later)    limits)            ▼ (proto::mask, into frame_ring)
-//!    │                                                                      frame ring ──write──► journal::writer ──► disk
-//!    │                                                                          │ head, sealed, written, durable
-//!    └──send slots◄── Session::poll_transmit ◄── Session::handle_promise ◄── ack::PromiseQueue
+//!  socket
+//!    │ multishot recv
+//!    ▼
+//!  buffer ring (io; small and hot)
+//!    │
+//!    ▼
+//!  Transport (plain or TLS) ──► proto::frame (headers, limits) ──► Session::handle_data
+//!                                                                    │ one pass (proto::mask):
+//!                                                                    │ unmask, checksum, copy
+//!                                                                    ▼
+//!  disk ◄── journal::writer ◄──────────── write ─────────────── frame ring
+//!                                                                    │ head, sealed,
+//!                                                                    │ written, durable
+//!                                                                    ▼
+//!  socket ◄── send slots ◄── Session::poll_transmit ◄─────── ack::PromiseQueue
+//!                                                    Session::handle_promise
 //! ```
 //!
-//! The CPU touches a frame's bytes twice: the kernel moves them from the socket into a receive buffer, and one pass of
-//! ours moves them from there into the frame ring. What lies there is the journal's format already, so the disk takes it as
-//! it is, by DMA where the filesystem knows O_DIRECT. Without a journal a promise holds once the frame is in the ring,
-//! which is then free again.
+//! The bytes of a frame are copied twice. The kernel moves them from the socket into a receive
+//! buffer. One pass of ours moves them from there into the frame ring. The ring already has the
+//! format of the journal, so the disk takes the bytes from it directly, by DMA if the filesystem
+//! supports O_DIRECT. Without a journal, a promise holds when the frame is in the ring, and the
+//! ring is then free again.
 //!
 //! # Threads
-//! - A *shard* ([`shard::Shard`]), one for each CPU it is given, pinned: a ring, a listener of its own on the common port
-//!   (`SO_REUSEPORT`), its *connections*, their timers, a *frame ring*. A connection never changes its shard, and nothing
-//!   on a frame's way is shared with another thread but counters ([`metrics`], [`tenants`]). Histograms ([`latency`]) are its
-//!   own, and change hands by mail.
-//! - The control thread ([`control`]), unpinned, on tokio-uring: signals, keys that change, supervisors, the
-//!   [admin listener](control::admin). It reaches shards through their [mailboxes](shard::mailbox) and never touches a connection
-//!   of theirs. Segments are made and retained by a thread beside it ([`control::keeper`]).
-//! - [`node::Node`] starts shards together and drains them together.
+//! - A *shard* ([`shard::Shard`]) is a pinned thread, one for each CPU that the node may use. It
+//!   has an `io_uring`, its own listener on the common port (`SO_REUSEPORT`), its *connections*
+//!   with their timers, and a *frame ring*. A connection never changes its shard. On the way of a
+//!   frame, a shard shares only counters with other threads ([`metrics`], [`tenants`]). Its
+//!   histograms ([`latency`]) are its own; it sends them to the control thread.
+//! - The control thread ([`control`]) is not pinned and runs on tokio-uring. It handles signals,
+//!   reloads, supervisors and the [admin listener](control::admin). It sends messages to the
+//!   [mailboxes](shard::mailbox) of shards and never touches their connections. Another thread
+//!   ([`store`]) creates segments and deletes old ones.
+//! - [`node::Node`] starts all shards together and drains them together.
 //!
-//! Shards talk to each other for one purpose: who has a call when two connections claim it ([`shard::claims`]).
+//! Shards send messages to each other for one purpose only: to decide which connection has a call,
+//! if two connections claim it ([`shard::ownership`]).
 //!
 //! # The loop
-//! [`Shard::turn`](shard::Shard::turn) is its body. Nothing is called back from inside a phase; what a phase wants of the
-//! kernel is queued, and leaves with the one `submit` that begins the next turn.
+//! [`Shard::turn`](shard::Shard::turn) is the body of the loop. There are no callbacks inside a
+//! phase. A phase queues what it needs from the kernel, and the single `submit` at the start of the
+//! next turn passes it on.
 //!
-//! 1. *Wait*: submit what is queued, and gather completions for a bounded time ([`io::Wait`]), so that one wake-up serves
-//!    many frames.
-//! 2. *Reap and handle*: a bounded number of completions. Audio reaches the frame ring here, and its receive buffer goes
-//!    back while it is in the cache.
-//! 3. *Mail and time*: mailbox, timers.
-//! 4. *New calls*: request heads, a budget of them a turn, behind the live calls; then what had to wait for room.
-//! 5. *Seal and write*: the open batch is sealed when an ACK is due in it and pacing allows; sealed ones are written, and
-//!    synced every 20 ms ([`journal::writer`]).
-//! 6. *Acknowledge*: sessions whose promises hold now hear of it, and their ACKs are queued together.
-//! 7. *Retry*: receives that ended are armed again, output that found no slot is sent.
+//! 1. *Wait*: submit what is queued, and gather completions for a bounded time ([`io::Wait`]). So
+//!    one wake-up serves many frames.
+//! 2. *Reap and handle*: handle a bounded number of completions. Audio is copied into the frame
+//!    ring here, and its receive buffer is returned while it is still in the cache.
+//! 3. *Mail and time*: the mailbox and the timers.
+//! 4. *New calls*: a limited number of request heads per turn, after the live calls. Then
+//!    everything that waited for room.
+//! 5. *Seal and write*: seal the open batch if an ACK in it is due and the pacing allows it. Write
+//!    sealed batches, and sync them every 20 ms ([`journal::writer`]).
+//! 6. *Acknowledge*: tell sessions which of their promises now hold, and queue their ACKs together.
+//! 7. *Retry*: arm ended receives again, and send output that had found no slot.
 //!
 //! # The life of a connection
 //! ```text
-//!  accept ──► Head ──► Waiting ──► Open ─────────────────────────────────────────► Done ──► slot free
-//!             bytes    token,      Waiting ─start─► Live ─stop─► Stopping           FIN, the peer's FIN,
-//!             up to    quota       (for start)       │ Close                        nothing under way
-//!             \r\n\r\n (a budget)                    └──► Leaving ─► Closing ─► Finished
-//! ```
-//! The upper row are stages of a slot ([`shard::connections`]), the lower ones phases of a session ([`session::ingest`]).
-//! A refusal leads from anywhere to the end: before the upgrade as an HTTP answer ([`proto::handshake::Refusal`]), after
-//! it as a Close ([`proto::close::Closing`]), behind the ACKs that are due. Once a `start` is valid the connection has its turn at the call, an
-//! [*epoch*](call::Epoch); the greater one wins. A slot is freed only when nothing is under way on its socket, and
-//! operations carry the slot's generation ([`io::UserData`]): no completion meets a stranger.
+//!  slot     accept ──► Head ──────► Waiting ─────► Open ──────────► Done ────────► slot free
+//!                      bytes up     token, quota                    FIN sent, FIN received,
+//!                      to \r\n\r\n  (a budget)                      no operation in progress
 //!
-//! Sessions do no IO. Something goes in by one `handle_*`, then everything is taken out by `poll_*`: bytes, a deadline, a
-//! question about a promise, an action ([`session::Session`]). A [`session::Service`] decides who gets one;
-//! `tests/examples/echo.rs` is a second service, on the same loop.
+//!  session             Waiting ─start─► Live ─ stop ───► Stopping ─┐
+//!  (in Open)           (for start)       ├─ Close ──► Leaving ──┼─► Closing ──► Finished
+//!                                        └─ refusal ► Refusing ─┘
+//! ```
+//! The first part shows the stages of a slot ([`shard::connections`]), and the second part the
+//! phases of a session ([`session::ingest`]). A refusal is possible in every stage. Before the
+//! upgrade it is an HTTP answer ([`proto::handshake::Refusal`]). After the upgrade it is a Close
+//! ([`proto::close::Closing`]), which follows the ACKs that are due. A valid `start` gives the
+//! connection an [*epoch*](call::Epoch) of the call; the connection with the greatest epoch has the
+//! call. A slot is freed only when no operation is in progress on its socket. Operations carry the
+//! generation of the slot ([`io::UserData`]), so a completion never reaches a later connection.
+//!
+//! Sessions do no IO. One `handle_*` call takes something in. Then `poll_*` calls take everything
+//! out: bytes, a deadline, a question about a promise, an action ([`session::Session`]). A
+//! [`session::Service`] decides which connections get a session. `examples/echo.rs` is a second
+//! service on the same loop.
 //!
 //! # The frame ring
 //! ```text
 //!    released ≤ durable ≤ written ≤ sealed ≤ head          head − released ≤ size
 //!    ─────┼────────┼─────────┼────────┼────────┼─────
-//!    free   read by  synced    being    open      free     a batch begins on a 4,096-byte block and does not wrap;
-//!           consumers          written  batch              a record begins on a 64-byte line
+//!    free   read by  synced    being    open      free
+//!           consumers          written  batch
+//!
+//!    A batch begins on a 4,096-byte block and does not wrap. A record begins on a 64-byte line.
 //! ```
-//! Positions count on over the laps ([`frame_ring::RingPosition`]). A frame that comes in pieces becomes several
-//! *records*, each a chunk of it; it counts once its last one is in, so no batch ever waits for a peer.
-//! [`journal::format`] draws the bytes. ACKs hang on positions: a session asks "tell me once everything up to here
-//! holds", the [promise queue](ack::PromiseQueue) answers by watermark. The node's level says what moves it: `head`
-//! (received), `written` or `durable`.
+//! Positions never restart: they count on through all laps ([`journal::frame_ring::RingPosition`]).
+//! A frame that arrives in pieces becomes several *records*, each with a part of it. The frame
+//! counts when its last record is in the ring, so a batch never waits for a peer. [`crate::format`]
+//! shows the bytes. ACKs depend on positions. A session asks for a message when everything up to
+//! its position is safe, and the [promise queue](ack::PromiseQueue) answers by watermark. The ACK
+//! level of the node selects the watermark: `head` (received), `written` or `durable`.
 //!
 //! # The journal
-//! A shard writes its batches from the registered frame ring into segments of its own, on its own ring; the control
-//! side's [keeper](control::keeper) has the next segment ready before it is needed, and deletes what retention says. A
-//! sync covers only writes that had completed before it was submitted. A failed write or sync fences the segment: it is
-//! never synced again, and what was not durable is written anew from the ring into another. Every segment begins with the
-//! records of the calls that are live (the frame ring knows them), so that each can be read alone. [`journal::scan`] reads
-//! on past damage; [`journal::reader`] is for others to build on; `exo-ingest calls` is the first that does.
+//! A shard writes its batches from the registered frame ring into its own segments, with its own
+//! `io_uring`. The [`store`] prepares the next segment before
+//! it is needed, and deletes segments by the retention settings. A sync covers only writes that had
+//! completed before it was submitted. A failed write or sync fences the segment: it is never synced
+//! again. Data that was not durable is written again, from the ring into another segment. Every
+//! segment begins with the records of the live calls, which the frame ring keeps, so each segment
+//! can be read alone. [`archive::scan`] continues after damage. [`archive::reader`] is the
+//! interface for other programs, and `exo-ingest calls` uses it.
 //!
-//! # Where backpressure comes from
-//! - *The frame ring is full*: received bytes wait in their receive buffers, in order; their connections are not read;
-//!   the kernel runs out of buffers, and TCP pushes back. A peer's timers stand still meanwhile
-//!   ([`handle_reading`](session::Session::handle_reading)).
-//! - *The peer does not read*: what we owe it is two numbers, not a queue; what a socket did not take is bounded
-//!   (`limits.output_size_max`), and ends the call when it makes no progress for `timeouts.ack_stalled`.
-//! - *Too much at once*: a turn reaps a bounded number of completions and verifies a bounded number of tokens. Without a
-//!   slot, a descriptor or a free call a connection is refused with 503 before the upgrade.
+//! # Backpressure
+//! - *The frame ring is full*: received bytes stay in their receive buffers, in order, and their
+//!   connections are not read. The kernel runs out of buffers, and TCP slows the peers down. The
+//!   timers of a peer stand still meanwhile ([`handle_reading`](session::Session::handle_reading)).
+//! - *The peer does not read*: the ACKs that we owe it are two numbers, not a queue. Output that
+//!   its socket did not accept is bounded (`limits.output_size_max`). The call ends if this output
+//!   makes no progress for `timeouts.ack_stalled`.
+//! - *Too much at once*: a turn handles a bounded number of completions, and verifies tokens for a
+//!   bounded time. Without a free place or a free call, an upgrade gets 503. The oldest incomplete
+//!   request gives way to a new one (`shard::places`), so `/health` is answered however many sockets
+//!   there are. Sockets never use the descriptors that segments need.
 //!
-//! # Two worlds
-//! A shard is generic over [`io::Io`]: sockets, files, memory, clocks. [`io::uring::Uring`] is the kernel's ring;
-//! [`io::scripted::Scripted`] is a world in memory that a test moves step by step. The loop, the sessions and the frame
-//! ring are the same code on both. What the kernel can do is asked once, at start ([`io::probe`]); `--kernel-features
-//! 6.1` takes the older paths on a newer kernel, so that tests run both.
+//! # Two implementations of IO
+//! A shard is generic over [`io::Io`]: sockets, files, memory, clocks. [`io::uring::Uring`] is the
+//! kernel's ring. [`io::scripted::Scripted`] is a simulation in memory, which a test moves step by
+//! step. The loop, the sessions and the frame ring are the same code on both. The node asks the
+//! kernel once, at start, what it supports ([`io::probe`]). `--kernel-features 6.1` selects the
+//! older code paths on a newer kernel, so tests run both.
 //!
-//! # Who may know whom
+//! # Which module may use which
+//! A module uses modules of lower rows only, none in its own row.
 //! ```text
-//!  cli             ─► config, control, node, journal           commands; settings
-//!  control         ─► node, latency                            what goes on while it serves
-//!  node            ─► shard, control::keeper                   shards made, started, told things
-//!  control::keeper ─► journal                                  segments made ready, sealed, recycled
-//!  shard           ─► io, transport, session, ack, proto       the only place where IO and protocol meet
-//!  session         ─► proto, auth, tenants, frame_ring         plans, and never performs
-//!  journal::writer ─► frame_ring, journal::format              plans, and never performs
-//!  journal         ─► journal::format, io::memory              reads files: scan, recovery, reader
-//!  ack             ─► frame_ring
-//!  frame_ring      ─► journal::format, proto::mask, io::memory
-//!  proto, auth, journal::format, io                            know nothing of each other
-//!  call, clock, constants, latency, limits, metrics            the words all of them use
+//!  cli                               commands
+//!  control, logging                  signals, keys, the admin listener; the log
+//!  config, node                      settings; shards, started and drained together
+//!  shard, store                      the loop, where IO meets protocol; segment files
+//!  archive                           from files to calls: scan, index, reader, recovery
+//!  ack, session, transport           promises; a call from start to end; plain or TLS
+//!  journal, tls                      from memory to disk: frame ring, writer; uses rustls
+//!  auth, format, io, proto           tokens; bytes on disk; the kernel; bytes on the wire
+//!  call, latency, limits, tenants    what is counted and bounded
+//!  ack_level, address, clock, constants, metrics    the words all of them use
 //! ```
 //!
 //! # Invariants
-//! Most are absences. Each has a test that holds it.
+//! Most of them say what the code never does. A test checks each one.
 //!
-//! | it holds that | test |
+//! | invariant | test |
 //! | --- | --- |
-//! | dependencies point as drawn; no IO and no thread in `proto`, `session`, `auth`, `frame_ring`, `journal::{format, writer}` | `tests/layering.rs` |
-//! | no code on the data path but [`io`] reads a clock: `now` is an argument | `tests/layering.rs` |
-//! | `unsafe` is in the modules that talk to the kernel and in one unmasking kernel, nowhere else | `tests/layering.rs` |
-//! | no file is longer than a person wants to read | `tests/layering.rs` |
-//! | the `rsa` crate makes keys in one file and never comes near a peer | `tests/layering.rs` |
-//! | nothing is allocated per frame | `tests/no_allocation.rs` |
-//! | no frame and no ack is measured twice, and none is lost on the way to the collector | `tests/latencies.rs` |
-//! | nothing is allocated per frame, batch or segment | `tests/no_allocation.rs` |
-//! | what was acked is there after a crash at any moment, whatever sectors of unsynced writes it leaves | `src/shard/tests/random/cuts.rs` |
-//! | damage is named, and costs no record but those it hit | `tests/journal_flips.rs` |
-//! | frames and heads mean the same however they are cut, and the same as to tungstenite | `tests/*_split_points.rs` |
-//! | every unmasking kernel gives the same bytes and checksum as the plain one | `src/proto/mask/tests.rs` |
-//! | what the frame ring takes is read back whole and in order, over many laps | `src/frame_ring/tests/model.rs` |
-//! | no ACK is skipped, repeated or early; a call ends once, whatever comes | `src/session/ingest/tests/disorder.rs` |
-//! | a freed slot does not answer to its old name | `src/shard/connections.rs` |
-//! | no peer's bytes reach a panic | `tests/frame_split_points.rs`, on damaged bytes too |
-//! | no token gets in that should not: 225 invalid vectors, and the known tricks | `tests/token_*.rs` |
-//! | every refusal has its code, in its order | `tests/refusals_*_upgrade.rs` |
-//! | frames complete before a refusal are acked before it, at every level | `tests/acks_before_refusals.rs` |
-//! | a journal with a limit stays within it, and no call waits for room | `tests/journal_retention.rs` |
-//! | nothing of a recycled file's former use is read | `src/control/keeper/tests/recycling.rs` |
-//! | `/ready` answers while the disk does not; no client of the admin listener keeps the others out | `tests/admin_*.rs` |
-//! | no call's id and no token is in a metric | `tests/admin_metrics.rs` |
-//! | settings and metrics in the README are those of the code | `tests/readme_references.rs` |
+//! | Modules use each other only as drawn above | `tests/project/layering.rs` |
+//! | `proto`, `session`, `auth`, `format`, `journal`: no IO, no threads | `tests/project/layering.rs` |
+//! | On the data path only [`io`] reads a clock: `now` is an argument | `tests/project/layering.rs` |
+//! | `unsafe` is only in code for the kernel and in unmasking kernels | `tests/project/layering.rs` |
+//! | No file is too long to read | `tests/project/layering.rs` |
+//! | The `rsa` crate makes keys in one file, and never meets a peer | `tests/project/layering.rs` |
+//! | Nothing is allocated per frame, batch or segment | `tests/no_allocation.rs` |
+//! | Each frame and each ACK is measured once, and none is lost | `tests/operations/latencies.rs` |
+//! | Acked audio is there after a crash at any moment | `src/shard/tests/random/cuts.rs` |
+//! | Damage is reported, and costs only the records it hit | `tests/journal/flips.rs` |
+//! | Cuts never change the meaning of frames and heads | `tests/protocol/*_split_points.rs` |
+//! | Frames and heads mean the same as to tungstenite | `tests/protocol/*_split_points.rs` |
+//! | All unmasking kernels give equal bytes and checksums | `src/proto/mask/tests.rs` |
+//! | The frame ring returns all it took, in order | `src/journal/frame_ring/tests/model.rs` |
+//! | No ACK is skipped, repeated or early | `src/session/ingest/tests/disorder.rs` |
+//! | A call ends once | `src/session/ingest/tests/disorder.rs` |
+//! | A freed slot does not accept its old identity | `src/shard/connections.rs` |
+//! | Idle sockets never block a health check or a call | `tests/limits/exhaustion.rs` |
+//! | Sockets never take a segment's descriptor | `tests/limits/descriptor_shares.rs` |
+//! | A refusal logs at most one line, with no part of a token | `tests/operations/refusal_log.rs` |
+//! | Peer bytes, even damaged ones, never cause a panic | `tests/protocol/frame_split_points.rs` |
+//! | No invalid token is accepted: 225 vectors, and known attacks | `tests/tokens/` |
+//! | Every refusal has its code and its place in the order | `tests/protocol/refusals_*_upgrade.rs` |
+//! | Frames that precede a refusal are acked before it | `tests/protocol/acks_before_refusals.rs` |
+//! | A limited journal stays in its limit; no call waits for room | `tests/journal/retention.rs` |
+//! | Old contents of a recycled file are never read | `src/store/tests/recycling.rs` |
+//! | `/ready` answers while the disk does not | `tests/operations/admin_*.rs` |
+//! | No client of the admin listener can block the others | `tests/operations/admin_*.rs` |
+//! | No metric contains a token or the id of a call | `tests/operations/admin_metrics.rs` |
+//! | Documents list the code's settings, metrics and refusals | `tests/project/doc_references.rs` |
 //!
-//! # From here
-//! [`shard`], the loop, then along the data path: [`io`], [`transport`], [`proto`], [`session`], [`frame_ring`], [`ack`].
-//! Limits with their reasons are in [`limits`] (an operator's) and [`constants`] (ours).
+//! # Where to read on
+//! Begin with [`shard`], the loop. Then follow the data path: [`io`], [`transport`], [`proto`],
+//! [`session`], [`journal::frame_ring`], [`ack`]. Limits and their reasons are in [`limits`] (for
+//! operators) and [`constants`] (fixed).
 
 pub mod ack;
+pub mod ack_level;
+pub mod address;
+pub mod archive;
 pub mod auth;
 pub mod call;
 pub mod cli;
@@ -154,7 +194,7 @@ pub mod clock;
 pub mod config;
 pub mod constants;
 pub mod control;
-pub mod frame_ring;
+pub mod format;
 pub mod io;
 pub mod journal;
 pub mod latency;
@@ -165,5 +205,7 @@ pub mod node;
 pub mod proto;
 pub mod session;
 pub mod shard;
+pub mod store;
 pub mod tenants;
+pub mod tls;
 pub mod transport;

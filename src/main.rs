@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! The `exo-ingest` binary.
 
-/// Connections come and go on every shard; glibc's arenas would keep what they once held.
+/// Connections come and go on every shard; the arenas of glibc would keep their memory.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

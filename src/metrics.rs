@@ -1,11 +1,12 @@
-//! Counters of a shard. Each has one writer, the shard's thread, and any number of readers; nothing here locks.
+//! Counters of a shard. The shard's thread alone writes them; any thread may read them. No locks.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number that only its shard changes and anyone may read.
+/// A number that only its shard changes and any thread may read.
 ///
-/// Adding is a plain load and store, not an atomic addition: with one writer nothing can be lost, and the bus stays unlocked.
+/// Adding is a plain load and store, not an atomic addition: one writer cannot lose an update, and
+/// a locked instruction costs more.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -22,7 +23,7 @@ impl Counter {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// The value some moment ago.
+    /// The latest value, or one from a moment ago.
     pub fn read(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -50,12 +51,12 @@ pub enum Unit {
     Flag,
 }
 
-/// A counter's place in the world.
+/// A counter as readers see it: name, help, kind and unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Description {
     /// Its field's name.
     pub name: &'static str,
-    /// A sentence or two.
+    /// Help text: a sentence or two.
     pub help: &'static str,
     /// Whether it only grows.
     pub kind: Kind,
@@ -63,26 +64,51 @@ pub struct Description {
     pub unit: Unit,
 }
 
-/// Declares [`Counters`] once: fields, docs, and the list that prints them cannot drift apart.
+/// Why TLS connections fail, as labels.
+pub const TLS_FAILURES: [&str; 16] = [
+    "incompatible",
+    "client_certificate",
+    "bad_handshake",
+    "handshake_too_large",
+    "handshake_timeout",
+    "hung_up",
+    "peer_alert",
+    "bad_record_mac",
+    "record_overflow",
+    "unexpected_message",
+    "decode_error",
+    "illegal_parameter",
+    "renegotiation",
+    "no_spill_buffer",
+    "key_exhausted",
+    "internal",
+];
+
+/// Declares [`Counters`] once, so that its fields, their help and the list of them always agree.
 macro_rules! counters {
     ($( $(#[doc = $doc:literal])+ $name:ident: $kind:ident $unit:ident, )+) => {
         /// What one shard has counted since it started.
         #[derive(Debug, Default)]
         pub struct Counters {
             $( $(#[doc = $doc])+ pub $name: Counter, )+
+            /// Failed TLS connections, in the order of the reasons in [`TLS_FAILURES`].
+            pub tls_failures: [Counter; TLS_FAILURES.len()],
         }
 
         impl Counters {
             /// Calls `visit(name, help, value)` for every counter, in order of declaration.
             pub fn for_each(&self, mut visit: impl FnMut(&'static str, &'static str, u64)) {
-                self.for_each_kind(|description, value| visit(description.name, description.help, value));
+                self.for_each_kind(|description, value| {
+                    visit(description.name, description.help, value)
+                });
             }
 
             /// Calls `visit(description, value)` for every counter, in order of declaration.
             pub fn for_each_kind(&self, mut visit: impl FnMut(Description, u64)) {
                 $(
                     let (name, help) = (stringify!($name), concat!($($doc),+).trim());
-                    visit(Description { name, help, kind: Kind::$kind, unit: Unit::$unit }, self.$name.read());
+                    let (kind, unit) = (Kind::$kind, Unit::$unit);
+                    visit(Description { name, help, kind, unit }, self.$name.read());
                 )+
             }
         }
@@ -94,10 +120,29 @@ counters! {
     connections_accepted: Counter Count,
     /// Connections open now.
     connections_open: Gauge Count,
-    /// Accepts that failed for want of descriptors or memory.
+    /// Accepts that failed because descriptors or memory ran out.
     accept_failures: Counter Count,
-    /// Connections turned away because the shard had no slot left for them.
+    /// Connections closed before their request was complete, to make room for newer ones.
     connections_shed: Counter Count,
+    /// TLS handshakes completed in full: with a new signature, not from an earlier session.
+    tls_handshakes_full: Counter Count,
+    /// TLS handshakes completed that resumed an earlier session.
+    tls_handshakes_resumed: Counter Count,
+    /// TLS handshakes that wait to be computed.
+    tls_handshakes_waiting: Gauge Count,
+    /// TLS records that came in pieces and were joined in a spill buffer.
+    tls_spills: Counter Count,
+    /// Spill buffers in use.
+    tls_spill_buffers_used: Gauge Count,
+    /// TLS keys replaced by a KeyUpdate, sent or received.
+    tls_key_updates: Counter Count,
+    /// Connections refused because their address opened more than it may.
+    connections_over_rate: Counter Count,
+    /// Connections closed because they did not begin with the required PROXY header.
+    proxy_refused: Counter Count,
+    /// Connections closed because their PROXY header has version 1, which is text. Also counted in
+    /// proxy_refused.
+    proxy_text_refused: Counter Count,
     /// Requests answered with an HTTP status other than 101.
     requests_refused: Counter Count,
     /// Upgrades answered with 101.
@@ -110,51 +155,71 @@ counters! {
     frames: Counter Count,
     /// Audio bytes in the frame ring.
     audio_bytes: Counter Bytes,
-    /// Records appended to the frame ring for audio; divided by frames, the pieces a frame came in.
+    /// Audio records appended to the frame ring. Divide by frames to learn in how many pieces a
+    /// frame comes.
     audio_records: Counter Count,
     /// Frames of odd length, whose last byte was dropped.
     frames_odd: Counter Count,
-    /// Audio messages that came after `stop`, ignored.
+    /// Audio messages ignored because they came after `stop`.
     frames_after_stop: Counter Count,
-    /// Texts with an `event` we do not know, ignored.
+    /// Text messages ignored because their `event` is unknown.
     events_unknown: Counter Count,
     /// ACK events queued to peers.
     acks: Counter Count,
-    /// Pings we sent.
+    /// Pings sent to peers.
     pings_sent: Counter Count,
-    /// Control frames received.
+    /// WebSocket control frames received.
     controls_received: Counter Count,
-    /// Protocol violations and refusals after the upgrade (closes with a code other than 1000 and 1001).
+    /// Sessions closed after the upgrade with a code other than 1000 and 1001: protocol violations
+    /// and refusals.
     sessions_refused: Counter Count,
     /// Calls closed because a later connection took them over.
     calls_superseded: Counter Count,
     /// Receive completions handled.
     receives: Counter Count,
-    /// Times a socket's receive was armed: once for each connection, and after each end of a multishot receive.
+    /// Receives armed: one for each connection, and one each time a multishot receive ends.
     receives_armed: Counter Count,
-    /// Times the kernel found no free receive buffer.
+    /// Socket reads that waited because receive buffers were short or the frame ring was full.
+    reads: Counter Count,
+    /// Receives that found no free receive buffer.
     receive_buffers_exhausted: Counter Count,
-    /// Receive completions put off because the frame ring was full.
+    /// Receive completions deferred because the frame ring was full.
     receives_deferred: Counter Count,
     /// Sends submitted.
     sends: Counter Count,
-    /// Sends the socket had no room for at once.
+    /// Sends that had to wait for room in the socket.
     sends_blocked: Counter Count,
     /// Turns of the shard's loop.
     turns: Counter Count,
-    /// System calls the shard made (ring enters, and the few others).
+    /// Times the shard stood still: its process was stopped, or its CPU was taken away.
+    standstills: Counter Count,
+    /// System calls of the shard: io_uring enters and a few others.
     system_calls: Counter Count,
     /// Bytes of the frame ring in use.
     ring_used_bytes: Gauge Bytes,
     /// Size of the frame ring.
     ring_size_bytes: Gauge Bytes,
-    /// Connections whose request head waits for its turn to be judged.
+    /// Whether new calls are refused because the frame ring is nearly full: the disk is too slow.
+    ring_refuses_calls: Gauge Flag,
+    /// Connections whose request is not complete.
+    heads_incomplete: Gauge Count,
+    /// Refusals left out of the log because there were too many.
+    refusals_unlogged: Counter Count,
+    /// Connections whose complete request waits to be checked.
     heads_waiting: Gauge Count,
-    /// Receive completions, early bytes and ends of connections that wait for room in the frame ring.
+    /// Receive completions, early bytes and ends of connections that wait for room in the frame
+    /// ring.
     deferred_waiting: Gauge Count,
+    /// Connections that wait to be read.
+    reads_waiting: Gauge Count,
+    /// Time that the next connection to be read has waited.
+    reads_longest_wait_ms: Gauge Milliseconds,
+    /// Longest time that a connection has waited to be read.
+    reads_waited_max_ms: Gauge Milliseconds,
     /// Connections that have something to send and wait for a send slot.
     unsent_waiting: Gauge Count,
-    /// Promises asked for that do not hold yet. A call has at most one in each batch.
+    /// ACKs that wait for their audio to be written or durable. A call has at most one in each
+    /// batch.
     promises_waiting: Gauge Count,
     /// Messages that the last turn found in the mailbox.
     mailbox_found: Gauge Count,
@@ -170,13 +235,13 @@ counters! {
     journal_syncs: Counter Count,
     /// Segments begun.
     journal_segments: Counter Count,
-    /// Segments given up because a write or sync of them failed.
+    /// Segments abandoned because a write or sync failed.
     journal_fences: Counter Count,
     /// Bytes in the frame ring that are not durable yet, the open batch included.
     journal_undurable_bytes: Gauge Bytes,
-    /// Milliseconds for which the disk has made no progress although there is something to do.
+    /// Milliseconds for which the disk has made no progress although it has work to do.
     journal_stalled_ms: Gauge Milliseconds,
-    /// Whether new calls are refused for want of disk.
+    /// Whether new calls are refused because the disk is full or fails.
     journal_refuses_calls: Gauge Flag,
     /// Mailbox messages handled.
     mailbox_messages: Counter Count,
@@ -205,14 +270,18 @@ mod tests {
             assert_eq!(unit == Unit::Milliseconds, name.ends_with("_ms"), "{name}");
             assert!(kinds.insert(name, kind).is_none(), "{name} is there twice");
         });
-        for (name, kind) in [("frames", Kind::Counter), ("connections_open", Kind::Gauge), ("promises_waiting", Kind::Gauge)]
-        {
+        for (name, kind) in [
+            ("frames", Kind::Counter),
+            ("connections_open", Kind::Gauge),
+            ("promises_waiting", Kind::Gauge),
+        ] {
             assert_eq!(kinds[name], kind, "{name}");
         }
-        // Depths and levels go down again, whatever they are called.
+        // Depths and levels go down again.
         for (name, kind) in kinds {
-            let is_level =
-                ["_waiting", "_found", "_open", "_used_bytes", "_size_bytes"].iter().any(|end| name.ends_with(end));
+            let is_level = ["_waiting", "_found", "_open", "_used_bytes", "_size_bytes"]
+                .iter()
+                .any(|end| name.ends_with(end));
             assert!(!is_level || kind == Kind::Gauge, "{name}");
         }
     }

@@ -2,14 +2,15 @@
 #![forbid(unsafe_code)]
 
 use crate::auth::Verifier;
-use crate::constants::SHED_CONNECTIONS_MAX;
-use crate::control::keeper::{JournalConfig, Keeper, KeeperError, Run};
-use crate::frame_ring::FrameRing;
+use crate::constants::{VISITORS_MIN, connections_within};
 use crate::io::affinity::{allowed_cpus, pin_to};
 use crate::io::memory::Region;
-use crate::io::probe::{Features, KernelFeatures, Lack, probe, raise_open_files};
-use crate::io::socket::listen_on;
+use crate::io::probe::{
+    Features, HostError, KernelFeatures, probe, raise_open_files, require_file_size,
+};
+use crate::io::socket::{listen_on, share_listener};
 use crate::io::uring::{Uring, UringConfig};
+use crate::journal::frame_ring::FrameRing;
 use crate::latency::LatencyCollector;
 use crate::limits::Limits;
 use crate::metrics::Counters;
@@ -19,7 +20,9 @@ use crate::session::ingest::{IngestSettings, IngestShared};
 use crate::session::service::IngestService;
 use crate::shard::mailbox::{Mailbox, MailboxSender, Message, mailbox};
 use crate::shard::{Shard, ShardConfig, ShardJournalConfig};
+use crate::store::{JournalConfig, Run, StoreError, StoreEvent, StoreThread};
 use crate::tenants::Tenants;
+use crate::tls::ServerConfig;
 use rustix::fd::OwnedFd;
 use std::fmt;
 use std::net::SocketAddr;
@@ -28,104 +31,146 @@ use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Descriptors a node needs beside its connections: rings, listeners, eventfds, standard streams, key files; and the connections
-/// of its admin listener, 32 of them.
-const OPEN_FILES_RESERVE: u64 = 64 + 32;
+pub mod reloadable;
 
-/// Requests of shards that may wait for the keeper; a shard that finds no room asks again at its next turn.
+/// Descriptors that a node needs besides its shards. They are the standard streams, rings and
+/// sockets of the control plane, key files, files that the store opens for a moment, and 32
+/// connections of its admin listener.
+const OPEN_FILES_OF_NODE: u64 = 64 + 32;
+
+/// Descriptors that each shard needs besides its connections: its ring, listener and eventfd; the
+/// segment it writes, the next one, and the last one until it is sealed; and two for failed
+/// segments.
+const OPEN_FILES_OF_SHARD: u64 = 3 + 3 + 2;
+
+/// A shard with fewer sockets is of no use.
+const SOCKETS_OF_SHARD_MIN: u64 = 2 * VISITORS_MIN as u64;
+
+/// Requests of shards that may wait for the store. If there is no room, a shard asks again in its
+/// next turn.
 const REQUESTS_MAX: usize = 1024;
 
-/// What a node is started with.
+/// Configuration of a node.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
-    /// Where it listens; port 0 lets the kernel choose.
+    /// Address to listen on; with port 0 the kernel chooses.
     pub listen: SocketAddr,
+    /// A listening socket that another process has passed; it replaces `listen`.
+    pub passed: Option<Arc<OwnedFd>>,
+    /// For TLS handshakes, [completed](crate::tls::complete); `None`: the port speaks plain HTTP.
+    pub tls: Option<Arc<ServerConfig>>,
     /// One entry per shard: the CPU it is pinned to, or none.
     pub shards: Vec<Option<usize>>,
-    /// What it holds itself and its peers to.
+    /// Limits of the node and its peers.
     pub limits: Limits,
-    /// What it asks of calls.
+    /// Settings for calls.
     pub ingest: IngestSettings,
-    /// Where and how it keeps what it takes; `None` keeps it in memory only.
+    /// Where and how to store audio; `None` keeps it in memory only.
     pub journal: Option<JournalConfig>,
-    /// Which kernel features it may use.
+    /// The kernel features that it may use.
     pub kernel_features: KernelFeatures,
-    /// Runs with a frame ring that is not registered where memory cannot be locked.
+    /// Runs with an unregistered frame ring if memory cannot be locked.
     pub allow_unregistered: bool,
 }
 
 /// Why a node did not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// The host lacks something.
-    Lack(Lack),
-    /// The journal cannot be kept where it is to be.
-    Journal(KeeperError),
-    /// The address cannot be listened on.
+    /// The host does not meet a requirement.
+    Host(HostError),
+    /// The journal cannot be stored in its directory.
+    Journal(StoreError),
+    /// It is not possible to listen on the address.
     Listen {
         /// The address.
         address: SocketAddr,
-        /// The kernel's word.
+        /// The error of the kernel.
         error: std::io::Error,
     },
-    /// A shard's CPU is not there, or not ours.
+    /// The CPU of a shard does not exist, or is not allowed.
     Cpu {
         /// The CPU.
         cpu: usize,
-        /// What we may use.
+        /// The CPUs that this process may use.
         allowed: Vec<usize>,
     },
-    /// A thread or a descriptor could not be had.
-    Host {
-        /// During what.
+    /// The passed socket cannot be used.
+    Passed(std::io::Error),
+    /// A thread or a descriptor could not be created.
+    System {
+        /// The step that failed.
         step: &'static str,
-        /// The kernel's word.
+        /// The error of the kernel.
         error: std::io::Error,
     },
 }
 
-impl From<Lack> for StartError {
-    fn from(lack: Lack) -> Self {
-        StartError::Lack(lack)
+impl From<HostError> for StartError {
+    fn from(error: HostError) -> Self {
+        StartError::Host(error)
     }
 }
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StartError::Lack(lack) => lack.fmt(f),
+            StartError::Host(error) => error.fmt(f),
             StartError::Journal(error) => error.fmt(f),
             StartError::Listen { address, error } => match error.kind() {
                 std::io::ErrorKind::AddrInUse => {
-                    write!(f, "{address} is in use by another program: stop it, or choose another address with --listen")
+                    write!(
+                        f,
+                        "{address} is in use by another program: stop it, or choose another \
+                         address with --listen"
+                    )
                 }
                 std::io::ErrorKind::PermissionDenied => write!(
                     f,
-                    "not allowed to listen on {address}: choose a port above 1023 with --listen, or grant CAP_NET_BIND_SERVICE"
+                    "not allowed to listen on {address}: choose a port above 1023 with --listen, \
+                     or grant CAP_NET_BIND_SERVICE"
                 ),
                 std::io::ErrorKind::AddrNotAvailable => {
-                    write!(f, "{address} is no address of this host: choose one that is with --listen")
+                    write!(
+                        f,
+                        "{address} is not an address of this host: choose one of its addresses \
+                         with --listen"
+                    )
                 }
                 _ => write!(f, "cannot listen on {address}: {error}"),
             },
+            StartError::Passed(error) => write!(
+                f,
+                "the socket that was passed cannot be used ({error}): pass one listening TCP \
+                 socket (ListenStream= of the .socket unit, with Accept=no)"
+            ),
             StartError::Cpu { cpu, allowed } => {
-                write!(f, "CPU {cpu} cannot be used by this process: choose with --cpus among {allowed:?}")
+                write!(
+                    f,
+                    "CPU {cpu} cannot be used by this process: choose with --cpus among {allowed:?}"
+                )
             }
-            StartError::Host { step, error } => write!(f, "{step} failed: {error}"),
+            StartError::System { step, error } => write!(f, "{step} failed: {error}"),
         }
     }
 }
 
 impl std::error::Error for StartError {}
 
-/// Why a node ended other than by draining.
+impl StartError {
+    /// Whether a retry may succeed, although no setting is changed and the same socket is passed.
+    pub fn may_pass(&self) -> bool {
+        !matches!(self, StartError::Passed(_))
+    }
+}
+
+/// Why a node ended without a drain.
 #[derive(Debug)]
 pub enum NodeError {
-    /// A shard's ring became unusable.
+    /// The ring of a shard became unusable.
     Shard {
         /// The shard.
         index: usize,
-        /// The kernel's word.
+        /// The error of the kernel.
         error: std::io::Error,
     },
     /// A shard broke one of its invariants.
@@ -139,7 +184,9 @@ impl fmt::Display for NodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NodeError::Shard { index, error } => write!(f, "shard {index} failed: {error}"),
-            NodeError::Panicked { index } => write!(f, "shard {index} broke an invariant; its message stands above"),
+            NodeError::Panicked { index } => {
+                write!(f, "shard {index} broke an invariant: see its message above")
+            }
         }
     }
 }
@@ -156,31 +203,35 @@ pub struct Node {
     /// By shard; empty for another service.
     ingest: Vec<Arc<IngestShared>>,
     tenants: Option<Arc<Tenants>>,
-    /// Outlives the shards, whose files it holds.
-    keeper: Option<Keeper>,
+    /// Outlives the shards, because it owns their files.
+    store: Option<StoreThread>,
     notes: Vec<String>,
 }
 
-/// What a node's threads count, and anyone may read.
+/// Counters of a node's threads, which every thread may read.
 #[derive(Clone, Debug, Default)]
 pub struct NodeView {
     /// By shard.
     pub counters: Vec<Arc<Counters>>,
     /// By shard, by cause; empty for another service.
     pub ingest: Vec<Arc<IngestShared>>,
-    /// Who has how many calls; none for another service.
+    /// The number of calls per tenant; `None` for another service.
     pub tenants: Option<Arc<Tenants>>,
 }
 
 impl Node {
-    /// Starts an ingest node: asks the host for everything first, then binds, then starts the shards. Once this returns, the
-    /// node accepts.
+    /// Starts an ingest node: first checks all requirements on the host, then binds, then starts
+    /// the shards. When this returns, the node accepts connections.
     pub fn start(config: NodeConfig, verifier: Arc<Verifier>) -> Result<Node, StartError> {
         let tenants = Tenants::new(config.limits.calls_max, config.limits.calls_per_tenant_max);
         let settings = Arc::new(config.ingest.clone());
         let mut ingest = Vec::with_capacity(config.shards.len());
         let mut node = Node::start_with(&config, |_| {
-            let service = IngestService::new(Arc::clone(&settings), Arc::clone(&verifier), Arc::clone(&tenants));
+            let service = IngestService::new(
+                Arc::clone(&settings),
+                Arc::clone(&verifier),
+                Arc::clone(&tenants),
+            );
             ingest.push(service.shared());
             service
         })?;
@@ -189,30 +240,32 @@ impl Node {
         Ok(node)
     }
 
-    /// Starts a node of another service: `service(index)` makes the one of each shard.
-    pub fn start_with<S>(config: &NodeConfig, mut service: impl FnMut(usize) -> S) -> Result<Node, StartError>
+    /// Starts a node with another service: `service(index)` makes the one for each shard.
+    pub fn start_with<S>(
+        config: &NodeConfig,
+        mut service: impl FnMut(usize) -> S,
+    ) -> Result<Node, StartError>
     where
         S: Service + Send + 'static,
     {
         assert!(!config.shards.is_empty(), "a node has at least one shard");
-        let features = probe(config.kernel_features)?;
-        let limits = fit_to_open_files(config)?;
-        let allowed = allowed_cpus().map_err(|error| StartError::Host { step: "asking for the allowed CPUs", error })?;
-        if let Some(cpu) = config.shards.iter().flatten().find(|cpu| !allowed.contains(cpu)) {
-            return Err(StartError::Cpu { cpu: *cpu, allowed });
-        }
+        let (features, limits) = require_host(config)?;
         let count = config.shards.len();
-        let run =
-            config.journal.clone().map(|journal| Run::begin(journal, count)).transpose().map_err(StartError::Journal)?;
+        let run = config
+            .journal
+            .clone()
+            .map(|journal| Run::begin(journal, count))
+            .transpose()
+            .map_err(StartError::Journal)?;
         let mut mailboxes = Vec::with_capacity(count);
         let mut receivers = Vec::with_capacity(count);
         for _ in 0..count {
-            let (sender, receiver) = mailbox().map_err(|error| StartError::Host { step: "opening an eventfd", error })?;
+            let (sender, receiver) = mailbox()
+                .map_err(|error| StartError::System { step: "opening an eventfd", error })?;
             mailboxes.push(sender);
             receivers.push(receiver);
         }
-        let (address, listeners) =
-            listen_on(config.listen, count).map_err(|error| StartError::Listen { address: config.listen, error })?;
+        let (address, listeners) = listeners(config)?;
         let mut node = Node {
             address,
             shards: Vec::with_capacity(count),
@@ -220,19 +273,31 @@ impl Node {
             counters: Vec::with_capacity(count),
             ingest: Vec::new(),
             tenants: None,
-            keeper: None,
+            store: None,
             notes: vec![features.describe()],
         };
+        if config.passed.is_some() && count > 1 {
+            node.notes.push(format!(
+                "all {count} shards accept from the one socket that was passed: the kernel \
+                 spreads connections less evenly than with one socket for each shard"
+            ));
+        }
         let mut journals = vec![None; count];
         let boot = run.as_ref().map_or(0, Run::boot);
         if let Some(run) = run {
             let (requests, receiver) = sync_channel(REQUESTS_MAX);
             for (index, journal) in journals.iter_mut().enumerate() {
-                *journal = Some(ShardJournalConfig { settings: run.writer_settings(index), requests: requests.clone() });
+                *journal = Some(ShardJournalConfig {
+                    settings: run.writer_settings(index),
+                    requests: requests.clone(),
+                });
             }
             node.notes.push(run.note());
-            let keeper = run.keep(receiver, node.mailboxes.clone());
-            node.keeper = Some(keeper.map_err(|error| StartError::Host { step: "starting the keeper's thread", error })?);
+            let store = run.start(receiver, tell_shards(node.mailboxes.clone()));
+            node.store = Some(store.map_err(|error| StartError::System {
+                step: "starting the store's thread",
+                error,
+            })?);
         }
         let (report, reports) = channel();
         for (index, (listener, mailbox)) in listeners.into_iter().zip(receivers).enumerate() {
@@ -244,6 +309,7 @@ impl Node {
                 allow_unregistered: config.allow_unregistered,
                 listener,
                 mailbox,
+                tls: config.tls.clone(),
                 shards: node.mailboxes.clone(),
                 limits: limits.clone(),
                 counters: Arc::clone(&counters),
@@ -252,67 +318,86 @@ impl Node {
                 service: service(index),
             };
             let report = report.clone();
-            let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || start.run(report));
-            node.shards.push(thread.map_err(|error| StartError::Host { step: "starting a shard's thread", error })?);
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{index}"))
+                .spawn(move || start.run(report));
+            node.shards.push(thread.map_err(|error| StartError::System {
+                step: "starting a shard's thread",
+                error,
+            })?);
             node.counters.push(counters);
         }
         drop(report);
         let mut unregistered = false;
         for _ in 0..count {
-            // A shard that panics before it reports drops its sender: that is an error of the same kind.
-            let ready = reports.recv().unwrap_or(Err(Lack::Other {
+            // A shard that panics before it reports drops its sender: that is the same kind of
+            // error.
+            let ready = reports.recv().unwrap_or(Err(HostError::Other {
                 step: "starting a shard",
                 error: std::io::Error::other("it ended before it was ready"),
             }));
             match ready {
                 Ok(registered) => unregistered |= !registered,
-                Err(lack) => {
+                Err(error) => {
                     node.drain(Duration::ZERO);
-                    return Err(lack.into());
+                    return Err(error.into());
                 }
             }
         }
         if unregistered {
-            node.notes.push("frame ring memory is not registered: too little lockable memory (see `ulimit -l`)".to_owned());
+            node.notes.push(
+                "frame ring memory is not registered: too little lockable memory (see `ulimit -l`)"
+                    .to_owned(),
+            );
         }
         Ok(node)
     }
 
-    /// Where it listens, with the port the kernel chose if it was left to it.
+    /// The address of the node, with the port that the kernel chose for port 0.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What is worth a line in the log at the start: which kernel paths run, and what the node has to do without.
+    /// Notes for the log at the start: which kernel paths run, and what the node runs without.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Checks tokens with `verifier` from now on: all shards at their next turn.
+    /// From now on, checks tokens with `verifier`: all shards from their next turn.
     pub fn set_keys(&self, verifier: Arc<Verifier>) {
         self.tell_all(|| Message::Keys(Arc::clone(&verifier)));
     }
 
-    /// Accepts no more, closes all calls evenly over `window`, then ends. Returns at once.
+    /// From now on, handshakes use `config`: on all shards from their next turn. Existing
+    /// connections do not change.
+    pub fn set_tls(&self, config: Arc<ServerConfig>) {
+        self.tell_all(|| Message::Tls(Arc::clone(&config)));
+    }
+
+    /// Accepts no more connections, closes all calls evenly over `window`, then ends. Returns at
+    /// once.
     pub fn drain(&self, window: Duration) {
-        self.tell_all(|| Message::Drain { window });
+        self.drain_after(Duration::ZERO, window);
+    }
+
+    /// Accepts no new calls. Calls go on for `grace` and are then closed evenly over `window`. The
+    /// port answers health checks until they are gone. Without a grace, it accepts no more
+    /// connections.
+    pub fn drain_after(&self, grace: Duration, window: Duration) {
+        self.tell_all(|| Message::Drain { grace, window });
     }
 
     fn tell_all(&self, message: impl Fn() -> Message) {
-        for mailbox in &self.mailboxes {
-            // Mail waits at most a turn; the control plane is the one sender that may wait for a full mailbox.
-            while mailbox.try_send(message()).is_err() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
+        self.mailboxes.iter().for_each(|mailbox| deliver(mailbox, message()));
     }
 
-    /// Whether a shard has ended. After a drain all of them do; otherwise one has failed, and the node with it.
+    /// Whether a shard has ended. After a drain all of them end; otherwise a shard has failed, and
+    /// so has the node.
     pub fn is_stopped(&self) -> bool {
         self.shards.iter().any(JoinHandle::is_finished)
     }
 
-    /// Calls that are live now, on all shards.
+    /// Number of live calls on all shards.
     pub fn calls_live(&self) -> usize {
         self.tenants.as_ref().map_or(0, |tenants| tenants.calls_live())
     }
@@ -322,31 +407,38 @@ impl Node {
         &self.counters
     }
 
-    /// What the calls of each shard have counted by cause.
+    /// Counters of each shard's calls, by cause.
     pub fn ingest(&self) -> &[Arc<IngestShared>] {
         &self.ingest
     }
 
-    /// What may be looked at from anywhere, and outlives the node.
+    /// Counters that every thread may read, and that outlive the node.
     pub fn view(&self) -> NodeView {
-        NodeView { counters: self.counters.clone(), ingest: self.ingest.clone(), tenants: self.tenants.clone() }
+        NodeView {
+            counters: self.counters.clone(),
+            ingest: self.ingest.clone(),
+            tenants: self.tenants.clone(),
+        }
     }
 
-    /// Collects what shards measure. One per node: what one collector has taken another does not see.
+    /// Collects the measurements of the shards. One per node: two collectors would each see only a
+    /// part.
     pub fn latency_collector(&self) -> LatencyCollector {
         let mailboxes = self.mailboxes.clone();
         LatencyCollector::new(mailboxes.len(), move |shard, request| {
-            mailboxes[shard].try_send(Message::Latencies(request)).map_err(|message| match message {
-                Message::Latencies(request) => request,
-                _ => unreachable!("a mailbox hands back what it was given"),
-            })
+            mailboxes[shard].try_send(Message::Latencies(request)).map_err(
+                |message| match message {
+                    Message::Latencies(request) => request,
+                    _ => unreachable!("a mailbox hands back what it was given"),
+                },
+            )
         })
     }
 
     /// Waits until all shards have ended. The first failure is the node's.
     pub fn wait(self) -> Result<(), NodeError> {
         if self.is_stopped() {
-            // Where one has failed the others are to end too; those that drain already do not mind.
+            // If one has failed, the others must end too; a second drain has no effect.
             self.drain(Duration::ZERO);
         }
         let mut outcome = Ok(());
@@ -358,26 +450,81 @@ impl Node {
             };
             outcome = outcome.and(ended);
         }
-        if let Some(keeper) = self.keeper {
-            keeper.join();
+        if let Some(store) = self.store {
+            store.join();
         }
         outcome
     }
 }
 
-/// Raises the limit on open files, and cuts the connections of a shard to its share of it.
-fn fit_to_open_files(config: &NodeConfig) -> Result<Limits, Lack> {
+/// Requirements on the host, checked before anything is bound: kernel features, descriptors, file
+/// sizes, CPUs. Returns the features and limits for the node.
+pub fn require_host(config: &NodeConfig) -> Result<(Features, Limits), StartError> {
+    let features = probe(config.kernel_features)?;
+    let limits = fit_to_open_files(config)?;
+    config.journal.as_ref().map_or(Ok(()), |journal| require_file_size(journal.segment_size))?;
+    let allowed = allowed_cpus()
+        .map_err(|error| StartError::System { step: "asking for the allowed CPUs", error })?;
+    match config.shards.iter().flatten().find(|cpu| !allowed.contains(cpu)) {
+        Some(cpu) => Err(StartError::Cpu { cpu: *cpu, allowed }),
+        None => Ok((features, limits)),
+    }
+}
+
+/// Puts a message into a mailbox. Waits while that is full: a shard takes its mail each turn, so
+/// this is for threads that may wait, the control plane's and the store's.
+fn deliver(mailbox: &MailboxSender, mut message: Message) {
+    while let Err(refused) = mailbox.try_send(message) {
+        message = refused;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// How the store reaches the shards: by their mailboxes.
+fn tell_shards(mailboxes: Vec<MailboxSender>) -> impl Fn(usize, StoreEvent) + Send + 'static {
+    move |shard, event| {
+        let message = match event {
+            StoreEvent::Segment(segment) => Message::Segment(segment),
+            StoreEvent::NoRoom => Message::NoRoom,
+            StoreEvent::Reserve { is_low } => Message::Reserve { is_low },
+        };
+        deliver(&mailboxes[shard], message);
+    }
+}
+
+/// A listener for each shard.
+fn listeners(config: &NodeConfig) -> Result<(SocketAddr, Vec<OwnedFd>), StartError> {
+    let count = config.shards.len();
+    match &config.passed {
+        Some(passed) => share_listener(passed, count).map_err(StartError::Passed),
+        None => listen_on(config.listen, count)
+            .map_err(|error| StartError::Listen { address: config.listen, error }),
+    }
+}
+
+/// Raises the limit on open files, and reduces the connections of a shard to its share of it.
+fn fit_to_open_files(config: &NodeConfig) -> Result<Limits, HostError> {
     let mut limits = config.limits.clone();
-    let shard_count = config.shards.len();
-    let shed = SHED_CONNECTIONS_MAX as u64;
-    let wanted = limits.calls_max as u64 + OPEN_FILES_RESERVE * (1 + shard_count as u64 / 16) + shed * shard_count as u64;
-    let open_files = raise_open_files(wanted)?;
-    let share = (open_files - OPEN_FILES_RESERVE) / shard_count as u64 - shed;
-    limits.connections_max = limits.connections_max.min(usize::try_from(share).unwrap_or(usize::MAX));
+    let shards = config.shards.len() as u64;
+    let open_files = raise_open_files(open_files_wanted(limits.calls_max as u64, shards))?;
+    let share = usize::try_from(sockets_of_shard(open_files, shards)).unwrap_or(usize::MAX);
+    limits.connections_max = limits.connections_max.min(connections_within(share));
     Ok(limits)
 }
 
-/// Everything a shard's thread starts with.
+/// Descriptors that a node needs at its start: those that are not sockets, a socket for each call,
+/// and some for requests on each shard.
+fn open_files_wanted(calls_max: u64, shards: u64) -> u64 {
+    let sockets = (calls_max + VISITORS_MIN as u64 * shards).max(SOCKETS_OF_SHARD_MIN * shards);
+    OPEN_FILES_OF_NODE + OPEN_FILES_OF_SHARD * shards + sockets
+}
+
+/// Sockets of each shard. They leave the descriptors of segments free, however many there are.
+fn sockets_of_shard(open_files: u64, shards: u64) -> u64 {
+    open_files.saturating_sub(OPEN_FILES_OF_NODE + OPEN_FILES_OF_SHARD * shards) / shards
+}
+
+/// Everything that a shard's thread starts with.
 struct ShardStart<S> {
     index: usize,
     cpu: Option<usize>,
@@ -385,6 +532,7 @@ struct ShardStart<S> {
     allow_unregistered: bool,
     listener: OwnedFd,
     mailbox: Mailbox,
+    tls: Option<Arc<ServerConfig>>,
     shards: Vec<MailboxSender>,
     limits: Limits,
     counters: Arc<Counters>,
@@ -394,14 +542,16 @@ struct ShardStart<S> {
 }
 
 impl<S: Service> ShardStart<S> {
-    /// The body of the shard's thread: memory is touched and the ring made here, on the CPU they will be used from.
-    fn run(self, report: Sender<Result<bool, Lack>>) -> std::io::Result<()> {
+    /// The body of a shard's thread. It touches memory and makes the ring here, on the CPU that
+    /// will use them.
+    fn run(self, report: Sender<Result<bool, HostError>>) -> std::io::Result<()> {
         let made = self.make();
         let (mut shard, ready) = match made {
             Ok((shard, registered)) => (Some(shard), Ok(registered)),
-            Err(lack) => (None, Err(lack)),
+            Err(error) => (None, Err(error)),
         };
-        // Nobody listens if another shard has failed to start: the drain that follows is in the mailbox.
+        // If another shard has failed to start, the receiver is gone; the drain is then in the
+        // mailbox.
         let _ = report.send(ready);
         drop(report);
         match &mut shard {
@@ -410,13 +560,15 @@ impl<S: Service> ShardStart<S> {
         }
     }
 
-    fn make(self) -> Result<(Shard<Uring, S>, bool), Lack> {
+    fn make(self) -> Result<(Shard<Uring, S>, bool), HostError> {
         if let Some(cpu) = self.cpu {
-            pin_to(cpu).map_err(|error| Lack::Other { step: "pinning a shard to its CPU", error })?;
+            pin_to(cpu)
+                .map_err(|error| HostError::Other { step: "pinning a shard to its CPU", error })?;
         }
         let ring_size = self.limits.ring_size;
         let memory = Region::allocate(ring_size);
-        let memory = memory.map_err(|_| Lack::Memory { purpose: "the frame ring", wanted: ring_size })?;
+        let memory = memory
+            .map_err(|_| HostError::Memory { purpose: "the frame ring", wanted: ring_size })?;
         let mut io = Uring::new(UringConfig {
             features: self.features,
             listener: self.listener,
@@ -424,6 +576,7 @@ impl<S: Service> ShardStart<S> {
             connections_max: self.limits.connections_max,
             slot_size: self.limits.send_slot_size,
             slot_count: self.limits.send_slot_count,
+            completions_per_turn: self.limits.completions_per_turn,
         })?;
         let registered = io.use_frame_ring(&memory, self.allow_unregistered)?;
         let config = ShardConfig {
@@ -435,8 +588,58 @@ impl<S: Service> ShardStart<S> {
             limits: self.limits,
             counters: self.counters,
             mailbox: self.mailbox,
+            tls: self.tls,
             shards: self.shards,
         };
         Ok((Shard::new(io, config), registered))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::constants::visitors_max;
+
+    #[test]
+    fn sockets_and_files_of_all_shards_stay_within_the_limit() {
+        for shards in [1, 2, 8, 32, 64] {
+            for calls_max in [1, 100, 114, 2000, 16_000] {
+                let wanted = open_files_wanted(calls_max, shards);
+                for open_files in [wanted, wanted + 1, wanted + 1000, 2450, 65_536, 1 << 20] {
+                    if open_files < wanted {
+                        continue;
+                    }
+                    let connections =
+                        connections_within(sockets_of_shard(open_files, shards) as usize);
+                    let sockets = (connections + visitors_max(connections)) as u64;
+                    let used = OPEN_FILES_OF_NODE + shards * (OPEN_FILES_OF_SHARD + sockets);
+                    assert!(
+                        used <= open_files,
+                        "{shards} shards, {open_files} files: {used} are used"
+                    );
+                    assert!(
+                        connections >= VISITORS_MIN,
+                        "{shards} shards, {open_files} files: {connections}"
+                    );
+                    // The unused rest is too small for another socket on each shard, and requests
+                    // get no more than they need.
+                    assert!(
+                        open_files - used < 2 * shards,
+                        "{shards} shards, {open_files} files: {used} are used"
+                    );
+                    assert!(
+                        connections as u64 * shards + shards >= calls_max / 2,
+                        "{shards} {open_files}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn thirty_two_shards_with_2450_descriptors_leave_room_for_their_segments() {
+        let sockets = sockets_of_shard(2450, 32);
+        assert_eq!((sockets, connections_within(sockets as usize)), (65, 32));
+        assert!(2450 - 32 * sockets >= OPEN_FILES_OF_NODE + 32 * OPEN_FILES_OF_SHARD);
     }
 }

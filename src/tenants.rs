@@ -1,11 +1,13 @@
-//! The node's tenants and their calls: who has how many, and whether one more is allowed. One table for all shards.
+//! The tenants of a node and their calls: how many each has, and whether one more is allowed. All
+//! shards share one table.
 //!
-//! A shard comes here when it upgrades a connection and when that ends, and takes a lock for a few nanoseconds then. Frames
-//! never do: a call adds up its own and hands in the sums once per ACK interval, to plain atomics.
+//! A shard uses it when it upgrades a connection and when that ends, and then takes a lock for some
+//! nanoseconds. Frames never do: a call adds up its frames, and once per ACK interval adds the sums
+//! to plain atomics.
 //!
-//! Memory is bounded whatever names the tokens hold: the first [`TENANT_COUNT_MAX`] − 1 tenants keep counters of their own
-//! for as long as the node runs; later ones share those of [`TenantIndex::OTHERS`], but each still has its exact quota while
-//! it has calls.
+//! Memory is bounded, whatever tenants the tokens name. The first [`TENANT_COUNT_MAX`] − 1 tenants
+//! have their own counters while the node runs. Later tenants share those of
+//! [`TenantIndex::OTHERS`], but each still has its exact quota while it has calls.
 
 #![forbid(unsafe_code)]
 
@@ -14,20 +16,20 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A tenant's place in the node's counters: small, and the same as long as the node runs.
+/// A tenant's index in the node's counters: small, and constant while the node runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantIndex(pub u16);
 
 impl TenantIndex {
-    /// All tenants that came when the table was full, together.
+    /// All tenants that came after the table was full, together.
     pub const OTHERS: TenantIndex = TenantIndex(0);
 }
 
-/// The tenant has as many calls as it may: the answer is 429.
+/// The tenant is at its quota: the answer is 429.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaExceeded;
 
-/// What a tenant has used so far.
+/// Use of the node by a tenant so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TenantUse {
     /// Calls connected now.
@@ -59,37 +61,46 @@ impl Usage {
     }
 }
 
-/// One row of the table, or the shared row and one tenant's claim on it.
+/// One row of the table; or the shared row, with one tenant's calls.
 #[derive(Debug)]
 struct Tenant {
     index: TenantIndex,
     usage: Arc<Usage>,
-    /// This tenant's calls now, changed under the table's lock; differs from the usage's number where that is shared.
+    /// Current calls of this tenant, changed under the lock of the table. It differs from the
+    /// number in `usage` if that row is shared.
     calls_live: AtomicUsize,
-    /// As in the table, where this entry is to leave it with its last call.
+    /// Name in the table, if this entry must be removed after its last call.
     shared_name: Option<Box<str>>,
 }
 
-/// Every tenant the node has seen, and its number of calls.
+/// All tenants that the node has seen, and its number of calls.
 #[derive(Debug)]
 pub struct Tenants {
     by_name: Mutex<HashMap<Box<str>, Arc<Tenant>>>,
     others: Arc<Usage>,
     calls_live: AtomicUsize,
-    calls_max: usize,
-    calls_per_tenant_max: Option<usize>,
+    calls_max: AtomicUsize,
+    /// [`usize::MAX`] where there is no quota.
+    calls_per_tenant_max: AtomicUsize,
 }
 
 impl Tenants {
-    /// A node that takes `calls_max` calls, and `calls_per_tenant_max` of each tenant.
+    /// For a node that accepts `calls_max` calls, and `calls_per_tenant_max` of each tenant.
     pub fn new(calls_max: usize, calls_per_tenant_max: Option<usize>) -> Arc<Tenants> {
         Arc::new(Tenants {
             by_name: Mutex::default(),
             others: Arc::default(),
             calls_live: AtomicUsize::new(0),
-            calls_max,
-            calls_per_tenant_max,
+            calls_max: AtomicUsize::new(calls_max),
+            calls_per_tenant_max: AtomicUsize::new(calls_per_tenant_max.unwrap_or(usize::MAX)),
         })
+    }
+
+    /// The node takes so many calls from now on. Calls that are live beyond that go on.
+    pub fn set_limits(&self, calls_max: usize, calls_per_tenant_max: Option<usize>) {
+        self.calls_max.store(calls_max, Ordering::Relaxed);
+        let quota = calls_per_tenant_max.unwrap_or(usize::MAX);
+        self.calls_per_tenant_max.store(quota, Ordering::Relaxed);
     }
 
     /// Calls connected now, on all shards.
@@ -97,22 +108,23 @@ impl Tenants {
         self.calls_live.load(Ordering::Relaxed)
     }
 
-    /// Whether the node has as many calls as it may: the answer to an upgrade is then 503. Shards that ask at the same
-    /// moment may each let one more in.
+    /// Whether the node is at its limit of calls, so that upgrades get 503. Shards that ask at the
+    /// same moment may each admit one more.
     pub fn is_full(&self) -> bool {
-        self.calls_live() >= self.calls_max
+        self.calls_live() >= self.calls_max.load(Ordering::Relaxed)
     }
 
-    /// Counts a call of `tenant` for as long as the permit lives.
+    /// Counts a call of `tenant` while the permit lives.
     pub fn admit(self: &Arc<Self>, tenant: &str) -> Result<CallPermit, QuotaExceeded> {
+        let quota = self.calls_per_tenant_max.load(Ordering::Relaxed);
         let mut by_name = self.lock();
         let entry = match by_name.get(tenant) {
             Some(entry) => Arc::clone(entry),
-            None if self.calls_per_tenant_max == Some(0) => return Err(QuotaExceeded),
+            None if quota == 0 => return Err(QuotaExceeded),
             None => self.insert(&mut by_name, tenant),
         };
         let calls_live = entry.calls_live.load(Ordering::Relaxed);
-        if self.calls_per_tenant_max.is_some_and(|max| calls_live >= max) {
+        if calls_live >= quota {
             return Err(QuotaExceeded);
         }
         entry.calls_live.store(calls_live + 1, Ordering::Relaxed);
@@ -123,19 +135,22 @@ impl Tenants {
         Ok(CallPermit { tenants: Arc::clone(self), tenant: entry })
     }
 
-    /// Calls `visit(index, name, use)` for every tenant with counters of its own, in no order, and for the others as `None`.
-    /// Takes the lock: for the control plane, at its own rate.
+    /// Calls `visit(index, name, use)` for every tenant with its own counters, in no order, and
+    /// once with `None` for all others. Takes the lock, so only the control plane calls it, at its
+    /// own rate.
     pub fn for_each(&self, mut visit: impl FnMut(TenantIndex, Option<&str>, TenantUse)) {
         visit(TenantIndex::OTHERS, None, self.others.read());
         let by_name = self.lock();
-        for (name, tenant) in by_name.iter().filter(|(_, tenant)| tenant.index != TenantIndex::OTHERS) {
+        for (name, tenant) in
+            by_name.iter().filter(|(_, tenant)| tenant.index != TenantIndex::OTHERS)
+        {
             visit(tenant.index, Some(name), tenant.usage.read());
         }
     }
 
     fn insert(&self, by_name: &mut HashMap<Box<str>, Arc<Tenant>>, name: &str) -> Arc<Tenant> {
-        // Rows of their own never leave, and the shared ones come only once there is no other left: so, while that is not
-        // so, the table's length counts the rows given out.
+        // Own rows are never removed, and shared ones come only after the last own row. So, before
+        // that, the length of the table is the number of rows in use.
         let next = by_name.len() + 1;
         let tenant = Arc::new(match u16::try_from(next) {
             Ok(index) if next < TENANT_COUNT_MAX => Tenant {
@@ -155,13 +170,14 @@ impl Tenants {
         tenant
     }
 
-    /// A panic elsewhere leaves the table as it was between two statements here, each of which leaves it sound.
+    /// A panic elsewhere leaves the table between two statements here, and it is valid after each
+    /// of them.
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Arc<Tenant>>> {
         self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One call's place among its tenant's calls and the node's; given back when it is dropped.
+/// One call's share of the limits of its tenant and of the node; returned when it is dropped.
 #[derive(Debug)]
 pub struct CallPermit {
     tenants: Arc<Tenants>,
@@ -169,12 +185,13 @@ pub struct CallPermit {
 }
 
 impl CallPermit {
-    /// Whose call it is.
+    /// Tenant of the call.
     pub fn tenant(&self) -> TenantIndex {
         self.tenant.index
     }
 
-    /// Adds to the tenant's counters: sums over an ACK interval or the rest of a call, not single frames.
+    /// Adds to the counters of the tenant: sums over an ACK interval or the rest of a call, not
+    /// single frames.
     pub fn add(&self, frames: u64, bytes: u64) {
         self.tenant.usage.frames.fetch_add(frames, Ordering::Relaxed);
         self.tenant.usage.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -209,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn permits_count_and_give_back() {
+    fn permits_count_and_are_returned() {
         let tenants = Tenants::new(3, Some(2));
         let first = tenants.admit("acme").unwrap();
         let second = tenants.admit("acme").unwrap();
@@ -225,7 +242,10 @@ mod tests {
         second.add(1, 2);
         let index = first.tenant();
         drop((first, other));
-        assert_eq!(usage(&tenants, index), TenantUse { calls_live: 1, calls: 2, frames: 11, bytes: 96_002 });
+        assert_eq!(
+            usage(&tenants, index),
+            TenantUse { calls_live: 1, calls: 2, frames: 11, bytes: 96_002 }
+        );
         let again = tenants.admit("acme").unwrap();
         assert_eq!(again.tenant(), index, "a tenant keeps its index");
         drop((second, again));
@@ -233,7 +253,25 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_of_nothing_refuses_and_leaves_nothing_behind() {
+    fn limits_that_change_hold_for_the_next_call_and_end_none() {
+        let tenants = Tenants::new(9, None);
+        let calls: Vec<_> = (0..3).map(|_| tenants.admit("acme").unwrap()).collect();
+        tenants.set_limits(3, Some(2));
+        assert!(tenants.is_full());
+        assert_eq!(tenants.admit("acme").unwrap_err(), QuotaExceeded);
+        assert!(tenants.admit("zeta").is_ok());
+        tenants.set_limits(4, Some(4));
+        assert!(!tenants.is_full());
+        let fourth = tenants.admit("acme").unwrap();
+        assert_eq!(tenants.admit("acme").unwrap_err(), QuotaExceeded);
+        tenants.set_limits(9, None);
+        assert!(tenants.admit("acme").is_ok());
+        drop((calls, fourth));
+        assert_eq!(tenants.calls_live(), 0);
+    }
+
+    #[test]
+    fn a_quota_of_zero_refuses_and_keeps_no_entry() {
         let tenants = Tenants::new(1, Some(0));
         assert!(tenants.admit("acme").is_err());
         assert!(tenants.lock().is_empty());
@@ -242,7 +280,9 @@ mod tests {
     #[test]
     fn a_full_table_shares_counters_but_not_quotas_and_stays_bounded() {
         let tenants = Tenants::new(usize::MAX, Some(1));
-        let own: Vec<_> = (1..TENANT_COUNT_MAX).map(|number| tenants.admit(&number.to_string()).unwrap()).collect();
+        let own: Vec<_> = (1..TENANT_COUNT_MAX)
+            .map(|number| tenants.admit(&number.to_string()).unwrap())
+            .collect();
         assert!(own.iter().all(|permit| permit.tenant() != TenantIndex::OTHERS));
         drop(own);
         let late = tenants.admit("late").unwrap();
@@ -258,7 +298,11 @@ mod tests {
             tenants.admit(&format!("visitor {number}")).unwrap();
         }
         assert_eq!(tenants.lock().len(), TENANT_COUNT_MAX - 1);
-        assert_eq!(tenants.admit("1").unwrap().tenant(), TenantIndex(1), "rows of their own are kept");
+        assert_eq!(
+            tenants.admit("1").unwrap().tenant(),
+            TenantIndex(1),
+            "rows of their own are kept"
+        );
     }
 
     #[test]
@@ -266,9 +310,14 @@ mod tests {
         let tenants = Tenants::new(usize::MAX, Some(5));
         let admitted: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| (0..100).filter_map(|_| tenants.admit("acme").ok()).collect::<Vec<_>>()))
+                .map(|_| {
+                    scope.spawn(|| {
+                        (0..100).filter_map(|_| tenants.admit("acme").ok()).collect::<Vec<_>>()
+                    })
+                })
                 .collect();
-            let permits: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+            let permits: Vec<_> =
+                threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
             permits.len()
         });
         assert_eq!((admitted, tenants.calls_live()), (5, 0));

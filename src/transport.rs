@@ -1,41 +1,84 @@
-//! Between socket bytes and protocol bytes: nothing for a plain connection, TLS records for another.
+//! Between socket bytes and protocol bytes: nothing for a plain connection, TLS for the others.
 #![forbid(unsafe_code)]
 
-/// How a connection's bytes are wrapped.
+use crate::auth::ClientName;
+use crate::tls::{Handshake, Records};
+
+/// How the bytes of a connection are wrapped.
 #[derive(Debug)]
 pub enum Transport {
-    /// As they are.
+    /// Not wrapped.
     Plain,
+    /// The port speaks TLS, and the first byte will show whether the peer does.
+    Undecided,
+    /// In TLS; the handshake is in progress or has failed.
+    Handshake(Box<Handshake>),
     /// In TLS records.
-    Tls(Tls),
+    Records(Box<Records>),
 }
 
-/// A TLS connection. There is no way to make one in this version: ports are plain.
-#[derive(Debug)]
-pub enum Tls {}
-
 impl Transport {
-    /// Unwraps received bytes in place: what comes back is protocol bytes, in the same memory.
-    pub fn open<'a>(&mut self, bytes: &'a mut [u8]) -> &'a mut [u8] {
+    /// The name of the peer, if a certificate says it.
+    pub fn client(&self) -> Option<&ClientName> {
         match self {
-            Transport::Plain => bytes,
-            Transport::Tls(tls) => match *tls {},
+            Transport::Records(records) => records.client.as_deref(),
+            Transport::Plain | Transport::Undecided | Transport::Handshake(_) => None,
         }
     }
 
-    /// Wraps the first `size` bytes of `out` in place; returns the size on the wire.
-    pub fn seal(&mut self, _out: &mut [u8], size: usize) -> usize {
+    /// Whether protocol bytes can be sent.
+    pub fn takes_payload(&self) -> bool {
         match self {
-            Transport::Plain => size,
-            Transport::Tls(tls) => match *tls {},
+            Transport::Plain => true,
+            Transport::Undecided | Transport::Handshake(_) => false,
+            Transport::Records(records) => records.takes_payload(),
         }
     }
 
-    /// Bytes of `out` that [`Transport::seal`] needs beside the payload.
-    pub fn overhead(&self) -> usize {
+    /// Whether the TLS layer itself has something to send.
+    pub fn has_output(&self) -> bool {
         match self {
-            Transport::Plain => 0,
-            Transport::Tls(tls) => match *tls {},
+            Transport::Plain | Transport::Undecided => false,
+            Transport::Handshake(handshake) => handshake.has_flight(),
+            Transport::Records(records) => records.has_output(),
+        }
+    }
+
+    /// Whether it accepts more bytes.
+    pub fn takes_bytes(&self) -> bool {
+        match self {
+            Transport::Handshake(handshake) => handshake.takes_bytes(),
+            Transport::Plain | Transport::Undecided | Transport::Records(_) => true,
+        }
+    }
+
+    /// A handshake waits for its turn here: the timeout of the peer does not run.
+    pub fn is_queued(&self) -> bool {
+        matches!(self, Transport::Handshake(handshake) if handshake.is_queued)
+    }
+
+    /// Bytes that were accepted but not passed on: they come out with the next bytes.
+    pub fn waiting_size(&self) -> usize {
+        match self {
+            Transport::Records(records) => records.waiting_size(),
+            Transport::Plain | Transport::Undecided | Transport::Handshake(_) => 0,
+        }
+    }
+
+    /// Returns handshake messages that must be sent unchanged, before everything else.
+    pub fn take_flight(&mut self) -> Option<Vec<u8>> {
+        match self {
+            Transport::Plain | Transport::Undecided => None,
+            Transport::Handshake(handshake) => handshake.take_flight(),
+            Transport::Records(records) => records.take_flight(),
+        }
+    }
+
+    /// Ends our side; returns whether there is something to send for it.
+    pub fn close(&mut self) -> bool {
+        match self {
+            Transport::Records(records) => records.close(),
+            Transport::Plain | Transport::Undecided | Transport::Handshake(_) => false,
         }
     }
 }

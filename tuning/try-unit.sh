@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs the unit beside this script, as it stands, under a systemd of its own: the first process of new namespaces, on an overlay
-# of this machine's files, with a network of its own. Nothing of it is left afterwards. Root alone can, on Linux with systemd,
-# overlayfs and cgroup v2.
+# Tests the unit beside this script, unchanged, under a systemd of its own: in new namespaces, on an
+# overlay of this machine's files, with a network of its own. It leaves nothing. It needs root, and
+# Linux with systemd, overlayfs and cgroup v2.
 #
 #   cargo build --workspace && sh tuning/try-unit.sh
 set -eu
@@ -18,29 +18,34 @@ give_up() {
     exit 1
 }
 
-# The first process: makes the machine that the unit runs on, and becomes its systemd.
+# The first process of the namespaces: it sets up the machine for the unit, and becomes its systemd.
 if [ "${1:-}" = inside ]; then
     scratch=$2
     mount --make-rprivate /
     mount -t tmpfs tmpfs "$scratch/overlay"
     root=$scratch/overlay/root
     mkdir "$scratch/overlay/upper" "$scratch/overlay/work" "$root"
-    mount -t overlay overlay -o "lowerdir=/,upperdir=$scratch/overlay/upper,workdir=$scratch/overlay/work" "$root"
+    layers=lowerdir=/,upperdir=$scratch/overlay/upper,workdir=$scratch/overlay/work
+    mount -t overlay overlay -o "$layers" "$root"
     mount -t proc proc "$root/proc"
     mount -t sysfs -o ro sysfs "$root/sys"
     mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
     mount --rbind /dev "$root/dev"
     mount -t tmpfs tmpfs "$root/run"
     mount -t tmpfs tmpfs "$root/tmp"
-    # The journal is written past the cache: not on the overlay's tmpfs.
+    # The journal is written past the cache, which the overlay's tmpfs does not support.
     mkdir -p "$root/var/lib/private" "$root/etc/exo-ingest" "$root/tmp/old"
     mount --bind "$scratch/state" "$root/var/lib/private"
     cp "$scratch/keys/public.pem" "$scratch/exo-ingest.toml" "$root/etc/exo-ingest/"
     cp "$node" "$root/usr/local/bin/exo-ingest"
     units=$root/etc/systemd/system
-    cp "$here/exo-ingest.service" "$units/"
-    printf '[Unit]\nDescription=one unit, tried\nWants=systemd-journald.service\n' >"$units/try-unit.target"
-    # Of the machine's own units none: they would reach its devices, which are not namespaced.
+    cp "$here/exo-ingest.service" "$here/exo-ingest.socket" "$units/"
+    # Another program on the admin port, as a draining node would be.
+    printf '[Socket]\nListenStream=127.0.0.1:9464\nAccept=yes\n' >"$units/blocker.socket"
+    printf '[Service]\nExecStart=/bin/true\n' >"$units/blocker@.service"
+    printf '[Unit]\nDescription=one unit, tried\nWants=systemd-journald.service\n' \
+        >"$units/try-unit.target"
+    # None of the machine's own units: they would use its devices, which have no namespace.
     for unit in sysinit.target local-fs.target swap.target basic.target network-online.target; do
         printf '[Unit]\nDescription=nothing\nDefaultDependencies=no\n' >"$scratch/$unit"
         rm -f "$units/$unit"
@@ -63,7 +68,7 @@ done
 cgroups=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
 [ -n "$cgroups" ] || give_up 'there is no cgroup v2 here'
 
-# Below the target directory, which is on a disk.
+# In the target directory, which is on a disk.
 scratch=$(mktemp -d "$target/try-unit.XXXXXX")
 cgroup=$cgroups/$(basename "$scratch")
 outside=
@@ -81,7 +86,7 @@ trap finish EXIT
 
 mkdir "$scratch/overlay" "$scratch/state" "$scratch/keys" "$cgroup"
 "$node" keygen --out "$scratch/keys" >/dev/null 2>&1
-# As much memory as may be locked without the right to raise the limit.
+# The ring is small: more memory must not be locked without the right to raise the limit.
 cat >"$scratch/exo-ingest.toml" <<'TOML'
 jwt_key = "/etc/exo-ingest/public.pem"
 data_dir = "/var/lib/exo-ingest"
@@ -93,13 +98,14 @@ ring_size = "6MiB"
 connections_max = 2000
 TOML
 
-sh -c 'echo $$ >"$0/cgroup.procs" && exec unshare --mount --pid --fork --uts --ipc --net --cgroup --kill-child "$@"' \
+sh -c 'echo $$ >"$0/cgroup.procs" &&
+    exec unshare --mount --pid --fork --uts --ipc --net --cgroup --kill-child "$@"' \
     "$cgroup" sh "$here/try-unit.sh" inside "$scratch" &
 outside=$!
 
-# What the shell's own loop does until it holds, ten seconds at most.
+# Waits until a command succeeds, thirty seconds at most: the machine may be busy.
 await() {
-    for _ in $(seq 100); do
+    for _ in $(seq 300); do
         if "$@" >/dev/null 2>&1; then return 0; fi
         sleep 0.1
     done
@@ -130,11 +136,13 @@ step() {
     fi
 }
 play() {
-    nsenter --target "${first% }" --net "$load" run --url ws://127.0.0.1:8443/v1/ingest --key "$scratch/keys/private.pem" \
-        --tenant try --calls 10 --sendlag-max 60s --cpu-max 10000 "$@"
+    nsenter --target "${first% }" --net "$load" run --url ws://127.0.0.1:8443/v1/ingest \
+        --key "$scratch/keys/private.pem" --tenant try --calls 10 --sendlag-max 60s \
+        --cpu-max 10000 "$@"
 }
 is_confined() {
-    inside grep -E '^(Uid|CapEff|NoNewPrivs|Seccomp):' "/proc/$(property MainPID)/status" >"$scratch/status"
+    inside grep -E '^(Uid|CapEff|NoNewPrivs|Seccomp):' "/proc/$(property MainPID)/status" \
+        >"$scratch/status"
     grep -q '^CapEff:.0*$' "$scratch/status" && grep -q '^NoNewPrivs:.1$' "$scratch/status" \
         && grep -q '^Seccomp:.2$' "$scratch/status" && ! grep -q '^Uid:.0' "$scratch/status"
 }
@@ -145,7 +153,8 @@ is_tried_on() {
     [ "$(property NRestarts)" -gt 5 ]
 }
 is_sound() {
-    inside /usr/local/bin/exo-ingest calls verify --data-dir /var/lib/exo-ingest >"$scratch/verified" && grep -q '^sound' "$scratch/verified"
+    inside /usr/local/bin/exo-ingest calls verify --data-dir /var/lib/exo-ingest \
+        >"$scratch/verified" && grep -q '^sound' "$scratch/verified"
 }
 
 await find_first || give_up 'the namespaces were not made'
@@ -155,13 +164,17 @@ nsenter --target "${first% }" --net ip link set lo up
 step 'start returns when the node serves' inside systemctl start exo-ingest
 step 'the status line has the address' has StatusText 'listening on 0.0.0.0:8443'
 step 'no root, no capabilities, system calls filtered' is_confined
-step 'ten calls, every frame that was acked in the journal' play --duration 3s --verify "$scratch/state/exo-ingest"
+step 'ten calls, every acked frame in the journal' \
+    play --duration 3s --verify "$scratch/state/exo-ingest"
 step 'reload' inside systemctl reload exo-ingest
 step 'the status line says that the keys were read' has StatusText '; keys reloaded'
 inside sh -c 'echo no key >/etc/exo-ingest/public.pem'
 step 'reload of a bad file' inside systemctl reload exo-ingest
 step 'the status line says that the old keys stay' has StatusText 'the old ones stay'
 inside sh -c 'cat >/etc/exo-ingest/public.pem' <"$scratch/keys/public.pem"
+inside sed -i 's/^drain = .*/drain = "1s"/; $acalls_per_tenant_max = 400' /etc/exo-ingest/exo-ingest.toml
+step 'reload of settings' inside systemctl reload exo-ingest
+step 'the status line says that the settings were read' has StatusText '; settings reloaded'
 killed=$(property MainPID)
 inside kill -KILL "$killed"
 step 'after SIGKILL it is started again' await is_up_again
@@ -174,15 +187,32 @@ step 'it ended in order' has Result '^success$'
 wait "$calls" || true
 step 'the journal is sound' is_sound
 cat "$scratch/verified"
-inside mv /etc/exo-ingest/public.pem /etc/exo-ingest/away.pem
-if inside systemctl start exo-ingest 2>/dev/null; then step 'a start without keys fails' false; fi
-sleep 8
-step 'it is tried again, more often than five times' is_tried_on
-inside mv /etc/exo-ingest/away.pem /etc/exo-ingest/public.pem
+inside systemctl start blocker.socket
+if inside systemctl start exo-ingest 2>/dev/null; then
+    step 'a start with the admin port taken fails' false
+fi
+step 'it is tried again, more often than five times' await is_tried_on
+inside systemctl stop blocker.socket
 step 'it serves when what was in the way has gone' await has ActiveState '^active$'
 inside systemctl stop exo-ingest
+step 'start with the socket unit' inside systemctl start exo-ingest.socket exo-ingest.service
+step 'ten calls through the passed socket' play --duration 4s --interaction-prefix passed-
+inside systemctl stop exo-ingest.service
+step 'a call through the socket starts the node again' \
+    play --duration 4s --interaction-prefix woken-
+inside systemctl stop exo-ingest.socket exo-ingest.service
+inside mv /etc/exo-ingest/public.pem /etc/exo-ingest/away.pem
+if inside systemctl start exo-ingest 2>/dev/null; then
+    step 'a start without keys fails' false
+fi
+sleep 2
+step 'a missing key is not tried again' has NRestarts '^0$'
+inside systemctl reset-failed exo-ingest
+inside mv /etc/exo-ingest/away.pem /etc/exo-ingest/public.pem
 inside sh -c 'echo not_a_setting = 1 >>/etc/exo-ingest/exo-ingest.toml'
-if inside systemctl start exo-ingest 2>/dev/null; then step 'a usage error fails the start' false; fi
+if inside systemctl start exo-ingest 2>/dev/null; then
+    step 'a usage error fails the start' false
+fi
 sleep 2
 step 'a usage error is not tried again' has NRestarts '^0$'
 step 'it has failed' has ActiveState '^failed$'

@@ -1,21 +1,21 @@
-//! One connection's acks: 10, 20, 30 …, each in time, none skipped, merged or repeated.
+//! The acks of one connection: 10, 20, 30 …, each in time, none skipped, merged or repeated.
 
 use crate::failure::{Failure, Reason};
 
 /// Frames from one ack to the next.
 pub const ACK_EVERY: u64 = 10;
 
-/// What an ack tells.
+/// The judgement of an ack.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The right one; nanoseconds since its frame was due.
+    /// The expected one.
     Right {
-        /// The ack's latency.
+        /// Nanoseconds since its frame was due.
         latency: u64,
-        /// Set when it came after the time-out, once per ack.
+        /// Set if it came after the time-out, once per ack.
         late: Option<Failure>,
     },
-    /// The wrong one.
+    /// Another one.
     Wrong(Failure),
 }
 
@@ -28,7 +28,7 @@ pub struct Acks {
     timeout: u64,
     /// The next `seq` to come.
     expected: u64,
-    /// The expected one has been called late already.
+    /// The expected ack was already reported as late.
     late: bool,
 }
 
@@ -47,7 +47,10 @@ impl Acks {
     pub fn handle_ack(&mut self, seq: u64, sent: u64, now: u64) -> Verdict {
         let expected = self.expected;
         let found = |reason| {
-            Verdict::Wrong(Failure::new(reason, format!("expected ack {expected}, got {seq} ({sent} frames sent)")))
+            Verdict::Wrong(Failure::new(
+                reason,
+                format!("expected ack {expected}, got {seq} ({sent} frames were sent)"),
+            ))
         };
         if seq == 0 || !seq.is_multiple_of(ACK_EVERY) || seq > sent {
             return found(Reason::AckWrong);
@@ -61,14 +64,19 @@ impl Acks {
             return found(Reason::AckSkipped);
         }
         let latency = now.saturating_sub(self.due(seq));
-        let late = (latency > self.timeout && !called_late)
-            .then(|| Failure::new(Reason::AckLate, format!("ack {seq} took {}", crate::duration::show(latency))));
+        let late = (latency > self.timeout && !called_late).then(|| {
+            Failure::new(
+                Reason::AckLate,
+                format!("ack {seq} took {}", crate::duration::show(latency)),
+            )
+        });
         Verdict::Right { latency, late }
     }
 
-    /// The expected ack, if it is overdue at `now` and that was not told before.
+    /// The expected ack, if it is overdue at `now` and was not reported before.
     pub fn poll_overdue(&mut self, sent: u64, now: u64) -> Option<Failure> {
-        let overdue = !self.late && self.expected <= sent && now > self.due(self.expected) + self.timeout;
+        let overdue =
+            !self.late && self.expected <= sent && now > self.due(self.expected) + self.timeout;
         if !overdue {
             return None;
         }
@@ -76,12 +84,12 @@ impl Acks {
         Some(Failure::new(Reason::AckLate, format!("ack {} has not come in time", self.expected)))
     }
 
-    /// Acks that `sent` frames should have brought and that have not come.
+    /// The number of acks that are due after `sent` frames and have not come.
     pub fn missing(&self, sent: u64) -> u64 {
         (sent / ACK_EVERY + 1).saturating_sub(self.expected / ACK_EVERY)
     }
 
-    /// The last `seq` that came, 0 before it: every frame up to there is promised.
+    /// The last `seq` that came, 0 before any. Every frame up to it is promised.
     pub fn acked(&self) -> u64 {
         self.expected - ACK_EVERY
     }
@@ -111,7 +119,10 @@ mod tests {
     fn latency_counts_from_when_the_tenth_frame_was_due() {
         let mut acks = acks();
         assert_eq!(acks.due(10), 2_800 * MS);
-        assert_eq!(acks.handle_ack(10, 10, 2_803 * MS), Verdict::Right { latency: 3 * MS, late: None });
+        assert_eq!(
+            acks.handle_ack(10, 10, 2_803 * MS),
+            Verdict::Right { latency: 3 * MS, late: None }
+        );
         assert_eq!(acks.handle_ack(20, 29, 4_800 * MS), Verdict::Right { latency: 0, late: None });
         assert_eq!(acks.missing(29), 0);
         assert_eq!(acks.missing(30), 1);
@@ -131,14 +142,16 @@ mod tests {
     }
 
     #[test]
-    fn a_late_ack_is_told_once() {
+    fn a_late_ack_is_reported_once() {
         let mut acks = acks();
         assert_eq!(acks.poll_overdue(10, 7_800 * MS), None);
         assert_eq!(acks.poll_overdue(9, 9_000 * MS), None);
         assert_eq!(acks.poll_overdue(10, 7_801 * MS).unwrap().reason, Reason::AckLate);
         assert_eq!(acks.poll_overdue(12, 8_000 * MS), None);
         assert!(matches!(acks.handle_ack(10, 12, 8_100 * MS), Verdict::Right { late: None, .. }));
-        let Verdict::Right { late: Some(late), .. } = acks.handle_ack(20, 20, 20_000 * MS) else { panic!("not late") };
+        let Verdict::Right { late: Some(late), .. } = acks.handle_ack(20, 20, 20_000 * MS) else {
+            panic!("not late")
+        };
         assert_eq!(late.reason, Reason::AckLate);
     }
 }

@@ -1,13 +1,15 @@
-//! What the calls say: a pool of frames, each masked and with its WebSocket header once and for all, which all calls
-//! share at different offsets.
+//! The audio of the calls: a pool of frames that all calls share. Each frame in it is masked and
+//! has its WebSocket header. A file is played from its start, generated audio at different offsets.
 //!
-//! A send copies one pool frame into a buffer (some 250 ns while the pool is in L2). For `prng` the copy mixes a pad of
-//! eight bytes into the whole frame, which follows from (run, call, frame), and stamps these numbers on its start. So any
-//! eight bytes behind the stamp are at home in that frame alone: a piece that got into another frame, call or run is noticed,
-//! and what a frame must hold follows from its numbers ([`Audio::matches`]) without a look at the frames before it.
+//! A send copies one frame of the pool into a buffer (some 250 ns while the pool is in L2). For
+//! `prng` the copy mixes eight bytes, the pad, into the whole frame, and writes a stamp at its
+//! start. Both follow from the numbers of run, call and frame. So any eight bytes after the stamp
+//! occur in that frame only: a piece that got into another frame, call or run is noticed. And the
+//! numbers alone tell what a frame must hold ([`Audio::matches`]).
 //!
-//! RFC 6455 §5.3 wants a fresh, unpredictable mask key per frame, to protect proxies from scripts in browsers. Here the
-//! key is fixed per pool frame: no script chooses these bytes, and the node must unmask all the same.
+//! RFC 6455 §5.3 requires a fresh, unpredictable mask key for each frame, to protect proxies from
+//! scripts in browsers. Here each frame of the pool has one key: no script chooses these bytes, and
+//! unmasking costs the node the same.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,10 +17,12 @@ use std::path::{Path, PathBuf};
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 
-/// Frames in the pool of generated audio: with 9,600-byte frames 614 kB, which stays in a core's L2.
+/// Frames in the pool of generated audio: with 9,600-byte frames 614 kB, which stays in a core's
+/// L2.
 const POOL_COUNT: usize = 64;
 
-/// Bytes at the start of a `prng` frame that name it, little-endian: u32 call, u32 run, u64 frame number.
+/// Bytes at the start of a `prng` frame that name it, little-endian: u32 call, u32 run, u64 frame
+/// number.
 const STAMP_SIZE: usize = 16;
 
 /// Which audio to play.
@@ -28,7 +32,7 @@ pub enum Source {
     Prng,
     /// A tone.
     Sine,
-    /// A WAV file, repeated.
+    /// A WAV file, from its start, repeated.
     File(PathBuf),
 }
 
@@ -42,7 +46,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// Why a file cannot be played.
+/// Why audio cannot be played.
 #[derive(Debug)]
 pub enum AudioError {
     /// Not a readable WAV file.
@@ -56,9 +60,15 @@ pub enum AudioError {
 impl fmt::Display for AudioError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable(path, error) => write!(f, "--audio: cannot read {}: {error}", path.display()),
+            Self::Unreadable(path, error) => {
+                write!(f, "--audio: cannot read {}: {error}", path.display())
+            }
             Self::Format(path, what) => {
-                write!(f, "--audio: {} is {what}; give 16-bit mono PCM at --sample-rate", path.display())
+                write!(
+                    f,
+                    "--audio: {} has {what}; give 16-bit mono PCM at --sample-rate",
+                    path.display()
+                )
             }
             Self::Empty(path) => write!(f, "--audio: {} holds no samples", path.display()),
         }
@@ -74,7 +84,9 @@ impl std::str::FromStr for Source {
         match text {
             "prng" => Ok(Self::Prng),
             "sine" => Ok(Self::Sine),
-            file if file.ends_with(".wav") || Path::new(file).exists() => Ok(Self::File(file.into())),
+            file if file.ends_with(".wav") || Path::new(file).exists() => {
+                Ok(Self::File(file.into()))
+            }
             _ => Err(format!("'{text}' is neither prng nor sine nor a WAV file that exists")),
         }
     }
@@ -83,9 +95,11 @@ impl std::str::FromStr for Source {
 /// The pool of ready frames.
 pub struct Audio {
     frames: Vec<Prepared>,
-    /// The run that `prng` frames are made for; none for audio that does not tell its frames apart.
+    /// The run that `prng` frames are made for; none for audio whose frames can be equal.
     run: Option<u32>,
     payload_size: usize,
+    /// Every call begins with the first frame of the pool. Else calls begin at different frames.
+    from_start: bool,
 }
 
 /// One WebSocket frame: header, mask key, masked payload.
@@ -95,8 +109,14 @@ struct Prepared {
 }
 
 impl Audio {
-    /// Prepares the pool for frames of `frame_size` bytes (even, at least 16) at `sample_rate`, in the run `run`.
-    pub fn prepare(source: &Source, sample_rate: u32, frame_size: usize, run: u32) -> Result<Self, AudioError> {
+    /// Prepares the pool for frames of `frame_size` bytes (even, at least 16) at `sample_rate`, in
+    /// the run `run`.
+    pub fn prepare(
+        source: &Source,
+        sample_rate: u32,
+        frame_size: usize,
+        run: u32,
+    ) -> Result<Self, AudioError> {
         let samples = match source {
             Source::Prng => noise(POOL_COUNT * frame_size),
             Source::Sine => tone(POOL_COUNT * frame_size / 2, sample_rate),
@@ -108,10 +128,26 @@ impl Audio {
             .map(|chunk| {
                 let mut payload = chunk.to_vec();
                 payload.resize(frame_size, 0);
-                masked_frame(OpCode::Data(Data::Binary), &payload, std::array::from_fn(|_| keys.next().unwrap_or(0x5A)))
+                masked_frame(
+                    OpCode::Data(Data::Binary),
+                    &payload,
+                    std::array::from_fn(|_| keys.next().unwrap_or(0x5A)),
+                )
             })
             .collect();
-        Ok(Self { frames, run: (*source == Source::Prng).then_some(run), payload_size: frame_size })
+        let run = (*source == Source::Prng).then_some(run);
+        Ok(Self {
+            frames,
+            run,
+            payload_size: frame_size,
+            from_start: matches!(source, Source::File(_)),
+        })
+    }
+
+    /// The same pool, but each call has an offset of its own in files too: earlier versions played
+    /// them like that.
+    pub fn at_offsets(self) -> Self {
+        Self { from_start: false, ..self }
     }
 
     /// Writes frame `number` (from 1) of call `call` as it goes over the wire; `out` is replaced.
@@ -122,7 +158,7 @@ impl Audio {
             out.extend_from_slice(&prepared.bytes);
             return;
         };
-        // Buffers come back with a frame in them: nothing is filled with zeros first.
+        // Buffers come back with a frame in them, so this rarely fills anything with zeros.
         out.resize(prepared.bytes.len(), 0);
         let (header, masked) = prepared.bytes.split_at(prepared.bytes.len() - self.payload_size);
         let (front, payload) = out.split_at_mut(header.len());
@@ -147,7 +183,10 @@ impl Audio {
     pub fn matches(&self, call: u64, number: u64, offset: usize, bytes: &[u8]) -> bool {
         let prepared = &self.frames[self.place(call, number)];
         let masked = &prepared.bytes[prepared.bytes.len() - self.payload_size..];
-        let Some(masked) = offset.checked_add(bytes.len()).and_then(|end| masked.get(offset..end)) else { return false };
+        let Some(masked) = offset.checked_add(bytes.len()).and_then(|end| masked.get(offset..end))
+        else {
+            return false;
+        };
         let [a, b, c, d] = prepared.key;
         let mut pad = [a, b, c, d, a, b, c, d];
         let mut stamped = 0;
@@ -165,7 +204,7 @@ impl Audio {
         is_mixed(&masked[stamped..], u64::from_le_bytes(pad), &bytes[stamped..])
     }
 
-    /// For a person: the call and frame that a stamp names, where there is one of this run.
+    /// The call and frame that a stamp names, if it is a stamp of this run.
     pub fn describe(&self, bytes: &[u8]) -> Option<(u64, u64)> {
         let (call, rest) = bytes.split_first_chunk::<4>()?;
         let (run, rest) = rest.split_first_chunk::<4>()?;
@@ -174,12 +213,13 @@ impl Audio {
         is_ours.then(|| (u64::from(u32::from_le_bytes(*call)), u64::from_le_bytes(*number)))
     }
 
-    /// What the node must have kept of frame `number` of call `call`.
+    /// The payload of frame `number` of call `call`.
     #[cfg(test)]
     pub fn payload(&self, call: u64, number: u64) -> Vec<u8> {
         let prepared = &self.frames[self.place(call, number)];
         let masked = &prepared.bytes[prepared.bytes.len() - self.payload_size..];
-        let mut payload: Vec<u8> = masked.iter().enumerate().map(|(i, byte)| byte ^ prepared.key[i % 4]).collect();
+        let mut payload: Vec<u8> =
+            masked.iter().enumerate().map(|(i, byte)| byte ^ prepared.key[i % 4]).collect();
         if let Some(run) = self.run {
             let pad = pad(run, call, number).to_le_bytes();
             payload.iter_mut().enumerate().for_each(|(i, byte)| *byte ^= pad[i % 8]);
@@ -189,11 +229,12 @@ impl Audio {
     }
 
     fn place(&self, call: u64, number: u64) -> usize {
-        (split_mix(call).wrapping_add(number) % self.frames.len() as u64) as usize
+        let offset = if self.from_start { 0 } else { split_mix(call).wrapping_add(1) };
+        (offset.wrapping_add(number.saturating_sub(1)) % self.frames.len() as u64) as usize
     }
 }
 
-/// `from` with a pad over it, eight bytes at a time.
+/// Writes `from`, with the pad mixed in, eight bytes at a time.
 fn mix(from: &[u8], pad: u64, into: &mut [u8]) {
     let (words, rest) = from.as_chunks::<8>();
     let (into_words, into_rest) = into.as_chunks_mut::<8>();
@@ -205,7 +246,7 @@ fn mix(from: &[u8], pad: u64, into: &mut [u8]) {
     }
 }
 
-/// Whether `mixed` is `from` with a pad over it. Both are equally long.
+/// Whether `mixed` is `from` with the pad mixed in.
 fn is_mixed(from: &[u8], pad: u64, mixed: &[u8]) -> bool {
     let (words, rest) = from.as_chunks::<8>();
     let (mixed_words, mixed_rest) = mixed.as_chunks::<8>();
@@ -213,7 +254,11 @@ fn is_mixed(from: &[u8], pad: u64, mixed: &[u8]) -> bool {
     for (word, mixed) in words.iter().zip(mixed_words) {
         differences |= u64::from_ne_bytes(*word) ^ u64::from_ne_bytes(*mixed) ^ pad.to_le();
     }
-    let is_rest = rest.iter().zip(mixed_rest).zip(pad.to_le_bytes()).all(|((byte, mixed), pad)| byte ^ pad == *mixed);
+    let is_rest = rest
+        .iter()
+        .zip(mixed_rest)
+        .zip(pad.to_le_bytes())
+        .all(|((byte, mixed), pad)| byte ^ pad == *mixed);
     differences == 0 && is_rest && from.len() == mixed.len()
 }
 
@@ -234,12 +279,13 @@ fn stamp(run: u32, call: u64, number: u64) -> [u8; STAMP_SIZE] {
     stamp
 }
 
-/// Eight bytes that are a frame's own. Read as little-endian, so that they are the same bytes on every machine.
+/// Eight bytes that only this frame has. Little-endian, so that they are the same on every machine.
 fn pad(run: u32, call: u64, number: u64) -> u64 {
     split_mix(number ^ split_mix(call ^ split_mix(u64::from(run))))
 }
 
-/// SplitMix64's output function: the pool must be the same in every version that verifies what an older one played.
+/// The output function of SplitMix64. It must not change: a later version verifies what an older
+/// one played.
 fn split_mix(seed: u64) -> u64 {
     let z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -248,11 +294,13 @@ fn split_mix(seed: u64) -> u64 {
 }
 
 fn noise(size: usize) -> Vec<u8> {
-    let words = (0..size.div_ceil(8) as u64).map(|index| split_mix(index.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+    let words = (0..size.div_ceil(8) as u64)
+        .map(|index| split_mix(index.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
     words.flat_map(u64::to_le_bytes).take(size).collect()
 }
 
-/// About 440 Hz at half amplitude, bent so that a whole number of periods fits: the repeated pool has no click.
+/// About 440 Hz at half amplitude. A whole number of periods fits into the pool, so that it repeats
+/// without a click.
 fn tone(samples: usize, sample_rate: u32) -> Vec<u8> {
     let periods = (440.0 * samples as f64 / f64::from(sample_rate)).round().max(1.0);
     let angle = |index: usize| std::f64::consts::TAU * periods * index as f64 / samples as f64;
@@ -268,7 +316,10 @@ fn file(path: &Path, sample_rate: u32) -> Result<Vec<u8>, AudioError> {
         && spec.sample_format == hound::SampleFormat::Int
         && spec.sample_rate == sample_rate;
     if !fits {
-        let what = format!("{} Hz, {} channels, {} bits", spec.sample_rate, spec.channels, spec.bits_per_sample);
+        let what = format!(
+            "{} Hz, {} channels, {} bits",
+            spec.sample_rate, spec.channels, spec.bits_per_sample
+        );
         return Err(AudioError::Format(path.to_owned(), what));
     }
     let samples: Vec<i16> = reader.samples().collect::<Result<_, _>>().map_err(unreadable)?;
@@ -314,8 +365,10 @@ mod tests {
     #[test]
     fn every_prng_frame_is_distinct() {
         let audio = Audio::prepare(&Source::Prng, 8_000, 32, 7).unwrap();
-        let frames: HashSet<Vec<u8>> =
-            (0..50).flat_map(|call| (1..=200).map(move |n| (call, n))).map(|(call, n)| audio.payload(call, n)).collect();
+        let frames: HashSet<Vec<u8>> = (0..50)
+            .flat_map(|call| (1..=200).map(move |n| (call, n)))
+            .map(|(call, n)| audio.payload(call, n))
+            .collect();
         assert_eq!(frames.len(), 50 * 200);
     }
 
@@ -326,7 +379,10 @@ mod tests {
             let payload = audio.payload(3, 9);
             for from in 0..payload.len() {
                 for to in from..=payload.len() {
-                    assert!(audio.matches(3, 9, from, &payload[from..to]), "{source:?} {from}..{to}");
+                    assert!(
+                        audio.matches(3, 9, from, &payload[from..to]),
+                        "{source:?} {from}..{to}"
+                    );
                 }
             }
             for at in 0..payload.len() {
@@ -337,7 +393,9 @@ mod tests {
                     assert!(!audio.matches(3, 9, at, &damaged[at..]), "{source:?} byte {at}");
                 }
             }
-            assert!(!audio.matches(3, 9, 1, &payload) && !audio.matches(3, 9, usize::MAX, &payload));
+            assert!(
+                !audio.matches(3, 9, 1, &payload) && !audio.matches(3, 9, usize::MAX, &payload)
+            );
         }
         let audio = Audio::prepare(&Source::Prng, 8_000, 100, 7).unwrap();
         let payload = audio.payload(3, 9);
@@ -345,7 +403,10 @@ mod tests {
         for from in (STAMP_SIZE..92).step_by(4) {
             let piece = &payload[from..from + 8];
             // The same place in the pool: only pad and stamp tell these apart.
-            assert!(!audio.matches(3, 9 + POOL_COUNT as u64, from, piece), "another frame at {from}");
+            assert!(
+                !audio.matches(3, 9 + POOL_COUNT as u64, from, piece),
+                "another frame at {from}"
+            );
             assert!(!other_run.matches(3, 9, from, piece), "another run at {from}");
         }
         assert_eq!(audio.describe(&payload), Some((3, 9)));
@@ -365,7 +426,8 @@ mod tests {
     #[test]
     fn the_tone_repeats_without_a_click() {
         let bytes = tone(9_600, 24_000);
-        let sample = |index: usize| i32::from(i16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]));
+        let sample =
+            |index: usize| i32::from(i16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]));
         let step_max = (1..9_600).map(|i| (sample(i) - sample(i - 1)).abs()).max().unwrap();
         assert!((sample(0) - sample(9_599)).abs() <= step_max);
         assert!(step_max > 0);
@@ -388,16 +450,26 @@ mod tests {
         };
         write(1, 250);
         let audio = Audio::prepare(&Source::File(path.clone()), 8_000, 200, 7).unwrap();
-        let first = audio.place(7, 1);
         assert_eq!(audio.frames.len(), 3);
-        let whole: Vec<u8> = (0..3).flat_map(|i| audio.payload(7, 1 + ((i + 3 - first as u64) % 3))).collect();
         let expected: Vec<u8> = (0..250i16).flat_map(i16::to_le_bytes).chain([0; 100]).collect();
-        assert_eq!(whole, expected);
-        let rate = Audio::prepare(&Source::File(path.clone()), 24_000, 200, 7).err().unwrap().to_string();
+        for call in 0..8 {
+            // The file's end is filled with silence to a whole frame, and then the file comes
+            // again.
+            let said: Vec<u8> = (1..=6).flat_map(|number| audio.payload(call, number)).collect();
+            assert_eq!(said, expected.repeat(2), "call {call}");
+        }
+        let rate =
+            Audio::prepare(&Source::File(path.clone()), 24_000, 200, 7).err().unwrap().to_string();
         assert!(rate.contains("8000 Hz"), "{rate}");
         write(1, 0);
-        assert!(matches!(Audio::prepare(&Source::File(path.clone()), 8_000, 200, 7), Err(AudioError::Empty(_))));
+        assert!(matches!(
+            Audio::prepare(&Source::File(path.clone()), 8_000, 200, 7),
+            Err(AudioError::Empty(_))
+        ));
         write(2, 100);
-        assert!(matches!(Audio::prepare(&Source::File(path), 8_000, 200, 7), Err(AudioError::Format(..))));
+        assert!(matches!(
+            Audio::prepare(&Source::File(path), 8_000, 200, 7),
+            Err(AudioError::Format(..))
+        ));
     }
 }

@@ -1,9 +1,9 @@
-//! How long a call waits before it connects again: exponential, with jitter, so that a node that comes back is not
-//! met by all its callers at once.
+//! How long a call waits before it connects again. The wait is exponential with jitter, so that not
+//! all calls come at once when a node is back.
 
 use std::time::Duration;
 
-/// The wait never grows beyond this, jitter apart.
+/// The longest wait, before jitter.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Waits of one call.
@@ -19,10 +19,11 @@ impl Backoff {
         Self { base, attempts: 0 }
     }
 
-    /// The next wait: `base`, doubled with each attempt up to half a minute, times 0.5 to 1.5 (`jitter` in 0..1).
-    /// Never shorter than what the node asked for in `Retry-After`.
+    /// The next wait: `base`, doubled with each attempt up to half a minute, times 0.5 to 1.5
+    /// (`jitter` in 0..1). It is at least what the node asked for in `Retry-After`.
     pub fn next(&mut self, jitter: f64, retry_after: Option<Duration>) -> Duration {
-        let wait = self.base.saturating_mul(1 << self.attempts.min(16)).min(WAIT_MAX.max(self.base));
+        let wait =
+            self.base.saturating_mul(1 << self.attempts.min(16)).min(WAIT_MAX.max(self.base));
         self.attempts += 1;
         let wait = wait.mul_f64(0.5 + jitter.clamp(0.0, 1.0));
         wait.max(retry_after.unwrap_or_default())
@@ -52,6 +53,9 @@ mod tests {
         let base = Duration::from_secs(2);
         assert_eq!(Backoff::new(base).next(0.0, None), Duration::from_secs(1));
         assert_eq!(Backoff::new(base).next(1.0, None), Duration::from_secs(3));
-        assert_eq!(Backoff::new(base).next(0.0, Some(Duration::from_secs(7))), Duration::from_secs(7));
+        assert_eq!(
+            Backoff::new(base).next(0.0, Some(Duration::from_secs(7))),
+            Duration::from_secs(7)
+        );
     }
 }

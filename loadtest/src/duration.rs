@@ -1,26 +1,19 @@
-//! Lengths of time as people write them: `200ms`, `1.5s`, `2m`.
+//! Lengths of time: read from the command line, and shown in tables.
 
 use std::time::Duration;
 
-/// Nanoseconds in each unit we read, longest names first so that `ms` is not taken for `s`.
-const UNITS: [(&str, f64); 7] =
-    [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3_600e9)];
+/// The longest that is read: a century. Beyond it the schedule's arithmetic in 64-bit nanoseconds
+/// would overflow.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// Reads `60s`, `1.5ms`, `2m`, `0s`. Errors name what is wrong in one sentence, for clap to print.
+/// Reads `60s`, `1.5ms`, `2m`, `1h 30m`. The error is a sentence for clap to print.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    let text = text.trim();
-    let split = text.find(|c: char| c != '.' && !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| format!("'{text}' does not start with a number"))?;
-    let Some((_, nanos)) = UNITS.iter().find(|(name, _)| *name == unit) else {
-        return Err(format!("'{text}' needs a unit: us, ms, s, m or h"));
-    };
-    let nanos = number * nanos;
-    // A century: beyond it the schedule's arithmetic in 64-bit nanoseconds would not hold.
-    if nanos > 3.2e18 {
+    let duration = humantime::parse_duration(text)
+        .map_err(|error| format!("'{text}': {error}; write a time like 200ms, 1.5s or 2m"))?;
+    if duration > LONGEST {
         return Err(format!("'{text}' is too long"));
     }
-    Ok(Duration::from_nanos(nanos as u64))
+    Ok(duration)
 }
 
 /// Nanoseconds for a table: three significant digits, in the unit that suits them.
@@ -44,11 +37,16 @@ mod tests {
         for (text, nanos) in [
             ("200ms", 200_000_000),
             ("1.5ms", 1_500_000),
+            ("0.5us", 500),
             ("60s", 60_000_000_000),
             ("0s", 0),
             ("2m", 120_000_000_000),
             ("50us", 50_000),
-            ("1h", 3_600_000_000_000),
+            ("50µs", 50_000),
+            (" 7 ns ", 7),
+            ("1.5h", 5_400_000_000_000),
+            ("1h 30m", 5_400_000_000_000),
+            ("1day", 86_400_000_000_000),
         ] {
             assert_eq!(parse(text), Ok(Duration::from_nanos(nanos)), "{text}");
         }
@@ -56,9 +54,16 @@ mod tests {
 
     #[test]
     fn says_what_is_wrong() {
-        for (text, part) in [("60", "unit"), ("fast", "number"), ("3 days", "unit"), ("", "number"), ("9e9h", "unit")] {
+        for (text, part) in [
+            ("60", "unit"),
+            ("fast", "number"),
+            ("3 fortnights", "unit"),
+            ("", "empty"),
+            ("9e9h", "unit"),
+            ("-1s", "number"),
+        ] {
             let error = parse(text).unwrap_err();
-            assert!(error.contains(part), "{text}: {error}");
+            assert!(error.contains(part) && error.contains("like 200ms"), "{text}: {error}");
         }
         assert!(parse("99999999h").unwrap_err().contains("too long"));
     }

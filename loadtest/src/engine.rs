@@ -1,40 +1,50 @@
-//! One run from its plan to its judgement: what `run` does once and `capacity` again and again.
+//! One run, from its plan to its verdict. `run` does it once, `capacity` several times.
 
 use std::error::Error;
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::cli::{HEAD_START, RunArgs};
-use crate::ledger::{Ledger, Speech};
-use crate::plan::Plan;
-use crate::report::Report;
+use crate::cli::RunArgs;
+use crate::ledger::Ledger;
+use crate::plan::{HEAD_START, Plan};
+use crate::report::{INTERRUPTED, Report};
 use crate::stats::Recorder;
-use crate::{files, host, monitor, results, verify, worker};
+use crate::{admin, files, host, monitor, player, results, ring, tls, verify};
 
 /// A run that is over.
 pub struct Played {
-    /// What it set out to do.
+    /// Its plan.
     pub plan: Arc<Plan>,
-    /// What came of it.
+    /// Its result.
     pub report: Report,
 }
 
-/// The flag that Ctrl-C sets: calls stop in order and the run still reports. A second one ends the process at once.
+/// The flag that Ctrl-C sets: the calls stop in order, and the run still reports. A second Ctrl-C
+/// ends the process at once. SIGTERM does the same, so that `timeout` does not lose the results.
 pub fn cut_on_interrupt() -> std::io::Result<Arc<AtomicBool>> {
     let cut = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGINT, 130, cut.clone())?;
-    signal_hook::flag::register(signal_hook::consts::SIGINT, cut.clone())?;
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            i32::from(INTERRUPTED),
+            cut.clone(),
+        )?;
+        signal_hook::flag::register(signal, cut.clone())?;
+    }
     Ok(cut)
 }
 
 /// Plays, verifies, judges and writes the files of `--out`.
-pub fn play_and_judge(args: &RunArgs, cut: &Arc<AtomicBool>, baseline: Option<&Value>) -> Result<Played, Box<dyn Error>> {
+pub fn play_and_judge(
+    args: &RunArgs,
+    cut: &Arc<AtomicBool>,
+    baseline: Option<&Value>,
+) -> Result<Played, Box<dyn Error>> {
     if let Some(directory) = &args.out {
-        files::prepare(directory)?;
+        files::prepare(directory, files::Holds::Run, args.force)?;
     }
     if let Some(data_dir) = &args.verify {
         verify::check(data_dir)?;
@@ -42,18 +52,27 @@ pub fn play_and_judge(args: &RunArgs, cut: &Arc<AtomicBool>, baseline: Option<&V
     if args.realtime {
         host::check_realtime()?;
     }
-    let plan = Arc::new(args.plan(cut.clone())?);
+    let plan = Arc::new(Plan::new(args, cut.clone())?);
     if !plan.cpus.is_empty() {
         // The main thread too: it must not take time from a server on the other CPUs.
         host::pin(&plan.cpus).map_err(host::HostError::Cpus)?;
     }
-    knock(&plan)?;
+    knock(&plan, args)?;
+    let node_tls =
+        plan.tls.as_ref().and(args.admin.as_deref()).map(admin::tls_counters).transpose()?;
     if args.start_at.is_some() {
         await_start(&plan);
     }
-    let outcome = play(&plan, args)?;
-    let verification =
-        args.verify.as_deref().map(|data_dir| verify::verify(data_dir, &outcome.ledger, &plan.audio, plan.workers()));
+    let mut outcome = play(&plan, args)?;
+    if let (Some(before), Some(address)) = (node_tls, &args.admin) {
+        // If the node does not answer any more, its calls have failed and say so.
+        outcome.node_tls =
+            admin::tls_counters(address).ok().map(|after| admin::growth(&before, &after));
+    }
+    let verification = args
+        .verify
+        .as_deref()
+        .map(|data_dir| verify::verify(data_dir, &outcome.ledger, &plan.audio, plan.workers()));
     let mut report = Report::new(args, &plan, &outcome, verification);
     if let Some(baseline) = baseline {
         report.compare(baseline, args.baseline_margin)?;
@@ -77,22 +96,26 @@ fn await_start(plan: &Plan) {
     }
 }
 
-/// Finds out whether anybody listens, before thousands of calls do.
-fn knock(plan: &Plan) -> Result<(), String> {
-    let wait = plan.setup_timeout.clamp(Duration::from_millis(1), Duration::from_secs(5));
-    TcpStream::connect_timeout(&plan.address(), wait)
-        .map(drop)
-        .map_err(|error| format!("nothing answers at {} ({error}); start a node there, or give its --url", plan.address()))
+/// Connects once before thousands of calls do: is there a node, and with TLS, can it be trusted?
+pub fn knock(plan: &Plan, args: &RunArgs) -> Result<(), String> {
+    if args.tls.insecure {
+        eprintln!(
+            "exo-load: --insecure: the node's certificate is not checked, so an impostor could \
+             take the tokens"
+        );
+    }
+    tls::knock(&plan.target, plan.tls.as_deref(), plan.setup_timeout)
 }
 
-fn play(plan: &Arc<Plan>, args: &RunArgs) -> Result<monitor::Outcome, Box<dyn Error>> {
+/// Plays a plan's calls to their end.
+pub fn play(plan: &Arc<Plan>, args: &RunArgs) -> Result<monitor::Outcome, Box<dyn Error>> {
     let (done_tx, done_rx) = mpsc::channel::<()>();
     let recorders: Vec<_> = (0..plan.workers()).map(|_| Arc::new(Recorder::new())).collect();
     let mut threads = Vec::new();
     for (index, recorder) in recorders.iter().enumerate() {
         let (plan, recorder, done) = (plan.clone(), recorder.clone(), done_tx.clone());
         let body = move || {
-            let result = worker::run(plan, recorder, index);
+            let result = player::run(plan, recorder, index);
             drop(done);
             result
         };
@@ -105,16 +128,12 @@ fn play(plan: &Arc<Plan>, args: &RunArgs) -> Result<monitor::Outcome, Box<dyn Er
         plan.cut.store(true, Ordering::Relaxed);
     }
     for thread in threads {
-        let result = thread.join().map_err(|_| "a worker thread failed; this is a fault of exo-load")?;
-        result.map_err(|error| {
-            format!(
-                "cannot run on io_uring ({error}); check sysctl kernel.io_uring_disabled, the container's seccomp profile \
-                 and the locked memory limit"
-            )
-        })?;
+        let result =
+            thread.join().map_err(|_| "a worker thread failed; this is a fault of exo-load")?;
+        result.map_err(ring::no_ring)?;
     }
     let mut outcome = outcome?;
     let entries = recorders.iter().flat_map(|recorder| recorder.take_entries()).collect();
-    outcome.ledger = Ledger::new(Speech::of(plan, &args.audio), entries);
+    outcome.ledger = Ledger::new(plan.expected_audio(&args.audio), entries);
     Ok(outcome)
 }

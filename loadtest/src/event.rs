@@ -1,4 +1,4 @@
-//! The protocol's text messages, as the quick reference writes them.
+//! The text messages of the protocol, as the quick reference writes them.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,14 +24,14 @@ pub enum Event {
         code: u16,
         /// Name of the reason.
         reason: String,
-        /// For a person.
+        /// Explanation for a reader.
         message: String,
         /// Whether connecting again may help.
         retryable: bool,
     },
 }
 
-/// What the node says it kept of a call.
+/// The answer to `stop`: what the node has kept of a call.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stopped {
@@ -41,14 +41,15 @@ pub struct Stopped {
     pub seq: u64,
     /// Bytes of whole samples.
     pub bytes: u64,
-    /// Their length at the call's rate, rounded down.
+    /// Length of the audio at the call's rate, rounded down.
     pub duration_ms: u64,
     /// Last durable frame; null without a journal.
     pub durable_seq: Option<u64>,
 }
 
 impl Stopped {
-    /// True if this is what a node must say that kept `seq` frames with `bytes` bytes at `sample_rate`.
+    /// True if this is the right answer for a call with `seq` frames and `bytes` bytes at
+    /// `sample_rate`.
     pub fn is_right(&self, interaction_id: &str, seq: u64, bytes: u64, sample_rate: u32) -> bool {
         self.interaction_id == interaction_id
             && self.seq == seq
@@ -58,15 +59,16 @@ impl Stopped {
     }
 }
 
-/// Reads a text message; the error is for a person.
+/// Reads a text message. The error is for a report.
 pub fn parse(text: &str) -> Result<Event, String> {
     serde_json::from_str(text).map_err(|error| format!("{} ({error})", excerpt(text)))
 }
 
-/// The first part of a text, for a report: peers may send anything of any length.
+/// The start of a text, for a report: peers may send any text of any length.
 pub fn excerpt(text: &str) -> String {
     const CHARS_MAX: usize = 120;
-    let mut short: String = text.chars().take(CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut short: String =
+        text.chars().take(CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().nth(CHARS_MAX).is_some() {
         short.push('…');
     }
@@ -101,14 +103,19 @@ mod tests {
             Ok(Event::Started { interaction_id: "call-1".to_owned() })
         );
         assert_eq!(parse("{ \"event\": \"ack\",\n \"seq\": 10 }"), Ok(Event::Ack { seq: 10 }));
-        let stopped =
-            r#"{"event":"stopped","interaction_id":"c","seq":11,"bytes":105600,"duration_ms":2200,"durable_seq":null}"#;
+        let stopped = concat!(
+            r#"{"event":"stopped","interaction_id":"c","seq":11,"bytes":105600,"#,
+            r#""duration_ms":2200,"durable_seq":null}"#
+        );
         let Ok(Event::Stopped(stopped)) = parse(stopped) else { panic!("{stopped}") };
         assert!(stopped.is_right("c", 11, 105_600, 24_000));
         assert!(!stopped.is_right("d", 11, 105_600, 24_000));
         assert!(!stopped.is_right("c", 10, 105_600, 24_000));
         assert!(!stopped.is_right("c", 11, 105_602, 24_000));
-        let error = r#"{"event":"error","code":400,"reason":"invalid_start","message":"m","retryable":false}"#;
+        let error = concat!(
+            r#"{"event":"error","code":400,"reason":"invalid_start","message":"m","#,
+            r#""retryable":false}"#
+        );
         assert!(matches!(parse(error), Ok(Event::Error { code: 400, .. })));
     }
 
@@ -133,7 +140,10 @@ mod tests {
     fn start_is_the_quick_references() {
         assert_eq!(
             start("call-\"1\"", "t", 24_000),
-            r#"{"event":"start","interaction_id":"call-\"1\"","tenant_id":"t","sample_rate":24000,"encoding":"pcm16"}"#
+            concat!(
+                r#"{"event":"start","interaction_id":"call-\"1\"","tenant_id":"t","#,
+                r#""sample_rate":24000,"encoding":"pcm16"}"#
+            )
         );
         assert!(excerpt(&"x".repeat(500)).ends_with('…'));
     }

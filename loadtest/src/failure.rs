@@ -1,32 +1,34 @@
-//! What can go wrong with a call, by name: the names are what the report counts.
+//! The faults of a call. The report counts them by name.
 
 use std::fmt;
 use std::time::Duration;
 
-/// A fault's name.
+/// The kind of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// TCP did not connect.
     ConnectFailed,
-    /// Connect, upgrade or `started` took longer than `--setup-timeout`.
+    /// Connect, TLS, upgrade or `started` took longer than `--setup-timeout`.
     SetupTimeout,
+    /// The TLS handshake failed, or a record could not be opened.
+    TlsFailed,
     /// An HTTP answer other than 101, with its status.
     Refused(u16),
     /// A 101 that is not a valid WebSocket upgrade, or no HTTP at all.
     UpgradeInvalid,
     /// The first message was not exactly this call's `started`.
     StartedWrong,
-    /// A Close that we had not asked for, with its code.
+    /// A Close before the end of the call, with its code.
     Closed(u16),
     /// The connection ended without a Close.
     Dropped,
     /// A frame that RFC 6455 forbids.
     ProtocolError,
-    /// A message that has no place where it came.
+    /// A message that must not come at this point.
     UnexpectedMessage,
     /// An ack whose `seq` is no multiple of ten, or beyond what was sent.
     AckWrong,
-    /// A later ack came instead of this one.
+    /// A later ack came instead of the expected one.
     AckSkipped,
     /// An ack that had come before.
     AckRepeated,
@@ -51,6 +53,7 @@ impl fmt::Display for Reason {
             Self::Closed(code) => return write!(f, "closed_{code}"),
             Self::ConnectFailed => "connect_failed",
             Self::SetupTimeout => "setup_timeout",
+            Self::TlsFailed => "tls_failed",
             Self::UpgradeInvalid => "upgrade_invalid",
             Self::StartedWrong => "started_wrong",
             Self::Dropped => "dropped",
@@ -71,12 +74,14 @@ impl fmt::Display for Reason {
 }
 
 impl Reason {
-    /// True for faults that an overloaded generator can cause by itself: they prove nothing when its health is bad.
+    /// True for faults that an overloaded generator can cause by itself. They prove nothing if the
+    /// generator was too slow.
     pub fn is_timing(self) -> bool {
         matches!(self, Self::SetupTimeout | Self::AckLate | Self::StopTimeout | Self::Closed(4408))
     }
 
-    /// True where connecting again may help: the network, a restart, overload. Not where the node said no for good.
+    /// True if connecting again may help: after a network fault, a restart, an overload. False if
+    /// the node's refusal is final.
     pub fn is_retryable(self) -> bool {
         match self {
             Self::ConnectFailed | Self::SetupTimeout | Self::Dropped => true,
@@ -90,9 +95,9 @@ impl Reason {
 /// One fault of one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Its name.
+    /// Its kind.
     pub reason: Reason,
-    /// For a person: expected and found.
+    /// What was expected and what came, in words.
     pub detail: String,
     /// From `Retry-After`.
     pub retry_after: Option<Duration>,

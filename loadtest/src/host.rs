@@ -1,4 +1,5 @@
-//! The machine and its processes: CPU time, memory, descriptors, affinity. All from `/proc` and a few system calls.
+//! The machine and its processes: CPU time, memory, descriptors, affinity. All from `/proc` and a
+//! few system calls.
 
 use std::fmt;
 use std::fs;
@@ -9,10 +10,12 @@ use rustix::thread::CpuSet;
 use rustix::time::ClockId;
 use thread_priority::{RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy};
 
-/// Descriptors beside the calls' sockets: ring, timer, epoll, files.
+use crate::plural::counted;
+
+/// Descriptors for other things than sockets of calls: ring, timer, epoll, files.
 const DESCRIPTORS_SPARE: u64 = 64;
 
-/// A look at the server's process.
+/// CPU and memory of the server's process at one moment.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 pub struct ServerSample {
     /// CPU time in user mode, all threads, nanoseconds.
@@ -33,7 +36,18 @@ pub enum HostError {
         /// What the hard limit allows.
         calls_max: u64,
     },
-    /// A process that cannot be looked at.
+    /// It is below what live calls and hostile peers need together.
+    Peers {
+        /// Live calls.
+        calls: u64,
+        /// Hostile peers at once.
+        peers: u64,
+        /// Descriptors they need.
+        needed: u64,
+        /// What the hard limit allows.
+        limit: u64,
+    },
+    /// A process whose figures cannot be read.
     Process(u32, io::Error),
     /// A CPU list that cannot be used.
     Cpus(io::Error),
@@ -46,15 +60,29 @@ impl fmt::Display for HostError {
         match self {
             Self::Descriptors { calls, calls_max } => write!(
                 f,
-                "{calls} calls need more open files than this process may have (enough for {calls_max} calls); \
-                 raise the hard limit (ulimit -Hn) or give fewer --calls"
+                "{} need more open files than this process may have (enough for {}); \
+                 raise the hard limit (ulimit -Hn) or give fewer --calls",
+                counted(*calls, "call"),
+                counted(*calls_max, "call")
             ),
-            Self::Process(pid, error) => write!(f, "--server-pid: cannot read process {pid} ({error}); is it running?"),
-            Self::Cpus(error) => write!(f, "--cpus: cannot run there ({error}); see /sys/devices/system/cpu/online"),
+            Self::Peers { calls, peers, needed, limit } => write!(
+                f,
+                "{} and {} need {needed} open files, and this process may have {limit}; raise the \
+                 hard limit (ulimit -Hn {needed}, as root or in limits.conf), or give fewer \
+                 --peers or --calls-live",
+                counted(*calls, "live call"),
+                counted(*peers, "peer"),
+            ),
+            Self::Process(pid, error) => {
+                write!(f, "--server-pid: cannot read process {pid} ({error}); is it running?")
+            }
+            Self::Cpus(error) => {
+                write!(f, "--cpus: cannot run there ({error}); see /sys/devices/system/cpu/online")
+            }
             Self::Realtime(error) => write!(
                 f,
-                "--realtime: this process may not have real-time priority ({error}); run it as root or with CAP_SYS_NICE, \
-                 allow it with ulimit -r 1, or leave the flag away"
+                "--realtime: this process may not have real-time priority ({error}); run it as \
+                 root or with CAP_SYS_NICE, allow it with ulimit -r 1, or leave out the flag"
             ),
         }
     }
@@ -65,11 +93,25 @@ impl std::error::Error for HostError {}
 /// Raises the soft descriptor limit to the hard one and checks that `calls` sockets fit.
 pub fn make_room_for(calls: u64) -> Result<(), HostError> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    // If raising fails, what we have decides.
-    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    // If this fails, the check below uses the old limit.
+    let _ = rustix::process::setrlimit(
+        Resource::Nofile,
+        Rlimit { current: limit.maximum, maximum: limit.maximum },
+    );
     let current = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let calls_max = current.saturating_sub(DESCRIPTORS_SPARE);
     if calls > calls_max { Err(HostError::Descriptors { calls, calls_max }) } else { Ok(()) }
+}
+
+/// As [`make_room_for`], for live calls and hostile peers together.
+pub fn make_room_for_peers(calls: u64, peers: u64) -> Result<(), HostError> {
+    let needed = calls + peers + DESCRIPTORS_SPARE;
+    make_room_for(calls + peers).map_err(|error| match error {
+        HostError::Descriptors { calls_max, .. } => {
+            HostError::Peers { calls, peers, needed, limit: calls_max + DESCRIPTORS_SPARE }
+        }
+        other => other,
+    })
 }
 
 /// Pins the calling thread, and those it starts later, to `cpus`.
@@ -77,37 +119,54 @@ pub fn pin(cpus: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     for cpu in cpus {
         if *cpu >= CpuSet::MAX_CPU {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("there is no CPU {cpu}")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("there is no CPU {cpu}"),
+            ));
         }
         set.set(*cpu);
     }
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
-/// Lowers the calling thread's priority, so that collecting figures (2 ms a second) never delays a frame on a CPU that it
-/// shares with a worker. Linux keeps priorities per thread; threads that run already keep theirs.
+/// Lowers the calling thread's priority. It collects figures (2 ms a second), and must not delay a
+/// frame on a CPU that it shares with a worker. On Linux a priority belongs to a thread: threads
+/// that run already keep theirs.
 pub fn yield_to_workers() {
-    // Without it the run is as right, and its send lag a little worse.
+    // Without it the run is still correct; its send lag is a little worse.
     let _ = rustix::process::setpriority_process(None, 10);
 }
 
-/// Puts the calling thread before every thread of ordinary priority: SCHED_FIFO at 1, the lowest of the real-time priorities.
+/// Lowers the calling thread's priority to `nice`: for threads that may wait.
+pub fn yield_to_others(nice: i32) {
+    // Without it the run is still correct. If the send lag of the live calls gets too bad, the run
+    // is INVALID.
+    let _ = rustix::process::setpriority_process(None, nice);
+}
+
+/// Gives the calling thread real-time priority: SCHED_FIFO at 1, the lowest of these priorities. It
+/// then runs before every thread of ordinary priority.
 ///
-/// No more than that: the kernel's own threads, and whatever an administrator has put higher, stay before it. A worker sleeps
-/// whenever nothing is due, so others on its CPU run on; one that never slept would be held back after 0.95 s of each second
-/// (`kernel.sched_rt_runtime_us`), and its run be called invalid well before that.
+/// The kernel's own threads, and those that an administrator has put higher, still run first. A
+/// worker sleeps whenever nothing is due, so other threads on its CPU get time. If it never slept,
+/// the kernel would stop it after 0.95 s of each second (`kernel.sched_rt_runtime_us`), and the run
+/// would be invalid long before.
 pub fn become_realtime() -> io::Result<()> {
     let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
     let this = thread_priority::thread_native_id();
-    thread_priority::set_thread_priority_and_policy(this, ThreadPriority::Min, policy).map_err(|error| match error {
-        thread_priority::Error::OS(code) => io::Error::from_raw_os_error(code),
-        other => io::Error::other(format!("{other:?}")),
-    })
+    thread_priority::set_thread_priority_and_policy(this, ThreadPriority::Min, policy).map_err(
+        |error| match error {
+            thread_priority::Error::OS(code) => io::Error::from_raw_os_error(code),
+            other => io::Error::other(format!("{other:?}")),
+        },
+    )
 }
 
-/// Finds out whether threads of this process may have real-time priority, on one that ends at once.
+/// Checks that threads of this process may have real-time priority, on a thread that ends at once.
 pub fn check_realtime() -> Result<(), HostError> {
-    let done = std::thread::spawn(become_realtime).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let done = std::thread::spawn(become_realtime)
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     done.map_err(HostError::Realtime)
 }
 
@@ -117,12 +176,18 @@ pub fn own_cpu() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// CPU time of the calling thread, nanoseconds.
+pub fn thread_cpu() -> u64 {
+    let time = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// Resident memory of this process, bytes; 0 if it cannot be read.
 pub fn own_rss() -> u64 {
     fs::read_to_string("/proc/self/status").ok().and_then(|status| rss_of(&status)).unwrap_or(0)
 }
 
-/// Looks at a process: the CPU time of all its tasks, and its memory.
+/// Reads the CPU time of all tasks of a process, and its memory.
 pub fn sample_server(pid: u32) -> Result<ServerSample, HostError> {
     let failed = |error| HostError::Process(pid, error);
     let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(failed)?;
@@ -130,7 +195,7 @@ pub fn sample_server(pid: u32) -> Result<ServerSample, HostError> {
     let mut sample = ServerSample { rss: rss_of(&status).unwrap_or(0), ..ServerSample::default() };
     for task in fs::read_dir(format!("/proc/{pid}/task")).map_err(failed)? {
         let path = task.map_err(failed)?.path().join("stat");
-        // A thread may end between the listing and the look; what it used is then not counted.
+        // A thread may end after the listing. Its CPU time is then not counted.
         let Ok(stat) = fs::read_to_string(path) else { continue };
         if let Some((user, system)) = ticks_of(&stat) {
             sample.user_ns += user * tick_ns;
@@ -140,7 +205,31 @@ pub fn sample_server(pid: u32) -> Result<ServerSample, HostError> {
     Ok(sample)
 }
 
-/// `utime` and `stime`, fields 14 and 15; the name in field 2 may hold spaces and brackets.
+/// The `--max-calls` of a node, if its command line or environment has it. A configuration file or
+/// the node's default may set it too: then it is not known here.
+pub fn calls_max_of(pid: u32) -> Option<u64> {
+    let read = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    calls_max_in(
+        &String::from_utf8_lossy(&read("cmdline")),
+        &String::from_utf8_lossy(&read("environ")),
+    )
+}
+
+fn calls_max_in(command: &str, environment: &str) -> Option<u64> {
+    const NAMES: [&str; 3] = ["--max-calls", "max_calls", "limits.calls_max"];
+    const VARIABLES: [&str; 2] = ["EXO_INGEST_MAX_CALLS", "EXO_INGEST_LIMITS_CALLS_MAX"];
+    let number = |text: &str| text.replace('_', "").parse::<u64>().ok();
+    let assigned = |text: &str, names: &[&str]| {
+        let (name, value) = text.strip_prefix("--set=").unwrap_or(text).split_once('=')?;
+        names.contains(&name).then(|| number(value))?
+    };
+    let words: Vec<&str> = command.split('\0').collect();
+    let flag = words.windows(2).find_map(|pair| (pair[0] == NAMES[0]).then(|| number(pair[1]))?);
+    let flag = flag.or_else(|| words.iter().find_map(|word| assigned(word, &NAMES)));
+    flag.or_else(|| environment.split('\0').find_map(|variable| assigned(variable, &VARIABLES)))
+}
+
+/// `utime` and `stime`, fields 14 and 15. The name in field 2 may have spaces and brackets in it.
 fn ticks_of(stat: &str) -> Option<(u64, u64)> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
@@ -174,7 +263,9 @@ pub fn describe() -> serde_json::Value {
 /// A list of CPUs as taskset writes it: `1`, `2-5`, `0,2-3`.
 pub fn parse_cpus(text: &str) -> Result<Vec<usize>, String> {
     let wrong = || format!("'{text}' is no CPU list; write one like 1 or 2-5 or 0,2-3");
-    let number = |part: &str| part.trim().parse::<usize>().ok().filter(|cpu| *cpu < CpuSet::MAX_CPU).ok_or_else(wrong);
+    let number = |part: &str| {
+        part.trim().parse::<usize>().ok().filter(|cpu| *cpu < CpuSet::MAX_CPU).ok_or_else(wrong)
+    };
     let mut cpus = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -195,7 +286,8 @@ mod tests {
 
     #[test]
     fn reads_proc_files() {
-        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194304 100 0 0 0 250 750 0 0 20 0 4 0 100 1000 200";
+        let stat =
+            "42 (a) b (c) S 1 42 42 0 -1 4194304 100 0 0 0 250 750 0 0 20 0 4 0 100 1000 200";
         assert_eq!(ticks_of(stat), Some((250, 750)));
         assert_eq!(ticks_of("42 (x"), None);
         assert_eq!(rss_of("Name:\tx\nVmRSS:\t    1234 kB\n"), Some(1234 * 1024));
@@ -216,6 +308,21 @@ mod tests {
     }
 
     #[test]
+    fn reads_a_nodes_limit_where_it_was_given() {
+        for (command, environment, found) in [
+            ("exo-ingest\0serve\0--max-calls\x00500\0", "", Some(500)),
+            ("exo-ingest\0serve\0--max-calls=1_000\0", "EXO_INGEST_MAX_CALLS=7\0", Some(1_000)),
+            ("exo-ingest\0--set\0limits.calls_max=9\0", "", Some(9)),
+            ("exo-ingest\0--set=max_calls=9\0", "", Some(9)),
+            ("exo-ingest\0serve\0", "A=1\0EXO_INGEST_LIMITS_CALLS_MAX=8\0", Some(8)),
+            ("exo-ingest\0serve\0--max-calls\0", "", None),
+            ("", "", None),
+        ] {
+            assert_eq!(calls_max_in(command, environment), found, "{command:?}");
+        }
+    }
+
+    #[test]
     fn reads_cpu_lists() {
         assert_eq!(parse_cpus("1"), Ok(vec![1]));
         assert_eq!(parse_cpus("0,2-4,3"), Ok(vec![0, 2, 3, 4]));
@@ -226,11 +333,16 @@ mod tests {
 
     #[test]
     fn real_time_priority_is_had_or_refused_with_what_to_do() {
-        // Whether this process may is the machine's business; where it may, the thread has it.
-        let policy = std::thread::spawn(|| become_realtime().map(|()| thread_priority::thread_schedule_policy().unwrap()));
+        // This depends on the machine. If it is allowed, the thread has the policy.
+        let policy = std::thread::spawn(|| {
+            become_realtime().map(|()| thread_priority::thread_schedule_policy().unwrap())
+        });
         match policy.join().unwrap() {
             Ok(policy) => {
-                assert_eq!(policy, ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo));
+                assert_eq!(
+                    policy,
+                    ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo)
+                );
                 assert!(check_realtime().is_ok());
             }
             Err(error) => {
@@ -239,9 +351,14 @@ mod tests {
             }
         }
         let ours = thread_priority::thread_schedule_policy().unwrap();
-        assert!(matches!(ours, ThreadSchedulePolicy::Normal(_)), "the thread that asked keeps its own");
+        assert!(
+            matches!(ours, ThreadSchedulePolicy::Normal(_)),
+            "the calling thread keeps its own"
+        );
         let refused = HostError::Realtime(io::Error::from_raw_os_error(1)).to_string();
-        for part in ["--realtime", "not permitted", "CAP_SYS_NICE", "ulimit -r", "leave the flag away"] {
+        for part in
+            ["--realtime", "not permitted", "CAP_SYS_NICE", "ulimit -r", "leave out the flag"]
+        {
             assert!(refused.contains(part), "{refused}");
         }
     }

@@ -1,4 +1,5 @@
-//! What each connection of the run has sent, and what the node has promised of it: what a journal is held against.
+//! What each connection of the run has sent, and what the node has promised of it. `verify`
+//! compares a journal with it.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::audio::{Audio, AudioError, Source};
-use crate::plan::Plan;
 
 /// The file in `--out` that a later `verify` reads.
 pub const FILE: &str = "ledger.json";
@@ -30,9 +30,9 @@ pub struct Entry {
     pub promised: u64,
 }
 
-/// What was said, and by whom.
+/// The calls that a journal must hold, and their audio.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Speech {
+pub struct ExpectedAudio {
     /// The clock's zero, Unix time in microseconds.
     pub started_at: u64,
     /// Hz.
@@ -43,8 +43,12 @@ pub struct Speech {
     pub frame_size: usize,
     /// As `--audio` has it.
     pub audio: String,
-    /// What tells this run's `prng` audio from other runs'.
+    /// Number of the run: its `prng` audio differs from that of other runs.
     pub run: u32,
+    /// Whether files were played from their start. Older ledgers lack this field: there they were
+    /// not.
+    #[serde(default)]
+    pub from_start: bool,
     /// The first call's number in its audio.
     pub first_call: u64,
     /// Tenant of all calls.
@@ -53,53 +57,40 @@ pub struct Speech {
     pub interactions: Vec<String>,
 }
 
-impl Speech {
-    /// That of a run.
-    pub fn of(plan: &Plan, source: &Source) -> Self {
-        Self {
-            started_at: plan.started_at,
-            sample_rate: plan.sample_rate,
-            interval: plan.schedule.interval,
-            frame_size: plan.audio.payload_size(),
-            audio: source.to_string(),
-            run: plan.run,
-            first_call: plan.first_call,
-            tenant: plan.calls.first().map_or(String::new(), |ids| ids.tenant.to_string()),
-            interactions: plan.calls.iter().map(|ids| ids.interaction.clone()).collect(),
-        }
-    }
-
-    /// The audio, made anew.
-    pub fn audio(&self) -> Result<Audio, AudioError> {
+impl ExpectedAudio {
+    /// The frames, made again.
+    pub fn frames(&self) -> Result<Audio, AudioError> {
         let source = self.audio.parse().unwrap_or_else(|_| Source::File(self.audio.clone().into()));
-        Audio::prepare(&source, self.sample_rate, self.frame_size, self.run)
+        let audio = Audio::prepare(&source, self.sample_rate, self.frame_size, self.run)?;
+        Ok(if self.from_start { audio } else { audio.at_offsets() })
     }
 }
 
 /// All connections that sent something, by call and in order.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// What they said.
-    pub speech: Speech,
+    /// Their audio.
+    pub audio: ExpectedAudio,
     entries: Vec<Entry>,
 }
 
 impl Ledger {
-    /// Puts what the workers wrote down in order.
-    pub fn new(speech: Speech, mut entries: Vec<Entry>) -> Self {
-        // One that sent nothing leaves nothing in a journal but the record of its call.
+    /// Sorts what the workers have recorded.
+    pub fn new(audio: ExpectedAudio, mut entries: Vec<Entry>) -> Self {
+        // A connection that sent nothing leaves only the record of its call in a journal.
         entries.retain(|entry| entry.sent > 0);
         entries.sort_unstable_by_key(|entry| (entry.call, entry.frames_before));
-        Self { speech, entries }
+        Self { audio, entries }
     }
 
     /// As a file's text.
     pub fn to_text(&self) -> String {
         let schema = json!({"name": "exo-load/ledger", "version": VERSION});
-        format!("{}\n", json!({"schema": schema, "speech": self.speech, "entries": self.entries}))
+        // The member is called `speech` in files of every version.
+        format!("{}\n", json!({"schema": schema, "speech": self.audio, "entries": self.entries}))
     }
 
-    /// Out of a run's directory.
+    /// Reads it from a run's directory.
     pub fn read(directory: &Path) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Schema {
@@ -109,25 +100,30 @@ impl Ledger {
         #[derive(Deserialize)]
         struct Whole {
             schema: Schema,
-            speech: Speech,
+            speech: ExpectedAudio,
             entries: Vec<Entry>,
         }
         let path = directory.join(FILE);
-        let text = fs::read_to_string(&path)
-            .map_err(|error| format!("cannot read {}: {error}; give the --out directory of a run", path.display()))?;
-        let malformed = |what: &str| format!("{} is no ledger of this version of exo-load ({what})", path.display());
+        let text = fs::read_to_string(&path).map_err(|error| {
+            format!("cannot read {}: {error}; give the --out directory of a run", path.display())
+        })?;
+        let malformed = |what: &str| {
+            format!("{} is no ledger of this version of exo-load ({what})", path.display())
+        };
         let Whole { schema, speech, entries } =
             serde_json::from_str(&text).map_err(|error| malformed(&error.to_string()))?;
         if (schema.name.as_str(), schema.version) != ("exo-load/ledger", VERSION) {
             return Err(malformed(&format!("{} {}", schema.name, schema.version)));
         }
-        if entries.iter().any(|entry| entry.call >= speech.interactions.len() as u64 || entry.promised > entry.sent) {
-            return Err(malformed("an entry that cannot be"));
+        if entries.iter().any(|entry| {
+            entry.call >= speech.interactions.len() as u64 || entry.promised > entry.sent
+        }) {
+            return Err(malformed("an entry is impossible"));
         }
         Ok(Self::new(speech, entries))
     }
 
-    /// All of them.
+    /// All connections.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
@@ -151,20 +147,40 @@ mod tests {
 
     #[test]
     fn a_calls_connections_stand_together_in_order() {
-        let entry = |call, frames_before, sent| Entry { call, frames_before, first_due: 0, sent, promised: sent / 10 * 10 };
+        let entry = |call, frames_before, sent| Entry {
+            call,
+            frames_before,
+            first_due: 0,
+            sent,
+            promised: sent / 10 * 10,
+        };
         let ledger = Ledger::new(
-            Speech::default(),
-            vec![entry(2, 0, 15), entry(1, 31, 20), entry(3, 0, 0), entry(1, 0, 30), entry(1, 30, 0)],
+            ExpectedAudio::default(),
+            vec![
+                entry(2, 0, 15),
+                entry(1, 31, 20),
+                entry(3, 0, 0),
+                entry(1, 0, 30),
+                entry(1, 30, 0),
+            ],
         );
         assert_eq!(ledger.entries()[ledger.range_of(1)], [entry(1, 0, 30), entry(1, 31, 20)]);
         assert_eq!(ledger.entries()[ledger.range_of(2)], [entry(2, 0, 15)]);
-        assert!(ledger.range_of(0).is_empty() && ledger.range_of(3).is_empty() && ledger.range_of(9).is_empty());
+        assert!(
+            ledger.range_of(0).is_empty()
+                && ledger.range_of(3).is_empty()
+                && ledger.range_of(9).is_empty()
+        );
         assert_eq!(ledger.promised(), 60);
         let directory = tempfile::tempdir().unwrap();
         let refused = |entries| {
-            fs::write(directory.path().join(FILE), Ledger::new(Speech::default(), entries).to_text()).unwrap();
+            fs::write(
+                directory.path().join(FILE),
+                Ledger::new(ExpectedAudio::default(), entries).to_text(),
+            )
+            .unwrap();
             Ledger::read(directory.path()).err().unwrap()
         };
-        assert!(refused(vec![entry(0, 0, 10)]).contains("cannot be"), "a call without a name");
+        assert!(refused(vec![entry(0, 0, 10)]).contains("impossible"), "a call without a name");
     }
 }

@@ -1,6 +1,7 @@
-//! The main thread while calls are played: collects once a second, looks at both processes at the ends of the steady
-//! part, shows progress.
+//! The main thread while calls are played. It collects figures once a second, samples both
+//! processes at the start and the end of the steady part, and shows progress.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -14,24 +15,30 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::host::{self, HostError, ServerSample};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
+use crate::plural::counted;
+use crate::results::LOGGED;
 use crate::stats::{Metric, Recorder, Stats};
 
 /// Nanoseconds from one collection to the next.
 const INTERVAL: u64 = 1_000_000_000;
 
-/// In a pipe, a line of progress at most this often.
+/// Time between two lines of progress where stderr is not a terminal.
 const LINE_EVERY: u64 = 10 * INTERVAL;
 
-/// What a run brought.
+/// What was measured in a run.
 pub struct Outcome {
     /// From the first connect to the last Close.
     pub whole: Stats,
-    /// Only from the end of the ramp to the end of the audio.
+    /// From the end of the ramp to the end of the audio.
     pub steady: Stats,
-    /// At the steady part's ends; none if the run did not get there.
+    /// At the start and the end of the steady part; none if the run did not get there.
     pub steady_samples: Option<(Sample, Sample)>,
     /// The server before the first call.
     pub server_idle: Option<ServerSample>,
+    /// At the start of the steady part, at the storm, and when the storm was over.
+    pub storm_samples: Option<([StormSample; 2], Option<StormSample>)>,
+    /// The growth of the node's own counters of TLS, with `--admin`. Filled in at the end.
+    pub node_tls: Option<BTreeMap<String, u64>>,
     /// Most calls that were up at once.
     pub calls_up_max: i64,
     /// `latency.hlog`.
@@ -40,11 +47,11 @@ pub struct Outcome {
     pub csv: String,
     /// Ctrl-C ended it.
     pub cut: bool,
-    /// What each connection sent, and was promised. Filled in once all workers are gone.
+    /// What each connection sent, and what was promised. Filled in when all workers have ended.
     pub ledger: Ledger,
 }
 
-/// A look at both processes.
+/// Both processes at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
     /// Nanoseconds since the start.
@@ -57,7 +64,35 @@ pub struct Sample {
     pub server: Option<ServerSample>,
 }
 
-/// Watches until the workers are gone: they hold the senders of `done`.
+/// Both processes at one moment, and the frames of the steady part that were sent by then.
+#[derive(Debug, Clone, Copy)]
+pub struct StormSample {
+    /// The processes.
+    pub sample: Sample,
+    /// Frames.
+    pub frames: u64,
+}
+
+impl Outcome {
+    /// Nothing measured yet.
+    pub fn new(server_idle: Option<ServerSample>) -> Self {
+        Self {
+            whole: Stats::new(),
+            steady: Stats::new(),
+            steady_samples: None,
+            server_idle,
+            storm_samples: None,
+            node_tls: None,
+            calls_up_max: 0,
+            log: Vec::new(),
+            csv: CSV_HEAD.to_owned(),
+            cut: false,
+            ledger: Ledger::default(),
+        }
+    }
+}
+
+/// Watches until the workers have ended: they hold the senders of `done`.
 pub fn watch(
     plan: &Plan,
     recorders: &[Arc<Recorder>],
@@ -77,13 +112,20 @@ pub fn watch(
     let mut finished = false;
     while !finished {
         let wait = watcher.next_look().saturating_sub(plan.clock.now());
-        finished = done.recv_timeout(Duration::from_nanos(wait)) == Err(RecvTimeoutError::Disconnected);
+        finished =
+            done.recv_timeout(Duration::from_nanos(wait)) == Err(RecvTimeoutError::Disconnected);
         let (begin, now) = watcher.look(recorders, finished)?;
         let window = &watcher.window;
-        for metric in [Metric::Ack, Metric::Setup, Metric::Sendlag] {
+        for metric in LOGGED {
             if !window.latency(metric).is_empty() {
-                let (start, length) = (Duration::from_nanos(begin), Duration::from_nanos(now - begin));
-                writer.write_histogram(window.latency(metric), start, length, Tag::new(metric.name()))?;
+                let (start, length) =
+                    (Duration::from_nanos(begin), Duration::from_nanos(now - begin));
+                writer.write_histogram(
+                    window.latency(metric),
+                    start,
+                    length,
+                    Tag::new(metric.name()),
+                )?;
             }
         }
         progress.show(&watcher, now);
@@ -111,17 +153,7 @@ struct Watcher<'a> {
 
 impl<'a> Watcher<'a> {
     fn new(plan: &'a Plan, server_pid: Option<u32>) -> Result<Self, HostError> {
-        let outcome = Outcome {
-            whole: Stats::new(),
-            steady: Stats::new(),
-            steady_samples: None,
-            server_idle: server_pid.map(host::sample_server).transpose()?,
-            calls_up_max: 0,
-            log: Vec::new(),
-            csv: CSV_HEAD.to_owned(),
-            cut: false,
-            ledger: Ledger::default(),
-        };
+        let outcome = Outcome::new(server_pid.map(host::sample_server).transpose()?);
         let mut watcher = Self {
             plan,
             server_pid,
@@ -139,16 +171,21 @@ impl<'a> Watcher<'a> {
         Ok(watcher)
     }
 
-    /// The next full second, or an end of the steady part before it.
+    /// The next full second, or the start or end of the steady part if that comes first.
     fn next_look(&self) -> u64 {
         let begin = self.window_begin;
         let second = (begin / INTERVAL + 1) * INTERVAL;
+        let storm = self.plan.storm.as_ref().map(|storm| storm.plan.at);
         let ends = [self.plan.schedule.ramp, self.plan.schedule.end];
-        ends.into_iter().filter(|at| *at > begin).fold(second, u64::min)
+        ends.into_iter().chain(storm).filter(|at| *at > begin).fold(second, u64::min)
     }
 
-    /// Collects the window; its begin and end.
-    fn look(&mut self, recorders: &[Arc<Recorder>], finished: bool) -> Result<(u64, u64), HostError> {
+    /// Collects the window. Returns its start and its end.
+    fn look(
+        &mut self,
+        recorders: &[Arc<Recorder>],
+        finished: bool,
+    ) -> Result<(u64, u64), HostError> {
         let now = self.plan.clock.now().max(self.window_begin + 1);
         for recorder in recorders {
             recorder.collect(&mut self.spare, &mut self.window);
@@ -163,12 +200,13 @@ impl<'a> Watcher<'a> {
         if self.steady_begin.is_none() && now >= schedule.ramp && !finished {
             self.steady_begin = Some(self.sample(now)?);
         }
+        self.look_at_storm(now)?;
         if let Some(begin) = self.steady_begin
             && self.outcome.steady_samples.is_none()
             && (now >= schedule.end || finished || self.plan.is_cut())
             && begin.at < now
         {
-            // A server that is gone by now has shown so in its calls.
+            // If the server has ended, its calls have failed and say so.
             if let Ok(sample) = self.sample(now) {
                 self.outcome.steady_samples = Some((begin, sample));
             }
@@ -176,18 +214,46 @@ impl<'a> Watcher<'a> {
         Ok((self.window_begin, now))
     }
 
-    /// How things are, for a person.
+    /// Samples the start and the end of the storm, to the second. The report subtracts the cost of
+    /// the frames in between, by their number.
+    fn look_at_storm(&mut self, now: u64) -> Result<(), HostError> {
+        let Some(storm) = &self.plan.storm else { return Ok(()) };
+        let frames = self.outcome.steady.counts.frames;
+        match (self.steady_begin, self.outcome.storm_samples) {
+            (Some(calm), None) if now >= storm.plan.at => {
+                let begin = StormSample { sample: self.sample(now)?, frames };
+                self.outcome.storm_samples =
+                    Some(([StormSample { sample: calm, frames: 0 }, begin], None));
+            }
+            // If the server has ended, its calls have failed and say so.
+            (_, Some((begun, None))) if storm.over_at().is_some_and(|over_at| now >= over_at) => {
+                let end = self.sample(now).ok().map(|sample| StormSample { sample, frames });
+                self.outcome.storm_samples = Some((begun, end));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// The line of progress.
     fn message(&self, now: u64) -> String {
-        let (calls_up, failures) = (self.calls_up, self.outcome.whole.failure_count());
+        let (calls_up, failures) =
+            (u64::try_from(self.calls_up).unwrap_or(0), self.outcome.whole.failure_count());
         if self.window_begin >= self.plan.schedule.end {
-            return format!("{calls_up} calls up, hanging up, {failures} failures");
+            return format!(
+                "{} up, hanging up, {}",
+                counted(calls_up, "call"),
+                counted(failures, "failure")
+            );
         }
         let ack = self.window.latency(Metric::Ack);
         let seconds = (now - self.window_begin) as f64 / 1e9;
         format!(
-            "{calls_up} calls up, {:.0} frames/s, {}, {failures} failures",
+            "{} up, {:.0} frames/s, {}, {}",
+            counted(calls_up, "call"),
             self.window.counts.frames as f64 / seconds,
             ack_words(ack),
+            counted(failures, "failure"),
         )
     }
 
@@ -210,13 +276,23 @@ impl<'a> Watcher<'a> {
 
 const CSV_HEAD: &str = "seconds,calls_up,frames,bytes,acks,failures,reconnects,pushbacks,\
     ack_p50_us,ack_p99_us,ack_p999_us,ack_max_us,setup_count,setup_p99_us,\
-    sendlag_p999_us,sendlag_max_us,generator_cpu_percent\n";
+    sendlag_p999_us,sendlag_max_us,generator_cpu_percent,\
+    storm_setup_count,storm_setup_p99_us,handshakes_full,handshakes_resumed\n";
 
 fn csv_line(now: u64, calls_up: i64, window: &Stats, busy: f64) -> String {
-    let us = |metric: Metric, percentile: f64| window.latency(metric).value_at_percentile(percentile) / 1_000;
+    // Empty where nothing was measured: a zero would say that it took no time.
+    let us = |metric: Metric, percentile: f64| {
+        let histogram = window.latency(metric);
+        let is_measured = !histogram.is_empty();
+        if is_measured {
+            (histogram.value_at_percentile(percentile) / 1_000).to_string()
+        } else {
+            String::new()
+        }
+    };
     let counts = &window.counts;
     format!(
-        "{:.3},{calls_up},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{busy:.1}\n",
+        "{:.3},{calls_up},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{busy:.1},{},{},{},{}\n",
         now as f64 / 1e9,
         counts.frames,
         counts.bytes,
@@ -232,6 +308,10 @@ fn csv_line(now: u64, calls_up: i64, window: &Stats, busy: f64) -> String {
         us(Metric::Setup, 99.0),
         us(Metric::Sendlag, 99.9),
         us(Metric::Sendlag, 100.0),
+        window.latency(Metric::StormSetup).len(),
+        us(Metric::StormSetup, 99.0),
+        window.handshakes.full,
+        window.handshakes.resumed,
     )
 }
 
@@ -243,8 +323,12 @@ struct Progress {
 impl Progress {
     fn new(plan: &Plan) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some((plan.schedule.end + plan.schedule.hang_up()) / INTERVAL), target);
+        let target =
+            if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(
+            Some((plan.schedule.end + plan.schedule.hang_up()) / INTERVAL),
+            target,
+        );
         let style = ProgressStyle::with_template("{bar:24} {pos}/{len} s  {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Self { bar, terminal }
@@ -265,7 +349,8 @@ impl Progress {
     }
 }
 
-/// The latencies of a second's acks. One call has them every two seconds: in between there are none, and 0 ns would be a lie.
+/// The latencies of the acks of one second. A single call has an ack every two seconds. In between
+/// there are none, and a 0 would be wrong.
 fn ack_words(ack: &Histogram<u64>) -> String {
     if ack.is_empty() {
         return "no acks".to_owned();
@@ -277,6 +362,15 @@ fn ack_words(ack: &Histogram<u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_second_without_acks_has_no_figures_in_the_csv() {
+        let mut window = Stats::new();
+        window.record(Metric::Sendlag, 2_000_000);
+        let line = csv_line(1_000_000_000, 1, &window, 1.0);
+        assert_eq!(line, "1.000,1,0,0,0,0,0,0,,,,,0,,2000,2000,1.0,0,,0,0\n");
+        assert_eq!(line.split(',').count(), CSV_HEAD.split(',').count());
+    }
 
     #[test]
     fn a_second_without_acks_shows_no_latency() {

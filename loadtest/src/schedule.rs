@@ -1,12 +1,13 @@
-//! The open-loop schedule: when each call opens, when each of its frames is due, and when it hangs up, whatever the node does.
+//! The open-loop schedule: when each call opens, when each of its frames is due, and when the call
+//! hangs up. It does not depend on the node.
 //!
 //! All times are nanoseconds since the run's start ([`Clock`]).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The calls hang up over no longer than this: less than the idle times of any node (ours pings after 15 s), and no great part
-/// of a run.
+/// Longest time over which the calls hang up. It is shorter than the idle time of a node (ours
+/// pings after 15 s), and a small part of a run.
 const HANG_UP_MAX: u64 = 10_000_000_000;
 
 /// The run's clock.
@@ -16,7 +17,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock whose zero is `start`, which may lie ahead.
+    /// A clock whose zero is `start`, which may be in the future.
     pub fn new(start: Instant) -> Self {
         Self { start }
     }
@@ -32,7 +33,7 @@ impl Clock {
     }
 }
 
-/// The plan of all calls' times.
+/// The times of all calls.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
     /// Number of calls.
@@ -43,20 +44,57 @@ pub struct Schedule {
     pub end: u64,
     /// Time between two frames of a call.
     pub interval: u64,
+    /// Calls that are replaced while the others go on.
+    pub churn: Churn,
+}
+
+/// Calls end one after the other, each replaced by a new one: call n by call n + `Schedule::calls`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Churn {
+    /// How many are replaced.
+    pub calls: u64,
+    /// Time from one to the next.
+    pub interval: u64,
 }
 
 impl Schedule {
+    /// All calls, with those that replace others.
+    pub fn calls_in_all(&self) -> u64 {
+        self.calls.saturating_add(self.churn.calls)
+    }
+
     /// When call `number` opens its connection.
     pub fn opens_at(&self, number: u64) -> u64 {
-        self.share(self.ramp, number)
+        match number.checked_sub(self.calls) {
+            None => self.share(self.ramp, number),
+            Some(replacement) => {
+                self.ramp.saturating_add((replacement + 1).saturating_mul(self.churn.interval))
+            }
+        }
+    }
+
+    /// Whether call `number` replaces another.
+    pub fn replaces(&self, number: u64) -> bool {
+        number >= self.calls
+    }
+
+    /// When the audio of call `number` ends: when its replacement opens, or with that of all
+    /// others.
+    pub fn audio_ends_at(&self, number: u64) -> u64 {
+        let replacement = number.saturating_add(self.calls);
+        if replacement < self.calls_in_all() { self.opens_at(replacement) } else { self.end }
     }
 
     /// When call `number` hangs up: at the pace at which the calls came up, or faster.
     ///
-    /// Not all at the end: thousands of closings within the time between two frames cost the generator the punctuality of the
-    /// last frames, and telephone calls do not end like that either.
+    /// They do not all hang up at the end. Thousands of closings between two frames would make the
+    /// generator send the last frames late, and telephone calls do not end like that either.
     pub fn hangs_up_at(&self, number: u64) -> u64 {
-        self.end.saturating_add(self.share(self.hang_up(), number))
+        let audio_end = self.audio_ends_at(number);
+        if audio_end < self.end {
+            return audio_end;
+        }
+        self.end.saturating_add(self.share(self.hang_up(), number % self.calls.max(1)))
     }
 
     /// From the end of the audio until the last call hangs up.
@@ -68,7 +106,8 @@ impl Schedule {
         (u128::from(time) * u128::from(number) / u128::from(self.calls.max(1))) as u64
     }
 
-    /// The call's place within an interval, golden-ratio spaced: any first N calls lie evenly, for every N.
+    /// The call's place within an interval, spaced by the golden ratio: for every N, the first N
+    /// calls are spread evenly.
     pub fn phase(&self, number: u64) -> u64 {
         let fraction = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
         ((u128::from(fraction) * u128::from(self.interval)) >> 64) as u64
@@ -77,19 +116,24 @@ impl Schedule {
     /// First due time of call `number` at or after `now`.
     pub fn first_due(&self, number: u64, now: u64) -> u64 {
         let phase = self.phase(number);
-        if now <= phase { phase } else { phase + (now - phase).div_ceil(self.interval) * self.interval }
+        if now <= phase {
+            phase
+        } else {
+            phase + (now - phase).div_ceil(self.interval) * self.interval
+        }
     }
 
-    /// Frames of a connection whose first is due at `first`: those due before the end.
-    pub fn frames_from(&self, first: u64) -> u64 {
-        self.end.saturating_sub(first).div_ceil(self.interval)
+    /// Frames of a connection of call `number` whose first is due at `first`: those due before its
+    /// audio ends.
+    pub fn frames_from(&self, number: u64, first: u64) -> u64 {
+        self.audio_ends_at(number).saturating_sub(first).div_ceil(self.interval)
     }
 }
 
 /// Calls in the order in which their next frames are due.
 ///
-/// All calls share one interval, so a call that was just served is always the last in line: a queue does what a
-/// timer heap would, in constant time. Only joining searches for a place.
+/// All calls share one interval, so a call that was just served is always the last in line. So a
+/// queue does the work of a timer heap in constant time. Only joining searches for a place.
 #[derive(Debug)]
 pub struct Wheel<T> {
     interval: u64,
@@ -102,7 +146,7 @@ impl<T> Wheel<T> {
         Self { interval, queue: VecDeque::new() }
     }
 
-    /// Puts a call in line. True if it is now the first, so that whoever waits must look again.
+    /// Puts a call in line. True if it is now the first: then the wait for the next one is shorter.
     pub fn join(&mut self, due: u64, item: T) -> bool {
         let place = self.queue.partition_point(|(other, _)| *other <= due);
         self.queue.insert(place, (due, item));
@@ -135,7 +179,8 @@ mod tests {
     const MS: u64 = 1_000_000;
 
     fn schedule(calls: u64) -> Schedule {
-        Schedule { calls, ramp: 10_000 * MS, end: 70_000 * MS, interval: 200 * MS }
+        let churn = Churn::default();
+        Schedule { calls, ramp: 10_000 * MS, end: 70_000 * MS, interval: 200 * MS, churn }
     }
 
     #[test]
@@ -153,9 +198,14 @@ mod tests {
         assert_eq!(schedule.hangs_up_at(0), schedule.end);
         assert_eq!(schedule.hangs_up_at(2_000), schedule.end + 5_000 * MS);
         let times: Vec<u64> = (0..4_000).map(|number| schedule.hangs_up_at(number)).collect();
-        assert!(times.windows(2).all(|pair| pair[1] - pair[0] == 2_500_000), "as they opened, 400 a second");
-        assert!(times.iter().all(|at| (schedule.end..schedule.end + schedule.hang_up()).contains(at)));
-        // A long ramp is not waited for again, and without one all hang up at once.
+        assert!(
+            times.windows(2).all(|pair| pair[1] - pair[0] == 2_500_000),
+            "as they opened, 400 a second"
+        );
+        assert!(
+            times.iter().all(|at| (schedule.end..schedule.end + schedule.hang_up()).contains(at))
+        );
+        // After a long ramp they hang up faster, and without a ramp all at once.
         let long = Schedule { ramp: 3_600_000 * MS, ..schedule };
         assert_eq!(long.hangs_up_at(2_000), long.end + 5_000 * MS);
         assert_eq!(Schedule { ramp: 0, ..schedule }.hangs_up_at(3_999), schedule.end);
@@ -189,10 +239,39 @@ mod tests {
     #[test]
     fn counts_the_frames_before_the_end() {
         let schedule = schedule(1);
-        assert_eq!(schedule.frames_from(0), 350);
-        assert_eq!(schedule.frames_from(schedule.end - 1), 1);
-        assert_eq!(schedule.frames_from(schedule.end), 0);
-        assert_eq!(schedule.frames_from(schedule.end + 1), 0);
+        assert_eq!(schedule.frames_from(0, 0), 350);
+        assert_eq!(schedule.frames_from(0, schedule.end - 1), 1);
+        assert_eq!(schedule.frames_from(0, schedule.end), 0);
+        assert_eq!(schedule.frames_from(0, schedule.end + 1), 0);
+    }
+
+    #[test]
+    fn a_replacement_opens_as_the_other_hangs_up() {
+        // Ten calls, and three a second of 25 that replace them.
+        let churn = Churn { calls: 25, interval: 333 * MS };
+        let schedule = Schedule { churn, ..schedule(10) };
+        assert_eq!(schedule.calls_in_all(), 35);
+        for number in 0..25 {
+            let at = 10_000 * MS + (number + 1) * 333 * MS;
+            assert_eq!(
+                (schedule.audio_ends_at(number), schedule.hangs_up_at(number)),
+                (at, at),
+                "{number}"
+            );
+            assert_eq!(
+                (schedule.opens_at(number + 10), schedule.replaces(number + 10)),
+                (at, true),
+                "{number}"
+            );
+        }
+        // The last ten go on to the end, and hang up in the order of the calls that they replaced.
+        for number in 25..35 {
+            assert_eq!(schedule.audio_ends_at(number), schedule.end);
+            assert_eq!(schedule.hangs_up_at(number), schedule.end + number % 10 * 1_000 * MS);
+        }
+        let opens: Vec<u64> = (0..35).map(|number| schedule.opens_at(number)).collect();
+        assert!(opens.is_sorted(), "they are opened in the order of their numbers");
+        assert_eq!(schedule.frames_from(0, 10_200 * MS), 1);
     }
 
     #[test]
@@ -210,7 +289,16 @@ mod tests {
                 wheel.requeue(due, name);
             }
         }
-        let expected = [(10, 'a'), (50, 'b'), (120, 'c'), (210, 'a'), (250, 'b'), (320, 'c'), (410, 'a'), (450, 'b')];
+        let expected = [
+            (10, 'a'),
+            (50, 'b'),
+            (120, 'c'),
+            (210, 'a'),
+            (250, 'b'),
+            (320, 'c'),
+            (410, 'a'),
+            (450, 'b'),
+        ];
         assert_eq!(served, expected);
         assert_eq!(wheel.next_due(), Some(520));
     }

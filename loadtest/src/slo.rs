@@ -1,4 +1,5 @@
-//! Service level objectives on the command line: `ack.p99.9<50ms`, `setup.max<=2s`.
+//! Service level objectives on the command line: `ack.p99.9<50ms`, `setup.max<=2s`. The bound can
+//! be another figure of the same run: `ack_during.p99<2*ack_before.p99`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,10 +17,19 @@ pub struct Slo {
     figure: Figure,
     /// `<=` rather than `<`.
     inclusive: bool,
-    bound: u64,
+    bound: Bound,
 }
 
-/// What of a histogram is bounded.
+/// What a figure is compared with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Bound {
+    /// Nanoseconds.
+    Time(u64),
+    /// A multiple of another figure.
+    Times(f64, Metric, Figure),
+}
+
+/// The figure of a histogram that is bounded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Figure {
     Percentile(f64),
@@ -27,14 +37,14 @@ enum Figure {
     Max,
 }
 
-/// How a run did against a bound.
+/// The outcome of a bound.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct SloResult {
     /// As it was written.
     pub slo: String,
     /// The figure in nanoseconds; none if nothing was measured.
     pub value_ns: Option<u64>,
-    /// Whether it held. What was not measured does not hold.
+    /// Whether it held. A figure that was not measured does not hold.
     pub held: bool,
 }
 
@@ -42,29 +52,46 @@ impl FromStr for Slo {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let help = || format!("'{text}' is no objective; write one like ack.p99.9<50ms or setup.max<=2s");
+        let help =
+            || format!("'{text}' is no objective; write one like ack.p99.9<50ms or setup.max<=2s");
+        let figure = |name: &str| figure(name, text, help);
         let compact: String = text.chars().filter(|c| !c.is_whitespace()).collect();
         let (left, right) = compact.split_once('<').ok_or_else(help)?;
-        let (right, inclusive) = right.strip_prefix('=').map_or((right, false), |right| (right, true));
-        let (name, figure) = left.split_once('.').ok_or_else(help)?;
-        let metric = Metric::ALL.into_iter().find(|metric| metric.name() == name).ok_or_else(|| {
-            let names = Metric::ALL.map(Metric::name).join(", ");
-            format!("'{name}' in '{text}' is not measured; there is {names}")
-        })?;
-        let figure = match figure {
-            "mean" => Figure::Mean,
-            "max" => Figure::Max,
-            percentile => {
-                let number = percentile.strip_prefix('p').and_then(|number| number.parse::<f64>().ok());
-                let valid = number.filter(|number| (0.0..=100.0).contains(number));
-                Figure::Percentile(
-                    valid.ok_or_else(|| format!("'{figure}' in '{text}' is none of p50 … p99.99, mean, max"))?,
-                )
+        let (right, inclusive) =
+            right.strip_prefix('=').map_or((right, false), |right| (right, true));
+        let (metric, measured) = figure(left)?;
+        let bound = match right.split_once('*') {
+            None => Bound::Time(duration::parse(right)?.as_nanos() as u64),
+            Some((times, other)) => {
+                let times =
+                    times.parse::<f64>().ok().filter(|times| *times > 0.0 && times.is_finite());
+                let (metric, figure) = figure(other)?;
+                Bound::Times(times.ok_or_else(help)?, metric, figure)
             }
         };
-        let bound = duration::parse(right)?.as_nanos() as u64;
-        Ok(Self { text: compact, metric, figure, inclusive, bound })
+        Ok(Self { text: compact, metric, figure: measured, inclusive, bound })
     }
+}
+
+/// Reads a figure such as `ack.p99`, a part of `text`.
+fn figure(name: &str, text: &str, help: impl Fn() -> String) -> Result<(Metric, Figure), String> {
+    let (name, figure) = name.split_once('.').ok_or_else(help)?;
+    let metric = Metric::ALL.into_iter().find(|metric| metric.name() == name).ok_or_else(|| {
+        let names = Metric::ALL.map(Metric::name).join(", ");
+        format!("'{name}' in '{text}' is not measured; the figures are {names}")
+    })?;
+    let figure = match figure {
+        "mean" => Figure::Mean,
+        "max" => Figure::Max,
+        percentile => {
+            let number = percentile.strip_prefix('p').and_then(|number| number.parse::<f64>().ok());
+            let valid = number.filter(|number| (0.0..=100.0).contains(number));
+            Figure::Percentile(valid.ok_or_else(|| {
+                format!("'{figure}' in '{text}' is none of p50 … p99.99, mean, max")
+            })?)
+        }
+    };
+    Ok((metric, figure))
 }
 
 impl fmt::Display for Slo {
@@ -76,9 +103,20 @@ impl fmt::Display for Slo {
 impl Slo {
     /// Compares the measured figure to the bound.
     pub fn check(&self, stats: &Stats) -> SloResult {
-        let histogram = stats.latency(self.metric);
-        let value_ns = (!histogram.is_empty()).then(|| self.figure.of(histogram));
-        let held = value_ns.is_some_and(|value| if self.inclusive { value <= self.bound } else { value < self.bound });
+        let measured = |metric: Metric, figure: Figure| {
+            let histogram = stats.latency(metric);
+            (!histogram.is_empty()).then(|| figure.of(histogram))
+        };
+        let value_ns = measured(self.metric, self.figure);
+        let bound = match self.bound {
+            Bound::Time(nanos) => Some(nanos),
+            Bound::Times(times, metric, figure) => {
+                measured(metric, figure).map(|other| (other as f64 * times) as u64)
+            }
+        };
+        let is_within =
+            |(value, bound)| if self.inclusive { value <= bound } else { value < bound };
+        let held = value_ns.zip(bound).is_some_and(is_within);
         SloResult { slo: self.text.clone(), value_ns, held }
     }
 }
@@ -123,6 +161,23 @@ mod tests {
     }
 
     #[test]
+    fn a_figure_may_bound_another() {
+        let mut stats = stats();
+        (1..=1_000).for_each(|ms| stats.record(Metric::AckBefore, ms * 400_000));
+        for (slo, held) in [
+            ("ack.p99<2*ack_before.p99", false),
+            ("ack.p99<3*ack_before.p99", true),
+            ("ack.p50 < 2.6 * ack_before.p50", true),
+            ("ack.p50<2.4*ack_before.p50", false),
+            ("ack_before.max<1*ack.max", true),
+            ("ack.p99<9*ack_after.p99", false),
+            ("ack_after.p99<9*ack.p99", false),
+        ] {
+            assert_eq!(slo.parse::<Slo>().unwrap().check(&stats).held, held, "{slo}");
+        }
+    }
+
+    #[test]
     fn what_was_not_measured_does_not_hold() {
         let result = "setup.max<1h".parse::<Slo>().unwrap().check(&stats());
         assert!(!result.held && result.value_ns.is_none());
@@ -146,6 +201,10 @@ mod tests {
             ("ack.pNaN<50ms", "none of"),
             ("ack.median<50ms", "none of"),
             ("ack.p99<50", "unit"),
+            ("ack.p99<x*ack.p50", "write one like"),
+            ("ack.p99<0*ack.p50", "write one like"),
+            ("ack.p99<2*akc.p50", "not measured"),
+            ("ack.p99<2*ack.median", "none of"),
             ("", "write one like"),
         ] {
             let error = text.parse::<Slo>().unwrap_err();

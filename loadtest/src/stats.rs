@@ -1,4 +1,5 @@
-//! Counters and histograms: written by one worker each, collected by the main thread once a second.
+//! Counters and histograms. Each worker writes its own; the main thread collects them once a
+//! second.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -8,6 +9,7 @@ use hdrhistogram::Histogram;
 
 use crate::failure::Failure;
 use crate::ledger::Entry;
+use crate::socket::Handshake;
 
 /// Failures kept with their details, per reason.
 const EXAMPLES_MAX: usize = 3;
@@ -17,21 +19,65 @@ const EXAMPLES_MAX: usize = 3;
 pub enum Metric {
     /// From when an ack's tenth frame was due to the ack.
     Ack,
-    /// From connecting to `started`.
+    /// From connecting to `started`, of calls that are not new because of a storm or churn.
     Setup,
     /// TCP connect, a part of setup.
     Connect,
+    /// TLS handshake, a part of setup.
+    Tls,
     /// Upgrade request to 101, a part of setup.
     Upgrade,
     /// `start` to `started`, a part of setup.
     Started,
     /// From when a frame was due to its submission: the generator's own delay.
     Sendlag,
+    /// Setup of the connection with which a call came back from a storm.
+    StormSetup,
+    /// From the storm to `started`, with all attempts and the waits between them.
+    StormBack,
+    /// Acks of the calls that stayed, from the ramp's end to the storm.
+    AckBefore,
+    /// Acks of the same calls, from the storm until all others were back.
+    AckDuring,
+    /// Acks of the same calls, after that.
+    AckAfter,
+    /// Setup of calls that replaced others (`--churn`).
+    ChurnSetup,
 }
+
+/// Number of metrics.
+const METRICS: usize = 13;
 
 impl Metric {
     /// All of them, in the order of the table.
-    pub const ALL: [Metric; 6] = [Self::Setup, Self::Connect, Self::Upgrade, Self::Started, Self::Ack, Self::Sendlag];
+    pub const ALL: [Metric; METRICS] = [
+        Self::Setup,
+        Self::Connect,
+        Self::Tls,
+        Self::Upgrade,
+        Self::Started,
+        Self::Ack,
+        Self::Sendlag,
+        Self::StormSetup,
+        Self::StormBack,
+        Self::AckBefore,
+        Self::AckDuring,
+        Self::AckAfter,
+        Self::ChurnSetup,
+    ];
+
+    /// Whether every run has it. Other metrics are shown only where they were measured.
+    pub fn is_common(self) -> bool {
+        matches!(
+            self,
+            Self::Setup | Self::Connect | Self::Upgrade | Self::Started | Self::Ack | Self::Sendlag
+        )
+    }
+
+    /// Judged over the steady part, not over the whole run.
+    pub fn is_of_steady_part(self) -> bool {
+        matches!(self, Self::Ack | Self::Sendlag)
+    }
 
     /// The name in files, tables and SLOs.
     pub fn name(self) -> &'static str {
@@ -42,20 +88,29 @@ impl Metric {
             Self::Upgrade => "upgrade",
             Self::Started => "started",
             Self::Sendlag => "sendlag",
+            Self::Tls => "tls",
+            Self::StormSetup => "storm_setup",
+            Self::StormBack => "storm_back",
+            Self::AckBefore => "ack_before",
+            Self::AckDuring => "ack_during",
+            Self::AckAfter => "ack_after",
+            Self::ChurnSetup => "churn_setup",
         }
     }
 }
 
-/// Everything measured in one stretch of time.
+/// Everything that was measured in a time span.
 #[derive(Debug, Clone)]
 pub struct Stats {
     /// Indexed by `Metric as usize`.
-    latencies: [Histogram<u64>; 6],
+    latencies: [Histogram<u64>; METRICS],
     /// Plain counts.
     pub counts: Counts,
+    /// Handshakes of TLS.
+    pub handshakes: Handshakes,
     /// Failures by name.
     pub failures: BTreeMap<String, Tally>,
-    /// Failures that a generator with too little time cannot have caused.
+    /// Failures that a slow generator cannot have caused.
     pub hard_failures: u64,
 }
 
@@ -64,20 +119,59 @@ pub struct Stats {
 pub struct Counts {
     /// Audio frames handed to the kernel.
     pub frames: u64,
-    /// Their bytes on the wire, headers included.
+    /// Their bytes on the wire, WebSocket headers included, before TLS.
     pub bytes: u64,
     /// Right acks.
     pub acks: u64,
+    /// Acks that the frames sent should bring, in the whole run.
+    pub acks_due: u64,
     /// Calls that were played to their end and confirmed.
     pub calls_completed: u64,
     /// Calls with at least one failure.
     pub calls_failed: u64,
     /// Connections lost and replaced (`--reconnect`).
     pub reconnects: u64,
-    /// Frames that were due while the call had no connection, or lost with it.
+    /// Frames that were due while the call had no connection, or were lost with one.
     pub frames_lost: u64,
-    /// Frames that were due while TCP still held the one before: the node, not the generator, was behind.
+    /// Frames that were due while TCP still held the previous one: there the node was slow, not the
+    /// generator.
     pub pushbacks: u64,
+}
+
+/// Handshakes of TLS, and what they cost this side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Handshakes {
+    /// With certificate and signature.
+    pub full: u64,
+    /// By a ticket.
+    pub resumed: u64,
+    /// CPU time of the full ones, nanoseconds.
+    pub full_cpu_ns: u64,
+    /// CPU time of the resumed ones, nanoseconds.
+    pub resumed_cpu_ns: u64,
+    /// Connections that the node has ended without close_notify.
+    pub unclosed: u64,
+}
+
+impl Handshakes {
+    /// Counts one.
+    pub fn note(&mut self, handshake: Handshake) {
+        if handshake.is_resumed {
+            self.resumed += 1;
+            self.resumed_cpu_ns += handshake.cpu_ns;
+        } else {
+            self.full += 1;
+            self.full_cpu_ns += handshake.cpu_ns;
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.full += other.full;
+        self.resumed += other.resumed;
+        self.full_cpu_ns += other.full_cpu_ns;
+        self.resumed_cpu_ns += other.resumed_cpu_ns;
+        self.unclosed += other.unclosed;
+    }
 }
 
 /// How often a failure happened, and the first few.
@@ -93,10 +187,17 @@ impl Stats {
     /// Nothing measured yet.
     pub fn new() -> Self {
         let latencies = std::array::from_fn(|_| {
-            // 1 µs to 10 minutes at three digits; what lies beyond counts as the largest.
-            Histogram::new_with_bounds(1_000, 600_000_000_000, 3).expect("constant bounds are valid")
+            // 1 µs to 10 minutes at three digits. Larger values count as the largest.
+            Histogram::new_with_bounds(1_000, 600_000_000_000, 3)
+                .expect("constant bounds are valid")
         });
-        Self { latencies, counts: Counts::default(), failures: BTreeMap::new(), hard_failures: 0 }
+        Self {
+            latencies,
+            counts: Counts::default(),
+            handshakes: Handshakes::default(),
+            failures: BTreeMap::new(),
+            hard_failures: 0,
+        }
     }
 
     /// The histogram of one metric, in nanoseconds.
@@ -109,12 +210,12 @@ impl Stats {
         self.latencies[metric as usize].saturating_record(nanos);
     }
 
-    /// Puts one metric of `other` in the place of this one's.
+    /// Replaces one metric with that of `other`.
     pub fn take_latency(&mut self, metric: Metric, other: &Self) {
         self.latencies[metric as usize] = other.latencies[metric as usize].clone();
     }
 
-    /// Adds a histogram, whatever its bounds: what is beyond ours counts as the largest.
+    /// Adds a histogram with any bounds. Values beyond ours count as the largest.
     pub fn add_latency(&mut self, metric: Metric, histogram: &Histogram<u64>) {
         let sum = &mut self.latencies[metric as usize];
         for step in histogram.iter_recorded() {
@@ -145,6 +246,7 @@ impl Stats {
             }
         }
         self.counts.add(&other.counts);
+        self.handshakes.add(&other.handshakes);
         self.hard_failures += other.hard_failures;
         for (name, part) in &other.failures {
             let sum = self.failures.entry(name.clone()).or_default();
@@ -156,8 +258,12 @@ impl Stats {
 
     /// Back to nothing, memory kept.
     pub fn reset(&mut self) {
-        self.latencies.iter_mut().filter(|histogram| !histogram.is_empty()).for_each(Histogram::reset);
+        self.latencies
+            .iter_mut()
+            .filter(|histogram| !histogram.is_empty())
+            .for_each(Histogram::reset);
         self.counts = Counts::default();
+        self.handshakes = Handshakes::default();
         self.failures.clear();
         self.hard_failures = 0;
     }
@@ -168,6 +274,7 @@ impl Counts {
         self.frames += other.frames;
         self.bytes += other.bytes;
         self.acks += other.acks;
+        self.acks_due += other.acks_due;
         self.calls_completed += other.calls_completed;
         self.calls_failed += other.calls_failed;
         self.reconnects += other.reconnects;
@@ -176,7 +283,8 @@ impl Counts {
     }
 }
 
-/// Where one worker writes. The lock is taken per frame and is free but once a second: some 20 ns.
+/// What one worker writes to. The lock is taken for each frame. The main thread takes it once a
+/// second, so it costs some 20 ns.
 #[derive(Debug)]
 pub struct Recorder {
     window: Mutex<Stats>,
@@ -187,7 +295,11 @@ pub struct Recorder {
 impl Recorder {
     /// An empty recorder.
     pub fn new() -> Self {
-        Self { window: Mutex::new(Stats::new()), calls_up: AtomicI64::new(0), ledger: Mutex::default() }
+        Self {
+            window: Mutex::new(Stats::new()),
+            calls_up: AtomicI64::new(0),
+            ledger: Mutex::default(),
+        }
     }
 
     /// Writes into the current window.
@@ -202,12 +314,12 @@ impl Recorder {
         spare.reset();
     }
 
-    /// A connection has ended: what it sent, and what it was promised.
+    /// Records what a connection that has ended had sent, and what was promised.
     pub fn enter(&self, entry: Entry) {
         self.ledger.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(entry);
     }
 
-    /// All that was entered.
+    /// All entries, and forgets them.
     pub fn take_entries(&self) -> Vec<Entry> {
         std::mem::take(&mut self.ledger.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
@@ -248,6 +360,9 @@ mod tests {
         assert_eq!(total.failure_count(), 6);
         assert_eq!(total.hard_failures, 3);
         assert_eq!(total.failures["ack_wrong"].count, 3);
-        assert_eq!(total.failures["ack_wrong"].examples, ["load-1: round 1", "load-1: round 2", "load-1: round 3"]);
+        assert_eq!(
+            total.failures["ack_wrong"].examples,
+            ["load-1: round 1", "load-1: round 2", "load-1: round 3"]
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! Tokens for the calls: RS256 signatures minted from a private key, or the claims of a token that was given.
+//! Tokens for the calls: minted with a private key (RS256), or the claims of a given token.
 //!
-//! Nothing is verified here; that is the node's task. A token's text is never printed.
+//! Nothing is verified here: the node does that. The text of a token is never printed.
 
 use std::fmt;
 
@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 /// Mints tokens with one private key.
 pub struct Signer {
     key: KeyPair,
-    /// First part of every token, already encoded, with the dot after it.
+    /// First part of every token, encoded, with the dot after it.
     header: String,
 }
 
-/// What a token is minted for.
+/// The claims of a minted token.
 #[derive(Serialize)]
 pub struct Grant<'a> {
     /// Tenant.
@@ -31,7 +31,7 @@ pub struct Grant<'a> {
     pub exp: u64,
 }
 
-/// The ids in a token that somebody else minted.
+/// The ids in a given token.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Claims {
     /// Tenant, where the token names one.
@@ -55,11 +55,18 @@ impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(why) => {
-                write!(f, "--key: no RSA private key in PEM form ({why}); make one with 'exo-ingest keygen --out DIR'")
+                write!(
+                    f,
+                    "--key: no RSA private key in PEM form ({why}); make one with 'exo-ingest \
+                     keygen --out DIR'"
+                )
             }
-            Self::Sign => f.write_str("--key: signing a token failed; is the key at least 2048 bits long?"),
+            Self::Sign => {
+                f.write_str("--key: signing a token failed; is the key at least 2048 bits long?")
+            }
             Self::Malformed => f.write_str(
-                "the token is not a JWT (three base64url parts with dots between); mint one with 'exo-ingest token mint'",
+                "the token is not a JWT (three base64url parts with dots between); mint one with \
+                 'exo-ingest token mint'",
             ),
         }
     }
@@ -104,7 +111,9 @@ impl Claims {
     /// Reads a token's ids without verifying it.
     pub fn of(token: &str) -> Result<Self, TokenError> {
         let mut parts = token.split('.');
-        let (Some(_), Some(claims), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        let (Some(_), Some(claims), Some(_), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(TokenError::Malformed);
         };
         let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| TokenError::Malformed)?;
@@ -125,12 +134,18 @@ mod tests {
         let key = rsa::RsaPrivateKey::new(&mut rand_core::OsRng, 2048).unwrap();
         let pkcs8 = key.to_pkcs8_pem(LineEnding::LF).unwrap();
         let pkcs1 = key.to_pkcs1_pem(LineEnding::LF).unwrap();
-        let grant = Grant { tenant_id: "t", interaction_id: "load-7", iat: 1_700_000_000, exp: 1_700_003_600 };
+        let grant = Grant {
+            tenant_id: "t",
+            interaction_id: "load-7",
+            iat: 1_700_000_000,
+            exp: 1_700_003_600,
+        };
         for pem in [pkcs8.as_str(), pkcs1.as_str()] {
             let signer = Signer::from_pem(pem, Some("k1")).unwrap();
             let token = signer.mint(&grant).unwrap();
             let (signed, signature) = token.rsplit_once('.').unwrap();
-            let public = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, signer.key.public().as_ref());
+            let public =
+                UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, signer.key.public().as_ref());
             public.verify(signed.as_bytes(), &URL_SAFE_NO_PAD.decode(signature).unwrap()).unwrap();
             let header = URL_SAFE_NO_PAD.decode(signed.split('.').next().unwrap()).unwrap();
             let header: serde_json::Value = serde_json::from_slice(&header).unwrap();

@@ -1,12 +1,13 @@
-//! `--verify`: every promised byte is in the node's journal, and nothing of this run's calls that was not sent.
+//! `--verify`: the journal holds every promised byte, and no frame of this run that was not sent.
 //!
-//! Reads the journal with a reader of its own ([`mod@format`], [`segment`]), written from the format's description: a mistake
-//! that the node's writer and reader share shows here. Segments are streamed in order, one thread and one window a shard;
-//! what was sent is made anew from its numbers, not kept.
+//! The reader of the journal is our own ([`mod@format`], [`segment`]), written from the description
+//! of the format. So it finds a mistake that the node's writer and reader share. Each shard is read
+//! in order by one thread. The audio that was sent is not kept: it is made again from its numbers.
 //!
-//! Audio that retention has removed is *expired*, not missing. The journal itself says so: the first segment that a shard
-//! still has is not its first, and the frames are those before the first one present, due before that segment's first batch
-//! was sealed. Whatever else is not there is missing.
+//! Audio that retention has removed is *expired*, not missing. The journal tells which that is.
+//! The oldest segment of the shard is not its first one. The frames come before the first frame
+//! that is present, and were due before the first batch of that segment was sealed. All other
+//! absent frames are missing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,17 +22,17 @@ use crate::audio::Audio;
 use crate::ledger::{Entry, Ledger};
 use crate::stats::Tally;
 
+mod epochs;
 mod format;
 mod ranges;
 mod segment;
-mod turns;
 mod window;
 
+use epochs::{CallEpoch, CallEpochs, Expected, OLDER, Owner};
 use segment::Segment;
-use turns::{Expected, OLDER, Owner, Turn, Turns};
 use window::Window;
 
-/// Read at once: some batches.
+/// Bytes read at once: some batches.
 const WINDOW_SIZE: usize = 4 << 20;
 
 /// Examples kept of each kind of fault.
@@ -43,7 +44,7 @@ const EXAMPLES_MAX: usize = 5;
 pub struct Faults(BTreeMap<String, Tally>);
 
 impl Faults {
-    /// Counts one; what it says is only made up where it is kept.
+    /// Counts a fault. `what` is called only if the example is kept.
     fn add(&mut self, kind: &str, what: impl FnOnce() -> String) {
         if !self.0.contains_key(kind) {
             self.0.insert(kind.to_owned(), Tally::default());
@@ -63,108 +64,68 @@ impl Faults {
             sum.examples.extend(part.examples.into_iter().take(room));
         }
     }
-
-    /// Kinds and tallies.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tally)> {
-        self.0.iter().map(|(kind, tally)| (kind.as_str(), tally))
-    }
 }
 
-/// What a verification found. Frames are this run's.
+/// The result of a verification. All frames are those of this run.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct Verification {
     /// Where the journal is.
     pub data_dir: PathBuf,
-    /// False where the audio does not tell calls and frames apart (`sine`, WAV): an exchange of two may go unseen.
+    /// False if frames of different calls can be equal (`sine`, WAV): two that have changed places
+    /// may then go unnoticed.
     pub audio_is_distinct: bool,
     /// Frames that an ack or `stopped` promised.
     pub frames_promised: u64,
     /// Their bytes.
     pub bytes_promised: u64,
-    /// Of these, those that are there, whole and byte for byte.
+    /// Promised frames that are there, whole and byte for byte.
     pub frames_equal: u64,
     /// Their bytes.
     pub bytes_equal: u64,
-    /// Of these, those that retention has removed.
+    /// Promised frames that retention has removed.
     pub frames_expired: u64,
-    /// Of these, those that are not there.
+    /// Promised frames that are not there.
     pub frames_missing: u64,
-    /// Frames that are there and not what was sent, promised or not.
+    /// Frames that differ from what was sent, promised or not.
     pub frames_different: u64,
-    /// Frames that are there and were never sent.
+    /// Frames that were never sent.
     pub frames_unexpected: u64,
-    /// Sent, not promised, and there all the same.
+    /// Frames that were sent, not promised, and are there.
     pub frames_beyond: u64,
-    /// What is wrong. Damage of which nothing promised is missing is listed, and fails nothing.
+    /// What is wrong. Damage is listed here; it fails the run only if a promised frame is missing.
     pub faults: Faults,
-    /// Segments looked at.
+    /// Segments that were found.
     pub segments: u64,
-    /// Of these, those that ended before the run began, and were not read.
+    /// Segments that ended before the run began, and were not read.
     pub segments_older: u64,
     /// Bytes read of them.
     pub bytes_read: u64,
-    /// How long it took.
+    /// Length of the verification.
     pub seconds: f64,
-    /// Read in a second.
+    /// Bytes read a second.
     pub gigabytes_per_second: f64,
 }
 
 impl Verification {
-    /// True if all that was promised and has not expired is there, and something was.
+    /// True if all promised frames that have not expired are there, and at least one is.
     pub fn holds(&self) -> bool {
         let bad = self.frames_missing + self.frames_different + self.frames_unexpected;
         bad == 0 && self.frames_equal > 0
     }
-
-    /// The lines of the table.
-    pub fn write(&self, out: &mut String) -> std::fmt::Result {
-        use std::fmt::Write;
-        writeln!(
-            out,
-            "verify     {} frames ({} bytes) promised: {} found and equal ({} bytes), {} expired, {} missing; \
-             {} different, {} unexpected, {} beyond the last promise",
-            self.frames_promised,
-            self.bytes_promised,
-            self.frames_equal,
-            self.bytes_equal,
-            self.frames_expired,
-            self.frames_missing,
-            self.frames_different,
-            self.frames_unexpected,
-            self.frames_beyond,
-        )?;
-        let (segments, seconds, rate) = (self.segments - self.segments_older, self.seconds, self.gigabytes_per_second);
-        writeln!(out, "             {segments} segments, {} bytes in {seconds:.1} s, {rate:.2} GB/s", self.bytes_read)?;
-        if !self.audio_is_distinct {
-            writeln!(
-                out,
-                "             this audio repeats itself: frames or calls exchanged may go unseen; --audio prng shows them"
-            )?;
-        }
-        if self.frames_equal == 0 {
-            writeln!(out, "             nothing was verified: is {} this node's data directory?", self.data_dir.display())?;
-        }
-        for (kind, tally) in self.faults.iter() {
-            writeln!(out, "verify     {kind}: {}", tally.count)?;
-            for example in &tally.examples {
-                writeln!(out, "             {example}")?;
-            }
-        }
-        Ok(())
-    }
 }
 
-/// A shard of a run's journal: its segments, open and locked, and what is in them.
+/// A shard of a journal: its segments, open and locked, and the calls in them.
 struct Shard<'a> {
     segments: Vec<Segment>,
-    turns: Turns<'a>,
+    calls: CallEpochs<'a>,
     bytes_read: u64,
     segments_older: u64,
 }
 
-/// Whether a directory can hold a journal: asked before the run.
+/// Checks before the run that a directory can hold a journal.
 pub fn check(data_dir: &Path) -> Result<(), String> {
-    let runs = runs(data_dir).map_err(|error| format!("--verify: cannot read {}: {error}", data_dir.display()))?;
+    let runs = runs(data_dir)
+        .map_err(|error| format!("--verify: cannot read {}: {error}", data_dir.display()))?;
     if runs.is_empty() {
         return Err(format!(
             "--verify: {} holds no journal (no run-… directory); give the node's --data-dir",
@@ -174,7 +135,7 @@ pub fn check(data_dir: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads the journal and holds it against what was sent.
+/// Reads the journal and compares it with what was sent.
 pub fn verify(data_dir: &Path, ledger: &Ledger, audio: &Audio, threads: usize) -> Verification {
     let begin = Instant::now();
     let expected = Expected::new(ledger, audio);
@@ -182,7 +143,7 @@ pub fn verify(data_dir: &Path, ledger: &Ledger, audio: &Audio, threads: usize) -
     let mut shards = open_shards(data_dir, &expected, &mut faults);
     let sizes = shards.iter().flat_map(|shard| &shard.segments).map(Segment::size);
     let progress = progress(sizes.sum());
-    read_all(&mut shards, threads, &progress, ledger.speech.started_at);
+    read_all(&mut shards, threads, &progress, ledger.audio.started_at);
     progress.finish_and_clear();
     let mut verification = Verification {
         data_dir: data_dir.to_owned(),
@@ -194,7 +155,7 @@ pub fn verify(data_dir: &Path, ledger: &Ledger, audio: &Audio, threads: usize) -
     };
     judge(&mut verification, &expected, &mut shards, &mut faults);
     for shard in shards {
-        faults.merge(shard.turns.faults);
+        faults.merge(shard.calls.faults);
     }
     verification.faults = faults;
     verification.seconds = begin.elapsed().as_secs_f64();
@@ -220,8 +181,13 @@ fn runs(data_dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
     Ok(runs)
 }
 
-/// All shards of all runs. Locks are held until the verification is done: retention passes locked segments over.
-fn open_shards<'a>(data_dir: &Path, expected: &'a Expected<'a>, faults: &mut Faults) -> Vec<Shard<'a>> {
+/// Opens all shards of all runs. Locks are held until the verification is done: retention does not
+/// remove a locked segment.
+fn open_shards<'a>(
+    data_dir: &Path,
+    expected: &'a Expected<'a>,
+    faults: &mut Faults,
+) -> Vec<Shard<'a>> {
     let mut shards = Vec::new();
     let mut unreadable = |path: &Path, error: std::io::Error| {
         faults.add("unreadable", || format!("{}: {error}", path.display()));
@@ -231,21 +197,26 @@ fn open_shards<'a>(data_dir: &Path, expected: &'a Expected<'a>, faults: &mut Fau
         Vec::new()
     });
     for (run, directory) in runs {
-        let entries = match fs::read_dir(&directory).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
-            Ok(entries) => entries,
-            Err(error) => {
-                unreadable(&directory, error);
-                continue;
-            }
-        };
+        let entries =
+            match fs::read_dir(&directory).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    unreadable(&directory, error);
+                    continue;
+                }
+            };
         for entry in entries {
             let name = entry.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("shard-")?.parse::<u16>().ok());
+            let number =
+                name.to_str().and_then(|name| name.strip_prefix("shard-")?.parse::<u16>().ok());
             let Some(number) = number else { continue };
             match segment::open_all(&entry.path(), run, number) {
-                Ok(segments) => {
-                    shards.push(Shard { segments, turns: Turns::new(expected), bytes_read: 0, segments_older: 0 })
-                }
+                Ok(segments) => shards.push(Shard {
+                    segments,
+                    calls: CallEpochs::new(expected),
+                    bytes_read: 0,
+                    segments_older: 0,
+                }),
                 Err(error) => unreadable(&entry.path(), error),
             }
         }
@@ -257,12 +228,13 @@ fn progress(bytes: u64) -> ProgressBar {
     let terminal = std::io::stderr().is_terminal();
     let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(bytes), target);
-    let style = ProgressStyle::with_template("verify {bar:24} {bytes}/{total_bytes}  {bytes_per_sec}");
+    let style =
+        ProgressStyle::with_template("verify {bar:24} {bytes}/{total_bytes}  {bytes_per_sec}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
 }
 
-/// Reads the shards, each by one thread.
+/// Reads the shards: one thread for each, `threads` at a time.
 fn read_all(shards: &mut [Shard<'_>], threads: usize, progress: &ProgressBar, started_at: u64) {
     let next = AtomicUsize::new(0);
     let shards: Vec<_> = shards.iter_mut().map(std::sync::Mutex::new).collect();
@@ -288,87 +260,108 @@ impl Shard<'_> {
         let mut peek = Window::new(format::BLOCK_SIZE);
         let mut sealed_at = |segment: &Segment| segment.first_sealed_at(&mut peek).ok().flatten();
         for (place, segment) in self.segments.iter().enumerate() {
-            let behind = self.segments.get(place + 1);
-            if let Some(behind) = behind.filter(|behind| behind.id != segment.id + 1) {
-                let missing = format!("segments {} to {} are not there", segment.id + 1, behind.id - 1);
-                self.turns.faults.add("damaged", || format!("{}: {missing}", behind.path.display()));
+            let next = self.segments.get(place + 1);
+            if let Some(next) = next.filter(|next| next.id != segment.id + 1) {
+                let missing =
+                    format!("segments {} to {} are not there", segment.id + 1, next.id - 1);
+                self.calls.faults.add("damaged", || format!("{}: {missing}", next.path.display()));
             }
             if let Some(Err(fault)) = &segment.header {
-                let what = || format!("{} at 0: {fault}; nothing in it can be read", segment.path.display());
-                self.turns.faults.add("damaged", what);
+                let what = || {
+                    format!("{} at 0: {fault}; the segment cannot be read", segment.path.display())
+                };
+                self.calls.faults.add("damaged", what);
             }
-            // Whatever is in it was sealed before the run began: nothing there is this run's.
-            if behind.and_then(&mut sealed_at).is_some_and(|sealed_at| sealed_at.saturating_add(OLDER) < started_at) {
-                self.turns.first_sealed_at = self.turns.first_sealed_at.or(sealed_at(segment));
+            // All of it was sealed before the run began: it holds nothing of this run.
+            if next
+                .and_then(&mut sealed_at)
+                .is_some_and(|sealed_at| sealed_at.saturating_add(OLDER) < started_at)
+            {
+                self.calls.first_sealed_at = self.calls.first_sealed_at.or(sealed_at(segment));
                 self.segments_older += 1;
                 progress.inc(segment.size());
                 continue;
             }
-            match segment.scan(end_of(&self.segments, place), window, &mut self.turns) {
+            match segment.scan(end_of(&self.segments, place), window, &mut self.calls) {
                 Ok(bytes) => self.bytes_read += bytes,
-                Err(error) => self.turns.faults.add("unreadable", || format!("{}: {error}", segment.path.display())),
+                Err(error) => self
+                    .calls
+                    .faults
+                    .add("unreadable", || format!("{}: {error}", segment.path.display())),
             }
             progress.inc(segment.size());
         }
     }
 
-    /// Retention has removed segments of it: audio that came before this moment may be gone. Unix time, microseconds.
+    /// If retention has removed segments: audio from before this moment may be gone. Unix time,
+    /// microseconds.
     fn horizon(&self) -> Option<u64> {
         let is_cut = self.segments.first().is_some_and(|segment| segment.id > 1);
-        self.turns.first_sealed_at.filter(|_| is_cut)
+        self.calls.first_sealed_at.filter(|_| is_cut)
     }
 }
 
-/// Where a segment ended, if one behind it says so.
+/// Where a segment ended, if a later one says so.
 fn end_of(segments: &[Segment], place: usize) -> Option<u64> {
     let header = |segment: &Segment| segment.header.and_then(Result::ok);
     let this = header(&segments[place])?;
-    let behind = || segments[place + 1..].iter().filter_map(header);
-    if let Some(next) = behind().find(|next| next.predecessor == this.uuid) {
+    let later = || segments[place + 1..].iter().filter_map(header);
+    if let Some(next) = later().find(|next| next.predecessor == this.uuid) {
         return Some(next.predecessor_end);
     }
-    // One behind it that names one in front of it, or none: nothing of this one was durable, and nothing in it counts.
-    let named = behind().next()?.predecessor;
-    let is_passed_over =
-        named == format::Uuid::default() || segments[..place].iter().filter_map(header).any(|one| one.uuid == named);
+    // The next segment names one before this one, or none as its predecessor. So nothing of this
+    // one was durable, and nothing in it counts.
+    let named = later().next()?.predecessor;
+    let is_passed_over = named == format::Uuid::default()
+        || segments[..place].iter().filter_map(header).any(|one| one.uuid == named);
     is_passed_over.then_some(this.start)
 }
 
-/// Counts, connection by connection.
-fn judge(verification: &mut Verification, expected: &Expected<'_>, shards: &mut [Shard<'_>], faults: &mut Faults) {
+/// Counts the frames of each connection.
+fn judge(
+    verification: &mut Verification,
+    expected: &Expected<'_>,
+    shards: &mut [Shard<'_>],
+    faults: &mut Faults,
+) {
     let horizons: Vec<Option<u64>> = shards.iter().map(Shard::horizon).collect();
     let horizon_max = horizons.iter().flatten().max().copied();
     let entries = expected.ledger.entries();
-    let mut found: Vec<Option<(&Turn, Option<u64>)>> = vec![None; entries.len()];
-    // By epoch, so that of turns that may be any of a call's connections the first one is the first.
-    let mut turns: Vec<_> = shards
+    let mut found: Vec<Option<(&CallEpoch, Option<u64>)>> = vec![None; entries.len()];
+    // In order of time: where several epochs could be several connections of a call, the first
+    // epoch is the first connection.
+    let mut epochs: Vec<_> = shards
         .iter()
         .zip(&horizons)
-        .flat_map(|(shard, horizon)| shard.turns.turns.iter().map(move |(key, turn)| (key.1, turn, *horizon)))
+        .flat_map(|(shard, horizon)| {
+            shard.calls.epochs.iter().map(move |(key, found)| (key.1, found, *horizon))
+        })
         .collect();
-    turns.sort_unstable_by_key(|(epoch, ..)| *epoch);
-    for (_, turn, horizon) in turns {
-        let Owner::Ours(call) = turn.owner else { continue };
-        verification.frames_different += turn.different.count_to(u64::MAX);
-        verification.frames_unexpected += turn.unexpected.count_to(u64::MAX);
-        if turn.first_seq == 0 {
+    epochs.sort_unstable_by_key(|(epoch, ..)| *epoch);
+    for (_, epoch, horizon) in epochs {
+        let Owner::Ours(call) = epoch.owner else { continue };
+        verification.frames_different += epoch.different.count_to(u64::MAX);
+        verification.frames_unexpected += epoch.unexpected.count_to(u64::MAX);
+        if epoch.first_seq == 0 {
             continue; // no audio
         }
-        match turn.candidates.iter().find(|place| found[**place].is_none()) {
-            Some(place) => found[*place] = Some((turn, horizon)),
+        match epoch.candidates.iter().find(|place| found[**place].is_none()) {
+            Some(place) => found[*place] = Some((epoch, horizon)),
             None => {
-                let count = turn.equal.count_to(u64::MAX);
+                let count = epoch.equal.count_to(u64::MAX);
                 verification.frames_unexpected += count;
                 let name = expected.name(call);
-                faults.add("unexpected", || format!("{name}: a second turn with {count} frames of one connection"));
+                faults.add("unexpected", || {
+                    format!("{name}: a second copy of one connection, with {count} frames")
+                });
             }
         }
     }
     let size = expected.audio.payload_size() as u64;
     for (entry, found) in entries.iter().zip(found) {
-        let nothing = Turn::default();
-        let (turn, horizon) = found.unwrap_or((&nothing, horizon_max));
-        judge_entry(verification, expected, entry, (turn, horizon), faults);
+        let nothing = CallEpoch::default();
+        let (epoch, horizon) = found.unwrap_or((&nothing, horizon_max));
+        judge_entry(verification, expected, entry, (epoch, horizon), faults);
     }
     verification.frames_promised = expected.ledger.promised();
     verification.bytes_promised = verification.frames_promised * size;
@@ -379,43 +372,52 @@ fn judge_entry(
     verification: &mut Verification,
     expected: &Expected<'_>,
     entry: &Entry,
-    (turn, horizon): (&Turn, Option<u64>),
+    (epoch, horizon): (&CallEpoch, Option<u64>),
     faults: &mut Faults,
 ) {
-    let speech = &expected.ledger.speech;
+    let audio = &expected.ledger.audio;
     let name = expected.name(entry.call);
-    let equal = turn.equal.count_to(entry.promised);
+    let equal = epoch.equal.count_to(entry.promised);
     verification.frames_equal += equal;
-    verification.frames_beyond += turn.equal.count_to(entry.sent) - equal;
-    // The first frame whose due time is behind the horizon: from there on none can have expired.
+    verification.frames_beyond += epoch.equal.count_to(entry.sent) - equal;
+    // The first frame that was due after the horizon: it and later ones cannot have expired.
     let live_seq = horizon.map_or(1, |horizon| {
-        let first_due = speech.started_at + entry.first_due / 1_000;
-        (horizon + 1).saturating_sub(first_due).div_ceil(speech.interval / 1_000) + 1
+        let first_due = audio.started_at + entry.first_due / 1_000;
+        (horizon + 1).saturating_sub(first_due).div_ceil(audio.interval / 1_000) + 1
     });
-    let present_seq = if turn.first_seq == 0 { u64::MAX } else { turn.first_seq };
-    for (first, last) in turn.equal.gaps_to(entry.promised) {
+    let present_seq = if epoch.first_seq == 0 { u64::MAX } else { epoch.first_seq };
+    for (first, last) in epoch.equal.gaps_to(entry.promised) {
         let expired_to = if first == 1 { last.min(live_seq.min(present_seq) - 1) } else { 0 };
         let expired = (expired_to + 1).saturating_sub(first);
         verification.frames_expired += expired;
         let (first, mut missing) = (first + expired, (last + 1).saturating_sub(first + expired));
-        // Those are counted as different.
-        missing -= (first..=last).filter(|seq| turn.different.contains(*seq)).count() as u64;
+        // These are counted as different.
+        missing -= (first..=last).filter(|seq| epoch.different.contains(*seq)).count() as u64;
         verification.frames_missing += missing;
         if missing > 0 {
             let connection = format!("its connection after frame {}", entry.frames_before);
             let what = || {
-                format!("{name}: {missing} of frames {first} to {last} of {connection}, promised up to {}", entry.promised)
+                format!(
+                    "{name}: {missing} of frames {first} to {last} of {connection}; it was \
+                     promised up to {}",
+                    entry.promised
+                )
             };
             faults.add("missing", what);
         }
     }
-    if let Some(end) = turn.end
-        && (end.frames > entry.sent || end.frames < entry.promised || end.bytes != end.frames * speech.frame_size as u64)
+    if let Some(end) = epoch.end
+        && (end.frames > entry.sent
+            || end.frames < entry.promised
+            || end.bytes != end.frames * audio.frame_size as u64)
     {
         verification.frames_different += 1;
         let what = || {
             let (sent, promised) = (entry.sent, entry.promised);
-            format!("{name}: its end record says {end:?}, {sent} frames were sent and {promised} promised")
+            format!(
+                "{name}: its end record says {end:?}; {sent} frames were sent and {promised} \
+                 promised"
+            )
         };
         faults.add("different", what);
     }

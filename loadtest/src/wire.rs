@@ -1,7 +1,7 @@
-//! tungstenite between two byte buffers: it reads what a socket brought and writes what the socket shall take.
+//! tungstenite between two byte buffers: one with bytes from a socket, one with bytes for it.
 //!
-//! This is how a blocking library runs inside asynchronous code: an empty input is `WouldBlock`. Nothing here touches
-//! a socket.
+//! So a blocking library runs inside asynchronous code: an empty input is `WouldBlock`. Nothing
+//! here touches a socket.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -19,7 +19,8 @@ use crate::event::excerpt;
 use crate::failure::{Failure, Reason};
 use crate::target::Target;
 
-/// tungstenite's read buffer per call: acks are 30 bytes. Its default, 128 KiB, would be a gigabyte for 8,000 calls.
+/// tungstenite's read buffer per call: acks are 30 bytes. Its default, 128 KiB, would be a gigabyte
+/// for 8,000 calls.
 const READ_BUFFER_SIZE: usize = 256;
 
 /// Largest message from a node: its events are short.
@@ -62,7 +63,8 @@ impl Write for Wire {
     }
 }
 
-/// A client's side of one upgrade. Call contract: `begin`, send `request`, then `handle_bytes` until it is done.
+/// A client's side of one upgrade. Call contract: `begin`, send `request`, then `handle_bytes`
+/// until it is done.
 pub struct Upgrade {
     handshake: Option<MidHandshake<ClientHandshake<Wire>>>,
 }
@@ -70,7 +72,9 @@ pub struct Upgrade {
 impl Upgrade {
     /// Starts an upgrade; the bytes are the request.
     pub fn begin(target: &Target, token: &str) -> Result<(Self, Vec<u8>), Failure> {
-        let invalid = |error: &dyn std::fmt::Display| Failure::new(Reason::UpgradeInvalid, format!("cannot ask: {error}"));
+        let invalid = |error: &dyn std::fmt::Display| {
+            Failure::new(Reason::UpgradeInvalid, format!("cannot ask: {error}"))
+        };
         let request = Request::get(target.uri.clone())
             .header("Host", &target.host)
             .header("Connection", "Upgrade")
@@ -85,7 +89,8 @@ impl Upgrade {
             .write_buffer_size(0)
             .max_message_size(Some(MESSAGE_SIZE_MAX))
             .max_frame_size(Some(MESSAGE_SIZE_MAX));
-        let handshake = ClientHandshake::start(Wire::default(), request, Some(config)).map_err(|error| invalid(&error))?;
+        let handshake = ClientHandshake::start(Wire::default(), request, Some(config))
+            .map_err(|error| invalid(&error))?;
         match handshake.handshake() {
             Err(HandshakeError::Interrupted(mut handshake)) => {
                 let request = std::mem::take(&mut handshake.get_mut().get_mut().output);
@@ -96,7 +101,7 @@ impl Upgrade {
         }
     }
 
-    /// Takes bytes from the node; the connection once it is up.
+    /// Takes bytes from the node. Returns the connection once it is up.
     pub fn handle_bytes(&mut self, bytes: &[u8]) -> Result<Option<Link>, Failure> {
         let Some(mut handshake) = self.handshake.take() else { return Ok(None) };
         handshake.get_mut().get_mut().input.extend_from_slice(bytes);
@@ -116,16 +121,23 @@ fn refusal(error: Error) -> Failure {
         return Failure::new(Reason::UpgradeInvalid, error.to_string());
     };
     let status = response.status();
-    let retry_after = response.headers().get("Retry-After").and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let retry_after = response
+        .headers()
+        .get("Retry-After")
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let detail = format!("the node answered {status}");
-    Failure { reason: Reason::Refused(status.as_u16()), detail, retry_after: retry_after.map(Duration::from_secs) }
+    Failure {
+        reason: Reason::Refused(status.as_u16()),
+        detail,
+        retry_after: retry_after.map(Duration::from_secs),
+    }
 }
 
-/// A connection after its upgrade. Call contract: `handle_bytes`, then `poll_message` until it has none, then
-/// `take_output`.
+/// A connection after its upgrade. Call contract: `handle_bytes`, then `poll_message` until it has
+/// none, then `take_output`.
 pub struct Link {
     socket: WebSocket<Wire>,
-    /// The node's `error` event: it says why a Close follows.
+    /// The node's `error` event, which gives the reason of a Close.
     error: Option<String>,
 }
 
@@ -147,13 +159,15 @@ impl Link {
 
     /// Queues a message.
     pub fn send(&mut self, message: Message) {
-        // The wire takes every byte; what is left to fail is a state in which sending makes no sense any more.
+        // The buffer takes every byte. The only other error is a connection that is closing, where
+        // sending is pointless.
         let _ = self.socket.send(message);
     }
 
     /// Keeps the node's `error` event for the report.
     pub fn remember_error(&mut self, code: u16, reason: &str, message: &str) {
-        self.error = Some(format!("; the node says {code} {}: {}", excerpt(reason), excerpt(message)));
+        self.error =
+            Some(format!("; the node says {code} {}: {}", excerpt(reason), excerpt(message)));
     }
 
     /// The `error` event as the end of a sentence; empty if there was none.
@@ -163,13 +177,15 @@ impl Link {
 
     /// Bytes for the node: what was sent, pongs, the answer to a Close.
     pub fn take_output(&mut self) -> Vec<u8> {
-        // After a Close was answered tungstenite reports the end as an error of this flush; the bytes are there.
+        // After the answer to a Close, tungstenite reports the end as an error here. The bytes are
+        // there.
         let _ = self.socket.flush();
         std::mem::take(&mut self.socket.get_mut().output)
     }
 }
 
-/// A masked Close 1000, made beside the codec: that one must go on answering pings until this is sent.
+/// A masked Close 1000. The codec does not make it, because it must go on answering pings until the
+/// Close is sent.
 pub fn close_frame() -> Vec<u8> {
     let mut frame = Frame::close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }));
     frame.header_mut().mask = Some(fastrand::u32(..).to_ne_bytes());
@@ -204,7 +220,10 @@ mod tests {
         let (_, request) = Upgrade::begin(&target(), "a.b.c").unwrap();
         let text = String::from_utf8(request.clone()).unwrap().to_ascii_lowercase();
         assert!(text.starts_with("get /v1/ingest http/1.1\r\n"), "{text}");
-        assert!(text.contains("authorization: bearer a.b.c\r\n") && text.contains("host: 127.0.0.1:8443\r\n"));
+        assert!(
+            text.contains("authorization: bearer a.b.c\r\n")
+                && text.contains("host: 127.0.0.1:8443\r\n")
+        );
         let size = answer(&request).len();
         for split in 1..size {
             let (mut upgrade, request) = Upgrade::begin(&target(), "a.b.c").unwrap();
@@ -221,13 +240,16 @@ mod tests {
     fn refusals_keep_their_status_and_retry_after() {
         let (mut upgrade, _) = Upgrade::begin(&target(), "t").unwrap();
         let failure = upgrade
-            .handle_bytes(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n")
+            .handle_bytes(
+                b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n",
+            )
             .err()
             .unwrap();
         assert_eq!(failure.reason, Reason::Refused(503));
         assert_eq!(failure.retry_after, Some(Duration::from_secs(7)));
         let (mut upgrade, _) = Upgrade::begin(&target(), "t").unwrap();
-        let wrong_key = b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: AAAA\r\n\r\n";
+        let wrong_key = b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Accept: AAAA\r\n\r\n";
         assert_eq!(upgrade.handle_bytes(wrong_key).err().unwrap().reason, Reason::UpgradeInvalid);
     }
 

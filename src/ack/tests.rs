@@ -3,16 +3,23 @@ use proptest::prelude::*;
 use std::collections::HashMap;
 
 fn promise(position: u64, handle: u64, seq: u64) -> Promise<u64> {
-    Promise { position: RingPosition(position), handle, seq: Seq(seq), since: Moment::from_nanos(position) }
+    Promise {
+        position: RingPosition(position),
+        handle,
+        seq: Seq(seq),
+        since: Moment::from_nanos(position),
+    }
 }
 
 fn drain(queue: &mut PromiseQueue<u64>, watermark: u64) -> Vec<(u64, u64)> {
-    std::iter::from_fn(|| queue.pop_ready(RingPosition(watermark))).map(|promise| (promise.handle, promise.seq.0)).collect()
+    std::iter::from_fn(|| queue.pop_ready(RingPosition(watermark)))
+        .map(|promise| (promise.handle, promise.seq.0))
+        .collect()
 }
 
 #[test]
 fn a_promise_holds_once_the_watermark_has_come_to_it() {
-    let mut queue = PromiseQueue::new(4);
+    let mut queue = PromiseQueue::new(1, 4);
     let (mut a, mut b) = Default::default();
     queue.push(promise(100, 1, 10), &mut a).unwrap();
     queue.push(promise(200, 2, 20), &mut b).unwrap();
@@ -24,7 +31,7 @@ fn a_promise_holds_once_the_watermark_has_come_to_it() {
 
 #[test]
 fn a_connection_has_one_entry_per_group() {
-    let mut queue = PromiseQueue::new(3);
+    let mut queue = PromiseQueue::new(1, 3);
     let (mut a, mut b) = Default::default();
     queue.push(promise(100, 1, 10), &mut a).unwrap();
     queue.push(promise(150, 2, 10), &mut b).unwrap();
@@ -39,8 +46,8 @@ fn a_connection_has_one_entry_per_group() {
 }
 
 #[test]
-fn of_questions_that_replace_each_other_the_first_says_since_when() {
-    let mut queue = PromiseQueue::new(3);
+fn a_promise_that_replaces_others_keeps_the_time_of_the_first() {
+    let mut queue = PromiseQueue::new(1, 3);
     let mut ticket = Default::default();
     for position in [100, 200, 300] {
         queue.push(promise(position, 1, position / 10), &mut ticket).unwrap();
@@ -53,8 +60,8 @@ fn of_questions_that_replace_each_other_the_first_says_since_when() {
 }
 
 #[test]
-fn a_full_queue_hands_the_question_back_but_still_moves_entries() {
-    let mut queue = PromiseQueue::new(1);
+fn a_full_queue_returns_the_promise_but_still_moves_entries() {
+    let mut queue = PromiseQueue::new(1, 1);
     let (mut a, mut b) = Default::default();
     queue.push(promise(1, 1, 10), &mut a).unwrap();
     assert_eq!(queue.push(promise(2, 2, 10), &mut b), Err(PromisesFull(promise(2, 2, 10))));
@@ -67,15 +74,16 @@ fn a_full_queue_hands_the_question_back_but_still_moves_entries() {
 
 #[test]
 fn a_ticket_left_over_from_another_connection_does_no_harm() {
-    let mut queue = PromiseQueue::new(4);
+    let mut queue = PromiseQueue::new(1, 4);
     let mut ticket = PromiseTicket::default();
     queue.push(promise(1, 1, 10), &mut ticket).unwrap();
-    queue.push(promise(2, 9, 50), &mut ticket).unwrap(); // the slot has a new owner, who did not reset the ticket
+    // The slot has a new connection, which did not reset the ticket.
+    queue.push(promise(2, 9, 50), &mut ticket).unwrap();
     assert_eq!(drain(&mut queue, 1), [(1, 10)]);
     queue.push(promise(3, 9, 60), &mut ticket).unwrap();
     assert_eq!(drain(&mut queue, 3), [(9, 60)]);
     queue.push(promise(4, 9, 70), &mut ticket).unwrap();
-    assert_eq!(drain(&mut queue, 4), [(9, 70)], "an entry that has been answered is not found again");
+    assert_eq!(drain(&mut queue, 4), [(9, 70)], "a kept promise is not found again");
 }
 
 #[test]
@@ -99,13 +107,14 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Against a model that remembers every question: an answer is never early, never goes back, and once a sealed batch has
-    /// arrived nobody who asked in it still waits.
+    /// Compares with a model that remembers every promise. An answer never comes early and never
+    /// goes back. Once a sealed batch has arrived, no promise in it waits.
     #[test]
     fn answers_are_never_early_and_never_forgotten(steps in prop::collection::vec(step(), 1..300)) {
-        let mut queue = PromiseQueue::new(12);
+        let mut queue = PromiseQueue::new(1, 12);
         let mut tickets: HashMap<u64, PromiseTicket> = HashMap::new();
-        let mut asked: HashMap<u64, Vec<(u64, u64)>> = HashMap::new(); // connection → (position, seq)
+        // By connection: (position, seq).
+        let mut asked: HashMap<u64, Vec<(u64, u64)>> = HashMap::new();
         let mut answered: HashMap<u64, u64> = HashMap::new();
         let (mut head, mut ends, mut seq, mut watermark) = (0, vec![0], 0, 0);
         for step in steps {
@@ -114,9 +123,10 @@ proptest! {
                     head += bytes;
                     seq += 1;
                     let full = queue.len() == 12;
-                    match queue.push(promise(head, connection, seq), tickets.entry(connection).or_default()) {
+                    let asks = promise(head, connection, seq);
+                    match queue.push(asks, tickets.entry(connection).or_default()) {
                         Ok(()) => asked.entry(connection).or_default().push((head, seq)),
-                        Err(PromisesFull(back)) => prop_assert!(full && back == promise(head, connection, seq)),
+                        Err(PromisesFull(back)) => prop_assert!(full && back == asks),
                     }
                 }
                 Step::Seal => {
@@ -126,9 +136,11 @@ proptest! {
                 }
                 Step::Watermark { back } => {
                     watermark = watermark.max(ends[ends.len().saturating_sub(1 + back as usize)]);
-                    while let Some(Promise { handle: connection, seq, .. }) = queue.pop_ready(RingPosition(watermark)) {
+                    while let Some(ready) = queue.pop_ready(RingPosition(watermark)) {
+                        let Promise { handle: connection, seq, .. } = ready;
                         let questions = &asked[&connection];
-                        let (position, _) = questions.iter().find(|question| question.1 == seq.0).unwrap();
+                        let (position, _) =
+                            questions.iter().find(|question| question.1 == seq.0).unwrap();
                         prop_assert!(*position <= watermark, "early");
                         let before = answered.insert(connection, seq.0);
                         prop_assert!(before.is_none_or(|before| before < seq.0), "went back");
@@ -136,7 +148,10 @@ proptest! {
                     for (connection, questions) in &asked {
                         let arrived = questions.iter().filter(|question| question.0 <= watermark);
                         let due = arrived.map(|question| question.1).max();
-                        prop_assert!(answered.get(connection).copied() >= due, "forgotten: {connection}");
+                        prop_assert!(
+                            answered.get(connection).copied() >= due,
+                            "forgotten: {connection}"
+                        );
                     }
                 }
             }

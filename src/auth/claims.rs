@@ -1,17 +1,19 @@
-//! What a good token says, and the checks that make it good.
+//! The claims of a valid token, and the checks that make it valid.
 
 use super::TokenPolicy;
+use super::key::AllowedTenants;
 use super::token_error::TokenError;
 use crate::call::{CallIdentity, valid_id};
 use crate::clock::UnixMicros;
 use serde_json::{Map, Number, Value};
 
-/// Last second of the year 9999. A later date counts as this one, so that arithmetic on claims cannot overflow.
+/// Last second of the year 9999. A later date counts as this one, so arithmetic on claims cannot
+/// overflow.
 const SECONDS_MAX: u64 = 253_402_300_799;
 
 const MICROS_PER_SECOND: u64 = 1_000_000;
 
-/// What a good token says.
+/// The claims of a valid token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claims {
     /// `tenant_id` and `interaction_id`.
@@ -20,11 +22,18 @@ pub struct Claims {
     pub issued_at: u64,
     /// `exp`, seconds since 1970, rounded down; at most the end of the year 9999.
     pub expires_at: u64,
+    /// The tenants that the token's key may sign for. A `start` may name no other tenant, whatever
+    /// else it is compared with.
+    pub allowed_tenants: AllowedTenants,
 }
 
 impl Claims {
-    /// Checks the claims of a token whose signature holds.
-    pub(super) fn check(claims: &Map<String, Value>, policy: &TokenPolicy, now: UnixMicros) -> Result<Claims, TokenError> {
+    /// Checks the claims of a token with a valid signature.
+    pub(super) fn check(
+        claims: &Map<String, Value>,
+        policy: &TokenPolicy,
+        now: UnixMicros,
+    ) -> Result<Claims, TokenError> {
         let tenant = id(claims.get("tenant_id")).ok_or(TokenError::TenantId)?;
         let interaction = id(claims.get("interaction_id")).ok_or(TokenError::InteractionId)?;
         let issued_at = date(claims.get("iat")).ok_or(TokenError::IssuedAt)?;
@@ -36,7 +45,7 @@ impl Claims {
 
         let leeway = u64::try_from(policy.leeway.as_micros()).unwrap_or(u64::MAX);
         let latest = now.0.saturating_add(leeway);
-        // RFC 7519 §4.1.4: on `exp` itself the token is no longer good.
+        // RFC 7519 §4.1.4: at the moment `exp` the token is no longer valid.
         if expires_at.0.saturating_add(leeway) <= now.0 {
             return Err(TokenError::Expired);
         }
@@ -49,13 +58,18 @@ impl Claims {
         if policy.issuer.as_deref().is_some_and(|issuer| !is(claims.get("iss"), issuer)) {
             return Err(TokenError::Issuer);
         }
-        if policy.audience.as_deref().is_some_and(|audience| !is_or_holds(claims.get("aud"), audience)) {
+        if policy
+            .audience
+            .as_deref()
+            .is_some_and(|audience| !is_or_holds(claims.get("aud"), audience))
+        {
             return Err(TokenError::Audience);
         }
         Ok(Claims {
             identity: CallIdentity { tenant: tenant.into(), interaction: interaction.into() },
             issued_at: issued_at.as_secs(),
             expires_at: expires_at.as_secs(),
+            allowed_tenants: AllowedTenants::default(),
         })
     }
 }
@@ -64,7 +78,8 @@ fn id(value: Option<&Value>) -> Option<&str> {
     value.and_then(Value::as_str).filter(|id| valid_id(id))
 }
 
-/// A NumericDate (RFC 7519 §2): seconds, possibly with a fraction. `None`: absent, no number, or negative.
+/// A NumericDate (RFC 7519 §2): seconds, possibly with a fraction. `None`: absent, not a number, or
+/// negative.
 fn date(value: Option<&Value>) -> Option<UnixMicros> {
     let Some(Value::Number(number)) = value else {
         return None;
@@ -77,7 +92,7 @@ fn date(value: Option<&Value>) -> Option<UnixMicros> {
 
 fn fractional_date(number: &Number) -> Option<UnixMicros> {
     let seconds = number.as_f64().filter(|seconds| *seconds >= 0.0)?;
-    // Rounded, not cut: 0.29 s times a million is 289,999.99…; the cast has nothing left to saturate at.
+    // Rounded, not cut: 0.29 s times a million is 289,999.99…; the cast cannot saturate.
     Some(UnixMicros((seconds.min(SECONDS_MAX as f64) * MICROS_PER_SECOND as f64).round() as u64))
 }
 
@@ -89,7 +104,8 @@ fn is(value: Option<&Value>, demanded: &str) -> bool {
 fn is_or_holds(value: Option<&Value>, demanded: &str) -> bool {
     match value {
         Some(Value::Array(elements)) => {
-            elements.iter().all(Value::is_string) && elements.iter().any(|element| is(Some(element), demanded))
+            elements.iter().all(Value::is_string)
+                && elements.iter().any(|element| is(Some(element), demanded))
         }
         value => is(value, demanded),
     }
@@ -108,10 +124,21 @@ mod tests {
         assert_eq!(micros(json!(1_700_000_000.25)), Some(1_700_000_000_250_000));
         assert_eq!(micros(json!(0.29)), Some(290_000));
         assert_eq!(micros(json!(-0.0)), Some(0));
-        for huge in [json!(SECONDS_MAX), json!(u64::MAX), json!(i64::MAX), json!(1e300), json!(f64::MAX)] {
+        for huge in
+            [json!(SECONDS_MAX), json!(u64::MAX), json!(i64::MAX), json!(1e300), json!(f64::MAX)]
+        {
             assert_eq!(micros(huge), Some(SECONDS_MAX * MICROS_PER_SECOND));
         }
-        for other in [json!(-1), json!(-0.5), json!(i64::MIN), json!("1"), json!(null), json!([1]), json!({}), json!(true)] {
+        for other in [
+            json!(-1),
+            json!(-0.5),
+            json!(i64::MIN),
+            json!("1"),
+            json!(null),
+            json!([1]),
+            json!({}),
+            json!(true),
+        ] {
             assert_eq!(micros(other.clone()), None, "{other}");
         }
         assert_eq!(date(None), None);
@@ -119,12 +146,19 @@ mod tests {
 
     #[test]
     fn the_largest_leeway_does_not_overflow() {
-        let claims = json!({"tenant_id": "t", "interaction_id": "i", "iat": u64::MAX, "exp": 0, "nbf": 1e300});
+        let claims = json!({
+            "tenant_id": "t", "interaction_id": "i", "iat": u64::MAX, "exp": 0, "nbf": 1e300
+        });
         let policy = TokenPolicy { leeway: std::time::Duration::MAX, ..TokenPolicy::default() };
-        let checked = Claims::check(claims.as_object().expect("an object"), &policy, UnixMicros(u64::MAX));
-        // exp + leeway saturates at the very moment it is now: over.
+        let checked =
+            Claims::check(claims.as_object().expect("an object"), &policy, UnixMicros(u64::MAX));
+        // exp + leeway saturates at the present moment, so the token has expired.
         assert_eq!(checked, Err(TokenError::Expired));
-        let checked = Claims::check(claims.as_object().expect("an object"), &policy, UnixMicros(u64::MAX - 1));
+        let checked = Claims::check(
+            claims.as_object().expect("an object"),
+            &policy,
+            UnixMicros(u64::MAX - 1),
+        );
         assert_eq!(checked.map(|claims| claims.issued_at), Ok(SECONDS_MAX));
     }
 }

@@ -1,10 +1,9 @@
-//! Signs tokens: for `token mint`, for `dev`, for load and tests. A serving node never does.
+//! Signs tokens: for `token mint`, `dev`, load and tests. A serving node never signs.
 
 use super::key_error::KeyError;
-use super::keys::{KEY_BITS_MAX, KEY_BITS_MIN};
 use super::{pem, provider};
 use crate::call::{CallIdentity, valid_id};
-use crate::constants::TOKEN_SIZE_MAX;
+use crate::constants::{KEY_BITS_MAX, KEY_BITS_MIN, TOKEN_SIZE_MAX};
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse, ThumbprintHash};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use std::fmt;
@@ -18,7 +17,7 @@ pub struct Signer {
     key: EncodingKey,
 }
 
-/// What a token is to say.
+/// Content of a token.
 #[derive(Clone, Debug)]
 pub struct Grant<'a> {
     /// `tenant_id` and `interaction_id`.
@@ -27,25 +26,26 @@ pub struct Grant<'a> {
     pub issued_at: u64,
     /// `exp`, seconds since 1970.
     pub expires_at: u64,
-    /// The key's name, for nodes that have several.
+    /// Name of the key, for nodes that have several.
     pub kid: Option<&'a str>,
 }
 
 /// Why a token was not signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MintError {
-    /// The tenant is no id.
+    /// The tenant is not a valid id.
     TenantId,
-    /// The interaction is no id.
+    /// The interaction is not a valid id.
     InteractionId,
-    /// The token would be larger than a node takes.
+    /// The token would be larger than nodes accept.
     TooLarge,
     /// The key did not sign.
     Signing,
 }
 
 impl Signer {
-    /// From a private PEM: PKCS#8 `PRIVATE KEY` or PKCS#1 `RSA PRIVATE KEY`, 2048 to 4096 bits, without passphrase.
+    /// From a private PEM: PKCS#8 `PRIVATE KEY` or PKCS#1 `RSA PRIVATE KEY`, 2048 to 4096 bits,
+    /// without a passphrase.
     pub fn from_pem(text: &[u8]) -> Result<Signer, KeyError> {
         provider::install_provider();
         if text.len() > PRIVATE_PEM_SIZE_MAX {
@@ -69,13 +69,15 @@ impl Signer {
         if memchr::memmem::find(text, b"Proc-Type: 4,ENCRYPTED").is_some() {
             return Err(KeyError::Encrypted);
         }
-        let key = EncodingKey::from_rsa_der(&pem::rsa_private_key(text).ok_or(KeyError::PemContent)?);
+        let key =
+            EncodingKey::from_rsa_der(&pem::rsa_private_key(text).ok_or(KeyError::PemContent)?);
         let bits = provider::private_key_bits(key.as_bytes()).map_err(|_| KeyError::PemContent)?;
         if !(KEY_BITS_MIN..=KEY_BITS_MAX).contains(&bits) {
             return Err(KeyError::Size(bits));
         }
-        // Signing once shows now, not at the first token, whether ring takes the key.
-        jsonwebtoken::crypto::sign(b"", &key, Algorithm::RS256).map_err(|_| KeyError::CannotSign)?;
+        // Signs once, to find out now, and not at the first token, whether ring accepts the key.
+        jsonwebtoken::crypto::sign(b"", &key, Algorithm::RS256)
+            .map_err(|_| KeyError::CannotSign)?;
         Ok(Signer { key })
     }
 
@@ -95,18 +97,22 @@ impl Signer {
             "iat": grant.issued_at,
             "exp": grant.expires_at,
         });
-        let token = jsonwebtoken::encode(&header, &claims, &self.key).map_err(|_| MintError::Signing)?;
+        let token =
+            jsonwebtoken::encode(&header, &claims, &self.key).map_err(|_| MintError::Signing)?;
         if token.len() > TOKEN_SIZE_MAX {
             return Err(MintError::TooLarge);
         }
         Ok(token)
     }
 
-    /// The public part as a JWK for a node's key file: `alg` RS256, `use` sig, `kid` its thumbprint (RFC 7638).
+    /// The public part as a JWK for a node's key file. `alg` is RS256, `use` is sig, `kid` is its
+    /// thumbprint (RFC 7638).
     pub fn public_jwk(&self) -> Result<Jwk, MintError> {
-        let mut jwk = Jwk::from_encoding_key(&self.key, Algorithm::RS256).map_err(|_| MintError::Signing)?;
+        let mut jwk =
+            Jwk::from_encoding_key(&self.key, Algorithm::RS256).map_err(|_| MintError::Signing)?;
         jwk.common.public_key_use = Some(PublicKeyUse::Signature);
-        jwk.common.key_id = Some(jwk.thumbprint(ThumbprintHash::SHA256).map_err(|_| MintError::Signing)?);
+        jwk.common.key_id =
+            Some(jwk.thumbprint(ThumbprintHash::SHA256).map_err(|_| MintError::Signing)?);
         Ok(jwk)
     }
 }
@@ -114,10 +120,16 @@ impl Signer {
 impl fmt::Display for MintError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            MintError::TenantId => "the tenant has to be 1 to 256 bytes without control characters",
-            MintError::InteractionId => "the interaction has to be 1 to 256 bytes without control characters",
-            MintError::TooLarge => "the token would be over 4 KiB, which no node takes: use a shorter kid",
-            MintError::Signing => "the key does not sign RS256: make another with `exo-ingest keygen`",
+            MintError::TenantId => "the tenant must be 1 to 256 bytes without control characters",
+            MintError::InteractionId => {
+                "the interaction must be 1 to 256 bytes without control characters"
+            }
+            MintError::TooLarge => {
+                "the token would be over 4 KiB, and every node would refuse it: use a shorter kid"
+            }
+            MintError::Signing => {
+                "the key does not sign RS256: make another with `exo-ingest keygen`"
+            }
         })
     }
 }

@@ -1,8 +1,9 @@
-//! RSA keys in PEM files: which kind a file holds, decided by its labels, and the PKCS#1 structure inside.
+//! RSA keys in PEM files: the labels decide which kind a file holds; then the PKCS#1 structure
+//! inside is read.
 //!
-//! Not jsonwebtoken's own reader: it takes the first block of any file and the first bit string of any structure,
-//! certificates included, and its ASN.1 parser recurses as deep as the file says, past the end of the stack. What is read
-//! here is read by typed parsers that expect exactly one structure.
+//! The reader of jsonwebtoken is not used. It takes the first block of any file and the first bit
+//! string of any structure, even of a certificate. Its ASN.1 parser recurses as deep as the file
+//! says, beyond the end of the stack. The typed parsers here expect exactly one structure.
 
 use pkcs8::{PrivateKeyInfo, SubjectPublicKeyInfoRef};
 
@@ -14,7 +15,8 @@ pub(super) fn is_pem(text: &[u8]) -> bool {
     memchr::memmem::find(text, BEGIN).is_some()
 }
 
-/// The labels of all blocks of `text`, in order; `None` stands for one that does not end on its line or is not ASCII.
+/// The labels of all blocks of `text`, in order; `None` for a label that does not end on its line
+/// or is not ASCII.
 pub(super) fn labels(text: &[u8]) -> Vec<Option<&str>> {
     memchr::memmem::find_iter(text, BEGIN)
         .map(|start| {
@@ -26,8 +28,8 @@ pub(super) fn labels(text: &[u8]) -> Vec<Option<&str>> {
         .collect()
 }
 
-/// The PKCS#1 `RSAPublicKey` in a block labelled `RSA PUBLIC KEY`, or `PUBLIC KEY` (SPKI). `None`: it does not decode, or
-/// holds another kind of key.
+/// The PKCS#1 `RSAPublicKey` in a block labelled `RSA PUBLIC KEY`, or `PUBLIC KEY` (SPKI). `None`:
+/// it does not decode, or is another kind of key.
 pub(super) fn rsa_public_key(text: &[u8]) -> Option<Vec<u8>> {
     let block = pem::parse(text).ok()?;
     match block.tag() {
@@ -41,8 +43,8 @@ pub(super) fn rsa_public_key(text: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The PKCS#1 `RSAPrivateKey` in a block labelled `RSA PRIVATE KEY`, or `PRIVATE KEY` (PKCS#8). `None`: it does not decode,
-/// or holds another kind of key.
+/// The PKCS#1 `RSAPrivateKey` in a block labelled `RSA PRIVATE KEY`, or `PRIVATE KEY` (PKCS#8).
+/// `None`: it does not decode, or is another kind of key.
 pub(super) fn rsa_private_key(text: &[u8]) -> Option<Vec<u8>> {
     let block = pem::parse(text).ok()?;
     match block.tag() {
@@ -61,11 +63,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_are_found_wherever_blocks_stand() {
+    fn labels_of_all_blocks_are_found() {
         assert!(!is_pem(b"{\"keys\":[]}"));
         assert!(is_pem(b"comment\n-----BEGIN PUBLIC KEY-----\nAA==\n-----END PUBLIC KEY-----\n"));
-        let text =
-            b"x\r\n-----BEGIN PUBLIC KEY-----\r\nAA==\r\n-----END PUBLIC KEY-----\r\n-----BEGIN B-----\n-----BEGIN C\n-----";
+        let text = b"x\r\n-----BEGIN PUBLIC KEY-----\r\nAA==\r\n-----END PUBLIC KEY-----\r\n\
+              -----BEGIN B-----\n-----BEGIN C\n-----";
         assert_eq!(labels(text), [Some("PUBLIC KEY"), Some("B"), None]);
         assert_eq!(labels(b"-----BEGIN "), [None]);
         assert_eq!(labels(b"-----BEGIN \xff-----"), [None]);

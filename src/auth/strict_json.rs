@@ -1,7 +1,7 @@
-//! JSON objects without ambiguity: a member that stands twice, at any depth, refuses the text.
+//! JSON objects without ambiguity: a member that appears twice, at any depth, refuses the text.
 //!
-//! RFC 7515 §4 and RFC 7519 §4 let a parser take the last of two equal names or refuse them. Two parsers that choose
-//! differently see two different tokens under one signature; so we refuse.
+//! RFC 7515 §4 and RFC 7519 §4 let a parser refuse two equal names, or take the last one. Two
+//! parsers that choose differently see two different tokens under one signature, so we refuse.
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -11,20 +11,21 @@ use std::fmt;
 /// Why a text was refused.
 #[derive(Debug)]
 pub(super) enum JsonError {
-    /// A member stands twice in one object.
+    /// A member appears twice in one object.
     Duplicate,
     /// Not JSON, more than one value, or nested beyond serde_json's 128 levels.
     Syntax(serde_json::Error),
-    /// JSON, but no object.
+    /// JSON, but not an object.
     NotAnObject,
 }
 
-/// Parses `text`, which has to be one JSON object and nothing else.
+/// Parses `text`, which must be one JSON object and nothing else.
 pub(super) fn parse_object(text: &[u8]) -> Result<Map<String, Value>, JsonError> {
     let duplicate = Cell::new(false);
     let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let parsed =
-        Strict { duplicate: &duplicate }.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
+    let parsed = Strict { duplicate: &duplicate }
+        .deserialize(&mut deserializer)
+        .and_then(|value| deserializer.end().map(|()| value));
     match parsed {
         Ok(Value::Object(members)) => Ok(members),
         Ok(_) => Err(JsonError::NotAnObject),
@@ -33,7 +34,7 @@ pub(super) fn parse_object(text: &[u8]) -> Result<Map<String, Value>, JsonError>
     }
 }
 
-/// Builds a [`Value`]; notes on the way why it gave up, since a serde error carries nothing but text.
+/// Builds a [`Value`], and stores why it failed, because a serde error carries only text.
 #[derive(Clone, Copy)]
 struct Strict<'a> {
     duplicate: &'a Cell<bool>,
@@ -71,7 +72,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number that is not finite"))
+        Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("a number that is not finite"))
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
@@ -95,7 +98,7 @@ impl<'de> Visitor<'de> for Strict<'_> {
         while let Some(name) = map.next_key::<String>()? {
             if members.contains_key(&name) {
                 self.duplicate.set(true);
-                return Err(A::Error::custom("a member that stands twice"));
+                return Err(A::Error::custom("a member appears twice"));
             }
             let value = map.next_value_seed(self)?;
             members.insert(name, value);
@@ -109,14 +112,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_serde_json_reads_is_read_the_same() {
-        let text = br#" {"a": [1, -2, 2.5, "x\u00e9", null, true, {"b": {}}], "c": 18446744073709551615, "d": 1e300} "#;
+    fn valid_objects_are_read_as_by_serde_json() {
+        let text = br#" {"a": [1, -2, 2.5, "x\u00e9", null, true, {"b": {}}],
+            "c": 18446744073709551615, "d": 1e300} "#;
         let expected: Value = serde_json::from_slice(text).expect("JSON");
         assert_eq!(Value::Object(parse_object(text).expect("an object")), expected);
     }
 
     #[test]
-    fn members_that_stand_twice_are_refused_at_any_depth() {
+    fn duplicate_members_are_refused_at_any_depth() {
         for text in [
             r#"{"a":1,"a":1}"#,
             r#"{"a":1,"b":2,"a":3}"#,
@@ -130,14 +134,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_single_object_is_refused() {
+    fn texts_other_than_a_single_object_are_refused() {
         for text in ["[]", "1", "\"a\"", "null"] {
             assert!(matches!(parse_object(text.as_bytes()), Err(JsonError::NotAnObject)), "{text}");
         }
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(1000), "]".repeat(1000));
-        for text in
-            ["", "{", "{}{}", "{} x", "{'a':1}", r#"{"a":1,}"#, r#"{"a":1e999}"#, r#"{"a":NaN}"#, r#"{"a":"\ud800"}"#, &deep]
-        {
+        for text in [
+            "",
+            "{",
+            "{}{}",
+            "{} x",
+            "{'a':1}",
+            r#"{"a":1,}"#,
+            r#"{"a":1e999}"#,
+            r#"{"a":NaN}"#,
+            r#"{"a":"\ud800"}"#,
+            &deep,
+        ] {
             assert!(matches!(parse_object(text.as_bytes()), Err(JsonError::Syntax(_))), "{text}");
         }
         assert!(matches!(parse_object(b"{\"a\":\"\xff\"}"), Err(JsonError::Syntax(_))));

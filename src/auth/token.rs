@@ -1,8 +1,10 @@
-//! A token's form, key and signature (RFC 7515, RFC 7519), in the order that makes a bad one cheapest: nothing is multiplied
-//! before size, form and header are right, and no claim is read before the signature holds.
+//! The form, key and signature of a token (RFC 7515, RFC 7519). The order makes a bad token cheap:
+//! size, form and header are checked before any multiplication, and the signature before any claim
+//! is read.
 
 use super::claims::Claims;
-use super::keys::{Key, KeySet};
+use super::key::Key;
+use super::keys::KeySet;
 use super::provider;
 use super::strict_json::{self, JsonError};
 use super::token_error::TokenError;
@@ -15,12 +17,12 @@ use jsonwebtoken::errors::ErrorKind;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// What is demanded of a token beyond the fixed list.
+/// What a token must satisfy beyond the fixed checks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenPolicy {
-    /// `iss` must be this, where set.
+    /// If set, `iss` must be this.
     pub issuer: Option<String>,
-    /// `aud` must be or hold this, where set.
+    /// If set, `aud` must be or contain this.
     pub audience: Option<String>,
     /// Tolerance for `exp`, `nbf` and `iat`.
     pub leeway: Duration,
@@ -33,7 +35,7 @@ impl Default for TokenPolicy {
     }
 }
 
-/// Verifies tokens: a key set and a policy. Shared by all shards, swapped whole.
+/// Verifies tokens with a key set and a policy. All shards share it, and it is replaced as a whole.
 #[derive(Debug)]
 pub struct Verifier {
     keys: KeySet,
@@ -41,7 +43,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// A verifier over `keys`.
+    /// A verifier with `keys`.
     pub fn new(keys: KeySet, policy: TokenPolicy) -> Verifier {
         provider::install_provider();
         Verifier { keys, policy }
@@ -52,13 +54,29 @@ impl Verifier {
         let (key, payload) = self.check_signature(token)?;
         let claims = object(&payload, TokenError::Claims)?;
         let claims = Claims::check(&claims, &self.policy, now)?;
-        if !key.allows(&claims.identity.tenant) {
+        if !key.tenants.allow(&claims.identity.tenant) {
             return Err(TokenError::TenantNotAllowed);
         }
-        Ok(claims)
+        Ok(Claims { allowed_tenants: key.tenants.clone(), ..claims })
     }
 
-    /// Checks form, key and signature, and returns the payload, whatever it is. A token that passes is signed, not yet good.
+    /// The key and the tenant that a token names, for the log. Neither is verified.
+    pub fn claimed(token: &str) -> (Option<String>, Option<String>) {
+        let Ok(parts) = Parts::split(token) else { return (None, None) };
+        let named = |part: &str, name: &str| {
+            let object = object(&decode(part).ok()?, TokenError::Claims).ok()?;
+            object.get(name).and_then(Value::as_str).map(str::to_owned)
+        };
+        (named(parts.header, "kid"), named(parts.payload, "tenant_id"))
+    }
+
+    /// The keys that verify tokens.
+    pub fn keys(&self) -> &KeySet {
+        &self.keys
+    }
+
+    /// Checks form, key and signature, and returns the payload, whatever it is. A token that passes
+    /// is signed, but not yet valid.
     pub fn verify_signature(&self, token: &str) -> Result<Vec<u8>, TokenError> {
         self.check_signature(token).map(|(_, payload)| payload)
     }
@@ -70,7 +88,12 @@ impl Verifier {
         check_header(&header)?;
         let kid = optional_string(&header, "kid")?;
         let key = self.keys.key(kid).ok_or(TokenError::UnknownKey)?;
-        match jsonwebtoken::crypto::verify(parts.signature, parts.signed.as_bytes(), &key.decoding, Algorithm::RS256) {
+        match jsonwebtoken::crypto::verify(
+            parts.signature,
+            parts.signed.as_bytes(),
+            &key.decoding,
+            Algorithm::RS256,
+        ) {
             Ok(true) => Ok((key, payload)),
             Err(error) if matches!(error.kind(), ErrorKind::Base64(_)) => Err(TokenError::Encoding),
             Ok(false) | Err(_) => Err(TokenError::Signature),
@@ -102,7 +125,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Strict base64url: no padding, no white space, no bits set beyond the last byte.
+/// Strict base64url: no padding, no white space, no bits set after the last byte.
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
     URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Encoding)
 }
@@ -114,13 +137,14 @@ fn object(text: &[u8], otherwise: TokenError) -> Result<Map<String, Value>, Toke
     })
 }
 
-/// What the header may not say. `jwk`, `jku`, `x5u`, `x5c` and `x5t` are not even looked at: keys come from the key file
-/// alone.
+/// Refuses what a header must not say. `jwk`, `jku`, `x5u`, `x5c` and `x5t` are not even read: keys
+/// come only from the key file.
 fn check_header(header: &Map<String, Value>) -> Result<(), TokenError> {
     if header.get("alg").and_then(Value::as_str) != Some("RS256") {
         return Err(TokenError::Algorithm);
     }
-    // RFC 7515 §4.1.11: whatever it lists we do not understand, and an empty or misshapen list is not valid either.
+    // RFC 7515 §4.1.11: we know no extension that it could list, and an empty or malformed list is
+    // invalid too.
     if header.contains_key("crit") {
         return Err(TokenError::Critical);
     }
@@ -131,13 +155,18 @@ fn check_header(header: &Map<String, Value>) -> Result<(), TokenError> {
     }
     optional_string(header, "typ")?;
     let content_type = optional_string(header, "cty")?.unwrap_or_default();
-    if content_type.eq_ignore_ascii_case("JWT") || content_type.eq_ignore_ascii_case("application/jwt") {
+    if content_type.eq_ignore_ascii_case("JWT")
+        || content_type.eq_ignore_ascii_case("application/jwt")
+    {
         return Err(TokenError::Nested);
     }
     Ok(())
 }
 
-fn optional_string<'a>(header: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, TokenError> {
+fn optional_string<'a>(
+    header: &'a Map<String, Value>,
+    name: &str,
+) -> Result<Option<&'a str>, TokenError> {
     match header.get(name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -152,7 +181,10 @@ mod tests {
     #[test]
     fn a_token_has_three_parts() {
         let parts = Parts::split("aa.bb.cc").expect("three parts");
-        assert_eq!((parts.header, parts.payload, parts.signature, parts.signed), ("aa", "bb", "cc", "aa.bb"));
+        assert_eq!(
+            (parts.header, parts.payload, parts.signature, parts.signed),
+            ("aa", "bb", "cc", "aa.bb")
+        );
         let parts = Parts::split("..").expect("three empty parts");
         assert_eq!((parts.header, parts.payload, parts.signature, parts.signed), ("", "", "", "."));
         for token in ["", "a", "a.b", "a.b.c.", "a.b.c.d", ".a.b.c", "a.b.c.d.e", "...."] {

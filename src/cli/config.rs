@@ -1,10 +1,11 @@
 #![forbid(unsafe_code)]
-//! `exo-ingest config`: the effective configuration, and the references of all settings and metrics.
+//! `exo-ingest config`: the effective configuration, and the references of all settings and
+//! metrics.
 
 use super::flags::SettingFlags;
 use super::{Failure, print};
-use crate::config::Config;
 use crate::config::settings::{SETTINGS, Settings};
+use crate::config::{Config, ring_size};
 use crate::control::admin;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -19,7 +20,7 @@ pub(super) struct ConfigArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Print every setting with its names, default and meaning, as a Markdown table; or every metric
+    /// Print all settings as a Markdown list with names, default and meaning; or all metrics
     #[arg(
         long,
         value_name = "WHAT",
@@ -31,7 +32,7 @@ pub(super) struct ConfigArgs {
     reference: Option<Reference>,
 }
 
-/// Of what there is a reference.
+/// The references that can be printed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Reference {
     Settings,
@@ -44,9 +45,9 @@ Examples:
   EXO_INGEST_MAX_CALLS=500 exo-ingest config --json
   exo-ingest config --reference=metrics
 
-A setting goes by its key: [limits] calls_max = 500 in the file, EXO_INGEST_LIMITS_CALLS_MAX in the environment, \
---set limits.calls_max=500. Where it has a flag (--max-calls), the flag's name does as well: max_calls = 500, \
-EXO_INGEST_MAX_CALLS, --set max_calls=500.";
+Each setting has a key: [limits] calls_max = 500 in the file, EXO_INGEST_LIMITS_CALLS_MAX in the \
+environment, --set limits.calls_max=500. If it has a flag (--max-calls), the name of the flag \
+works too: max_calls = 500, EXO_INGEST_MAX_CALLS, --set max_calls=500.";
 
 /// Prints to standard output; warnings about the configuration go to standard error.
 pub(super) fn config(args: &ConfigArgs) -> Result<(), Failure> {
@@ -60,12 +61,13 @@ pub(super) fn config(args: &ConfigArgs) -> Result<(), Failure> {
         return print(&json(&config)?);
     }
     for warning in &config.warnings {
-        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("warning: {warning}\n"));
+        let _ =
+            std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("warning: {warning}\n"));
     }
     print(&table(&config))
 }
 
-/// What is printed where a setting has no value.
+/// Shown if a setting has no value.
 const UNSET: &str = "-";
 
 fn table(config: &Config) -> String {
@@ -74,7 +76,8 @@ fn table(config: &Config) -> String {
         let value = setting.value(&config.settings).unwrap_or_else(|| UNSET.into());
         [setting.key.into(), value, config.source(setting).to_string()]
     }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let (key_width, value_width) = (width(0), width(1));
     rows.iter().fold(String::new(), |mut text, [key, value, source]| {
         let _ = writeln!(text, "{key:key_width$}  {value:value_width$}  {source}");
@@ -92,12 +95,15 @@ struct Document<'a> {
 #[derive(Serialize)]
 struct Row {
     name: &'static str,
-    /// As `--set` takes it; null where it is not set.
+    /// The value for `--set`; null if the setting is not set.
     value: Option<String>,
     source: String,
+    /// Null if there is none, or if it is computed.
     default: Option<String>,
     flag: Option<String>,
     variable: String,
+    /// Whether a reload changes it.
+    reloadable: bool,
 }
 
 fn json(config: &Config) -> Result<String, Failure> {
@@ -106,9 +112,10 @@ fn json(config: &Config) -> Result<String, Failure> {
         name: setting.key,
         value: setting.value(&config.settings),
         source: config.source(setting).to_string(),
-        default: setting.value(&defaults),
+        default: setting.value(&defaults).filter(|_| setting.key != ring_size::KEY),
         flag: setting.flag.map(|flag| format!("--{flag}")),
         variable: setting.variable(),
+        reloadable: setting.is_reloadable(),
     };
     let document = Document {
         version: env!("CARGO_PKG_VERSION"),
@@ -116,26 +123,23 @@ fn json(config: &Config) -> Result<String, Failure> {
         warnings: &config.warnings,
     };
     let text = serde_json::to_string_pretty(&document);
-    text.map(|text| text + "\n").map_err(|error| Failure::Run(format!("cannot print the configuration: {error}")))
+    text.map(|text| text + "\n")
+        .map_err(|error| Failure::Run(format!("cannot print the configuration: {error}")))
 }
 
 fn reference() -> String {
     let defaults = Settings::default();
-    let mut text =
-        String::from("| setting | flag | variable | value | default | meaning |\n| --- | --- | --- | --- | --- | --- |\n");
+    let mut text = String::new();
     for setting in SETTINGS {
-        let flag = setting.flag.map(|flag| format!("`--{flag}`")).unwrap_or_default();
-        let default = setting.value(&defaults).filter(|_| !setting.help.contains("unset"));
-        let default = default.map(|default| format!("`{default}`")).unwrap_or_default();
-        // A bar ends a Markdown cell, even between backquotes.
-        let shape = setting.shape.replace('|', "\\|");
-        let _ = writeln!(
-            text,
-            "| `{}` | {flag} | `{}` | `{shape}` | {default} | {} |",
-            setting.key,
-            setting.variable(),
-            setting.help
-        );
+        let (key, help, shape) = (setting.key, setting.help, setting.shape);
+        let default = setting.value(&defaults).filter(|_| !help.contains("unset"));
+        let default = default.map(|default| format!(", default `{default}`")).unwrap_or_default();
+        let flag = setting.flag.map(|flag| format!("; flag `--{flag}`")).unwrap_or_default();
+        let variable = setting.variable();
+        let reload = if setting.is_reloadable() { "; reloadable" } else { "" };
+        text += &admin::list_item(&format!(
+            "**`{key}`**: {help}. `{shape}`{default}{flag}; variable `{variable}`{reload}."
+        ));
     }
     text
 }

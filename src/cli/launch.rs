@@ -1,77 +1,90 @@
 #![forbid(unsafe_code)]
 //! From a configuration to a running node, the same way for `serve` and `dev`.
 
-use super::Failure;
+use super::{Failure, reload};
 use crate::auth::TokenPolicy;
 use crate::config::Config;
-use crate::config::cpus;
 use crate::config::settings::{OnExpiry, Settings};
-use crate::control::admin::Facts;
+use crate::config::{cpus, ring_size};
+use crate::constants::COMMIT;
+use crate::control::admin::NodeInfo;
 use crate::control::{Control, ControlConfig, ControlError, notify::Notifier, signals};
 use crate::io::probe::probe;
 use crate::logging::{self, Log};
 use crate::node::{Node, NodeConfig};
 use crate::session::ingest::IngestSettings;
+use rustix::fd::OwnedFd;
+use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// A node that serves, and what controls it.
+/// A running node, and its control plane.
 pub(super) struct Launch {
     node: Node,
     control: Control,
-    facts: Facts,
+    node_info: NodeInfo,
     notifier: Notifier,
-    /// Last: it writes what the others log at their end.
+    /// Last: it writes what the others log while they end.
     _log: Log,
 }
 
 impl Launch {
-    /// Starts the log, reads the keys, starts the node. `ready` is told of it by [`Launch::announce`].
-    pub fn start(config: &Config, ready: Option<File>) -> Result<Launch, Failure> {
+    /// Starts the log, reads the keys, starts the node. [`Launch::announce`] reports on `ready`.
+    /// `passed` is used instead of the configured address.
+    pub fn start(
+        config: &Config,
+        ready: Option<File>,
+        passed: Option<OwnedFd>,
+    ) -> Result<Launch, Failure> {
         let settings = &config.settings;
-        let Some(key_path) = settings.jwt_key.clone() else { return Err(Failure::Usage(MISSING_KEY.into())) };
+        let Some(key_path) = settings.jwt_key.clone() else {
+            return Err(Failure::Usage(MISSING_KEY.into()));
+        };
         let log = logging::start(settings.log, settings.log_level);
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        // Before the node, so that a signal that comes while it starts is not lost.
-        let signals = signals::listen().map_err(|error| Failure::Run(format!("cannot handle signals: {error}")))?;
-        let policy = TokenPolicy {
-            issuer: settings.jwt_issuer.clone(),
-            audience: settings.jwt_audience.clone(),
-            leeway: settings.jwt_leeway,
+        // Before the node, so that a signal during the start is not lost.
+        let signals = signals::listen()
+            .map_err(|error| Failure::Run(format!("cannot handle signals: {error}")))?;
+        let control_config = ControlConfig {
+            settings: reload::settings_file(config),
+            keys: key_path,
+            policy: token_policy(settings),
+            tls: settings.tls.settings(),
+            admin: settings.admin,
+            drain: settings.drain,
+            drain_grace: settings.drain_grace,
         };
-        let config = ControlConfig { keys: key_path, policy, admin: settings.admin, drain: settings.drain };
-        let prepared = Control::prepare(config, signals).map_err(|error| match error {
-            // A host without io_uring: the probe names best what is missing.
-            ControlError::Runtime(_) => {
-                probe(settings.kernel_features).err().map_or(error.to_string(), |lack| lack.to_string())
-            }
-            error => error.to_string(),
-        });
-        let (control, verifier) = prepared.map_err(Failure::Run)?;
-        let node_config = node_config(settings)?;
+        let prepared = Control::prepare(control_config, signals);
+        let (control, prepared) = prepared.map_err(|error| control_failure(settings, &error))?;
+        let mut node_config = node_config(settings)?;
+        node_config.passed = passed.map(Arc::new);
+        node_config.tls = prepared.tls.map(|loaded| loaded.config);
         let shards = node_config.shards.clone();
-        let node = Node::start(node_config, Arc::new(verifier)).map_err(|error| Failure::Run(error.to_string()))?;
+        let node = Node::start(node_config, Arc::new(prepared.verifier));
+        let node = node.map_err(|error| failure(error.to_string(), error.may_pass()))?;
         log_start(settings, &node, &shards, control.admin_address());
-        let facts = Facts { ack: settings.ack_level().name(), calls_max: settings.limits.calls_max };
-        Ok(Launch { node, control, facts, notifier: Notifier::new(ready), _log: log })
+        let node_info =
+            NodeInfo { ack: settings.ack_level().name(), calls_max: settings.limits.calls_max };
+        Ok(Launch { node, control, node_info, notifier: Notifier::new(ready), _log: log })
     }
 
-    /// Where it listens, with the real port.
+    /// Address of the node, with the real port.
     pub fn address(&self) -> SocketAddr {
         self.node.address()
     }
 
-    /// Where its admin listener is, if it has one.
+    /// Address of its admin listener, if it has one.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.control.admin_address()
     }
 
-    /// Says, once, that the node serves: one line on standard output, and to whoever else waits for it.
+    /// Announces once that the node serves: one line on standard output, and to a supervisor that
+    /// waits for it.
     pub fn announce(&self) {
         let line = format!("listening on {}\n", self.node.address());
         let mut stdout = std::io::stdout().lock();
@@ -80,37 +93,70 @@ impl Launch {
         }
     }
 
-    /// Serves until a signal ends it.
+    /// Serves until a signal.
     pub fn run(mut self) -> Result<(), Failure> {
         self.notifier.ready(self.node.address());
-        let outcome = self.control.run(self.node, self.facts, &self.notifier);
+        let outcome = self.control.run(self.node, self.node_info, &self.notifier);
         let dropped = logging::dropped_lines();
         if dropped > 0 {
-            tracing::warn!(dropped, "standard error did not take all lines of this log");
+            tracing::warn!(
+                dropped,
+                "some lines of this log could not be written to standard error"
+            );
         }
         outcome.map_err(|error| Failure::Run(error.to_string()))
     }
 }
 
-const MISSING_KEY: &str = "there are no keys to check tokens with: give --jwt-key FILE, a PEM or JWKS with public keys \
-    (`exo-ingest keygen --out DIR` makes a pair)";
+/// The requirements on tokens.
+pub(super) fn token_policy(settings: &Settings) -> TokenPolicy {
+    TokenPolicy {
+        issuer: settings.jwt_issuer.clone(),
+        audience: settings.jwt_audience.clone(),
+        leeway: settings.jwt_leeway,
+    }
+}
 
-/// A node keeps audio on disk unless it is told not to: it has to know where.
+/// Why there is no control plane, with the exit code that tells a supervisor whether to retry.
+pub(super) fn control_failure(settings: &Settings, error: &ControlError) -> Failure {
+    let sentence = match error {
+        // A host without io_uring: the probe names best what is missing.
+        ControlError::Runtime(_) => probe(settings.kernel_features)
+            .err()
+            .map_or(error.to_string(), |error| error.to_string()),
+        error => error.to_string(),
+    };
+    failure(sentence, error.may_pass())
+}
+
+/// Exit code 1 if a retry may succeed, 2 if something must be changed first.
+fn failure(sentence: String, may_pass: bool) -> Failure {
+    if may_pass { Failure::Run(sentence) } else { Failure::Usage(sentence) }
+}
+
+pub(super) const MISSING_KEY: &str = "there are no keys to check tokens with: give --jwt-key \
+                                      FILE, a PEM or JWKS with public keys (`exo-ingest keygen \
+                                      --out DIR` makes a pair)";
+
+/// A node stores audio on disk by default, so it must know where.
 pub(super) fn require_data_dir(config: &Config) -> Result<(), Failure> {
     match config.settings.no_journal || config.settings.data_dir.is_some() {
         true => Ok(()),
         false => Err(Failure::Usage(
-            "there is no directory to keep audio in: give --data-dir DIR, or --no-journal, and an ACK promises only that the \
-             audio is in memory, in order"
+            "there is no directory for the audio: give --data-dir DIR, or --no-journal (an ACK \
+             then promises only that the audio is in memory, in order)"
                 .into(),
         )),
     }
 }
 
-fn node_config(settings: &Settings) -> Result<NodeConfig, Failure> {
-    let shards = cpus::place(settings, &allowed_cpus()).map_err(Failure::Usage)?;
+pub(super) fn node_config(settings: &Settings) -> Result<NodeConfig, Failure> {
+    let shards = cpus::place(settings.cpus.as_deref(), settings.shards, &allowed_cpus())
+        .map_err(Failure::Usage)?;
     Ok(NodeConfig {
         listen: settings.listen,
+        passed: None,
+        tls: None,
         shards,
         limits: settings.limits.clone(),
         ingest: IngestSettings {
@@ -119,6 +165,7 @@ fn node_config(settings: &Settings) -> Result<NodeConfig, Failure> {
             allowed_origins: settings.allowed_origins.clone(),
             close_on_expiry: settings.on_expiry == OnExpiry::Close,
             expiry_leeway: settings.jwt_leeway,
+            client_tenant: settings.tls.client_tenant,
             has_journal: settings.journal().is_some(),
         },
         journal: settings.journal(),
@@ -127,18 +174,24 @@ fn node_config(settings: &Settings) -> Result<NodeConfig, Failure> {
     })
 }
 
-/// The CPUs this process may run on, ascending; none where the kernel does not say (over 1,024 of them), which leaves the
-/// reactors unpinned.
+/// The CPUs that this process may use, ascending; empty if the kernel does not say (more than 1,024
+/// CPUs). Then the reactors are not pinned.
 fn allowed_cpus() -> Vec<usize> {
     let set = sched_getaffinity(None).unwrap_or_default();
     (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
 }
 
-fn log_start(settings: &Settings, node: &Node, shards: &[Option<usize>], admin: Option<SocketAddr>) {
+fn log_start(
+    settings: &Settings,
+    node: &Node,
+    shards: &[Option<usize>],
+    admin: Option<SocketAddr>,
+) {
     let pinned: Vec<usize> = shards.iter().copied().flatten().collect();
     let cpus = if pinned.is_empty() { "any".to_owned() } else { cpus::show(&pinned) };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
+        commit = COMMIT,
         address = %node.address(),
         admin = %admin.map_or("off".to_owned(), |admin| admin.to_string()),
         shards = shards.len(),
@@ -147,7 +200,15 @@ fn log_start(settings: &Settings, node: &Node, shards: &[Option<usize>], admin: 
         calls_max = settings.limits.calls_max,
         "serving"
     );
+    tracing::info!("{}", ring_size::describe(settings, shards.len()));
     for note in node.notes() {
         tracing::info!("{note}");
+    }
+    if let Some(seconds) = getrlimit(Resource::Cpu).current {
+        tracing::warn!(
+            seconds,
+            "the CPU time of this process is limited, and the node drains at the limit: remove it \
+             with `ulimit -t unlimited`"
+        );
     }
 }

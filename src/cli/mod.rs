@@ -1,20 +1,30 @@
 #![forbid(unsafe_code)]
-//! The command line: what is asked, in clap's words, and how an answer or a failure leaves the process.
+//! The command line: commands and flags for clap, and how a result or a failure leaves the process.
 //!
-//! Standard output carries what was asked for and nothing else; everything said about it goes to standard error. Exit codes:
-//! 0 fine, 1 could not run, 2 usage (flags, variables and configuration file alike), 3 the journal is damaged.
+//! Standard output carries only the requested result; remarks about it go to standard error.
+//!
+//! Exit codes:
+//! - 0: success
+//! - 1: could not run
+//! - 2: wrong usage (flags, variables, configuration file), or a bad key or certificate that no
+//!   retry can fix
+//! - 3: the journal is damaged
 
 mod calls;
+mod certificate;
+mod check;
 mod config;
 mod dev;
 mod flags;
 pub mod keygen;
 mod launch;
+mod reload;
 mod serve;
 pub mod token;
 
+use crate::archive::reader::JournalError;
 use crate::config::ConfigError;
-use crate::journal::reader::JournalError;
+use crate::control::signals;
 use clap::{Parser, Subcommand};
 use std::fmt;
 use std::io::Write;
@@ -22,11 +32,20 @@ use std::process::ExitCode;
 
 /// `exo-ingest`.
 #[derive(Debug, Parser)]
-#[command(name = "exo-ingest", version, about, after_help = EXAMPLES, max_term_width = 110)]
+#[command(
+    name = "exo-ingest",
+    version = VERSION,
+    about,
+    after_help = EXAMPLES,
+    max_term_width = 110
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Release and commit.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILT_FROM_COMMIT"), ")");
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,8 +53,9 @@ Examples:
   exo-ingest keygen --out keys                       keys for a real one
   exo-ingest serve --jwt-key keys/public.pem --no-journal
 
-Every setting can come from a flag, a variable (EXO_INGEST_LISTEN for --listen), or a TOML file (--config), in this \
-order of precedence; `exo-ingest config` shows all of them.";
+Every setting can come from a flag, a variable (EXO_INGEST_LISTEN for --listen), or a TOML file \
+(--config). A flag overrides a variable, and a variable overrides the file. `exo-ingest config` \
+shows all settings.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -64,30 +84,52 @@ Example:
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    signals::survive_file_size_limit();
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(told) => return tell(&told),
+    };
+    let outcome = match command {
         Command::Serve(args) => serve::serve(&args),
         Command::Dev(args) => dev::dev(&args),
         Command::Config(args) => config::config(&args),
         Command::Calls(command) => calls::run(&command),
-        Command::Keygen(args) => keygen::run(&args).map_err(|error| Failure::Run(error.to_string())),
-        Command::Token(command) => token::run(&command).map_err(|error| Failure::Run(error.to_string())),
+        Command::Keygen(args) => {
+            keygen::run(&args).map_err(|error| Failure::Run(error.to_string()))
+        }
+        Command::Token(command) => {
+            token::run(&command).map_err(|error| Failure::Run(error.to_string()))
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Where standard error is gone, the exit code is all that is left to say it.
+            // If standard error is closed, only the exit code is left.
             let _ = writeln!(std::io::stderr(), "error: {failure}");
             ExitCode::from(failure.exit_code())
         }
     }
 }
 
-/// Why a command did not do what was asked: one sentence that says what to do.
+/// Help and version go to standard output, and errors of the command line to standard error. Either
+/// may not be writable. Help that could not be written is not a success.
+fn tell(told: &clap::Error) -> ExitCode {
+    let code = u8::try_from(told.exit_code()).unwrap_or(2);
+    match told.print().and_then(|()| std::io::stdout().flush()) {
+        Err(error) if code == 0 && error.kind() != std::io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(std::io::stderr(), "error: cannot write to standard output: {error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::from(code),
+    }
+}
+
+/// Why a command failed: one sentence that says what to do.
 #[derive(Debug)]
 enum Failure {
-    /// It could not run: exit 1.
+    /// It could not run, but a retry may succeed: exit 1.
     Run(String),
-    /// It was asked wrongly: exit 2.
+    /// Wrong usage, or a given file is not valid: exit 2. A supervisor need not retry.
     Usage(String),
     /// The journal is damaged: exit 3.
     Damaged(String),
@@ -106,7 +148,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Run(sentence) | Failure::Usage(sentence) | Failure::Damaged(sentence) => f.write_str(sentence),
+            Failure::Run(sentence) | Failure::Usage(sentence) | Failure::Damaged(sentence) => {
+                f.write_str(sentence)
+            }
         }
     }
 }
@@ -123,7 +167,7 @@ impl From<JournalError> for Failure {
     }
 }
 
-/// Prints what was asked for. A reader that has seen enough (`| head`) is no failure.
+/// Prints the requested result. A reader that has read enough (`| head`) is not a failure.
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -148,7 +192,11 @@ mod tests {
     fn every_command_has_an_example_in_its_help() {
         fn check(command: &clap::Command) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains("exo-ingest ") && help.contains("Example"), "{} has none", command.get_name());
+            assert!(
+                help.contains("exo-ingest ") && help.contains("Example"),
+                "{} has none",
+                command.get_name()
+            );
             assert!(command.get_about().is_some(), "{} says nothing of itself", command.get_name());
             command.get_subcommands().for_each(check);
         }

@@ -1,48 +1,52 @@
 #![forbid(unsafe_code)]
-//! Whether the settings go together: rules over more than one of them, and bounds the rest of the node is written against.
+//! Checks that the settings fit together: rules about more than one of them, and bounds that other
+//! modules rely on.
 
 use super::format::{show_duration, show_size};
-use super::settings::{self, AckLevel};
+use super::names;
+use super::ring_size::{RING_SHARE_OF_MESSAGE, RING_SIZE_MAX};
+use super::settings::AckLevel;
+use super::sources::Source;
 use super::{Config, ConfigError};
-use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE, ring_size_min};
+use crate::auth::ClientTenant;
+use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE, SPILL_SHARE_OF_HEADS, ring_size_min};
+use crate::tls::client_auth::ClientAuth;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// The frame ring takes four batches at least.
+/// The frame ring must hold at least four batches.
 const RING_SIZE_MIN: usize = 4 * BATCH_SIZE_MAX;
 
-/// The kernel registers no larger buffer in one piece (`SZ_1G` in io_uring/rsrc.c).
-const RING_SIZE_MAX: usize = 1 << 30;
-
-/// A segment takes some batches at least, and call records in front of them.
+/// A segment must hold several batches, and call records before them.
 const SEGMENT_SIZE_MIN: usize = 4 * BATCH_SIZE_MAX;
 
-/// Beyond this nothing is saved by fewer files, and retention goes in great steps.
+/// A larger segment saves nothing, and retention would delete in large steps.
 const SEGMENT_SIZE_MAX: usize = 1 << 30;
 
-/// Syncs rarer than this would show as ACKs that come late.
+/// With rarer syncs, ACKs would be noticeably late.
 const SYNC_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// Under this a disk that is merely slow would look dead.
+/// With less, a slow disk would look dead.
 const STALL_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 
-/// Under this a short stall of a disk or a consumer is felt by peers.
+/// With less, peers notice a short stall of a disk or a consumer.
 const RING_SIZE_RECOMMENDED: usize = 64 << 20;
 
-/// A message has to fit the ring beside what is being sealed, written and released.
-const RING_SHARE_OF_MESSAGE: usize = 8;
-
-/// An HTTP answer has to fit a send slot, and what may wait for one peer.
+/// An HTTP answer must fit a send slot, and the output limit of one peer.
 const SEND_SLOT_SIZE_MIN: usize = 512;
 
-/// Sends are named by 16 bits, connections by 20.
+/// 16 bits identify sends, and 20 bits connections.
 const SEND_SLOT_COUNT_MAX: usize = 1 << 16;
 const CONNECTIONS_MAX: usize = 1 << 20;
 
-/// A wait over this would show in the time to a `started`.
+/// Requests may use a share of them, at least one. 65,536 are a gigabyte.
+const SPILL_BUFFERS: std::ops::RangeInclusive<usize> = SPILL_SHARE_OF_HEADS..=1 << 16;
+
+/// A longer wait would show in the time until `started`.
 const WAIT_MAX: Duration = Duration::from_millis(100);
 
-/// Checks every rule; the first that is broken is the error. What is allowed but unwise comes back as sentences.
+/// Checks all rules; the first broken rule is the error. Allowed but unwise values are returned as
+/// sentences.
 pub(super) fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
     let check = Check { config };
     check.sizes()?;
@@ -51,6 +55,7 @@ pub(super) fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
     check.promise()?;
     check.journal()?;
     check.addresses()?;
+    check.tls()?;
     Ok(check.warnings())
 }
 
@@ -61,15 +66,22 @@ struct Check<'a> {
 impl Check<'_> {
     /// `limits.ring_size (64MiB, --set limits.ring_size)`.
     fn describe(&self, key: &str) -> String {
-        let Some(setting) = settings::find(key) else { return key.to_owned() };
+        let Some(setting) = names::find(key) else { return key.to_owned() };
         let value = setting.value(&self.config.settings).unwrap_or_else(|| "unset".into());
         format!("{key} ({value}, {})", self.config.source(setting))
     }
 
-    fn require(&self, holds: bool, key: &str, demand: impl FnOnce() -> String) -> Result<(), ConfigError> {
+    fn require(
+        &self,
+        holds: bool,
+        key: &str,
+        demand: impl FnOnce() -> String,
+    ) -> Result<(), ConfigError> {
         match holds {
             true => Ok(()),
-            false => Err(ConfigError::Conflict(format!("{} has to be {}", self.describe(key), demand()))),
+            false => {
+                Err(ConfigError::Conflict(format!("{} has to be {}", self.describe(key), demand())))
+            }
         }
     }
 
@@ -108,9 +120,16 @@ impl Check<'_> {
                 self.describe("limits.connections_max")
             )
         })?;
-        self.require(limits.send_slot_count <= SEND_SLOT_COUNT_MAX, "limits.send_slot_count", || {
-            format!("at most {SEND_SLOT_COUNT_MAX}")
-        })?;
+        self.require(
+            limits.send_slot_count <= SEND_SLOT_COUNT_MAX,
+            "limits.send_slot_count",
+            || format!("at most {SEND_SLOT_COUNT_MAX}"),
+        )?;
+        self.require(
+            SPILL_BUFFERS.contains(&limits.spill_buffers),
+            "limits.spill_buffers",
+            || format!("between {} and {}", SPILL_BUFFERS.start(), SPILL_BUFFERS.end()),
+        )?;
         let shards = self.config.settings.shards.unwrap_or(1);
         self.require(shards <= super::cpus::SHARD_COUNT_MAX, "shards", || {
             format!("at most {}", super::cpus::SHARD_COUNT_MAX)
@@ -120,9 +139,14 @@ impl Check<'_> {
     fn times(&self) -> Result<(), ConfigError> {
         let limits = &self.config.settings.limits;
         self.require(limits.ping_after < limits.idle_timeout, "timeouts.ping", || {
-            format!("shorter than {}, or no ping is ever answered in time", self.describe("timeouts.idle"))
+            format!(
+                "shorter than {}, or no answer to a ping can come in time",
+                self.describe("timeouts.idle")
+            )
         })?;
-        self.require(limits.wait <= WAIT_MAX, "timeouts.wait", || format!("at most {}", show_duration(WAIT_MAX)))
+        self.require(limits.wait <= WAIT_MAX, "timeouts.wait", || {
+            format!("at most {}", show_duration(WAIT_MAX))
+        })
     }
 
     fn promise(&self) -> Result<(), ConfigError> {
@@ -130,7 +154,7 @@ impl Check<'_> {
         match !settings.no_journal || settings.ack_level() == AckLevel::Received {
             true => Ok(()),
             false => Err(ConfigError::Conflict(format!(
-                "{} promises what only a journal can keep, and {} leaves it out: give --ack received",
+                "{} needs a journal, and {} turns it off: give --ack received",
                 self.describe("ack"),
                 self.describe("no_journal")
             ))),
@@ -159,32 +183,78 @@ impl Check<'_> {
         let Some(admin) = settings.admin else { return Ok(()) };
         let (ip, listen) = (admin.ip(), settings.listen.ip());
         let overlaps = ip == listen || ip.is_unspecified() || listen.is_unspecified();
-        self.require(admin.port() == 0 || admin.port() != settings.listen.port() || !overlaps, "admin", || {
-            format!("another address and port than {}", self.describe("listen"))
-        })
+        self.require(
+            admin.port() == 0 || admin.port() != settings.listen.port() || !overlaps,
+            "admin",
+            || format!("another address and port than {}", self.describe("listen")),
+        )
+    }
+
+    fn tls(&self) -> Result<(), ConfigError> {
+        let tls = &self.config.settings.tls;
+        if tls.certs.len() != tls.keys.len() {
+            return Err(ConfigError::Conflict(format!(
+                "{} and {} name {} certificates and {} keys: give one --tls-key for each \
+                 --tls-cert, in the same order",
+                self.describe("tls.cert"),
+                self.describe("tls.key"),
+                tls.certs.len(),
+                tls.keys.len()
+            )));
+        }
+        let needs = |key: &str, missing: &str| {
+            Err(ConfigError::Conflict(format!(
+                "{} needs {missing}, which is not set: set it, or remove {key}",
+                self.describe(key)
+            )))
+        };
+        if tls.certs.is_empty() && tls.ticket_keys.is_some() {
+            return needs("tls.ticket_keys", "tls.cert");
+        }
+        if tls.certs.is_empty() && tls.client_ca.is_some() {
+            return needs("tls.client_ca", "tls.cert");
+        }
+        if tls.client_ca.is_none() && tls.client_tenant != ClientTenant::Off {
+            return needs("tls.client_tenant", "tls.client_ca");
+        }
+        Ok(())
     }
 
     fn warnings(&self) -> Vec<String> {
         let settings = &self.config.settings;
         let limits = &settings.limits;
         let mut warnings = Vec::new();
-        if limits.ring_size < RING_SIZE_RECOMMENDED {
+        // A computed size has its own warning, which says why.
+        let is_set = names::find("limits.ring_size")
+            .is_some_and(|row| *self.config.source(row) != Source::Computed);
+        if is_set && limits.ring_size < RING_SIZE_RECOMMENDED {
             warnings.push(format!(
-                "{} is small for production: under {} a short stall already holds peers back",
+                "{} is small for production: below {} even a short stall of the disk slows peers \
+                 down",
                 self.describe("limits.ring_size"),
                 show_size(RING_SIZE_RECOMMENDED)
             ));
         }
         if limits.calls_per_tenant_max.is_some_and(|quota| quota > limits.calls_max) {
             warnings.push(format!(
-                "{} has no effect: it is over {}",
+                "{} has no effect: it is higher than {}",
                 self.describe("limits.calls_per_tenant_max"),
                 self.describe("limits.calls_max")
             ));
         }
+        let tls = &settings.tls;
+        if tls.client_auth == ClientAuth::Optional && tls.client_tenant != ClientTenant::Off {
+            warnings.push(format!(
+                "{} does not cover clients without a certificate, which {} admits: for them only \
+                 the token names the tenant",
+                self.describe("tls.client_tenant"),
+                self.describe("tls.client_auth")
+            ));
+        }
         if settings.admin.is_some_and(|admin| !is_private(admin.ip())) {
             warnings.push(format!(
-                "{} can be reached from other networks, and asks nobody who they are: give a loopback or private address, or off",
+                "other networks can reach {}, which has no authentication: give a loopback or \
+                 private address, or off",
                 self.describe("admin")
             ));
         }
@@ -192,7 +262,7 @@ impl Check<'_> {
     }
 }
 
-/// Whether only this host and its own network can reach it.
+/// Whether only this host and its private network can reach it.
 fn is_private(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),

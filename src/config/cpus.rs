@@ -1,28 +1,34 @@
 #![forbid(unsafe_code)]
-//! Which CPU each reactor runs on: the `--cpus` list, and the choice where none is given. Pure: the caller asks the kernel
-//! which CPUs there are.
+//! The CPU of each reactor: the `--cpus` list, or a choice if there is none. This module does no
+//! IO: the caller asks the kernel which CPUs there are.
 
-use super::settings::Settings;
-
-/// Highest CPU number that a list may hold: what the kernel's fixed-size CPU set holds.
+/// Highest CPU number in a list: the most that the kernel's fixed-size CPU set holds.
 const CPU_MAX: usize = 1023;
 
-/// Most reactors of a node. Epochs and journal directories number them; no machine we know has more CPUs.
+/// Most reactors of a node. They number epochs and journal directories, and no known machine has
+/// more CPUs.
 pub const SHARD_COUNT_MAX: usize = CPU_MAX + 1;
 
-/// One entry per reactor: the CPU it is pinned to, `None` for unpinned. `allowed` are the CPUs this process may use.
+/// Returns one entry per reactor: the CPU it is pinned to, or `None` if it is not pinned. `allowed`
+/// are the CPUs that this process may use.
 ///
-/// With `--cpus`, these. With `--shards N`, the N highest allowed CPUs; where there are fewer, N unpinned reactors. Else all
-/// allowed CPUs but the lowest, which is left to the control plane and to the kernel, whose housekeeping runs there; all of
-/// them where there are only one or two.
+/// With `--cpus`, these CPUs. With `--shards N`, the N highest allowed CPUs; if there are fewer, N
+/// unpinned reactors. Otherwise all allowed CPUs but the lowest, or all if there are only one or
+/// two. The lowest is left to the control plane, and to the kernel, whose housekeeping runs there.
 ///
 /// The error is a sentence that names the setting to change.
-pub fn place(settings: &Settings, allowed: &[usize]) -> Result<Vec<Option<usize>>, String> {
-    let highest = |count: usize| allowed[allowed.len() - count..].iter().copied().map(Some).collect();
-    match (&settings.cpus, settings.shards) {
+pub fn place(
+    cpus: Option<&[usize]>,
+    shards: Option<usize>,
+    allowed: &[usize],
+) -> Result<Vec<Option<usize>>, String> {
+    let highest =
+        |count: usize| allowed[allowed.len() - count..].iter().copied().map(Some).collect();
+    match (cpus, shards) {
         (Some(cpus), _) => match cpus.iter().find(|cpu| !allowed.contains(cpu)) {
             Some(cpu) => Err(format!(
-                "cpus names CPU {cpu}, which this process may not use: choose from {}, or widen its affinity (taskset)",
+                "this process may not use CPU {cpu}, which cpus names: choose from {}, or widen \
+                 its affinity (taskset)",
                 show(allowed)
             )),
             None => Ok(cpus.iter().copied().map(Some).collect()),
@@ -35,10 +41,12 @@ pub fn place(settings: &Settings, allowed: &[usize]) -> Result<Vec<Option<usize>
     }
 }
 
-/// Reads `2-9,12`: numbers and ranges with commas between them, each CPU once.
+/// Reads `2-9,12`: numbers and ranges separated by commas, each CPU once.
 pub(super) fn parse(text: &str) -> Result<Vec<usize>, String> {
     let mistake = || format!("write CPU numbers up to {CPU_MAX}, each once, such as 2-9,12");
-    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|cpu| *cpu <= CPU_MAX).ok_or_else(mistake);
+    let number = |text: &str| {
+        text.trim().parse::<usize>().ok().filter(|cpu| *cpu <= CPU_MAX).ok_or_else(mistake)
+    };
     let mut cpus = Vec::new();
     for item in text.split(',') {
         let (first, last) = item.split_once('-').unwrap_or((item, item));
@@ -51,7 +59,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<usize>, String> {
     Ok(cpus)
 }
 
-/// Prints CPUs the way `--cpus` reads them, runs as ranges.
+/// Prints CPUs as `--cpus` reads them, with ranges.
 pub fn show(cpus: &[usize]) -> String {
     let mut text = String::new();
     for run in cpus.chunk_by(|before, after| before + 1 == *after) {
@@ -68,9 +76,13 @@ pub fn show(cpus: &[usize]) -> String {
 mod tests {
     use super::*;
 
-    fn placed(cpus: Option<&str>, shards: Option<usize>, allowed: &[usize]) -> Result<Vec<Option<usize>>, String> {
+    fn placed(
+        cpus: Option<&str>,
+        shards: Option<usize>,
+        allowed: &[usize],
+    ) -> Result<Vec<Option<usize>>, String> {
         let cpus = cpus.map(|text| parse(text).unwrap());
-        place(&Settings { cpus, shards, ..Settings::default() }, allowed)
+        place(cpus.as_deref(), shards, allowed)
     }
 
     #[test]
@@ -79,13 +91,15 @@ mod tests {
             assert_eq!(show(&parse(text).unwrap()), text);
         }
         assert_eq!(show(&[]), "");
-        for text in ["", "a", "1-", "-1", "3-2", "1,1", "1-4,3", "1024", "0-18446744073709551615", "1,,2"] {
+        for text in
+            ["", "a", "1-", "-1", "3-2", "1,1", "1-4,3", "1024", "0-18446744073709551615", "1,,2"]
+        {
             assert!(parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
-    fn the_lowest_cpu_is_left_where_there_are_more_than_two() {
+    fn the_lowest_cpu_is_left_free_if_there_are_more_than_two() {
         assert_eq!(placed(None, None, &[5]), Ok(vec![Some(5)]));
         assert_eq!(placed(None, None, &[0, 1]), Ok(vec![Some(0), Some(1)]));
         assert_eq!(placed(None, None, &[0, 1, 4]), Ok(vec![Some(1), Some(4)]));
@@ -99,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_that_is_not_ours_is_named() {
+    fn an_error_names_a_cpu_that_is_not_allowed() {
         assert_eq!(placed(Some("1,0"), None, &[0, 1]), Ok(vec![Some(1), Some(0)]));
         let error = placed(Some("0-3"), None, &[0, 1, 2]).unwrap_err();
         assert!(error.contains("CPU 3") && error.contains("0-2"), "{error}");

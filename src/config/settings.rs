@@ -1,28 +1,35 @@
 #![forbid(unsafe_code)]
-//! The settings of a node: one struct, and one table that gives each its name, flag, form and meaning. Help, errors, files,
-//! variables and the reference are all made from this table.
+//! The settings of a node: one struct, and one table with the name, flag, format and meaning of
+//! each. Help, errors, files, variables and the reference all come from this table.
 //!
-//! Names: a setting's key is its name (`limits.message_size_max`). A file writes it as `[limits] message_size_max = …`, the
-//! environment as `EXO_INGEST_LIMITS_MESSAGE_SIZE_MAX`, the command line as `--set limits.message_size_max=…`. The stable
-//! ones have a flag as well (`--message-size-max`), and a flag's own name with underscores stands for the key wherever a
-//! name is written: `message_size_max = …`, `EXO_INGEST_MESSAGE_SIZE_MAX`, `--set message_size_max=…`.
+//! The key of a setting is its name (`limits.message_size_max`). A file writes it as `[limits]
+//! message_size_max = …`, the environment as `EXO_INGEST_LIMITS_MESSAGE_SIZE_MAX`, the command line
+//! as `--set limits.message_size_max=…`. Stable settings also have a flag (`--message-size-max`).
+//! The name of the flag, with underscores, is valid wherever the key is: `message_size_max = …`,
+//! `EXO_INGEST_MESSAGE_SIZE_MAX`, `--set message_size_max=…`.
 
-use super::format::{self, Format};
-pub use crate::ack::AckLevel;
-use crate::control::keeper::JournalConfig;
+use super::choices::{
+    ACK_LEVELS, CLAIM_MATCH, CLIENT_AUTH, CLIENT_TENANT, KERNEL_FEATURES, LOG_FORMAT, LOG_LEVEL,
+    ON_EXPIRY,
+};
+pub use super::choices::{LogFormat, LogLevel, OnExpiry};
+use super::format;
+use super::tls::{FILES, TlsChoices};
+pub use crate::ack_level::AckLevel;
 use crate::io::probe::KernelFeatures;
 use crate::limits::Limits;
 use crate::session::ingest::ClaimMatch;
+use crate::store::JournalConfig;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Everything an operator may set, in effect.
+/// All settings in effect.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `listen`.
     pub listen: SocketAddr,
-    /// `admin`: where readiness and metrics are served; `None` is `off`.
+    /// `admin`: address of readiness and metrics; `None` is `off`.
     pub admin: Option<SocketAddr>,
     /// `jwt.key`: PEM or JWKS.
     pub jwt_key: Option<PathBuf>,
@@ -32,6 +39,8 @@ pub struct Settings {
     pub jwt_audience: Option<String>,
     /// `jwt.leeway`.
     pub jwt_leeway: Duration,
+    /// `tls.*`.
+    pub tls: TlsChoices,
     /// `claim_match`.
     pub claim_match: ClaimMatch,
     /// `on_expiry`: whether a call is closed when its token expires.
@@ -56,14 +65,16 @@ pub struct Settings {
     pub retain_bytes: Option<u64>,
     /// `journal.retain_age`; `None` is `off`.
     pub retain_age: Option<Duration>,
-    /// `journal.reserve`, bytes: 0 for none, `None` for what the node chooses.
+    /// `journal.reserve`, bytes: 0 is none; with `None` the node chooses.
     pub reserve: Option<u64>,
     /// `journal.prefill`.
     pub prefill: bool,
-    /// `ack` as it was set; what holds is [`Settings::ack_level`].
+    /// `ack` as set; [`Settings::ack_level`] is the level in effect.
     pub ack: Option<AckLevel>,
     /// `drain`: the time over which a draining node closes its calls.
     pub drain: Duration,
+    /// `drain_grace`: the time before that, in which the node still answers.
+    pub drain_grace: Duration,
     /// `log`.
     pub log: LogFormat,
     /// `log_level`.
@@ -77,12 +88,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The promise an ACK makes: what was set, else `durable` with a journal and `received` without.
+    /// The promise of an ACK: the level that was set; otherwise `durable` with a journal and
+    /// `received` without.
     pub fn ack_level(&self) -> AckLevel {
         self.ack.unwrap_or(if self.no_journal { AckLevel::Received } else { AckLevel::Durable })
     }
 
-    /// How the journal is kept; `None` where there is to be none, or no directory was given for it.
+    /// Configuration of the journal; `None` if there is none, or if no directory was given.
     pub fn journal(&self) -> Option<JournalConfig> {
         let data_dir = self.data_dir.clone().filter(|_| !self.no_journal)?;
         Some(JournalConfig {
@@ -108,6 +120,7 @@ impl Default for Settings {
             jwt_issuer: None,
             jwt_audience: None,
             jwt_leeway: Duration::from_secs(5),
+            tls: TlsChoices::default(),
             claim_match: ClaimMatch::Strict,
             on_expiry: OnExpiry::Keep,
             allowed_origins: None,
@@ -124,6 +137,8 @@ impl Default for Settings {
             prefill: false,
             ack: None,
             drain: Duration::from_secs(30),
+            // Orchestrators and load balancers need a second or two to send calls elsewhere.
+            drain_grace: Duration::from_secs(5),
             log: LogFormat::Text,
             log_level: LogLevel::Info,
             kernel_features: KernelFeatures::Newest,
@@ -133,59 +148,28 @@ impl Default for Settings {
     }
 }
 
-/// What happens to a live call when its token expires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnExpiry {
-    /// Nothing: the token was good at the upgrade.
-    Keep,
-    /// Close 4401.
-    Close,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// The least severe log lines that are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    /// Data loss or a broken invariant.
-    Error,
-    /// What an operator should look at.
-    Warn,
-    /// Start, stop, reload.
-    Info,
-    /// What helps to find a fault.
-    Debug,
-    /// Everything.
-    Trace,
-}
-
 /// One row of the table.
 pub struct Setting {
-    /// Its name: `limits.calls_max`.
+    /// Its key, such as `limits.calls_max`.
     pub key: &'static str,
-    /// The flag it has beside `--set`, without dashes in front: `max-calls`.
+    /// Its flag besides `--set`, without the leading dashes, such as `max-calls`.
     pub flag: Option<&'static str>,
-    /// Placeholder of its value in help: `SIZE`, `strict|tenant|off`.
+    /// Placeholder of its value in help, such as `SIZE` or `strict|tenant|off`.
     pub shape: &'static str,
-    /// Whether the flag may stand without a value, meaning `true`.
+    /// The flag may be given without a value, which means `true`.
     pub is_switch: bool,
-    /// What it does, as a sentence without its full stop.
+    /// The flag may be given several times; its values are joined with commas.
+    pub is_repeatable: bool,
+    /// Its help: a sentence without the full stop.
     pub help: &'static str,
     /// Sets it from text. The error says what to write instead.
     pub(super) assign: fn(&mut Settings, &str) -> Result<(), String>,
-    /// Its value as text; `None` where it is not set.
+    /// Its value as text; `None` if it is not set.
     pub(super) show: fn(&Settings) -> Option<String>,
 }
 
 impl Setting {
-    /// The other name it goes by: its flag's, with underscores, where that is not the key.
+    /// Its other name, if that is not the key: the name of its flag, with underscores.
     pub fn alias(&self) -> Option<String> {
         self.flag.map(|flag| flag.replace('-', "_")).filter(|alias| alias != self.key)
     }
@@ -195,21 +179,21 @@ impl Setting {
         variable(self.key)
     }
 
-    /// Its value as text, as `--set` takes it; `None` where it is not set.
+    /// Its value as text for `--set`; `None` if it is not set.
     pub fn value(&self, settings: &Settings) -> Option<String> {
         (self.show)(settings)
     }
 }
 
-/// What the variables of this program start with.
+/// Prefix of this program's variables.
 pub const VARIABLE_PREFIX: &str = "EXO_INGEST_";
 
-/// The variable of a name.
+/// The variable for a name.
 pub(super) fn variable(name: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", name.replace('.', "_").to_ascii_uppercase())
 }
 
-/// A row whose value has a field of its own.
+/// A row whose value has its own field.
 macro_rules! setting {
     ($key:literal, $flag:expr, $format:expr, $($field:ident).+, $help:literal) => {
         Setting {
@@ -217,6 +201,7 @@ macro_rules! setting {
             flag: $flag,
             shape: $format.shape,
             is_switch: matches!($format.shape.as_bytes(), b"BOOL"),
+            is_repeatable: matches!($format.shape.as_bytes(), b"FILE[,FILE]"),
             help: $help,
             assign: |settings, text| {
                 settings.$($field).+ = ($format.parse)(text)?;
@@ -227,100 +212,137 @@ macro_rules! setting {
     };
 }
 
-const CLAIM_MATCHES: &[(&str, ClaimMatch)] =
-    &[("strict", ClaimMatch::Strict), ("tenant", ClaimMatch::Tenant), ("off", ClaimMatch::Off)];
-const CLAIM_MATCH: Format<ClaimMatch> = Format {
-    shape: "strict|tenant|off",
-    parse: |text| format::parse_choice(text, CLAIM_MATCHES),
-    show: |value| format::show_choice(*value, CLAIM_MATCHES),
-};
-
-const ON_EXPIRIES: &[(&str, OnExpiry)] = &[("keep", OnExpiry::Keep), ("close", OnExpiry::Close)];
-const ON_EXPIRY: Format<OnExpiry> = Format {
-    shape: "keep|close",
-    parse: |text| format::parse_choice(text, ON_EXPIRIES),
-    show: |value| format::show_choice(*value, ON_EXPIRIES),
-};
-
-const ACK_LEVELS: &[(&str, AckLevel)] =
-    &[("durable", AckLevel::Durable), ("written", AckLevel::Written), ("received", AckLevel::Received)];
-
-const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
-const LOG_FORMAT: Format<LogFormat> = Format {
-    shape: "text|json",
-    parse: |text| format::parse_choice(text, LOG_FORMATS),
-    show: |value| format::show_choice(*value, LOG_FORMATS),
-};
-
-const LOG_LEVELS: &[(&str, LogLevel)] = &[
-    ("error", LogLevel::Error),
-    ("warn", LogLevel::Warn),
-    ("info", LogLevel::Info),
-    ("debug", LogLevel::Debug),
-    ("trace", LogLevel::Trace),
-];
-const LOG_LEVEL: Format<LogLevel> = Format {
-    shape: "error|warn|info|debug|trace",
-    parse: |text| format::parse_choice(text, LOG_LEVELS),
-    show: |value| format::show_choice(*value, LOG_LEVELS),
-};
-
-const KERNEL_FEATURE_SETS: &[(&str, KernelFeatures)] = &[("newest", KernelFeatures::Newest), ("6.1", KernelFeatures::V6_1)];
-const KERNEL_FEATURES: Format<KernelFeatures> = Format {
-    shape: "newest|6.1",
-    parse: |text| format::parse_choice(text, KERNEL_FEATURE_SETS),
-    show: |value| format::show_choice(*value, KERNEL_FEATURE_SETS),
-};
-
-/// Every setting, in the order in which help and tables show them.
+/// All settings, in the order of help and tables.
 pub static SETTINGS: &[Setting] = &[
-    setting!("listen", Some("listen"), format::ADDRESS, listen, "Address and port to serve on; port 0 takes a free one"),
+    setting!(
+        "listen",
+        Some("listen"),
+        format::ADDRESS,
+        listen,
+        "Address and port to listen on; port 0 takes a free port"
+    ),
     setting!(
         "admin",
         Some("admin"),
         format::ADDRESS_OR_OFF,
         admin,
-        "Address and port of `/ready`, `/metrics` and `/debug/latency.*`; port 0 takes a free one"
+        "Address and port of `/ready`, `/metrics` and `/debug/latency.*`; port 0 takes a free port"
     ),
-    setting!("jwt.key", Some("jwt-key"), format::PATH, jwt_key, "Public keys that tokens are checked with: PEM or JWKS"),
+    setting!(
+        "jwt.key",
+        Some("jwt-key"),
+        format::PATH,
+        jwt_key,
+        "Public keys to check tokens with: PEM or JWKS"
+    ),
     setting!(
         "jwt.issuer",
         Some("jwt-issuer"),
         format::TEXT,
         jwt_issuer,
-        "What a token's `iss` has to be; unset: not checked"
+        "Required `iss` of a token; unset: not checked"
     ),
     setting!(
         "jwt.audience",
         Some("jwt-audience"),
         format::TEXT,
         jwt_audience,
-        "What a token's `aud` has to hold; unset: not checked"
+        "Required value in the `aud` of a token; unset: not checked"
     ),
-    setting!("jwt.leeway", Some("jwt-leeway"), format::DURATION_OR_ZERO, jwt_leeway, "Tolerance for a token's times"),
+    setting!(
+        "jwt.leeway",
+        Some("jwt-leeway"),
+        format::DURATION_OR_ZERO,
+        jwt_leeway,
+        "Clock tolerance for the times in a token"
+    ),
+    setting!(
+        "tls.cert",
+        Some("tls-cert"),
+        FILES,
+        tls.certs,
+        "Certificate and chain for wss://, PEM; repeatable: SNI picks one, else the first; unset: \
+         plain ws://"
+    ),
+    setting!(
+        "tls.key",
+        Some("tls-key"),
+        FILES,
+        tls.keys,
+        "Private key of each `tls.cert`, in the same order: PEM"
+    ),
+    setting!(
+        "tls.ticket_keys",
+        None,
+        format::PATH,
+        tls.ticket_keys,
+        "Shared session ticket keys, one base64 key per line, newest first; unset: the process \
+         makes its own"
+    ),
+    setting!(
+        "tls.client_ca",
+        None,
+        format::PATH,
+        tls.client_ca,
+        "CAs to check client certificates against: PEM"
+    ),
+    setting!(
+        "tls.client_auth",
+        None,
+        CLIENT_AUTH,
+        tls.client_auth,
+        "Whether clients must show a certificate, when `tls.client_ca` is set"
+    ),
+    setting!(
+        "tls.client_tenant",
+        None,
+        CLIENT_TENANT,
+        tls.client_tenant,
+        "Name in a client certificate that must equal the `tenant_id`: common name, DNS name, URI"
+    ),
+    setting!(
+        "tls.allow_plain",
+        None,
+        format::SWITCH,
+        limits.allow_plain,
+        "Also accept plain ws:// on a port that speaks TLS"
+    ),
     setting!(
         "claim_match",
         Some("claim-match"),
         CLAIM_MATCH,
         claim_match,
-        "Which ids of token and `start` have to agree: both, the tenant, none"
+        "Which ids must match between token and `start`: both, the tenant, none"
     ),
-    setting!("on_expiry", None, ON_EXPIRY, on_expiry, "What happens to a live call whose token expires"),
+    setting!(
+        "on_expiry",
+        None,
+        ON_EXPIRY,
+        on_expiry,
+        "What happens to a live call whose token expires"
+    ),
     setting!(
         "allowed_origins",
         Some("allowed-origins"),
         format::LIST,
         allowed_origins,
-        "Origins that may connect, with commas between them; unset: `Origin` is ignored"
+        "Origins that may connect, separated by commas; unset: `Origin` is ignored"
     ),
     setting!(
         "cpus",
         Some("cpus"),
         format::CPUS,
         cpus,
-        "CPUs such as 2-9,12, one pinned reactor on each; unset: all but the lowest, where there are more than two"
+        "CPUs such as 2-9,12, with one pinned reactor each; unset: all but the lowest, if there \
+         are more than two"
     ),
-    setting!("shards", Some("shards"), format::COUNT_OPTIONAL, shards, "Number of reactors instead of a list of CPUs"),
+    setting!(
+        "shards",
+        Some("shards"),
+        format::COUNT_OPTIONAL,
+        shards,
+        "Number of reactors, instead of a list of CPUs"
+    ),
     setting!(
         "no_journal",
         Some("no-journal"),
@@ -333,13 +355,14 @@ pub static SETTINGS: &[Setting] = &[
         Some("data-dir"),
         format::DIRECTORY,
         data_dir,
-        "Directory of the journal, made where it is missing; unset: only with --no-journal"
+        "Directory of the journal, created if missing; required without --no-journal"
     ),
     Setting {
         key: "ack",
         flag: Some("ack"),
         shape: "durable|written|received",
         is_switch: false,
+        is_repeatable: false,
         help: "What an ACK promises; unset: durable with a journal, received without",
         assign: |settings, text| {
             settings.ack = Some(format::parse_choice(text, ACK_LEVELS)?);
@@ -352,29 +375,36 @@ pub static SETTINGS: &[Setting] = &[
         Some("retain-bytes"),
         format::SIZE_OR_OFF,
         retain_bytes,
-        "Size the journal stays within: its oldest segments make room for new ones"
+        "Maximum size of the journal: its oldest segments make room for new ones"
     ),
     setting!(
         "journal.retain_age",
         Some("retain-age"),
         format::DURATION_OR_OFF,
         retain_age,
-        "Age beyond which segments of the journal are deleted"
+        "Age after which segments of the journal are deleted"
     ),
     setting!(
         "journal.reserve",
         None,
         format::RESERVE,
         reserve,
-        "Free space below which new calls get 503; off: none; unset: 5 % of the filesystem, at least 1GiB"
+        "Free space below which new calls get 503; off: none; unset: 5 % of the filesystem, at \
+         least 1GiB"
     ),
-    setting!("journal.segment_size", None, format::SIZE, segment_size, "Size of a segment of the journal"),
+    setting!(
+        "journal.segment_size",
+        None,
+        format::SIZE,
+        segment_size,
+        "Size of a segment of the journal"
+    ),
     setting!(
         "journal.sync_interval",
         None,
         format::DURATION_OR_ZERO,
         sync_interval,
-        "Least time between two syncs of a shard"
+        "Minimum time between two syncs of a shard"
     ),
     setting!(
         "journal.stall_timeout",
@@ -388,24 +418,46 @@ pub static SETTINGS: &[Setting] = &[
         None,
         format::SWITCH,
         prefill,
-        "Write zeros over segments before they are used: cheaper syncs, twice the bytes to disk"
+        "Fill segments with zeros before use: cheaper syncs, but twice the bytes to disk"
     ),
-    setting!("drain", Some("drain"), format::DURATION_OR_ZERO, drain, "Time over which a draining node closes its calls"),
+    setting!(
+        "drain",
+        Some("drain"),
+        format::DURATION_OR_ZERO,
+        drain,
+        "Time over which a draining node closes its calls"
+    ),
+    setting!(
+        "drain_grace",
+        Some("drain-grace"),
+        format::DURATION_OR_ZERO,
+        drain_grace,
+        "Time before `drain`: calls go on, new ones get 503, `/health` answers; 0s: the port \
+         closes at once"
+    ),
+    setting!(
+        "proxy_protocol.from",
+        None,
+        format::NETWORKS,
+        limits.proxy_from,
+        "Networks whose connections must begin with a PROXY protocol version 2 header, separated \
+         by commas; off: none"
+    ),
     setting!("log", Some("log"), LOG_FORMAT, log, "Form of the log lines on stderr"),
-    setting!("log_level", None, LOG_LEVEL, log_level, "Least severe log lines to write"),
+    setting!("log_level", None, LOG_LEVEL, log_level, "Lowest severity of the log lines to write"),
     setting!(
         "kernel_features",
         Some("kernel-features"),
         KERNEL_FEATURES,
         kernel_features,
-        "Newest kernel features to use; 6.1 takes the older paths on any kernel"
+        "Newest kernel features to use; 6.1 selects the older code paths on any kernel"
     ),
     setting!(
         "allow_unregistered",
         Some("allow-unregistered"),
         format::SWITCH,
         allow_unregistered,
-        "Run without registered memory where locked memory is short"
+        "Run without registered memory if the limit on locked memory is too low"
     ),
     setting!(
         "limits.message_size_max",
@@ -414,43 +466,77 @@ pub static SETTINGS: &[Setting] = &[
         limits.message_size_max,
         "Largest audio message"
     ),
-    setting!("limits.text_size_max", None, format::SIZE, limits.text_size_max, "Largest text message"),
+    setting!(
+        "limits.text_size_max",
+        None,
+        format::SIZE,
+        limits.text_size_max,
+        "Largest text message"
+    ),
     setting!(
         "limits.fragments_max",
         None,
         format::count::<u32>(),
         limits.fragments_max,
-        "Most WebSocket frames a message may come in"
+        "Most WebSocket frames in one message"
     ),
     setting!(
         "limits.control_rate",
         None,
         format::count::<u32>(),
         limits.control_rate,
-        "Control frames a second a peer may send for long"
+        "Control frames per second that a peer may send on average"
     ),
     setting!(
         "limits.control_burst",
         None,
         format::count::<u32>(),
         limits.control_burst,
-        "Control frames a peer may send at once"
+        "Control frames that a peer may send at once"
+    ),
+    setting!(
+        "limits.text_rate",
+        None,
+        format::count::<u32>(),
+        limits.text_rate,
+        "Text messages per second that a peer may send on average; each 4 KiB of one count as one \
+         more"
+    ),
+    setting!(
+        "limits.text_burst",
+        None,
+        format::count::<u32>(),
+        limits.text_burst,
+        "Text messages that a peer may send at once, counted the same way"
     ),
     setting!(
         "limits.output_size_max",
         None,
         format::SIZE,
         limits.output_size_max,
-        "Bytes that may wait for one peer to read them"
+        "Bytes that may wait until one peer reads them"
     ),
     setting!(
         "limits.max_ahead",
         Some("max-ahead"),
         format::DURATION_OR_OFF,
         limits.max_ahead,
-        "How far audio may run ahead of the clock"
+        "How far audio may run ahead of real time"
     ),
-    setting!("limits.sample_rates", None, format::RATES, limits.sample_rates, "Sample rates a `start` may name, Hz"),
+    setting!(
+        "limits.frame_time_min",
+        None,
+        format::DURATION_OR_ZERO,
+        limits.frame_time_min,
+        "Minimum audio time that each fragment of a frame counts as for `max_ahead`"
+    ),
+    setting!(
+        "limits.sample_rates",
+        None,
+        format::RATES,
+        limits.sample_rates,
+        "Sample rates a `start` may name, Hz"
+    ),
     setting!(
         "limits.strict_pcm",
         None,
@@ -463,28 +549,50 @@ pub static SETTINGS: &[Setting] = &[
         Some("max-calls"),
         format::count::<usize>(),
         limits.calls_max,
-        "Calls on the whole node; beyond it upgrades get 503"
+        "Most calls on the node; more upgrades get 503"
     ),
     setting!(
         "limits.calls_per_tenant_max",
         None,
         format::COUNT_OR_OFF,
         limits.calls_per_tenant_max,
-        "Calls of one tenant on the whole node; beyond it upgrades get 429"
+        "Most calls of one tenant on the node; more upgrades get 429"
     ),
     setting!(
         "limits.connections_max",
         None,
         format::count::<usize>(),
         limits.connections_max,
-        "Sockets of one shard, handshakes included"
+        "Most upgraded connections of one shard; more upgrades get 503"
+    ),
+    setting!(
+        "limits.heads_max",
+        None,
+        format::count::<usize>(),
+        limits.heads_max,
+        "Most connections of one shard with an incomplete request; with more, the oldest get 408"
+    ),
+    setting!(
+        "limits.address_rate",
+        None,
+        format::COUNT_OR_OFF,
+        limits.address_rate,
+        "New connections per second from one address (IPv6: one /64), on average, per shard; more \
+         get 429"
+    ),
+    setting!(
+        "limits.address_burst",
+        None,
+        format::count::<u32>(),
+        limits.address_burst,
+        "New connections from one address at once, when their rate is limited"
     ),
     setting!(
         "limits.handshakes_per_turn",
         None,
         format::count::<usize>(),
         limits.handshakes_per_turn,
-        "Tokens a shard verifies before it looks after its live calls again"
+        "Most tokens a shard verifies before it serves its live calls again"
     ),
     setting!(
         "limits.completions_per_turn",
@@ -493,13 +601,63 @@ pub static SETTINGS: &[Setting] = &[
         limits.completions_per_turn,
         "Completions a shard reaps before it submits and acknowledges"
     ),
-    setting!("limits.ring_size", None, format::SIZE, limits.ring_size, "Frame ring of one shard; 64MiB to 256MiB is usual"),
-    setting!("limits.send_slot_size", None, format::SIZE, limits.send_slot_size, "Bytes of one pooled send"),
-    setting!("limits.send_slot_count", None, format::count::<usize>(), limits.send_slot_count, "Pooled sends of one shard"),
-    setting!("timeouts.head", None, format::DURATION, limits.head_timeout, "From accept to the end of the request head"),
-    setting!("timeouts.start", None, format::DURATION, limits.start_timeout, "From the upgrade to a valid `start`"),
-    setting!("timeouts.ping", None, format::DURATION, limits.ping_after, "Silence after which we ping"),
-    setting!("timeouts.idle", None, format::DURATION, limits.idle_timeout, "Silence after which we close"),
+    setting!(
+        "limits.ring_size",
+        None,
+        format::SIZE,
+        limits.ring_size,
+        "Frame ring of one shard; unset: 2 s of audio of its calls, limited by a quarter of the \
+         memory and by the memory lock limit"
+    ),
+    setting!(
+        "limits.spill_buffers",
+        None,
+        format::count::<usize>(),
+        limits.spill_buffers,
+        "Partly received TLS records of one shard, with a buffer of 16 KiB each"
+    ),
+    setting!(
+        "limits.send_slot_size",
+        None,
+        format::SIZE,
+        limits.send_slot_size,
+        "Size of one pooled send buffer"
+    ),
+    setting!(
+        "limits.send_slot_count",
+        None,
+        format::count::<usize>(),
+        limits.send_slot_count,
+        "Pooled send buffers of one shard"
+    ),
+    setting!(
+        "timeouts.head",
+        None,
+        format::DURATION,
+        limits.head_timeout,
+        "Time from accept to the end of the request head"
+    ),
+    setting!(
+        "timeouts.start",
+        None,
+        format::DURATION,
+        limits.start_timeout,
+        "Time from the upgrade to a valid `start`"
+    ),
+    setting!(
+        "timeouts.ping",
+        None,
+        format::DURATION,
+        limits.ping_after,
+        "Silence after which the node sends a ping"
+    ),
+    setting!(
+        "timeouts.idle",
+        None,
+        format::DURATION,
+        limits.idle_timeout,
+        "Silence after which the node closes the connection"
+    ),
     setting!(
         "timeouts.ack_stalled",
         None,
@@ -512,29 +670,13 @@ pub static SETTINGS: &[Setting] = &[
         None,
         format::DURATION,
         limits.close_timeout,
-        "How long a Close waits for the ACKs already due"
+        "How long a Close waits for ACKs that are already due"
     ),
-    setting!("timeouts.wait", None, format::DURATION, limits.wait, "How long a shard gathers completions before it wakes"),
+    setting!(
+        "timeouts.wait",
+        None,
+        format::DURATION,
+        limits.wait,
+        "How long a shard gathers completions before it wakes"
+    ),
 ];
-
-/// The setting that goes by `name`: its key or its alias.
-pub fn find(name: &str) -> Option<&'static Setting> {
-    SETTINGS.iter().find(|setting| setting.key == name || setting.alias().as_deref() == Some(name))
-}
-
-/// The setting whose variable (or whose alias's variable) is `name`.
-pub(super) fn find_variable(name: &str) -> Option<&'static Setting> {
-    SETTINGS
-        .iter()
-        .find(|setting| setting.variable() == name || setting.alias().is_some_and(|alias| variable(&alias) == name))
-}
-
-/// The name among all keys and aliases, each passed through `spell`, that looks most like `name`, if any does.
-pub(super) fn suggest(name: &str, spell: fn(&str) -> String) -> Option<String> {
-    let names = SETTINGS.iter().flat_map(|setting| [Some(setting.key.to_owned()), setting.alias()]).flatten();
-    let scored = names.map(|candidate| spell(&candidate)).map(|candidate| {
-        // Winkler's bonus for a common start would let every `limits.` suggest every other.
-        (strsim::normalized_damerau_levenshtein(name, &candidate), candidate)
-    });
-    scored.filter(|(score, _)| *score > 0.7).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
-}

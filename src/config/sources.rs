@@ -1,5 +1,6 @@
 #![forbid(unsafe_code)]
-//! Where values come from: file, environment, flags. Turns each into (name, text, source), whatever it means.
+//! The sources of values: file, environment, flags. Each becomes (name, text, source), and its
+//! meaning is not checked here.
 
 use super::ConfigError;
 use super::settings::VARIABLE_PREFIX;
@@ -13,28 +14,30 @@ use toml::de::{DeTable, DeValue};
 /// Where a value came from. A later variant overrides an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody set it.
+    /// It was not set.
     Default,
-    /// The command sets it so unless told otherwise.
+    /// The node computed it from other settings and the host.
+    Computed,
+    /// The command sets it unless it is overridden.
     Command(&'static str),
     /// A line of the configuration file.
     File {
-        /// The file as it was named.
+        /// The file as the operator named it.
         path: Arc<Path>,
-        /// From 1.
+        /// Line number, from 1.
         line: usize,
     },
     /// An environment variable, by its name.
     Environment(String),
-    /// A flag as it was written: `--listen`, `--set log_level`.
+    /// A flag as it was written, such as `--listen` or `--set log_level`.
     Flag(String),
 }
 
 impl Source {
-    /// Of two sources, the one of higher rank holds.
+    /// Of two sources, the one of higher rank wins.
     pub(super) fn rank(&self) -> u8 {
         match self {
-            Source::Default => 0,
+            Source::Default | Source::Computed => 0,
             Source::Command(_) => 1,
             Source::File { .. } => 2,
             Source::Environment(_) => 3,
@@ -47,6 +50,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Default => f.write_str("default"),
+            Source::Computed => f.write_str("computed"),
             Source::Command(name) => f.write_str(name),
             Source::File { path, line } => write!(f, "{}:{line}", path.display()),
             Source::Environment(name) | Source::Flag(name) => f.write_str(name),
@@ -54,28 +58,31 @@ impl fmt::Display for Source {
     }
 }
 
-/// A value somebody gave, before anyone asked what it means.
+/// A value that was set, before its meaning is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Given {
-    /// A key, an alias, or a variable's name.
+pub struct RawSetting {
+    /// A key, an alias, or the name of a variable.
     pub name: String,
     /// The value.
     pub text: String,
-    /// Where.
+    /// Its source.
     pub source: Source,
 }
 
 /// The variable that names the configuration file, as `--config` does.
 pub const CONFIG_VARIABLE: &str = "EXO_INGEST_CONFIG";
 
-/// What the environment says: the configuration file's path, if it names one, and values.
+/// The values in the environment, and the path of the configuration file if it names one.
 pub(super) fn from_environment(
     variables: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<(Option<PathBuf>, Vec<Given>), ConfigError> {
+) -> Result<(Option<PathBuf>, Vec<RawSetting>), ConfigError> {
     let mut file = None;
     let mut given = Vec::new();
     for (name, value) in variables {
-        let Some(name) = name.to_str().filter(|name| name.starts_with(VARIABLE_PREFIX) && !is_injected(name, &value)) else {
+        let Some(name) = name
+            .to_str()
+            .filter(|name| name.starts_with(VARIABLE_PREFIX) && !is_injected(name, &value))
+        else {
             continue;
         };
         if name == CONFIG_VARIABLE {
@@ -89,46 +96,59 @@ pub(super) fn from_environment(
             text: value.to_string_lossy().into_owned(),
             remedy: "it is not UTF-8".into(),
         })?;
-        given.push(Given { name: name.to_owned(), text, source });
+        given.push(RawSetting { name: name.to_owned(), text, source });
     }
-    // The environment's order is the shell's; an error should not depend on it.
+    // The order of the environment comes from the shell; an error must not depend on it.
     given.sort_by(|a, b| a.name.cmp(&b.name));
     Ok((file, given))
 }
 
-/// Kubernetes and Docker put addresses of a service named `exo-ingest` into every container beside it, under our prefix
-/// (`EXO_INGEST_SERVICE_HOST`, `EXO_INGEST_PORT_8443_TCP_ADDR`). They are no mistake of the operator's.
+/// Kubernetes and Docker put the addresses of a service named `exo-ingest` into every container
+/// next to it, with our prefix (`EXO_INGEST_SERVICE_HOST`, `EXO_INGEST_PORT_8443_TCP_ADDR`). They
+/// are not a mistake of the operator.
 fn is_injected(name: &str, value: &OsStr) -> bool {
     let rest = &name[VARIABLE_PREFIX.len()..];
     let is_url = value.to_str().is_some_and(|value| value.contains("://"));
-    (rest == "PORT" && is_url) || ["PORT_", "SERVICE_HOST", "SERVICE_PORT"].iter().any(|start| rest.starts_with(start))
+    (rest == "PORT" && is_url)
+        || ["PORT_", "SERVICE_HOST", "SERVICE_PORT"].iter().any(|start| rest.starts_with(start))
 }
 
-/// What the configuration file at `path` says.
-pub(super) fn from_file(path: &Path) -> Result<Vec<Given>, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), reason: error.to_string() })?;
+/// The values in the configuration file at `path`.
+pub(super) fn from_file(path: &Path) -> Result<Vec<RawSetting>, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
     from_toml(path, &text)
 }
 
-fn from_toml(path: &Path, text: &str) -> Result<Vec<Given>, ConfigError> {
+/// The settings in a configuration file with this text.
+pub(super) fn from_toml(path: &Path, text: &str) -> Result<Vec<RawSetting>, ConfigError> {
     let path: Arc<Path> = path.into();
     let line = |offset: usize| 1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
     let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
-        source: Source::File { path: path.clone(), line: error.span().map_or(1, |span| line(span.start)) },
+        source: Source::File {
+            path: path.clone(),
+            line: error.span().map_or(1, |span| line(span.start)),
+        },
         reason: error.message().trim().replace('\n', "; "),
     })?;
     let mut given = Vec::new();
-    flatten("", table.get_ref(), &|offset| Source::File { path: path.clone(), line: line(offset) }, &mut given)?;
+    flatten(
+        "",
+        table.get_ref(),
+        &|offset| Source::File { path: path.clone(), line: line(offset) },
+        &mut given,
+    )?;
     Ok(given)
 }
 
-/// Walks tables: `[limits] calls_max = 5` becomes `limits.calls_max`.
+/// Flattens tables: `[limits] calls_max = 5` becomes `limits.calls_max`.
 fn flatten(
     prefix: &str,
     table: &DeTable<'_>,
     source: &dyn Fn(usize) -> Source,
-    given: &mut Vec<Given>,
+    given: &mut Vec<RawSetting>,
 ) -> Result<(), ConfigError> {
     for (key, value) in table.iter() {
         let name = format!("{prefix}{}", key.get_ref());
@@ -136,13 +156,14 @@ fn flatten(
         match value.get_ref() {
             DeValue::Table(table) => flatten(&format!("{name}."), table, source, given)?,
             value => match scalar(value) {
-                Some(text) => given.push(Given { name, text, source: source_here }),
+                Some(text) => given.push(RawSetting { name, text, source: source_here }),
                 None => {
                     return Err(ConfigError::BadValue {
                         source: source_here,
                         key: Some(name),
                         text: value.type_str().into(),
-                        remedy: "write a string, a whole number, true, false, or a list of them".into(),
+                        remedy: "write a string, a whole number, true, false, or a list of them"
+                            .into(),
                     });
                 }
             },
@@ -151,13 +172,13 @@ fn flatten(
     Ok(())
 }
 
-/// A TOML value as the text that a flag would carry; `None` for what no setting takes.
+/// A TOML value as the text of a flag; `None` for a type that no setting takes.
 fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
-        DeValue::Integer(number) => {
-            i64::from_str_radix(number.as_str(), number.radix()).ok().map(|number| number.to_string())
-        }
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .ok()
+            .map(|number| number.to_string()),
         DeValue::Boolean(value) => Some(value.to_string()),
         DeValue::Array(items) => {
             let items: Option<Vec<String>> = items.iter().map(Spanned::get_ref).map(item).collect();
@@ -167,7 +188,7 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
     }
 }
 
-/// An element of a list. One with a comma in it would come out as two.
+/// An element of a list. One that contains a comma would become two.
 fn item(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::Array(_) => None,
@@ -181,7 +202,10 @@ mod tests {
 
     fn toml(text: &str) -> Result<Vec<(String, String, String)>, String> {
         let given = from_toml(Path::new("exo.toml"), text).map_err(|error| error.to_string())?;
-        Ok(given.into_iter().map(|given| (given.name, given.text, given.source.to_string())).collect())
+        Ok(given
+            .into_iter()
+            .map(|given| (given.name, given.text, given.source.to_string()))
+            .collect())
     }
 
     fn row(name: &str, text: &str, source: &str) -> (String, String, String) {
@@ -190,7 +214,8 @@ mod tests {
 
     #[test]
     fn tables_become_dotted_names_with_their_lines() {
-        let text = "listen = \"[::]:1\"\nno_journal = true\n\n[limits]\ncalls_max = 1_000\nsample_rates = [8000, 16000]\n";
+        let text = "listen = \"[::]:1\"\nno_journal = true\n\n[limits]\ncalls_max = 1_000\n\
+                    sample_rates = [8000, 16000]\n";
         let mut given = toml(text).unwrap();
         given.sort();
         let want = [
@@ -204,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_toml_is_refused_with_its_line() {
+    fn errors_in_toml_name_the_line() {
         let error = toml("listen = \"a\"\nlisten = ").unwrap_err();
         assert!(error.contains("exo.toml:2"), "{error}");
         for text in ["a = 1.5", "a = 2020-01-01", "a = [[1]]", "a = [\"x,y\"]", "a = [{ b = 1 }]"] {
@@ -223,10 +248,14 @@ mod tests {
             ("EXO_INGEST_SERVICE_HOST", "10.0.0.1"),
             ("EXO_INGEST_SERVICE_PORT_WS", "8443"),
         ];
-        let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let variables =
+            variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let (file, given) = from_environment(variables).unwrap();
         assert_eq!(file.as_deref(), Some(Path::new("/etc/exo.toml")));
         let source = Source::Environment("EXO_INGEST_LOG".into());
-        assert_eq!(given, [Given { name: "EXO_INGEST_LOG".into(), text: "json".into(), source }]);
+        assert_eq!(
+            given,
+            [RawSetting { name: "EXO_INGEST_LOG".into(), text: "json".into(), source }]
+        );
     }
 }

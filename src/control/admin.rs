@@ -1,28 +1,35 @@
 #![forbid(unsafe_code)]
-//! The admin listener: whether the node is ready, what it has counted, how long things took. HTTP/1.1 on a port of its own,
-//! read only, without authentication: it belongs on a loopback or private address.
+//! The admin listener shows whether the node is ready, its counters, and its latencies. It serves
+//! HTTP/1.1 on a separate port, read only, without authentication. So it belongs on a loopback or
+//! private address.
 //!
 //! ```text
-//! GET /ready                 200 or 503, and why not                             ready.rs
-//! GET /metrics               OpenMetrics text                                    families.rs, exposition.rs
-//! GET /debug/latency.hlog    HdrHistogram's interval log, since the start        percentiles.rs
-//! GET /debug/latency.hgrm    percentile distributions, ?tag=ack for one          percentiles.rs
+//! GET /ready                 200 or 503, with the reasons              ready.rs
+//! GET /metrics               OpenMetrics text, or on request           families.rs, exposition.rs
+//!                            the older text                            classic.rs
+//! GET /debug/latency.hlog    HdrHistogram's interval log               percentiles.rs
+//! GET /debug/latency.hgrm    percentile distributions, or one: ?tag=   percentiles.rs
 //! ```
-//! A client costs the node a task and a descriptor, and no more than `CONNECTIONS_MAX` of them. Where they are all taken the
-//! one that was idle for longest makes way, so that forgotten connections never keep a scrape out.
+//! Each client costs the node a task and a descriptor, and there are at most `CONNECTIONS_MAX`. If
+//! all are in use, the one that was idle the longest is closed. So forgotten connections never keep
+//! a scrape out.
 
+mod classic;
 mod exposition;
 mod families;
+mod node_info;
 mod percentiles;
 mod process;
 mod ready;
 mod status;
 
-pub use status::Facts;
+pub use exposition::list_item;
+pub(super) use node_info::KeyCounts;
+pub use node_info::NodeInfo;
 pub(super) use status::Status;
 
 use hyper::body::{Body, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -37,20 +44,24 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Connections served at a time. `node.rs` keeps descriptors for so many.
+/// Most connections at a time. `node.rs` reserves descriptors for them.
 const CONNECTIONS_MAX: usize = 32;
 
-/// From accept to the end of the first request's head.
+/// Time from accept to the end of the first request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// From one request to the next, its response included: longer than the interval of any usual scrape.
+/// Extra time for a connection after its deadline, in case it has sent something in time.
+const LAST_LOOK: Duration = Duration::from_millis(250);
+
+/// Time from one request to the next, with its response. It is longer than the interval of usual
+/// scrapes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// What a request head may take.
+/// Largest request head, bytes.
 const HEAD_SIZE_MAX: usize = 8 << 10;
 const FIELDS_MAX: usize = 64;
 
-/// After an accept that failed, for want of descriptors mostly.
+/// Pause after a failed accept, usually because descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -64,29 +75,47 @@ pub struct AdminError {
     error: io::Error,
 }
 
+impl AdminError {
+    /// An error of listening on `address`.
+    pub fn new(address: SocketAddr, error: io::Error) -> AdminError {
+        AdminError { address, error }
+    }
+}
+
 impl fmt::Display for AdminError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let AdminError { address, error } = self;
         match error.kind() {
             io::ErrorKind::AddrInUse => write!(
                 f,
-                "the admin address {address} is in use by another program, perhaps another node: choose another one with \
-                 --admin, or --admin off"
+                "the admin address {address} is in use by another program, perhaps another node: \
+                 choose another one with --admin, or --admin off"
             ),
             io::ErrorKind::AddrNotAvailable => {
-                write!(f, "the admin address {address} is no address of this host: choose one that is with --admin")
+                write!(
+                    f,
+                    "the admin address {address} is not an address of this host: choose one \
+                     that is, with --admin"
+                )
             }
             io::ErrorKind::PermissionDenied => {
-                write!(f, "not allowed to listen on {address}: choose a port above 1023 with --admin")
+                write!(
+                    f,
+                    "not allowed to listen on {address}: choose a port above 1023 with --admin"
+                )
             }
-            _ => write!(f, "cannot listen on the admin address {address}: {error}: choose another one with --admin"),
+            _ => write!(
+                f,
+                "cannot listen on the admin address {address}: {error}: choose another one with \
+                 --admin"
+            ),
         }
     }
 }
 
 impl std::error::Error for AdminError {}
 
-/// A bound admin address. Who connects waits until it is served.
+/// A bound admin address. Clients that connect wait until it is served.
 #[derive(Debug)]
 pub(super) struct AdminListener {
     socket: std::net::TcpListener,
@@ -94,7 +123,7 @@ pub(super) struct AdminListener {
 }
 
 impl AdminListener {
-    /// Port 0 takes a free one.
+    /// Binds the address. Port 0 takes a free port.
     pub fn bind(address: SocketAddr) -> Result<AdminListener, AdminError> {
         let bind = || {
             let socket = std::net::TcpListener::bind(address)?;
@@ -104,13 +133,13 @@ impl AdminListener {
         bind().map_err(|error| AdminError { address, error })
     }
 
-    /// With the real port.
+    /// The address with its real port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-/// Serves for as long as the runtime runs.
+/// Serves as long as the runtime runs.
 pub(super) async fn serve(listener: AdminListener, status: Rc<Status>) {
     let listener = match TcpListener::from_std(listener.socket) {
         Ok(listener) => listener,
@@ -120,14 +149,14 @@ pub(super) async fn serve(listener: AdminListener, status: Rc<Status>) {
     loop {
         match listener.accept().await {
             Ok((socket, _)) => clients.add(socket, &status),
-            // The peer's own failure: the next one may be there already.
+            // The peer broke this connection. The next one may be waiting already.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-/// The connections that are served.
+/// The connections being served.
 #[derive(Default)]
 struct Clients {
     open: RefCell<Vec<Client>>,
@@ -137,7 +166,7 @@ struct Clients {
 struct Client {
     number: u64,
     task: AbortHandle,
-    /// When it connected, or sent its last request.
+    /// When it connected or sent its last request.
     active_at: Rc<Cell<Instant>>,
 }
 
@@ -163,7 +192,7 @@ impl Clients {
     }
 }
 
-/// A client's place among the others; given back when its task ends, however it does.
+/// A client's place in the list. It is given back when the client's task ends, in every case.
 struct Place {
     clients: Rc<Clients>,
     number: u64,
@@ -175,7 +204,8 @@ impl Drop for Place {
     }
 }
 
-/// Serves one connection until it ends, or has asked for nothing for too long. That also bounds a client that does not read.
+/// Serves one connection until it ends, or has sent no request for too long. This also limits a
+/// client that does not read.
 async fn talk(socket: TcpStream, status: Rc<Status>, active_at: Rc<Cell<Instant>>, _place: Place) {
     let deadline = Rc::new(Cell::new(active_at.get() + HEAD_TIMEOUT));
     let service = service_fn(|request| {
@@ -189,10 +219,18 @@ async fn talk(socket: TcpStream, status: Rc<Status>, active_at: Rc<Cell<Instant>
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
     loop {
         tokio::select! {
-            // What went wrong on it is the client's affair.
+            // Handle received bytes before the deadline: after a standstill the deadline may have
+            // passed, although they came in time.
+            biased;
+            // An error of the connection concerns only the client.
             _ = &mut connection => return,
             () = sleep_until(deadline.get()) => {
-                if deadline.get() <= Instant::now() {
+                if deadline.get() > Instant::now() {
+                    continue;
+                }
+                // After a standstill the runtime may see the deadline before the bytes.
+                let has_ended = tokio::time::timeout(LAST_LOOK, &mut connection).await.is_ok();
+                if has_ended || deadline.get() <= Instant::now() {
                     return;
                 }
             }
@@ -203,10 +241,11 @@ async fn talk(socket: TcpStream, status: Rc<Status>, active_at: Rc<Cell<Instant>
 async fn respond(status: &Status, request: &Request<Incoming>) -> Response<String> {
     let path = request.uri().path();
     if !matches!(path, "/ready" | "/metrics" | "/debug/latency.hlog" | "/debug/latency.hgrm") {
-        let routes = "the routes here are /ready, /metrics, /debug/latency.hlog and /debug/latency.hgrm\n";
+        let routes =
+            "the routes here are /ready, /metrics, /debug/latency.hlog and /debug/latency.hgrm\n";
         return answer(StatusCode::NOT_FOUND, TEXT, routes.into());
     }
-    // Of HEAD hyper leaves the body out, and says its length.
+    // For HEAD, hyper leaves out the body and sends its length.
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "use GET\n".into());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -215,33 +254,51 @@ async fn respond(status: &Status, request: &Request<Incoming>) -> Response<Strin
     if !request.body().is_end_stream() {
         return close(answer(StatusCode::BAD_REQUEST, TEXT, "send no body\n".into()));
     }
-    let failed = |error: &dyn fmt::Display| answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n"));
+    let failed = |error: &dyn fmt::Display| {
+        answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n"))
+    };
     match path {
         "/ready" => {
             let reasons = status.reasons();
-            let code = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            match ready::document(status, &reasons) {
+            let code =
+                if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            let (info, notices) = (status.node_info(), status.expiry_notices());
+            match ready::document(&info, status.calls_live(), &reasons, notices) {
                 Ok(text) => answer(code, JSON, text),
                 Err(error) => failed(&error),
             }
+        }
+        "/metrics" if classic::is_preferred(accepts(request)) => {
+            answer(StatusCode::OK, classic::CONTENT_TYPE, classic::text(&status.families().await))
         }
         "/metrics" => match exposition::text(status.families().await) {
             Ok(text) => answer(StatusCode::OK, OPENMETRICS, text),
             Err(error) => failed(&error),
         },
-        "/debug/latency.hlog" => match status.with_latencies(|all| percentiles::log(all, status.started())).await {
-            Ok(text) => answer(StatusCode::OK, TEXT, text),
-            Err(error) => failed(&error),
-        },
+        "/debug/latency.hlog" => {
+            match status.with_latencies(|all| percentiles::log(all, status.started())).await {
+                Ok(text) => answer(StatusCode::OK, TEXT, text),
+                Err(error) => failed(&error),
+            }
+        }
         _ => {
             let query = request.uri().query().unwrap_or_default();
             let tag = query.split('&').find_map(|pair| pair.strip_prefix("tag="));
             match status.with_latencies(|all| percentiles::distributions(all, tag)).await {
                 Ok(text) => answer(StatusCode::OK, TEXT, text),
-                Err(tags) => answer(StatusCode::NOT_FOUND, TEXT, format!("the tags here are {}\n", tags.join(", "))),
+                Err(tags) => answer(
+                    StatusCode::NOT_FOUND,
+                    TEXT,
+                    format!("the tags are {}\n", tags.join(", ")),
+                ),
             }
         }
     }
+}
+
+/// The `Accept` fields of a request. A field that is not text is ignored.
+fn accepts(request: &Request<Incoming>) -> impl Iterator<Item = &str> {
+    request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok())
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: String) -> Response<String> {
@@ -252,13 +309,14 @@ fn answer(status: StatusCode, content_type: &'static str, body: String) -> Respo
     response
 }
 
-/// What may follow such a request is a body that nobody reads.
+/// Closes the connection after the response: a body may follow, and it will not be read.
 fn close(mut response: Response<String>) -> Response<String> {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
-/// Every metric with its type, labels and meaning, as a Markdown table: made by the code that makes `/metrics`.
+/// Every metric with its type, labels and meaning, as a Markdown list. The code of `/metrics`
+/// makes it.
 pub fn reference() -> String {
     exposition::reference(&families::declared())
 }

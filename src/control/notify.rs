@@ -1,6 +1,6 @@
 #![forbid(unsafe_code)]
-//! Tells a supervisor that the node serves, reloads, or stops: a descriptor it passed (`--ready-fd`), and systemd's notification
-//! socket (sd_notify(3)).
+//! Tells a supervisor that the node serves, reloads, or stops. It writes to the descriptor of
+//! `--ready-fd` and to systemd's notification socket (sd_notify(3)).
 
 use rustix::time::{ClockId, clock_gettime};
 use std::ffi::{OsStr, OsString};
@@ -11,7 +11,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Whoever waits for the node.
+/// The supervisors that wait for the node.
 #[derive(Debug)]
 pub struct Notifier {
     ready: Option<File>,
@@ -19,12 +19,17 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// With the descriptor of `--ready-fd`, if it was given, and `NOTIFY_SOCKET`, if it is set.
+    /// A notifier for the descriptor of `--ready-fd`, if it was given, and for `NOTIFY_SOCKET`, if
+    /// it is set.
     pub fn new(ready: Option<File>) -> Notifier {
-        Notifier { ready, socket: std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) }
+        Notifier {
+            ready,
+            socket: std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()),
+        }
     }
 
-    /// The node serves on `address`. A supervisor that cannot be told is logged; the node serves on.
+    /// The node serves on `address`. A supervisor that cannot be reached is logged, and the node
+    /// continues.
     pub fn ready(&mut self, address: NodeAddress) {
         if let Some(mut file) = self.ready.take()
             && let Err(error) = file.write_all(format!("listening on {address}\n").as_bytes())
@@ -34,22 +39,25 @@ impl Notifier {
         self.tell(&format!("READY=1\nSTATUS=listening on {address}\n"));
     }
 
-    /// It was asked to read its keys again, and begins to. The time tells a reload that systemd asked for from one before it.
+    /// The node begins to read its files again on request. The time tells systemd that this reload
+    /// came after its request.
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let now_us = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000;
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS=reading the keys\n"));
+        self.tell(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={now_us}\nSTATUS=reading keys, certificates and settings\n"
+        ));
     }
 
-    /// The keys were read: because it was asked to, which ends the reload, or because their file changed.
-    pub fn keys_read(&self, is_asked: bool, address: NodeAddress, what: &str) {
+    /// Files were read: on request, which ends the reload, or because one has changed.
+    pub fn files_read(&self, is_asked: bool, address: NodeAddress, what: &str) {
         let ready = if is_asked { "READY=1\n" } else { "" };
-        // A file's name may hold anything; a line's end would begin another assignment.
+        // A file's name may hold any character, and a line break would begin another assignment.
         let what = what.replace(char::is_control, " ");
         self.tell(&format!("{ready}STATUS=listening on {address}; {what}\n"));
     }
 
-    /// The node has begun to drain.
+    /// The node begins to drain.
     pub fn stopping(&self) {
         self.tell("STOPPING=1\nSTATUS=draining\n");
     }
@@ -63,15 +71,20 @@ impl Notifier {
     }
 }
 
-/// A name that starts with `@` is abstract: it is in no directory.
+/// A name that starts with `@` is abstract: it is not in a directory.
 fn send(name: &OsStr, message: &str) -> io::Result<()> {
     let address = match name.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         [b'/', ..] => SocketAddr::from_pathname(name)?,
-        _ => return Err(io::Error::new(io::ErrorKind::Unsupported, "NOTIFY_SOCKET is neither a path nor abstract")),
+        _ => {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "NOTIFY_SOCKET is neither a path nor an abstract address",
+            ));
+        }
     };
     let socket = UnixDatagram::unbound()?;
-    // A supervisor that does not read must not stop the node.
+    // A supervisor that does not read must not block the node.
     socket.set_nonblocking(true)?;
     socket.send_to_addr(message.as_bytes(), &address).map(drop)
 }
@@ -93,7 +106,8 @@ mod tests {
         let path = directory.path().join("notify");
         let by_path = UnixDatagram::bind(&path).unwrap();
         let name = format!("exo-ingest-test-{}", std::process::id());
-        let by_name = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let by_name =
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let mut notifier = Notifier { ready: None, socket: Some(path.into()) };
         notifier.ready("127.0.0.1:8443".parse().unwrap());
         assert_eq!(received(&by_path), "READY=1\nSTATUS=listening on 127.0.0.1:8443\n");
@@ -103,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_has_a_begin_and_an_end_and_a_status_has_one_line() {
+    fn a_reload_has_a_start_and_an_end_and_a_status_has_one_line() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -112,17 +126,25 @@ mod tests {
         let before = clock_gettime(ClockId::Monotonic);
         notifier.reloading();
         let message = received(&socket);
-        let now_us = message.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").and_then(|rest| rest.split_once('\n')).unwrap().0;
-        assert!(now_us.parse::<i64>().unwrap() >= before.tv_sec * 1_000_000 + before.tv_nsec / 1_000, "{message}");
-        notifier.keys_read(true, address, "keys not reloaded: the key file a\nREADY=1 is refused");
-        let status = "STATUS=listening on 127.0.0.1:8443; keys not reloaded: the key file a READY=1 is refused\n";
+        let now_us = message
+            .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
+            .and_then(|rest| rest.split_once('\n'))
+            .unwrap()
+            .0;
+        assert!(
+            now_us.parse::<i64>().unwrap() >= before.tv_sec * 1_000_000 + before.tv_nsec / 1_000,
+            "{message}"
+        );
+        notifier.files_read(true, address, "keys not reloaded: the key file a\nREADY=1 is refused");
+        let status = "STATUS=listening on 127.0.0.1:8443; keys not reloaded: the key file a \
+                      READY=1 is refused\n";
         assert_eq!(received(&socket), format!("READY=1\n{status}"));
-        notifier.keys_read(false, address, "keys reloaded");
+        notifier.files_read(false, address, "keys reloaded");
         assert_eq!(received(&socket), "STATUS=listening on 127.0.0.1:8443; keys reloaded\n");
     }
 
     #[test]
-    fn a_supervisor_that_is_gone_stops_nothing() {
+    fn a_supervisor_that_has_gone_does_not_stop_the_node() {
         let mut notifier = Notifier { ready: None, socket: Some("/nonexistent/notify".into()) };
         notifier.ready("127.0.0.1:8443".parse().unwrap());
         assert!(send(OsStr::new("vsock:2:1"), "READY=1").is_err());

@@ -12,44 +12,51 @@ struct Mapping {
     size: usize,
 }
 
-// SAFETY: a Mapping only carries an address; access to the bytes goes through the one Region, or through the kernel.
+// SAFETY: a Mapping only carries an address; only the one Region, or the kernel, accesses the
+// bytes.
 unsafe impl Send for Mapping {}
 // SAFETY: as above: `&Mapping` gives no access to the bytes.
 unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: this is the whole mapping that `allocate` made, and no Region or Lease is left to use it.
+        // SAFETY: this is the whole mapping that `allocate` made, and no Region or Lease uses it
+        // any more.
         let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.size) };
         debug_assert!(unmapped.is_ok());
     }
 }
 
-/// Preallocated memory: page-aligned, zeroed, all of its pages present from the start so that no first touch on the data path
-/// faults. The one place its bytes are read and written from.
+/// Preallocated memory: page-aligned, zeroed, with all pages present from the start, so that no
+/// access on the data path faults. Its bytes are read and written only through this type.
 #[derive(Debug)]
 pub struct Region {
     mapping: Arc<Mapping>,
 }
 
-/// Keeps a [`Region`]'s memory mapped and knows where it is, without access to the bytes: what a ring holds for the kernel.
+/// Keeps a [`Region`]'s memory mapped and knows its address, without access to the bytes. A ring
+/// holds it for the kernel.
 #[derive(Clone, Debug)]
 pub struct Lease {
     mapping: Arc<Mapping>,
 }
 
 impl Region {
-    /// Maps `size` bytes (at least 1). The error is the kernel's: usually not enough memory.
+    /// Maps `size` bytes (at least 1). The error comes from the kernel; usually there is not enough
+    /// memory.
     pub fn allocate(size: usize) -> std::io::Result<Region> {
         assert!(size > 0, "an empty region cannot be mapped");
         let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
-        // SAFETY: a null hint lets the kernel choose an unused range, so no existing mapping is touched.
-        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, flags)? };
+        // SAFETY: a null hint lets the kernel choose an unused range, so no existing mapping is
+        // changed.
+        let start = unsafe {
+            mmap_anonymous(std::ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, flags)?
+        };
         let start = NonNull::new(start.cast::<u8>()).ok_or(std::io::ErrorKind::OutOfMemory)?;
         Ok(Region { mapping: Arc::new(Mapping { start, size }) })
     }
 
-    /// Where it starts; stays the same as long as the region or a lease on it lives.
+    /// Start address. It stays the same while the region or a lease on it lives.
     pub fn as_ptr(&self) -> *mut u8 {
         self.mapping.start.as_ptr()
     }
@@ -71,12 +78,13 @@ impl Lease {
         self.mapping.size
     }
 
-    /// A copy of `size` bytes from byte `start` on: what a scripted disk takes. Only [`super::scripted`] calls it, whose
-    /// worlds cannot leave their thread.
+    /// Copies `size` bytes from byte `start` on, for a simulated disk. Only [`super::scripted`]
+    /// calls it, and its worlds cannot leave their thread.
     pub(super) fn copy(&self, start: usize, size: usize) -> Vec<u8> {
         assert!(start + size <= self.mapping.size, "a copy lies within the memory");
-        // SAFETY: the range lies within the mapping, which is initialised and lives as long as self; the region is used on
-        // the one thread of the scripted world, and no reference into it is live while that world's verbs run.
+        // SAFETY: the range is within the mapping, which is initialised and lives as long as self.
+        // The region is used on the one thread of the simulation, and no reference into it is live
+        // while methods of that world run.
         unsafe { std::slice::from_raw_parts(self.as_ptr().add(start), size).to_vec() }
     }
 }
@@ -85,15 +93,16 @@ impl Deref for Region {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the mapping is `size` bytes long, readable, initialised (zero pages) and lives as long as self. Leases never
-        // make references to the bytes, so `&self` and `&mut self` rule access as for any owned slice.
+        // SAFETY: the mapping is `size` bytes long, readable, initialised (zero pages) and lives as
+        // long as self. Leases never make references to the bytes. So `&self` and `&mut self`
+        // control access, as for any owned slice.
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.mapping.size) }
     }
 }
 
 impl DerefMut for Region {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above, writable, and &mut self makes the slice unique.
+        // SAFETY: as above; it is writable, and &mut self makes the slice unique.
         unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.mapping.size) }
     }
 }

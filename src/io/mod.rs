@@ -1,9 +1,11 @@
-//! What a shard needs of the world: a clock, sockets, files, memory. Behind one trait with two implementations: the kernel's
-//! ring ([`uring::Uring`]) and a scripted one in memory ([`scripted::Scripted`]) that tests drive step by step.
+//! What a shard needs from outside: a clock, sockets, files, memory. One trait has two
+//! implementations: the kernel's ring ([`uring::Uring`]), and a simulation in memory
+//! ([`scripted::Scripted`]) that tests drive step by step.
 //!
-//! Nothing here knows HTTP, WebSocket, sessions or the journal's format. Operations are queued by the verbs below, go to the
-//! kernel together in [`Io::submit`], and come back as [`Completion`]s that carry the [`UserData`] they were queued with. No
-//! verb blocks but `submit`, and that only as long as its [`Wait`] says.
+//! Nothing here knows HTTP, WebSocket, sessions or the journal's format. The methods below queue
+//! operations. [`Io::submit`] passes them to the kernel together. They come back as [`Completion`]s
+//! with the [`UserData`] that they were queued with. Only `submit` blocks, and only as long as its
+//! [`Wait`] says.
 
 use crate::clock::Now;
 use bytes::BytesMut;
@@ -13,8 +15,10 @@ use std::time::Duration;
 
 pub mod affinity;
 pub mod buffer_ring;
+pub mod host;
 pub mod inherited;
 pub mod memory;
+pub mod pieces;
 pub mod probe;
 pub mod scripted;
 pub mod socket;
@@ -23,21 +27,24 @@ pub mod user_data;
 
 pub use user_data::{OpKind, UserData};
 
-/// A connected socket, as the number the [`Io`] that accepted it knows it by. Closed by [`Io::close`] alone.
+/// A connected socket, by the number that the [`Io`] gave it when it was accepted. Only
+/// [`Io::close`] closes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Socket(pub i32);
 
-/// An open file, as the number the [`Io`] that opened it knows it by.
+/// An open file, by the number that the [`Io`] gave it when it was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileHandle(pub i32);
 
-/// A pooled send buffer, owned by whoever acquired it until it is released.
+/// A pooled send buffer. The code that acquired it owns it until it is released.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SendSlot(u32);
 
-/// Received bytes in one of the shard's receive buffers; goes back with [`Io::recycle`] once they have been looked at.
+/// Received bytes in one of the shard's receive buffers. Return them with [`Io::recycle`] after
+/// use.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Received {
+    group: BufferGroup,
     buffer: u16,
     offset: u32,
     size: u32,
@@ -50,16 +57,27 @@ impl Received {
     }
 }
 
-/// The end of an operation, or one of the many results of a multishot one.
+/// The group of receive buffers. An armed receive and a read never compete for the same buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BufferGroup {
+    /// Buffers of [`Io::receive`]. The kernel takes one when bytes arrive, for any socket.
+    Receive,
+    /// Buffers of [`Io::read`]. A read takes one while it is submitted, so their number is known.
+    Read,
+}
+
+/// The end of an operation, or one of the many results of a multishot operation.
 #[derive(Debug)]
 pub struct Completion {
-    /// What was queued.
+    /// The user data of the operation.
     pub user_data: UserData,
-    /// Bytes, a descriptor or zero, as the operation has it; or why it failed.
+    /// Depending on the operation: bytes, a descriptor or zero; or the error.
     pub result: Result<u32, Errno>,
-    /// Whether the operation stays armed and more completions of it will come. It is this flag, never the errno, that says
-    /// whether a multishot operation has to be armed again.
+    /// The operation stays armed, and more completions of it will come. Only this flag, never the
+    /// errno, says whether a multishot operation must be armed again.
     pub more: bool,
+    /// The socket of a receive or read held more bytes than this completion brings.
+    pub socket_has_more: bool,
     /// The bytes of a receive.
     pub received: Option<Received>,
 }
@@ -67,98 +85,131 @@ pub struct Completion {
 /// How long [`Io::submit`] may wait for completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Not at all.
+    /// Does not wait.
     No,
-    /// Gathers: returns once `want` completions are there, or `gather` has passed and there is at least one, or `limit` has
-    /// passed. One wake-up then serves many frames.
+    /// Gathers: returns when `want` completions are there, or when `gather` has passed and there is
+    /// at least one, or when `limit` has passed. So one wake-up serves many frames.
     Gather {
-        /// Enough completions to wake at once.
+        /// Number of completions that ends the wait at once.
         want: u32,
-        /// How long a lone completion may wait for others.
+        /// How long a single completion may wait for others.
         gather: Duration,
-        /// Longest wait without any completion; `None` waits for one as long as it takes.
+        /// Longest wait without any completion; `None` waits until there is one.
         limit: Option<Duration>,
     },
 }
 
-/// The world as one shard sees it. All calls come from the shard's thread.
+/// Input and output of one shard. All calls come from the shard's thread.
 pub trait Io {
-    /// Both clocks.
+    /// The time of both clocks.
     fn now(&mut self) -> Now;
 
-    /// Arms multishot accept on the shard's listener. Each completion carries a new [`Socket`]'s number.
+    /// Arms an accept of one connection on the shard's listener. Its completion carries the number
+    /// of the new [`Socket`].
     fn accept(&mut self, user_data: UserData);
 
-    /// Stops listening for good. The armed accept has to be cancelled first.
+    /// Stops listening for good. Cancel armed accepts first.
     fn close_listener(&mut self);
 
-    /// Address of the other end of an accepted socket, `None` where it is gone already. (Multishot accept yields no address.)
+    /// Address of the other end of an accepted socket; `None` if it is already gone. (An accept
+    /// does not store it, because many may be in progress.)
     fn peer_address(&mut self, socket: Socket) -> Option<SocketAddr>;
 
-    /// Sends `bytes` as far as the socket takes them at once, and closes it: for a connection there is no slot for.
+    /// Sends as many of `bytes` as the socket accepts at once, and closes it. For a connection that
+    /// gets no slot.
     fn turn_away(&mut self, socket: Socket, bytes: &[u8]);
 
-    /// Arms multishot receive into the shard's receive buffers. A completion with zero bytes is the peer's FIN; `ENOBUFS` means
-    /// that all receive buffers are in use.
+    /// Arms a multishot receive into the shard's receive buffers. A completion with zero bytes is
+    /// the peer's FIN. `ENOBUFS` means that all receive buffers are in use.
     fn receive(&mut self, socket: Socket, user_data: UserData);
+
+    /// Receives once, without waiting. It completes within the next submit, with what the socket
+    /// holds (at most one buffer), or with `EAGAIN`. Not while a receive is armed on the same
+    /// socket.
+    fn read(&mut self, socket: Socket, user_data: UserData);
+
+    /// How many more reads will find a buffer. A read without a buffer completes with `ENOBUFS`.
+    fn read_buffers_free(&self) -> usize;
 
     /// The bytes of a receive completion, writable in place.
     fn received(&mut self, received: &Received) -> &mut [u8];
 
-    /// Gives the bytes of a receive completion back. Every [`Received`] must come back, in any order.
+    /// Returns the bytes of a receive completion. Every [`Received`] must be returned, in any
+    /// order.
     fn recycle(&mut self, received: Received);
 
-    /// A free send buffer, `None` when all are under way.
+    /// Returns a free send buffer; `None` if all are in use.
     fn acquire_slot(&mut self) -> Option<SendSlot>;
 
     /// The memory of a send buffer.
     fn slot(&mut self, slot: &SendSlot) -> &mut [u8];
 
-    /// Makes a send buffer free again. Not before the completion of a send from it.
+    /// Frees a send buffer. Call it only after the completion of a send from it.
     fn release_slot(&mut self, slot: SendSlot);
 
-    /// Sends the first `size` bytes of `slot` without waiting for the socket to have room: completes at once, with as many
-    /// bytes as it took, or `EAGAIN`.
+    /// Sends the first `size` bytes of `slot` without waiting for room in the socket. Completes at
+    /// once, with the number of bytes that the socket accepted, or with `EAGAIN`.
     fn send(&mut self, socket: Socket, slot: &SendSlot, size: usize, user_data: UserData);
 
-    /// Sends some of `bytes` as soon as the socket has room. Holds the bytes until [`Io::take_rest`].
+    /// Sends some of `bytes` when the socket has room. Keeps the bytes until [`Io::take_rest`].
     fn send_rest(&mut self, socket: Socket, bytes: BytesMut, user_data: UserData);
 
-    /// The bytes given to [`Io::send_rest`] under `user_data`, whose completion has come. All of them: the caller drops what was
-    /// sent.
+    /// Returns the bytes that were given to [`Io::send_rest`] with `user_data`, after its
+    /// completion. These are all bytes: the caller drops those that were sent.
     fn take_rest(&mut self, user_data: UserData) -> BytesMut;
 
-    /// Ends our direction of a connection: FIN goes out after everything sent. An armed receive goes on.
+    /// Ends our direction of a connection: FIN is sent after everything else. An armed receive goes
+    /// on.
     fn shut_down(&mut self, socket: Socket, user_data: UserData);
 
-    /// Cancels an operation. It still completes (`ECANCELED`, or what it was about to); so does the cancel.
+    /// Cancels an operation. It still completes, with `ECANCELED` or its normal result; the cancel
+    /// completes too.
     fn cancel(&mut self, target: UserData, user_data: UserData);
 
-    /// Closes a socket. Nothing may be under way on it: an armed receive would keep the connection open. No completion.
+    /// Closes a socket. No operation may be in progress on it, because an armed receive would keep
+    /// the connection open. There is no completion.
     fn close(&mut self, socket: Socket);
 
     /// Arms one wake-up by the shard's mailbox.
     fn await_wake(&mut self, user_data: UserData);
 
-    /// Writes `size` bytes of the shard's frame ring memory, from byte `start` of it, to a file at `file_offset`.
-    fn write(&mut self, file: FileHandle, start: usize, size: usize, file_offset: u64, user_data: UserData);
+    /// Writes `size` bytes of the shard's frame ring memory, from byte `start` on, to a file at
+    /// `file_offset`.
+    fn write(
+        &mut self,
+        file: FileHandle,
+        start: usize,
+        size: usize,
+        file_offset: u64,
+        user_data: UserData,
+    );
 
-    /// Memory for what goes to files beside the frame ring, [`SCRATCH_SIZE_MAX`](crate::constants::SCRATCH_SIZE_MAX) bytes that
-    /// start on a block. Not to be touched while a write from it is under way.
+    /// Memory for file data that is not in the frame ring:
+    /// [`SCRATCH_SIZE_MAX`](crate::constants::SCRATCH_SIZE_MAX) bytes, aligned to a block. Do not
+    /// change it while a write from it is in progress.
     fn scratch(&mut self) -> &mut [u8];
 
-    /// As [`Io::write`], from byte `start` of the scratch memory.
-    fn write_scratch(&mut self, file: FileHandle, start: usize, size: usize, file_offset: u64, user_data: UserData);
+    /// Like [`Io::write`], from byte `start` of the scratch memory.
+    fn write_scratch(
+        &mut self,
+        file: FileHandle,
+        start: usize,
+        size: usize,
+        file_offset: u64,
+        user_data: UserData,
+    );
 
-    /// Makes everything durable whose write to the file had completed before this sync was submitted (`fdatasync`).
+    /// Makes all writes to the file durable that had completed before this sync was submitted
+    /// (`fdatasync`).
     fn sync(&mut self, file: FileHandle, user_data: UserData);
 
-    /// Hands all queued operations to the kernel and waits for completions. An error means that the ring is unusable.
+    /// Passes all queued operations to the kernel, lets it finish what is ready, and waits for
+    /// completions. After an error the ring is unusable.
     fn submit(&mut self, wait: Wait) -> std::io::Result<()>;
 
-    /// The next completion that has come in, if any.
+    /// The next completion, if any.
     fn completion(&mut self) -> Option<Completion>;
 
-    /// System calls made so far.
+    /// Number of system calls so far.
     fn system_calls(&self) -> u64;
 }

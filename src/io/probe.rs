@@ -1,22 +1,24 @@
-//! What this kernel can do, asked before anything is bound or promised. Each lack is an error that names its remedy.
+//! What this kernel can do. This is checked before anything is bound or promised. Each error names
+//! its remedy.
 #![forbid(unsafe_code)]
 
+use super::BufferGroup;
 use super::buffer_ring::BufferRing;
 use io_uring::{IoUring, Probe, opcode};
 use std::fmt;
 use std::io::{Error, ErrorKind};
 
-/// Which of the kernel's features may be used.
+/// The kernel features that may be used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KernelFeatures {
     /// All that the probe finds.
     #[default]
     Newest,
-    /// Only what Linux 6.1 has, so that the older paths run (and are tested) on a newer kernel.
+    /// Only those of Linux 6.1, so that the older paths run (and are tested) on a newer kernel.
     V6_1,
 }
 
-/// What the probe found; decides which paths run.
+/// Result of the probe; it decides which paths run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// Receive buffers are filled incrementally (6.12).
@@ -26,7 +28,7 @@ pub struct Features {
 }
 
 impl Features {
-    /// One line for the start-up log.
+    /// Text for one line of the start-up log.
     pub fn describe(&self) -> String {
         let path = |newer: bool| if newer { "6.12" } else { "6.1" };
         format!(
@@ -39,24 +41,24 @@ impl Features {
     }
 }
 
-/// What the host lacks.
+/// A requirement that the host does not meet.
 #[derive(Debug)]
-pub enum Lack {
+pub enum HostError {
     /// No io_uring in this kernel, or none for this container.
     NoIoUring,
-    /// io_uring is switched off for us.
+    /// This process may not use io_uring.
     Forbidden {
-        /// `kernel.io_uring_disabled`, where it could be read.
+        /// `kernel.io_uring_disabled`, if it could be read.
         sysctl: Option<u8>,
     },
     /// A flag or operation of Linux 6.1 is missing.
     KernelTooOld {
-        /// What is missing.
+        /// The missing feature.
         feature: &'static str,
         /// `uname -r`.
         release: String,
     },
-    /// Not enough lockable memory for the kernel's queues, without which nothing goes.
+    /// Not enough lockable memory for the kernel's queues, which are always needed.
     QueueMemory {
         /// Bytes wanted.
         wanted: usize,
@@ -77,83 +79,107 @@ pub enum Lack {
         /// The hard `RLIMIT_NOFILE`.
         limit: u64,
     },
+    /// Files may not grow to the size of a segment.
+    FileSize {
+        /// Bytes of a segment.
+        wanted: u64,
+        /// The soft `RLIMIT_FSIZE`, bytes.
+        limit: u64,
+    },
     /// Not enough memory.
     Memory {
-        /// What for.
+        /// Purpose of the memory.
         purpose: &'static str,
         /// Bytes wanted.
         wanted: usize,
     },
-    /// Something else went wrong.
+    /// Another error.
     Other {
-        /// During what.
+        /// The step that failed.
         step: &'static str,
-        /// The kernel's word.
+        /// The error of the kernel.
         error: Error,
     },
 }
 
-impl fmt::Display for Lack {
+impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Lack::NoIoUring => f.write_str(
-                "io_uring is not available: use a kernel built with CONFIG_IO_URING (Linux 6.1 or later), and in a container \
-                 a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register",
+            HostError::NoIoUring => f.write_str(
+                "io_uring is not available: use a kernel built with CONFIG_IO_URING (Linux 6.1 or \
+                 later), and in a container a seccomp profile that allows io_uring_setup, \
+                 io_uring_enter and io_uring_register",
             ),
-            Lack::Forbidden { sysctl: Some(value @ 1..) } => write!(
+            HostError::Forbidden { sysctl: Some(value @ 1..) } => write!(
                 f,
                 "io_uring is switched off on this host (kernel.io_uring_disabled = {value}): run \
-                 `sysctl -w kernel.io_uring_disabled=0`, or with value 1 put this user into the group named by \
-                 kernel.io_uring_group"
+                 `sysctl -w kernel.io_uring_disabled=0`, or with value 1 put this user into the \
+                 group named by kernel.io_uring_group"
             ),
-            Lack::Forbidden { .. } => f.write_str(
-                "io_uring is forbidden to this process: allow io_uring_setup, io_uring_enter and io_uring_register in the \
-                 container's seccomp profile, or check kernel.io_uring_disabled",
+            HostError::Forbidden { .. } => f.write_str(
+                "this process may not use io_uring: allow io_uring_setup, io_uring_enter and \
+                 io_uring_register in the container's seccomp profile, or check \
+                 kernel.io_uring_disabled",
             ),
-            Lack::KernelTooOld { feature, release } => {
-                write!(f, "this kernel ({release}) lacks {feature}: exo-ingest needs Linux 6.1 or later (6.12 for its fastest paths)")
+            HostError::KernelTooOld { feature, release } => {
+                write!(
+                    f,
+                    "this kernel ({release}) lacks {feature}: exo-ingest needs Linux 6.1 or later \
+                     (6.12 for its fastest paths)"
+                )
             }
-            Lack::QueueMemory { wanted, limit } => write!(
+            HostError::QueueMemory { wanted, limit } => write!(
                 f,
-                "cannot lock {} KiB of memory for io_uring's queues (limit: {}): raise it with `ulimit -l`, systemd's \
-                 LimitMEMLOCK= or docker's --ulimit memlock=, or lower the number of shards",
+                "cannot lock {} KiB of memory for io_uring's queues (limit: {}): raise it with \
+                 `ulimit -l`, systemd's LimitMEMLOCK= or docker's --ulimit memlock=, or lower the \
+                 number of shards",
                 wanted.div_ceil(1024),
                 show_limit(*limit),
             ),
-            Lack::LockedMemory { wanted, limit } => {
+            HostError::LockedMemory { wanted, limit } => {
                 let limit = show_limit(*limit);
                 write!(
                     f,
-                    "cannot lock another {} KiB of memory for a shard's frame ring (limit: {limit} for everything this user has \
-                     locked): raise it with `ulimit -l`, systemd's LimitMEMLOCK= or docker's --ulimit memlock=, or pass \
+                    "cannot lock another {} KiB of memory for a shard's frame ring (limit: \
+                     {limit} for all memory that this user has locked): raise it with `ulimit \
+                     -l`, systemd's LimitMEMLOCK= or docker's --ulimit memlock=, or pass \
                      --allow-unregistered to run without",
                     wanted / 1024,
                 )
             }
-            Lack::OpenFiles { wanted, limit } => write!(
+            HostError::OpenFiles { wanted, limit } => write!(
                 f,
-                "needs {wanted} open files but the hard limit is {limit}: raise it with `ulimit -Hn`, systemd's LimitNOFILE= \
-                 or docker's --ulimit nofile=, or lower --max-calls"
+                "the node needs {wanted} open files, but the hard limit is {limit}: raise it with \
+                 `ulimit -Hn`, systemd's LimitNOFILE= or docker's --ulimit nofile=, or lower \
+                 --max-calls"
             ),
-            Lack::Memory { purpose, wanted } => write!(
+            HostError::FileSize { wanted, limit } => write!(
                 f,
-                "not enough memory for {purpose} ({} KiB): free some, raise the container's memory limit, or lower \
-                 limits.ring_size or the number of shards",
+                "this process may write files of {} KiB, but a segment of the journal has {} KiB: \
+                 raise the limit with `ulimit -f`, systemd's LimitFSIZE= or docker's --ulimit \
+                 fsize=, or set a smaller journal.segment_size",
+                limit / 1024,
                 wanted / 1024,
             ),
-            Lack::Other { step, error } => write!(f, "{step} failed: {error}"),
+            HostError::Memory { purpose, wanted } => write!(
+                f,
+                "not enough memory for {purpose} ({} KiB): free some, raise the container's \
+                 memory limit, or lower limits.ring_size or the number of shards",
+                wanted / 1024,
+            ),
+            HostError::Other { step, error } => write!(f, "{step} failed: {error}"),
         }
     }
 }
 
-impl std::error::Error for Lack {}
+impl std::error::Error for HostError {}
 
 fn show_limit(limit: Option<u64>) -> String {
     limit.map_or("unlimited".to_owned(), |limit| format!("{} KiB", limit / 1024))
 }
 
-/// Asks the kernel for everything a shard's ring uses, on a small ring that is dropped again.
-pub fn probe(allowed: KernelFeatures) -> Result<Features, Lack> {
+/// Asks the kernel for everything that a shard's ring uses, on a small ring that is then dropped.
+pub fn probe(allowed: KernelFeatures) -> Result<Features, HostError> {
     let ring = build_ring(8, 16)?;
     require_operations(&ring)?;
     if !ring.params().is_feature_ext_arg() {
@@ -169,7 +195,7 @@ pub fn probe(allowed: KernelFeatures) -> Result<Features, Lack> {
 }
 
 /// Makes a ring as a shard uses it. The calling thread becomes its single issuer.
-pub fn build_ring(submissions: u32, completions: u32) -> Result<IoUring, Lack> {
+pub fn build_ring(submissions: u32, completions: u32) -> Result<IoUring, HostError> {
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
@@ -177,31 +203,38 @@ pub fn build_ring(submissions: u32, completions: u32) -> Result<IoUring, Lack> {
         .setup_submit_all()
         .setup_cqsize(completions)
         .build(submissions)
-        .map_err(|error| setup_lack(error, (submissions as usize * 64) + (completions as usize * 16)))
+        .map_err(|error| {
+            setup_error(error, (submissions as usize * 64) + (completions as usize * 16))
+        })
 }
 
-fn setup_lack(error: Error, wanted: usize) -> Lack {
+fn setup_error(error: Error, wanted: usize) -> HostError {
     match error.raw_os_error() {
-        Some(code) if code == rustix::io::Errno::NOSYS.raw_os_error() => Lack::NoIoUring,
-        Some(code) if code == rustix::io::Errno::PERM.raw_os_error() => Lack::Forbidden { sysctl: io_uring_disabled() },
-        Some(code) if code == rustix::io::Errno::ACCESS.raw_os_error() => Lack::Forbidden { sysctl: io_uring_disabled() },
+        Some(code) if code == rustix::io::Errno::NOSYS.raw_os_error() => HostError::NoIoUring,
+        Some(code) if code == rustix::io::Errno::PERM.raw_os_error() => {
+            HostError::Forbidden { sysctl: io_uring_disabled() }
+        }
+        Some(code) if code == rustix::io::Errno::ACCESS.raw_os_error() => {
+            HostError::Forbidden { sysctl: io_uring_disabled() }
+        }
         Some(code) if code == rustix::io::Errno::INVAL.raw_os_error() => {
             too_old("IORING_SETUP_SINGLE_ISSUER or IORING_SETUP_DEFER_TASKRUN")
         }
         Some(code) if code == rustix::io::Errno::NOMEM.raw_os_error() => {
-            Lack::QueueMemory { wanted, limit: locked_memory_limit() }
+            HostError::QueueMemory { wanted, limit: locked_memory_limit() }
         }
         Some(code) if code == rustix::io::Errno::MFILE.raw_os_error() => {
-            Lack::OpenFiles { wanted: 1, limit: open_files_limit() }
+            HostError::OpenFiles { wanted: 1, limit: open_files_limit() }
         }
-        _ => Lack::Other { step: "setting up an io_uring", error },
+        _ => HostError::Other { step: "setting up an io_uring", error },
     }
 }
 
-fn require_operations(ring: &IoUring) -> Result<(), Lack> {
+fn require_operations(ring: &IoUring) -> Result<(), HostError> {
     let mut probe = Probe::new();
     let asked = ring.submitter().register_probe(&mut probe);
-    asked.map_err(|error| Lack::Other { step: "asking io_uring for its operations", error })?;
+    asked
+        .map_err(|error| HostError::Other { step: "asking io_uring for its operations", error })?;
     let wanted = [
         (opcode::AcceptMulti::CODE, "multishot accept"),
         (opcode::RecvMulti::CODE, "multishot receive"),
@@ -212,7 +245,8 @@ fn require_operations(ring: &IoUring) -> Result<(), Lack> {
         (opcode::Read::CODE, "read"),
         (opcode::WriteFixed::CODE, "write from registered memory"),
         (opcode::Fsync::CODE, "fsync"),
-        // Multishot receive (6.0) has no code of its own; zero-copy send came with the same release.
+        // Multishot receive (6.0) has no opcode of its own; zero-copy send came with the same
+        // release.
         (opcode::SendZc::CODE, "the operations of Linux 6.0"),
     ];
     match wanted.into_iter().find(|(code, _)| !probe.is_supported(*code)) {
@@ -221,25 +255,30 @@ fn require_operations(ring: &IoUring) -> Result<(), Lack> {
     }
 }
 
-fn register_buffers(incremental: bool) -> Result<(), Lack> {
-    // A ring of its own, dropped before the buffers: that also unregisters them.
+fn register_buffers(incremental: bool) -> Result<(), HostError> {
+    // A separate ring, dropped before the buffers: that also unregisters them.
     let ring = build_ring(8, 16)?;
-    let buffers = BufferRing::register(&ring, incremental);
+    let buffers = BufferRing::register(&ring, BufferGroup::Receive, incremental);
     drop(ring);
     match buffers {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::InvalidInput => Err(too_old("provided buffer rings")),
-        Err(error) if error.kind() == ErrorKind::OutOfMemory => {
-            // Only the ring of entries is locked: a page or so.
-            Err(Lack::QueueMemory { wanted: crate::constants::BLOCK_SIZE, limit: locked_memory_limit() })
+        Err(error) if error.kind() == ErrorKind::InvalidInput => {
+            Err(too_old("provided buffer rings"))
         }
-        Err(error) => Err(Lack::Other { step: "registering receive buffers", error }),
+        Err(error) if error.kind() == ErrorKind::OutOfMemory => {
+            // Only the entry ring is locked: about a page.
+            Err(HostError::QueueMemory {
+                wanted: crate::constants::BLOCK_SIZE,
+                limit: locked_memory_limit(),
+            })
+        }
+        Err(error) => Err(HostError::Other { step: "registering receive buffers", error }),
     }
 }
 
-fn too_old(feature: &'static str) -> Lack {
+fn too_old(feature: &'static str) -> HostError {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    Lack::KernelTooOld { feature, release }
+    HostError::KernelTooOld { feature, release }
 }
 
 fn io_uring_disabled() -> Option<u8> {
@@ -251,21 +290,34 @@ pub fn locked_memory_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Memlock).current
 }
 
+/// An error if the soft limit on file sizes does not allow files of `wanted` bytes. Rejected: to
+/// raise it to the hard limit, as for open files. A limit on file sizes is set on purpose, and the
+/// limit on open files is a default.
+pub fn require_file_size(wanted: u64) -> Result<(), HostError> {
+    match rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
+        Some(limit) if limit < wanted => Err(HostError::FileSize { wanted, limit }),
+        _ => Ok(()),
+    }
+}
+
 fn open_files_limit() -> u64 {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }
 
-/// Raises the soft limit on open files to the hard one and returns it; an error if that is less than `wanted`.
-pub fn raise_open_files(wanted: u64) -> Result<u64, Lack> {
+/// Raises the soft limit on open files to the hard limit and returns it; an error if that is less
+/// than `wanted`.
+pub fn raise_open_files(wanted: u64) -> Result<u64, HostError> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let hard = limit.maximum.unwrap_or(u64::MAX);
     if hard < wanted {
-        return Err(Lack::OpenFiles { wanted, limit: hard });
+        return Err(HostError::OpenFiles { wanted, limit: hard });
     }
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    setrlimit(Resource::Nofile, raised)
-        .map_err(|error| Lack::Other { step: "raising the limit on open files", error: error.into() })?;
+    setrlimit(Resource::Nofile, raised).map_err(|error| HostError::Other {
+        step: "raising the limit on open files",
+        error: error.into(),
+    })?;
     Ok(hard)
 }
 
@@ -278,8 +330,11 @@ mod tests {
         let newest = probe(KernelFeatures::Newest).unwrap();
         let older = probe(KernelFeatures::V6_1).unwrap();
         assert_eq!(older, Features { incremental_buffers: false, min_wait: false });
-        assert_eq!(older.describe(), "kernel paths: receive buffers whole (6.1), bounded wait by timeout (6.1)");
-        // Both came with 6.12, so a kernel has both or none.
+        assert_eq!(
+            older.describe(),
+            "kernel paths: receive buffers whole (6.1), bounded wait by timeout (6.1)"
+        );
+        // Both came with 6.12, so a kernel has both or neither.
         assert_eq!(newest.incremental_buffers, newest.min_wait);
     }
 
@@ -287,19 +342,23 @@ mod tests {
     fn every_lack_names_its_remedy() {
         let code = |errno: rustix::io::Errno| Error::from_raw_os_error(errno.raw_os_error());
         let cases = [
-            (setup_lack(code(rustix::io::Errno::NOSYS), 0), "seccomp"),
-            (Lack::Forbidden { sysctl: Some(2) }, "sysctl -w kernel.io_uring_disabled=0"),
-            (Lack::Forbidden { sysctl: Some(0) }, "seccomp"),
-            (setup_lack(code(rustix::io::Errno::INVAL), 0), "needs Linux 6.1"),
-            (setup_lack(code(rustix::io::Errno::NOMEM), 4096), "ulimit -l"),
-            (Lack::LockedMemory { wanted: 4096, limit: Some(1024) }, "--allow-unregistered"),
-            (Lack::LockedMemory { wanted: 4096, limit: Some(8192) }, "for everything this user has locked"),
-            (setup_lack(code(rustix::io::Errno::MFILE), 0), "ulimit -Hn"),
-            (Lack::OpenFiles { wanted: 10, limit: 5 }, "--max-calls"),
-            (Lack::Memory { purpose: "the frame ring", wanted: 1024 }, "limits.ring_size"),
+            (setup_error(code(rustix::io::Errno::NOSYS), 0), "seccomp"),
+            (HostError::Forbidden { sysctl: Some(2) }, "sysctl -w kernel.io_uring_disabled=0"),
+            (HostError::Forbidden { sysctl: Some(0) }, "seccomp"),
+            (setup_error(code(rustix::io::Errno::INVAL), 0), "needs Linux 6.1"),
+            (setup_error(code(rustix::io::Errno::NOMEM), 4096), "ulimit -l"),
+            (HostError::LockedMemory { wanted: 4096, limit: Some(1024) }, "--allow-unregistered"),
+            (
+                HostError::LockedMemory { wanted: 4096, limit: Some(8192) },
+                "for all memory that this user has locked",
+            ),
+            (setup_error(code(rustix::io::Errno::MFILE), 0), "ulimit -Hn"),
+            (HostError::OpenFiles { wanted: 10, limit: 5 }, "--max-calls"),
+            (HostError::FileSize { wanted: 4 << 20, limit: 1 << 20 }, "ulimit -f"),
+            (HostError::Memory { purpose: "the frame ring", wanted: 1024 }, "limits.ring_size"),
         ];
-        for (lack, remedy) in cases {
-            let text = lack.to_string();
+        for (error, remedy) in cases {
+            let text = error.to_string();
             println!("{text}");
             assert!(text.contains(remedy), "{text:?} does not name {remedy:?}");
         }
@@ -309,10 +368,13 @@ mod tests {
     fn more_open_files_than_the_hard_limit_is_an_error_with_both_numbers() {
         let limit = open_files_limit();
         if limit == u64::MAX {
-            return; // Nothing is more than no limit.
+            return; // No number exceeds "no limit".
         }
         let text = raise_open_files(limit + 1).unwrap_err().to_string();
-        assert!(text.contains(&limit.to_string()) && text.contains(&(limit + 1).to_string()), "{text}");
+        assert!(
+            text.contains(&limit.to_string()) && text.contains(&(limit + 1).to_string()),
+            "{text}"
+        );
         assert_eq!(raise_open_files(1).unwrap(), limit);
     }
 }

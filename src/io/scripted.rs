@@ -1,14 +1,19 @@
-//! A world in memory for tests: sockets, files and a clock that move only when the script says so.
+//! A simulated world in memory for tests: sockets, files and a clock that move only when the script
+//! says so.
 //!
-//! A test keeps a [`World`], gives its [`Scripted`] to a shard, and takes turns with it: what peers do ([`World::connect`],
-//! [`World::peer_sends`], …) becomes completions at the shard's next `submit`, in the order in which it was done. Time passes in
-//! [`World::advance`] alone (and, where [`World::set_tick`] says so, as the shard works). Faults are switches: windows that close, writes that fall short, syncs that fail.
+//! A test keeps a [`World`], gives its [`Scripted`] to a shard, and alternates with it. What peers
+//! do ([`World::connect`], [`World::peer_sends`], …) becomes completions at the shard's next
+//! `submit`, in the same order. Time passes only in [`World::advance`], and while the shard works
+//! if [`World::set_tick`] says so. Faults are switches: windows that close, writes that are short,
+//! syncs that fail.
 #![forbid(unsafe_code)]
 
 use super::memory::Region;
-use super::{Completion, FileHandle, Io, Received, SendSlot, Socket, UserData, Wait};
+use super::{
+    BufferGroup, Completion, FileHandle, Io, OpKind, Received, SendSlot, Socket, UserData, Wait,
+};
 use crate::clock::{Moment, Now, UnixMicros};
-use crate::constants::SCRATCH_SIZE_MAX;
+use crate::constants::{READ_BUFFER_COUNT, SCRATCH_SIZE_MAX};
 use bytes::BytesMut;
 use rustix::io::Errno;
 use std::cell::{RefCell, RefMut};
@@ -17,21 +22,24 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+mod event;
+mod file;
 mod files;
 pub mod log;
 mod state;
 
-pub use files::SECTOR_SIZE;
-use log::Event;
+use event::Event;
+pub use file::SECTOR_SIZE;
+use file::Source;
 use state::{End, Peer, State};
 
 /// Wall-clock time at which every script starts: 2026-01-01 00:00:00 UTC, in seconds.
 pub const SCRIPT_START_UNIX: u64 = 1_767_225_600;
 
-/// Receive buffers that may be out at a time: they are told apart by a number of 16 bits.
+/// Most receive buffers in use at a time: 16 bits number them.
 const BUFFERS_MAX: usize = u16::MAX as usize;
 
-/// The script's hold on the world. Clones share it.
+/// The script's handle on the world. Clones share it.
 #[derive(Clone, Default)]
 pub struct World {
     state: Rc<RefCell<State>>,
@@ -45,15 +53,16 @@ impl World {
         world
     }
 
-    /// A shard's view of the world, with `slot_count` send slots of `slot_size` bytes; `frame_ring` is what writes read from.
+    /// A shard's view of the world, with `slot_count` send slots of `slot_size` bytes. Writes take
+    /// their bytes from `frame_ring`.
     pub fn io(&self, slot_count: usize, slot_size: usize) -> Scripted {
         Scripted {
             world: self.clone(),
             slots: vec![vec![0; slot_size]; slot_count],
             free_slots: (0..slot_count as u32).rev().collect(),
             queue: Vec::new(),
-            buffers: HashMap::new(),
-            buffer_count: 0,
+            buffers: Buffers::default(),
+            reads_pending: 0,
             rests: HashMap::new(),
             frame_ring: None,
             scratch: vec![0; SCRATCH_SIZE_MAX],
@@ -70,17 +79,23 @@ impl World {
         self.state().elapsed += duration;
     }
 
-    /// From now on so much time passes whenever the shard looks at the clock: its own work takes time.
+    /// Lets time pass on both clocks while the shard waits in its next submit.
+    pub fn sleep_in_submit(&self, duration: Duration) {
+        self.state().sleep += duration;
+    }
+
+    /// From now on, this much time passes whenever the shard reads the clock: its own work takes
+    /// time.
     pub fn set_tick(&self, tick: Duration) {
         self.state().tick = tick;
     }
 
-    /// Steps the wall clock alone, as an operator or NTP would.
+    /// Steps only the wall clock, as an operator or NTP would.
     pub fn step_wall_clock(&self, seconds: i64) {
         self.state().wall_shift_secs += seconds;
     }
 
-    /// Both clocks now.
+    /// Current time of both clocks.
     pub fn now(&self) -> Now {
         let state = self.state();
         let unix = (SCRIPT_START_UNIX as i64 + state.wall_shift_secs) as u64 * 1_000_000;
@@ -121,22 +136,27 @@ impl World {
         self.peer(socket).inbound.extend(bytes);
     }
 
+    /// Bytes from the peer that the node has not received yet.
+    pub fn unread_size(&self, socket: Socket) -> usize {
+        self.peer(socket).inbound.len()
+    }
+
     /// The peer ends its direction.
     pub fn peer_finishes(&self, socket: Socket) {
         self.peer(socket).inbound_end = Some(End::Finished);
     }
 
-    /// The peer resets the connection; what it had sent before is still received.
+    /// The peer resets the connection; what it sent before is still received.
     pub fn peer_resets(&self, socket: Socket) {
         self.peer(socket).inbound_end = Some(End::Reset);
     }
 
-    /// Takes everything the node has sent to the peer since the last time.
+    /// Returns everything that the node has sent to the peer since the last call.
     pub fn peer_reads(&self, socket: Socket) -> Vec<u8> {
         std::mem::take(&mut self.peer(socket).outbound)
     }
 
-    /// The peer's window: so many more bytes are taken; `None` takes all.
+    /// The peer's window, in bytes that it still accepts; `None` accepts all.
     pub fn set_window(&self, socket: Socket, window: Option<usize>) {
         self.peer(socket).window = window;
     }
@@ -156,33 +176,36 @@ impl World {
         self.peer(socket).receive.is_some()
     }
 
-    /// Whether the node still listens.
+    /// Whether the node is still listening.
     pub fn is_listening(&self) -> bool {
         !self.state().listener_closed
     }
 
-    /// Largest number of bytes one receive brings: 1 delivers them one at a time.
+    /// Largest number of bytes of one receive: 1 delivers them one at a time.
     pub fn set_receive_size_max(&self, size: usize) {
         self.state().receive_size_max = size;
     }
 
-    /// Receive buffers the kernel still has; with none left receives end with `ENOBUFS`. `None` is endless.
+    /// Receive buffers that the kernel still has. Without any, receives end with `ENOBUFS`. `None`
+    /// is unlimited.
     pub fn set_receive_buffers_free(&self, count: Option<usize>) {
         self.state().receive_buffers_free = count;
     }
 
-    /// What the shard's last submit was ready to wait for.
+    /// The wait of the shard's last submit.
     pub fn last_wait(&self) -> Option<Wait> {
         self.state().last_wait
     }
 
-    /// The mailbox's eventfd is written to.
+    /// Writes to the eventfd of the mailbox.
     pub fn wake(&self) {
         self.state().woken = true;
     }
 
     fn peer(&self, socket: Socket) -> RefMut<'_, Peer> {
-        RefMut::map(self.state(), |state| state.sockets.get_mut(&socket.0).expect("the script names a socket it connected"))
+        RefMut::map(self.state(), |state| {
+            state.sockets.get_mut(&socket.0).expect("the script names a socket it connected")
+        })
     }
 }
 
@@ -190,18 +213,19 @@ impl World {
 enum Queued {
     Accept(UserData),
     Receive(Socket, UserData),
+    Read(Socket, UserData),
     Send { socket: Socket, bytes: Vec<u8>, user_data: UserData },
     SendRest { socket: Socket, bytes: BytesMut, user_data: UserData },
     ShutDown(Socket, UserData),
     Cancel { target: UserData, user_data: UserData },
     Close(Socket),
     Wake(UserData),
-    Write { file: FileHandle, offset: u64, bytes: Vec<u8>, user_data: UserData },
+    Write { file: FileHandle, offset: u64, bytes: Vec<u8>, user_data: UserData, source: Source },
     Sync(FileHandle, UserData),
 }
 
-/// Reads (from, size) of the frame ring's memory.
-type ReadMemory = Box<dyn Fn(usize, usize) -> Vec<u8>>;
+/// Reads (from, size) in the memory of the frame ring.
+type ReadMemory = Rc<dyn Fn(usize, usize) -> Vec<u8>>;
 
 /// The shard's side of a [`World`].
 pub struct Scripted {
@@ -210,29 +234,55 @@ pub struct Scripted {
     free_slots: Vec<u32>,
     queue: Vec<Queued>,
     /// Received bytes that the shard has not recycled.
-    buffers: HashMap<u16, Vec<u8>>,
-    buffer_count: u16,
+    buffers: Buffers,
+    /// Reads that are queued and not completed.
+    reads_pending: usize,
     rests: HashMap<UserData, BytesMut>,
     frame_ring: Option<ReadMemory>,
     scratch: Vec<u8>,
     submits: u64,
 }
 
+/// Received bytes, by the number of their buffer.
+#[derive(Default)]
+struct Buffers {
+    bytes: HashMap<u16, Vec<u8>>,
+    /// The last number that was used.
+    last: u16,
+    /// Buffers filled by reads.
+    reads_held: usize,
+}
+
+impl Buffers {
+    fn hold(&mut self, group: BufferGroup, bytes: Vec<u8>) -> Received {
+        self.last = self.last.wrapping_add(1);
+        while self.bytes.contains_key(&self.last) {
+            self.last = self.last.wrapping_add(1);
+        }
+        self.reads_held += usize::from(group == BufferGroup::Read);
+        let received = Received { group, buffer: self.last, offset: 0, size: bytes.len() as u32 };
+        let held = self.bytes.insert(self.last, bytes);
+        assert!(held.is_none(), "a script has 65,536 receive buffers: let larger pieces come");
+        received
+    }
+}
+
 impl Scripted {
-    /// Says how to read the frame ring's memory (from, size) when a write takes bytes from it.
+    /// Sets how writes read the memory of the frame ring (from, size).
     pub fn use_frame_ring(&mut self, read: impl Fn(usize, usize) -> Vec<u8> + 'static) {
-        self.frame_ring = Some(Box::new(read));
+        self.frame_ring = Some(Rc::new(read));
     }
 
-    /// Has writes take their bytes from `region`, which belongs to a frame ring of the same thread.
+    /// Makes writes take their bytes from `region`, which belongs to a frame ring of the same
+    /// thread.
     pub fn use_region(&mut self, region: &Region) {
         let lease = region.lease();
         self.use_frame_ring(move |start, size| lease.copy(start, size));
     }
 
-    /// Received slices that have not been recycled.
+    /// Received slices that are not recycled yet.
     pub fn outstanding(&self) -> usize {
-        self.buffers.len()
+        self.buffers.bytes.len()
     }
 
     /// Send slots that are not in use.
@@ -240,7 +290,8 @@ impl Scripted {
         self.free_slots.len()
     }
 
-    /// Whether nothing is queued and no completion waits: another submit would only bring what the script does meanwhile.
+    /// Whether nothing is queued and no completion waits: another submit would only bring what the
+    /// script does meanwhile.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.world.state().completions.is_empty()
     }
@@ -248,15 +299,35 @@ impl Scripted {
     fn perform(&mut self, queued: Queued) {
         let mut state = self.world.state();
         match queued {
-            Queued::Accept(user_data) => state.accepting = Some(user_data),
+            Queued::Accept(user_data) => state.accepting.push_back(user_data),
             Queued::Wake(user_data) => state.waking = Some(user_data),
             Queued::Receive(socket, user_data) => {
                 let armed_before = state.peer(socket).receive.replace(user_data);
                 assert!(armed_before.is_none(), "a socket has one receive armed at a time");
             }
+            Queued::Read(socket, user_data) => {
+                assert!(
+                    state.peer(socket).receive.is_none(),
+                    "a read beside an armed receive takes its bytes"
+                );
+                let is_free = self.buffers.reads_held < usize::from(READ_BUFFER_COUNT);
+                let completion = state.read(socket, is_free);
+                let received =
+                    completion.bytes.map(|bytes| self.buffers.hold(BufferGroup::Read, bytes));
+                state.completions.push_back(Completion {
+                    user_data,
+                    result: completion.result,
+                    more: false,
+                    socket_has_more: completion.socket_has_more,
+                    received,
+                });
+            }
             Queued::Send { socket, bytes, user_data } => {
                 let peer = state.peer(socket);
-                assert!(!peer.closed && peer.sending.is_none(), "sent on a closed socket, or beside another send");
+                assert!(
+                    !peer.closed && peer.sending.is_none(),
+                    "sent on a closed socket, or beside another send"
+                );
                 let result = match peer.take(&bytes) {
                     _ if peer.inbound_end == Some(End::Reset) => Err(Errno::PIPE),
                     0 if !bytes.is_empty() => Err(Errno::AGAIN),
@@ -281,18 +352,22 @@ impl Scripted {
             }
             Queued::Close(socket) => {
                 let peer = state.peer(socket);
-                assert!(peer.receive.is_none() && peer.sending.is_none(), "closed with an operation under way");
+                assert!(
+                    peer.receive.is_none() && peer.sending.is_none(),
+                    "closed with an operation under way"
+                );
                 assert!(!peer.closed, "closed twice: the number may be another socket's by then");
                 peer.closed = true;
             }
-            Queued::Write { file, offset, bytes, user_data } => {
-                state.start_write(file, (offset as usize, bytes), user_data);
+            Queued::Write { file, offset, bytes, user_data, source } => {
+                state.start_write(file, (offset as usize, bytes), user_data, source);
             }
             Queued::Sync(file, user_data) => state.start_sync(file, user_data),
         }
     }
 
-    /// Turns what peers did into completions: accepts first, then one receive per socket and round until nothing is left.
+    /// Turns what peers did into completions: accepts first, then one receive per socket and round
+    /// until nothing is left.
     fn deliver(&mut self) {
         let mut guard = self.world.state();
         let state = &mut *guard;
@@ -308,22 +383,19 @@ impl Scripted {
         loop {
             let mut progress = false;
             for socket in &sockets {
-                if self.buffers.len() == BUFFERS_MAX {
-                    // What is left comes once some have been recycled.
+                if self.buffers.bytes.len() == BUFFERS_MAX {
+                    // The rest comes after some buffers are recycled.
                     return;
                 }
                 if let Some(bytes) = state.deliver_receive(Socket(*socket)) {
                     progress = true;
                     if let Some((bytes, user_data)) = bytes {
-                        self.buffer_count = self.buffer_count.wrapping_add(1);
-                        while self.buffers.contains_key(&self.buffer_count) {
-                            self.buffer_count = self.buffer_count.wrapping_add(1);
-                        }
-                        let received = Received { buffer: self.buffer_count, offset: 0, size: bytes.len() as u32 };
-                        let result = Ok(received.size);
-                        let held = self.buffers.insert(self.buffer_count, bytes);
-                        assert!(held.is_none(), "a script has 65,536 receive buffers: let larger pieces come");
-                        state.completions.push_back(Completion { user_data, result, more: true, received: Some(received) });
+                        let socket_has_more = !state.peer(Socket(*socket)).inbound.is_empty();
+                        let received = self.buffers.hold(BufferGroup::Receive, bytes);
+                        let (result, received) = (Ok(received.size), Some(received));
+                        let completion =
+                            Completion { user_data, result, more: true, socket_has_more, received };
+                        state.completions.push_back(completion);
                     }
                 }
             }
@@ -366,15 +438,31 @@ impl Io for Scripted {
         self.queue.push(Queued::Receive(socket, user_data));
     }
 
+    fn read(&mut self, socket: Socket, user_data: UserData) {
+        self.reads_pending += 1;
+        self.queue.push(Queued::Read(socket, user_data));
+    }
+
+    fn read_buffers_free(&self) -> usize {
+        (usize::from(READ_BUFFER_COUNT) - self.buffers.reads_held)
+            .saturating_sub(self.reads_pending)
+    }
+
     fn received(&mut self, received: &Received) -> &mut [u8] {
-        self.buffers.get_mut(&received.buffer).expect("received bytes are looked at before they are recycled")
+        let bytes = self.buffers.bytes.get_mut(&received.buffer);
+        bytes.expect("received bytes are looked at before they are recycled")
     }
 
     fn recycle(&mut self, received: Received) {
-        let recycled = self.buffers.remove(&received.buffer);
+        let recycled = self.buffers.bytes.remove(&received.buffer);
         assert!(recycled.is_some(), "received bytes are recycled once");
-        if let Some(free) = &mut self.world.state().receive_buffers_free {
-            *free += 1;
+        match received.group {
+            BufferGroup::Read => self.buffers.reads_held -= 1,
+            BufferGroup::Receive => {
+                if let Some(free) = &mut self.world.state().receive_buffers_free {
+                    *free += 1;
+                }
+            }
         }
     }
 
@@ -420,18 +508,39 @@ impl Io for Scripted {
         self.queue.push(Queued::Wake(user_data));
     }
 
-    fn write(&mut self, file: FileHandle, start: usize, size: usize, file_offset: u64, user_data: UserData) {
+    fn write(
+        &mut self,
+        file: FileHandle,
+        start: usize,
+        size: usize,
+        file_offset: u64,
+        user_data: UserData,
+    ) {
         let read = self.frame_ring.as_ref().expect("use_frame_ring comes before the first write");
-        self.queue.push(Queued::Write { file, offset: file_offset, bytes: read(start, size), user_data });
+        let (bytes, source) = (read(start, size), Some((Rc::clone(read), start)));
+        self.queue.push(Queued::Write { file, offset: file_offset, bytes, user_data, source });
     }
 
     fn scratch(&mut self) -> &mut [u8] {
         &mut self.scratch
     }
 
-    fn write_scratch(&mut self, file: FileHandle, start: usize, size: usize, file_offset: u64, user_data: UserData) {
+    fn write_scratch(
+        &mut self,
+        file: FileHandle,
+        start: usize,
+        size: usize,
+        file_offset: u64,
+        user_data: UserData,
+    ) {
         let bytes = self.scratch[start..start + size].to_vec();
-        self.queue.push(Queued::Write { file, offset: file_offset, bytes, user_data });
+        self.queue.push(Queued::Write {
+            file,
+            offset: file_offset,
+            bytes,
+            user_data,
+            source: None,
+        });
     }
 
     fn sync(&mut self, file: FileHandle, user_data: UserData) {
@@ -441,6 +550,8 @@ impl Io for Scripted {
     fn submit(&mut self, wait: Wait) -> std::io::Result<()> {
         self.submits += 1;
         self.world.state().last_wait = Some(wait);
+        let slept = std::mem::take(&mut self.world.state().sleep);
+        self.world.advance(slept);
         for queued in std::mem::take(&mut self.queue) {
             self.perform(queued);
         }
@@ -449,7 +560,9 @@ impl Io for Scripted {
     }
 
     fn completion(&mut self) -> Option<Completion> {
-        self.world.state().completions.pop_front()
+        let completion = self.world.state().completions.pop_front()?;
+        self.reads_pending -= usize::from(completion.user_data.kind == OpKind::Read);
+        Some(completion)
     }
 
     fn system_calls(&self) -> u64 {

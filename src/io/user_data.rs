@@ -1,4 +1,4 @@
-//! The 64 bits that go with an operation to the kernel and come back with its completion.
+//! The 64 bits that an operation carries to the kernel and back with its completion.
 //!
 //! ```text
 //!  63      56 55                    32 31                               0
@@ -6,23 +6,23 @@
 //! |   kind   |       generation       |              index               |
 //! +----------+------------------------+----------------------------------+
 //! ```
-//! `index` is a slot in a table of the owner, `generation` counts the slot's tenants: a completion that comes after its slot
-//! was given to another is told apart.
+//! `index` is a slot in a table of the owner. `generation` counts the users of the slot: it
+//! identifies a completion that comes after the slot was given to another user.
 #![forbid(unsafe_code)]
 
 /// What an operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum OpKind {
-    /// Multishot accept on the listener.
+    /// Accept of one connection.
     Accept = 1,
     /// Multishot receive.
     Receive = 2,
     /// Send from a pooled slot.
     Send = 3,
-    /// Send of what a slot could not get rid of.
+    /// Send of the bytes that a send from a slot left.
     SendRest = 4,
-    /// End of our direction.
+    /// Shutdown of our direction.
     ShutDown = 5,
     /// Cancel of another operation.
     Cancel = 6,
@@ -34,10 +34,12 @@ pub enum OpKind {
     Sync = 9,
     /// Close; completes only if it failed.
     Close = 10,
+    /// A single receive of what a socket holds.
+    Read = 11,
 }
 
 impl OpKind {
-    const ALL: [OpKind; 10] = [
+    const ALL: [OpKind; 11] = [
         OpKind::Accept,
         OpKind::Receive,
         OpKind::Send,
@@ -48,43 +50,53 @@ impl OpKind {
         OpKind::Write,
         OpKind::Sync,
         OpKind::Close,
+        OpKind::Read,
     ];
 }
 
 /// Kind, slot and generation of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UserData {
-    /// What it does.
+    /// Kind of the operation.
     pub kind: OpKind,
     /// Slot in the owner's table.
     pub index: u32,
-    /// Which tenant of the slot; the upper 8 bits are not kept.
+    /// Which user of the slot; the upper 8 bits are dropped.
     pub generation: u32,
 }
 
-/// Generations count modulo this.
+/// Generations count modulo this number.
 pub const GENERATION_COUNT: u32 = 1 << 24;
 
 impl UserData {
-    /// For an operation of which a shard has only one.
+    /// For an operation that a shard has only once.
     pub const fn lone(kind: OpKind) -> Self {
         UserData { kind, index: 0, generation: 0 }
     }
 
-    /// For an operation of a slot's tenant.
+    /// For an operation of a slot that has one user until its completion.
+    pub const fn of_slot(kind: OpKind, index: u32) -> Self {
+        UserData { kind, index, generation: 0 }
+    }
+
+    /// For an operation of a certain user of a slot.
     pub const fn new(kind: OpKind, index: u32, generation: u32) -> Self {
         UserData { kind, index, generation: generation % GENERATION_COUNT }
     }
 
-    /// As the kernel carries it.
+    /// The value for the kernel.
     pub const fn pack(self) -> u64 {
         (self.kind as u64) << 56 | (self.generation as u64) << 32 | self.index as u64
     }
 
-    /// From what the kernel carried; `None` if no [`UserData`] was ever packed so.
+    /// From the value that the kernel returned; `None` if no [`UserData`] packs to it.
     pub fn unpack(bits: u64) -> Option<Self> {
         let kind = OpKind::ALL.into_iter().find(|kind| *kind as u64 == bits >> 56)?;
-        Some(UserData { kind, index: bits as u32, generation: (bits >> 32) as u32 % GENERATION_COUNT })
+        Some(UserData {
+            kind,
+            index: bits as u32,
+            generation: (bits >> 32) as u32 % GENERATION_COUNT,
+        })
     }
 }
 

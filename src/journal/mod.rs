@@ -1,19 +1,7 @@
-//! The journal on disk: its format, its files, and what reads them.
+//! The journal of one shard on its way from memory to the disk: the frame ring, in which records
+//! are laid out, and the writer, which says what goes where. It plans, and performs no IO.
 
 #![forbid(unsafe_code)]
 
-pub mod batch;
-pub mod boot;
-pub mod erase;
-pub mod format;
-pub mod image;
-pub mod index;
-pub mod layout;
-pub mod lock;
-pub mod ranges;
-pub mod reader;
-pub mod recovery;
-mod salvage;
-pub mod scan;
-pub mod source;
+pub mod frame_ring;
 pub mod writer;

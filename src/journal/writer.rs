@@ -1,69 +1,86 @@
-//! The journal's writer of one shard: which bytes go where, when a sync is due, and what to do when the disk fails. A pull
-//! machine: it performs no IO, reads no clock, and has no thread.
+//! The journal's writer of one shard. It decides which bytes go where, when a sync is due, and what
+//! to do when the disk fails. It performs no IO, reads no clock, and has no thread: the shard polls
+//! it.
 //!
 //! ```text
-//!  FrameRing ──sealed──► waiting ──write──► written ──sync──► durable ──► room in the ring, promises kept
-//!                           ▲                  │
-//!                           └── fence ◄── a write or sync failed: everything not durable again, into another segment
+//!  FrameRing ─sealed─► waiting ──write──► written ──sync──► durable ──► room in the ring,
+//!                         ▲                  │                         promises kept
+//!                         └── fence ◄── a write or sync failed: everything not durable
+//!                                       is written again, to another segment
 //! ```
-//! Call contract: [`Writer::handle_turn`] once a turn, then [`Writer::poll_operation`] until it gives nothing; each operation
-//! is performed as it is and answered by [`Writer::handle_written`] or [`Writer::handle_synced`]. There is one write and one
-//! sync under way at a time; both may be. A sync covers what had been written when it was given out.
+//! Call contract: call [`Writer::handle_turn`] once a turn, then [`Writer::poll_operation`] until
+//! it gives nothing. Perform each operation as it is, and answer it by [`Writer::handle_written`]
+//! or [`Writer::handle_synced`], in any order.
 //!
-//! A segment is finished, its last batch durable, before the header of the next is written: so a header's word on where the
-//! segment before ended is final. Space in the ring is released only once it is durable; until then a batch can be written
-//! again anywhere, with a new header.
+//! In calm one write is under way at a time, which costs least. A disk with a backlog can do more.
+//! So in a backlog one write is allowed for each [`Backlog::write_size_max`] of waiting bytes, up
+//! to [`Backlog::write_count_max`]. Writes complete in any order. A batch counts as written once
+//! everything before it in the segment is written too. A crash may leave holes, but no batch after
+//! a hole says that the hole was durable (see [`crate::format`]).
+//!
+//! One sync is under way at a time, and writes continue meanwhile. A sync covers everything that
+//! was written when the sync was given out.
+//!
+//! The last batch of a segment is durable before the header of the next segment is written. So the
+//! end that a header states for the segment before is final. Space in the ring is released only
+//! once it is durable. Until then a batch can be written again anywhere, with a new header.
 
 #![forbid(unsafe_code)]
 
-use crate::ack::AckLevel;
+use crate::ack_level::AckLevel;
 use crate::clock::{Moment, Now};
-use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
-use crate::frame_ring::{FrameRing, RingPosition, SealedBatch};
+use crate::constants::{BATCH_SIZE_QUEUED, BLOCK_SIZE};
+use crate::format::{Lsn, SegmentUuid};
 use crate::io::FileHandle;
-use crate::journal::format::{Lsn, SegmentUuid};
+use crate::journal::frame_ring::{FrameRing, RingPosition, SealedBatch};
 use pace::{Pace, Progress};
 use rustix::io::Errno;
 use segment::{OpenSegment, Stage};
 use std::collections::VecDeque;
 use std::time::Duration;
+use writes::{Source, Writes, Writing};
 
 mod opening;
 pub mod pace;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod writes;
 
+pub use pace::Backlog;
 pub use segment::{PreparedSegment, SegmentRequest};
+pub use writes::{WRITE_SLOTS, WRITES_MAX, WriteSlot};
 
-/// Largest write, bytes: several batches that lie behind each other in ring and file go out as one.
-pub const WRITE_SIZE_MAX: usize = 4 * BATCH_SIZE_MAX;
-
-/// How long no segment is begun after the second failure in a row; it doubles with each, so many times.
+/// Pause after the second failure in a row, before the next segment is begun. It doubles with each
+/// further failure, at most [`FENCE_PAUSE_DOUBLINGS`] times.
 const FENCE_PAUSE: Duration = Duration::from_secs(1);
 const FENCE_PAUSE_DOUBLINGS: u32 = 6;
 
-/// What a writer is made with.
+/// What a writer needs at its start.
 #[derive(Clone, Debug)]
 pub struct WriterSettings {
     /// What an ACK promises.
     pub level: AckLevel,
     /// `journal.sync_interval`: least time between two syncs.
     pub sync_interval: Duration,
-    /// `journal.stall_timeout`: how long the disk may make no progress before calls are closed.
+    /// `journal.stall_timeout`: time without progress of the disk before calls are closed.
     pub stall_timeout: Duration,
-    /// The shard, as segment headers carry it.
+    /// How much the disk gets at once.
+    pub backlog: Backlog,
+    /// The shard's number in segment headers.
     pub shard: u16,
-    /// The run, likewise.
+    /// The run's number in segment headers.
     pub run: u64,
 }
 
-/// What the shard is to do next, and answer once it is done.
+/// The next operation of the shard, which it answers once it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Write from the frame ring's memory.
     Write {
-        /// To this file.
+        /// Goes into the answer.
+        slot: WriteSlot,
+        /// The file to write to.
         file: FileHandle,
         /// Offset in the ring's memory, bytes.
         start: usize,
@@ -74,7 +91,9 @@ pub enum Operation {
     },
     /// Write from the scratch memory that [`Writer::poll_operation`] was lent.
     WriteScratch {
-        /// To this file.
+        /// Goes into the answer.
+        slot: WriteSlot,
+        /// The file to write to.
         file: FileHandle,
         /// Offset in the scratch memory, bytes.
         start: usize,
@@ -85,15 +104,15 @@ pub enum Operation {
     },
     /// Sync the file.
     Sync {
-        /// This one.
+        /// The file.
         file: FileHandle,
     },
 }
 
-/// What a writer has done so far.
+/// Counts of a writer so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WriterTally {
-    /// Bytes written, headers, pads and everything written again included.
+pub struct WriterStats {
+    /// Bytes written, with headers, pads and repeated writes.
     pub bytes: u64,
     /// Writes completed.
     pub writes: u64,
@@ -101,34 +120,11 @@ pub struct WriterTally {
     pub syncs: u64,
     /// Segments begun.
     pub segments: u64,
-    /// Segments given up after a failed write or sync.
+    /// Segments abandoned after a failed write or sync.
     pub fences: u64,
 }
 
-/// A write under way, or to be continued.
-#[derive(Clone, Copy, Debug)]
-struct Writing {
-    /// What it writes.
-    what: Written,
-    /// Offset in its memory, bytes.
-    start: usize,
-    /// Bytes to go.
-    size: usize,
-    /// Offset in the file, bytes.
-    offset: u64,
-    /// Given out and not answered.
-    is_under_way: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Written {
-    /// What a segment starts with; the stage it is in afterwards.
-    Opening(Stage),
-    /// So many batches.
-    Batches(usize),
-}
-
-/// A sync under way: how many batches it covers, and up to which byte of the segment.
+/// The sync under way: how many batches it covers, and up to which byte of the segment.
 #[derive(Clone, Copy, Debug)]
 struct Syncing {
     batch_count: usize,
@@ -140,42 +136,44 @@ struct Syncing {
 pub struct Writer {
     settings: WriterSettings,
     pace: Pace,
-    /// Sealed and not durable, in order: first those written to the segment, then those being written, then the rest.
+    /// Sealed batches that are not durable, in order: first those written to the segment, then
+    /// those being written, then the rest.
     batches: VecDeque<SealedBatch>,
+    /// The number of written batches at the front, without a hole.
     written_count: usize,
-    writing: Option<Writing>,
+    writes: Writes,
     syncing: Option<Syncing>,
     segment: Option<OpenSegment>,
     next: Option<PreparedSegment>,
-    /// A segment has been asked for and has not come.
+    /// A segment has been requested and has not arrived.
     is_asking: bool,
-    /// The last answer was that there is no room for one.
+    /// The last answer was that there is no room for a segment.
     has_no_room: bool,
-    /// The segment before, and where it ended.
+    /// The segment before this one, and its end.
     predecessor: (SegmentUuid, Lsn),
-    /// Where the next segment starts.
+    /// Start of the next segment.
     end: Lsn,
-    /// Segments given up since the last sync that succeeded.
+    /// Segments abandoned since the last successful sync.
     fences_in_row: u32,
-    /// No segment is begun before.
+    /// The earliest moment to begin a segment.
     open_after: Moment,
     requests: VecDeque<SegmentRequest>,
-    /// When there last was progress, or nothing to be done.
+    /// When the disk last made progress or had nothing to do.
     progressed_at: Moment,
     is_finishing: bool,
     wake_at: Option<Moment>,
-    tally: WriterTally,
+    stats: WriterStats,
 }
 
 impl Writer {
     /// A writer that has written nothing, for a ring of `ring_size` bytes.
     pub fn new(settings: WriterSettings, ring_size: usize, now: Moment) -> Self {
         Writer {
+            pace: Pace::new(settings.backlog, ring_size),
             settings,
-            pace: Pace::default(),
-            batches: VecDeque::with_capacity(ring_size / BLOCK_SIZE),
+            batches: VecDeque::with_capacity(ring_size / BATCH_SIZE_QUEUED),
             written_count: 0,
-            writing: None,
+            writes: Writes::new(),
             syncing: None,
             segment: None,
             next: None,
@@ -189,16 +187,17 @@ impl Writer {
             progressed_at: now,
             is_finishing: false,
             wake_at: None,
-            tally: WriterTally::default(),
+            stats: WriterStats::default(),
         }
     }
 
-    /// Someone wants to know once everything before `position` is written, or durable, as the level has it.
+    /// Tells the writer about a promise. It waits until everything before `position` is written, or
+    /// durable, according to the ACK level.
     pub fn handle_promise(&mut self, position: RingPosition) {
         self.pace.asked = self.pace.asked.max(position);
     }
 
-    /// A segment that was asked for.
+    /// Takes a segment that was requested.
     pub fn handle_segment(&mut self, segment: PreparedSegment) {
         debug_assert!(self.next.is_none(), "one segment is asked for at a time");
         self.is_asking = false;
@@ -206,32 +205,40 @@ impl Writer {
         self.next = Some(segment);
     }
 
-    /// There is no room for the segment that was asked for. It will come once there is.
+    /// Tells the writer that the disk has no room for the requested segment. The segment arrives
+    /// once there is room.
     pub fn handle_no_room(&mut self) {
         self.has_no_room = true;
     }
 
-    /// From now on everything is written and synced at once: nothing more comes.
+    /// From now on everything is written and synced at once, because nothing more comes.
     pub fn finish(&mut self) {
         self.is_finishing = true;
     }
 
-    /// Whether everything the ring ever took is durable, and nothing is under way.
+    /// Whether everything that the ring ever took is durable, and no operation is under way.
     pub fn is_finished(&self, ring: &FrameRing) -> bool {
         self.batches.is_empty() && self.is_quiet() && ring.durable() == ring.head()
     }
 
-    /// Once a turn, before [`Writer::poll_operation`]: seals the open batch if that is due.
+    /// The shard stood still for `gap`. That time does not count as time without progress.
+    pub fn handle_standstill(&mut self, now: Moment, gap: Duration) {
+        self.progressed_at = (self.progressed_at + gap).min(now);
+    }
+
+    /// Call it once a turn, before [`Writer::poll_operation`]. Seals the open batch if that is due.
     pub fn handle_turn(&mut self, now: Now, ring: &mut FrameRing) {
         self.take_sealed(ring);
         let progress = Progress {
             oldest: self.batches.front().map(|batch| batch.opened_at),
+            written: self.written_end(ring),
             is_syncing: self.syncing.is_some(),
             is_finishing: self.is_finishing,
         };
         let wake_at = self.pace.judge(now.moment, &self.settings, progress, ring);
         self.take_sealed(ring);
-        if self.next.is_none() && !self.is_asking && !(self.is_finishing && self.batches.is_empty()) {
+        if self.next.is_none() && !self.is_asking && !(self.is_finishing && self.batches.is_empty())
+        {
             self.is_asking = true;
             self.requests.push_back(SegmentRequest::Prepare);
         }
@@ -240,44 +247,52 @@ impl Writer {
         }
         let stalled_at = self.progressed_at + self.settings.stall_timeout;
         let stall = (!self.is_idle() && stalled_at > now.moment).then_some(stalled_at);
-        let open = (self.segment.is_none() && self.open_after > now.moment).then_some(self.open_after);
+        let open =
+            (self.segment.is_none() && self.open_after > now.moment).then_some(self.open_after);
         self.wake_at = [wake_at, stall, open].into_iter().flatten().min();
     }
 
-    /// When [`Writer::handle_turn`] is to be called, if nothing happens before.
+    /// When to call [`Writer::handle_turn`] next if nothing else happens.
     pub fn poll_timeout(&self) -> Option<Moment> {
         self.wake_at
     }
 
-    /// What is to be told to whoever prepares segments.
+    /// The next request to the part that prepares segments.
     pub fn poll_request(&mut self) -> Option<SegmentRequest> {
         self.requests.pop_front()
     }
 
-    /// Takes a request back that could not be passed on; it is given out again.
+    /// Takes back a request that could not be passed on. It is given out again.
     pub fn put_back(&mut self, request: SegmentRequest) {
         self.requests.push_front(request);
     }
 
-    /// How long the disk has made no progress although there is something to do.
+    /// How long the disk has made no progress although it has work to do.
     pub fn stalled_for(&self, now: Moment) -> Duration {
         now.since(self.progressed_at)
     }
 
-    /// Whether the journal cannot take more: no room for a segment, or no progress for too long.
+    /// Whether the journal can take no more: no room for a segment, or no progress for too long.
     pub fn is_in_trouble(&self, now: Moment) -> bool {
-        let needs_segment = self.segment.as_ref().is_none_or(|segment| segment.is_fenced || self.is_full(segment));
+        let needs_segment =
+            self.segment.as_ref().is_none_or(|segment| segment.is_fenced || self.is_full(segment));
         let lacks_segment = self.has_no_room && self.next.is_none() && needs_segment;
         lacks_segment || self.stalled_for(now) >= self.settings.stall_timeout
     }
 
-    /// What has been done so far.
-    pub fn tally(&self) -> WriterTally {
-        self.tally
+    /// Counts so far.
+    pub fn stats(&self) -> WriterStats {
+        self.stats
     }
 
-    /// The next operation to perform, if there is one. `scratch` is not touched while a write from it is under way.
-    pub fn poll_operation(&mut self, now: Now, ring: &mut FrameRing, scratch: &mut [u8]) -> Option<Operation> {
+    /// The next operation, if there is one. Does not touch `scratch` while a write from it is under
+    /// way.
+    pub fn poll_operation(
+        &mut self,
+        now: Now,
+        ring: &mut FrameRing,
+        scratch: &mut [u8],
+    ) -> Option<Operation> {
         self.take_sealed(ring);
         self.leave_segment();
         self.next_write(now, ring, scratch).or_else(|| self.next_sync())
@@ -290,100 +305,144 @@ impl Writer {
     }
 
     fn is_quiet(&self) -> bool {
-        self.writing.is_none() && self.syncing.is_none()
+        self.writes.is_empty() && self.syncing.is_none()
     }
 
-    /// Whether nothing waits for the disk. Batches that are written and whose sync is not due yet do not.
+    /// Everything sealed before this position is in the segment. After a fence
+    /// [`FrameRing::written`] is further on.
+    fn written_end(&self, ring: &FrameRing) -> RingPosition {
+        self.batches.get(self.written_count).map_or(ring.sealed(), |batch| batch.start)
+    }
+
+    /// Whether nothing waits for the disk. Written batches whose sync is not due yet do not count.
     fn is_idle(&self) -> bool {
         self.is_quiet() && self.written_count == self.batches.len() && self.pace.cycle.is_none()
     }
 
-    /// The first batch that has not been given out to be written.
+    /// The first batch without a write.
     fn first_waiting(&self) -> Option<&SealedBatch> {
-        let writing = match self.writing {
-            Some(Writing { what: Written::Batches(count), .. }) => count,
-            Some(_) | None => 0,
-        };
-        self.batches.get(self.written_count + writing)
+        self.batches.get(self.written_count + self.writes.batch_count())
     }
 
-    /// Whether the next batch does not go into the segment any more.
+    /// Whether the segment has no room for the next batch.
     fn is_full(&self, segment: &OpenSegment) -> bool {
         self.first_waiting().is_some_and(|batch| !segment.takes(batch.size))
     }
 
-    /// Ends the segment if it has failed, or is full and durable: as soon as nothing is under way on it.
+    /// Ends the segment if it has failed, or is full and durable, once no operation on it is under
+    /// way.
     fn leave_segment(&mut self) {
         let Some(segment) = &self.segment else { return };
-        let is_over = segment.is_fenced || (self.written_count == 0 && self.is_full(segment)) || self.is_over(segment);
+        let is_over = segment.is_fenced
+            || (self.written_count == 0 && self.is_full(segment))
+            || self.is_over(segment);
         if !is_over || !self.is_quiet() {
             return;
         }
-        // A fenced one's batches are all waiting again: they are in the ring still.
+        // The batches of a fenced segment all wait again: they are still in the ring.
         self.written_count = 0;
-        // One of which nothing is durable is passed over: nobody may ever know where it would have started.
+        // Skip a segment with no durable data: after a crash its start cannot be known.
         if segment.durable > 0 {
             self.predecessor = (segment.prepared.uuid, segment.durable_end());
         }
         self.end = segment.lsn();
-        let Some(OpenSegment { prepared, durable: size, is_fenced, .. }) = self.segment.take() else { return };
-        let PreparedSegment { id, manifest, .. } = prepared;
-        self.requests.push_back(SegmentRequest::Retire { id, size, is_fenced, manifest });
+        let Some(OpenSegment { prepared, durable: size, is_fenced, .. }) = self.segment.take()
+        else {
+            return;
+        };
+        let PreparedSegment { id, headers, .. } = prepared;
+        self.requests.push_back(SegmentRequest::Retire { id, size, is_fenced, headers });
     }
 
-    /// Whether nothing will ever come into the segment.
+    /// Whether the segment will take nothing more.
     fn is_over(&self, segment: &OpenSegment) -> bool {
         self.is_finishing && self.batches.is_empty() && segment.durable == segment.offset
     }
 
-    fn next_write(&mut self, now: Now, ring: &mut FrameRing, scratch: &mut [u8]) -> Option<Operation> {
-        if self.writing.is_none() {
-            self.writing = self.plan_write(now, ring, scratch);
-        }
-        let (segment, writing) = (self.segment.as_ref()?, self.writing.as_mut()?);
-        if writing.is_under_way || segment.is_fenced {
+    fn next_write(
+        &mut self,
+        now: Now,
+        ring: &mut FrameRing,
+        scratch: &mut [u8],
+    ) -> Option<Operation> {
+        if self.segment.as_ref().is_some_and(|segment| segment.is_fenced) {
             return None;
         }
-        writing.is_under_way = true;
-        let (file, start, size, offset) = (segment.prepared.file, writing.start, writing.size, writing.offset);
-        Some(match writing.what {
-            Written::Opening(_) => Operation::WriteScratch { file, start, size, offset },
-            Written::Batches(_) => Operation::Write { file, start, size, offset },
+        if !self.writes.has_next()
+            && self.may_go_deeper(ring)
+            && let Some(writing) = self.plan_write(now, ring, scratch)
+        {
+            self.writes.push(writing);
+        }
+        let file = self.segment.as_ref()?.prepared.file;
+        let (slot, Writing { source, start, size, offset, .. }) = self.writes.give_next()?;
+        Some(match source {
+            Source::Opening => Operation::WriteScratch { slot, file, start, size, offset },
+            Source::Batches(_) => Operation::Write { slot, file, start, size, offset },
         })
     }
 
-    fn plan_write(&mut self, now: Now, ring: &mut FrameRing, scratch: &mut [u8]) -> Option<Writing> {
-        let first = *self.batches.get(self.written_count)?;
+    /// Whether one more write may be under way. The first always may, the others if enough bytes
+    /// wait.
+    fn may_go_deeper(&self, ring: &FrameRing) -> bool {
+        let Backlog { write_size_max, write_count_max, write_count_syncing_max, .. } =
+            self.settings.backlog;
+        let write_count_max =
+            if self.syncing.is_some() { write_count_syncing_max } else { write_count_max };
+        let unwritten = (ring.sealed().0 - self.written_end(ring).0) as usize;
+        let depth = unwritten.div_ceil(write_size_max).clamp(1, write_count_max);
+        self.writes.under_way_count() < depth && self.writes.has_slot()
+    }
+
+    fn plan_write(
+        &mut self,
+        now: Now,
+        ring: &mut FrameRing,
+        scratch: &mut [u8],
+    ) -> Option<Writing> {
+        let first = *self.first_waiting()?;
         if self.segment.is_none() {
             if now.moment < self.open_after {
                 return None;
             }
             self.segment = Some(OpenSegment::new(self.next.take()?, self.end));
-            self.tally.segments += 1;
+            self.stats.segments += 1;
         }
+        let waiting = self.written_count + self.writes.batch_count();
         let segment = self.segment.as_mut()?;
-        if segment.is_fenced || !segment.takes(first.size) {
+        if !segment.takes(first.size) {
             return None;
         }
-        let (what, start, size) = match segment.stage {
+        let (source, start, size) = match segment.stage {
             Stage::Batches => {
-                let (count, size) = segment.stamp_run(self.batches.range(self.written_count..), ring);
+                let size_max = self.settings.backlog.write_size_max;
+                let (count, size) =
+                    segment.stamp_run(self.batches.range(waiting..), size_max, ring);
                 segment.has_batch = true;
-                (Written::Batches(count), ring.batch_offset(&first), size)
+                (Source::Batches(count), ring.batch_offset(&first), size)
             }
+            // The next call records need the scratch memory, which is still being written.
+            Stage::Calls(_) if self.writes.has_opening() => return None,
             Stage::Header | Stage::Calls(_) => {
                 let place = (self.settings.shard, self.settings.run);
-                let (stage, size) = opening::open(segment, place, self.predecessor, (ring, first.start), scratch, now);
+                let (stage, size) = opening::open(
+                    segment,
+                    place,
+                    self.predecessor,
+                    (ring, first.start),
+                    scratch,
+                    now,
+                );
+                segment.stage = stage;
                 if size == 0 {
-                    segment.stage = stage;
                     return self.plan_write(now, ring, scratch);
                 }
-                (Written::Opening(stage), 0, size)
+                (Source::Opening, 0, size)
             }
         };
         let offset = segment.offset;
         segment.offset += size as u64;
-        Some(Writing { what, start, size, offset, is_under_way: false })
+        Some(Writing { source, start, size, offset, is_under_way: false })
     }
 
     fn next_sync(&mut self) -> Option<Operation> {
@@ -391,9 +450,12 @@ impl Writer {
         if self.syncing.is_some() || segment.is_fenced || self.written_count == 0 {
             return None;
         }
-        // The batch that the cycle ends with has been written, or can only be once this segment is left.
-        let reached = |target| self.batches.get(self.written_count).is_none_or(|batch| batch.start >= target);
-        let is_due = self.pace.cycle.is_some_and(reached) || (self.writing.is_none() && self.is_full(segment));
+        // The last batch of the cycle has been written, or cannot be written before this segment
+        // ends.
+        let reached =
+            |target| self.batches.get(self.written_count).is_none_or(|batch| batch.start >= target);
+        let is_due = self.pace.cycle.is_some_and(reached)
+            || (self.writes.is_empty() && self.is_full(segment));
         if !is_due {
             return None;
         }
@@ -402,79 +464,94 @@ impl Writer {
         Some(Operation::Sync { file: segment.prepared.file })
     }
 
-    /// The write that was given out has ended, with so many bytes or an error.
-    pub fn handle_written(&mut self, now: Now, result: Result<u32, Errno>, ring: &mut FrameRing) {
-        let (Some(mut writing), Some(segment)) = (self.writing.take(), self.segment.as_mut()) else { return };
+    /// A write has ended. `result` is the number of bytes or an error.
+    pub fn handle_written(
+        &mut self,
+        now: Now,
+        slot: WriteSlot,
+        result: Result<u32, Errno>,
+        ring: &mut FrameRing,
+    ) {
+        let Some(segment) = self.segment.as_mut() else { return };
+        let Some(writing) = self.writes.take_back(slot) else { return };
         if segment.is_fenced {
-            return;
+            return self.writes.abandon();
         }
         let size = match result {
             Ok(size) => size as usize,
-            Err(Errno::INTR | Errno::AGAIN) => {
-                writing.is_under_way = false;
-                self.writing = Some(writing);
-                return;
-            }
+            // The write is given out again as it is.
+            Err(Errno::INTR | Errno::AGAIN) => return,
             Err(_) => return self.fence(now.moment),
         };
         if size < writing.size {
-            // O_DIRECT goes on only from a block; what was written of the last one is written again.
+            // O_DIRECT can continue only at a block. The part of the last block is written again.
             let taken = size / BLOCK_SIZE * BLOCK_SIZE;
             if taken == 0 {
                 return self.fence(now.moment);
             }
-            let (start, offset) = (writing.start + taken, writing.offset + taken as u64);
-            self.tally.bytes += taken as u64;
-            self.writing = Some(Writing { start, offset, size: writing.size - taken, is_under_way: false, ..writing });
+            writing.take(taken);
+            self.stats.bytes += taken as u64;
             return;
         }
-        segment.written = segment.offset;
-        self.tally.bytes += writing.size as u64;
-        self.tally.writes += 1;
+        self.stats.bytes += writing.size as u64;
+        self.stats.writes += 1;
+        writing.take(writing.size);
         if self.fences_in_row == 0 {
             self.progressed_at = now.moment;
         }
-        match writing.what {
-            Written::Opening(stage) => segment.stage = stage,
-            Written::Batches(count) => {
+        while let Some(done) = self.writes.pop_done() {
+            segment.written = done.offset;
+            if let Source::Batches(count) = done.source {
                 self.written_count += count;
-                let end = self.batches[self.written_count - 1].end();
-                // What is written again after a fence had been written before.
-                if end > ring.written() {
-                    ring.set_written(end);
-                }
             }
+        }
+        // Batches written again after a fence had been written before.
+        if let Some(last) =
+            self.written_count.checked_sub(1).and_then(|last| self.batches.get(last))
+            && last.end() > ring.written()
+        {
+            ring.set_written(last.end());
         }
     }
 
-    /// The sync that was given out has ended.
+    /// The sync under way has ended.
     pub fn handle_synced(&mut self, now: Now, result: Result<u32, Errno>, ring: &mut FrameRing) {
-        let (Some(syncing), Some(segment)) = (self.syncing.take(), self.segment.as_mut()) else { return };
+        let (Some(syncing), Some(segment)) = (self.syncing.take(), self.segment.as_mut()) else {
+            return;
+        };
         if result.is_err() {
-            // Whatever it was: the kernel may have dropped what it could not write, and would not say so again.
+            // Fence after any error: the kernel may have dropped data that it could not write, and
+            // does not report that twice.
             return self.fence(now.moment);
         }
         self.fences_in_row = 0;
         segment.durable = syncing.end;
         self.written_count -= syncing.batch_count;
-        let manifest = &mut segment.prepared.manifest;
-        let durable =
-            self.batches.drain(..syncing.batch_count).inspect(|batch| ring.hand_over_notes(batch, manifest)).last();
+        let headers = &mut segment.prepared.headers;
+        let durable = self
+            .batches
+            .drain(..syncing.batch_count)
+            .inspect(|batch| ring.hand_over_headers(batch, headers))
+            .last();
         if let Some(batch) = durable {
             ring.set_durable(batch.end());
         }
-        self.tally.syncs += 1;
+        self.stats.syncs += 1;
         self.progressed_at = now.moment;
     }
 
-    /// Gives the segment up: what is not durable will be written to another one. The file is never synced again.
+    /// Abandons the segment. Everything in it that is not durable will be written to another one.
+    /// The file is never synced again.
     fn fence(&mut self, now: Moment) {
-        let Some(segment) = self.segment.as_mut().filter(|segment| !segment.is_fenced) else { return };
+        let Some(segment) = self.segment.as_mut().filter(|segment| !segment.is_fenced) else {
+            return;
+        };
         segment.is_fenced = true;
-        self.writing = self.writing.filter(|writing| writing.is_under_way);
+        self.writes.abandon();
         self.pace.abandon();
-        self.tally.fences += 1;
-        // The first time may be that file's fault; after that a disk that fails is not to be filled with segments.
+        self.stats.fences += 1;
+        // The first failure may be the fault of that file. After that, do not fill a failing disk
+        // with segments.
         let pause = match self.fences_in_row {
             0 => Duration::ZERO,
             row => FENCE_PAUSE * (1 << (row - 1).min(FENCE_PAUSE_DOUBLINGS)),

@@ -1,4 +1,4 @@
-//! The histograms, and their way from shards to the collector and back.
+//! The histograms, and how they travel from shards to the collector and back.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,8 @@ fn at(micros: u64) -> Moment {
 
 fn count(latencies: &Latencies, wanted: &str) -> u64 {
     let mut found = None;
-    latencies.for_each(|tag, _, histogram| found = found.or((tag == wanted).then_some(histogram.len())));
+    latencies
+        .for_each(|tag, _, histogram| found = found.or((tag == wanted).then_some(histogram.len())));
     found.expect("a tag that is declared")
 }
 
@@ -28,7 +29,7 @@ fn every_histogram_has_a_tag_and_a_help_of_its_own() {
 }
 
 #[test]
-fn what_lies_outside_the_bounds_counts_as_the_bound() {
+fn values_outside_the_bounds_count_as_the_bound() {
     let mut latency = Latency::new();
     let size = latency.histogram().distinct_values();
     latency.record(at(5), at(5));
@@ -41,9 +42,10 @@ fn what_lies_outside_the_bounds_counts_as_the_bound() {
 }
 
 #[test]
-fn a_set_is_as_large_as_the_page_above_says() {
+fn a_set_is_as_large_as_the_module_header_says() {
     let mut size = 0;
-    Latencies::new().for_each(|_, _, histogram| size = histogram.distinct_values() * size_of::<u64>());
+    Latencies::new()
+        .for_each(|_, _, histogram| size = histogram.distinct_values() * size_of::<u64>());
     assert_eq!(size, 20_480);
 }
 
@@ -87,10 +89,12 @@ fn collector(count: usize) -> (LatencyCollector, Mailboxes) {
 }
 
 #[test]
-fn what_shards_have_recorded_comes_together_and_nothing_is_lost() {
+fn all_values_of_all_shards_are_collected() {
     let (mut collector, mailboxes) = collector(2);
     let mut shards = [Box::<Latencies>::default(), Box::default()];
-    let answer = |shard: usize, own: &mut Box<Latencies>| mailboxes.lock().unwrap()[shard].take().unwrap().answer(own);
+    let answer = |shard: usize, own: &mut Box<Latencies>| {
+        mailboxes.lock().unwrap()[shard].take().unwrap().answer(own)
+    };
     let boxes = shards.each_ref().map(|own| &raw const **own);
     shards[0].turn.record(at(0), at(1));
     shards[1].turn.record(at(0), at(2));
@@ -98,7 +102,7 @@ fn what_shards_have_recorded_comes_together_and_nothing_is_lost() {
     answer(0, &mut shards[0]);
     assert!(!collector.collect(), "the other has not answered");
     assert_eq!(count(collector.totals(), "turn"), 1);
-    // The second still has the first request: it is not asked again, and keeps what it records meanwhile.
+    // The second shard still has the first request. It is not asked again, and keeps its values.
     shards[0].turn.record(at(0), at(3));
     shards[1].turn.record(at(0), at(4));
     collector.request();
@@ -109,7 +113,7 @@ fn what_shards_have_recorded_comes_together_and_nothing_is_lost() {
     assert_eq!(count(&collector.take_interval(), "turn"), 0);
     assert_eq!(count(collector.totals(), "turn"), 4);
     assert!(shards.iter().all(|own| own.turn.histogram().is_empty()));
-    // Sets go round; none is made anew.
+    // Sets are passed round; no new one is made.
     assert!(boxes.contains(&(&raw const **collector.empty[1].as_ref().unwrap())));
 }
 
@@ -123,7 +127,7 @@ fn a_full_mailbox_and_a_collector_that_is_gone_lose_nothing() {
     mailboxes.lock().unwrap()[0] = Some(other());
     collector.request();
     assert!(collector.collect(), "the set came back at once");
-    // No room for the answer, then nobody to take it.
+    // First there is no room for the answer, then no receiver.
     answer.try_send((0, Box::default())).unwrap();
     mailboxes.lock().unwrap()[0].take().unwrap().answer(&mut own);
     assert_eq!(own.turn.histogram().len(), 1);

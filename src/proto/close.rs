@@ -1,18 +1,20 @@
-//! Every way in which we close an upgraded connection: code, reason, and what the peer is told before it.
+//! Every way in which we close an upgraded connection: the code, the reason, and what the peer is
+//! told first.
 
 #![forbid(unsafe_code)]
 
 use super::Violation;
 
-/// Why we send a Close. Every row of the protocol page's table "After the upgrade", and the end of a call that went well.
+/// Why we send a Close: one variant for each row of the table in `docs/protocol.md`, and the normal
+/// end of a call.
 ///
-/// A peer's own Close is answered with its own code and is not one of these.
+/// A Close of the peer is answered with the peer's code and has no variant here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Closing {
     /// 1000: after `stopped`.
     Normal,
-    /// 4400: bad JSON, a missing or mistyped member, a bad rate, encoding or id.
+    /// 4400: invalid JSON, a missing or mistyped member, or a bad rate, encoding or id.
     InvalidStart,
     /// 4400: audio or `stop` before `start`.
     StartRequired,
@@ -20,9 +22,9 @@ pub enum Closing {
     AlreadyStarted,
     /// 4400: a frame of odd length where `strict_pcm` is set.
     OddLength,
-    /// 4401: the token ran out during the call, where calls are to close on expiry.
+    /// 4401: the token expired during the call, and the node is set to close such calls.
     TokenExpired,
-    /// 4403: the token's claims and `start` disagree.
+    /// 4403: the token's claims and `start` differ.
     ClaimMismatch,
     /// 4409: the same call connected again.
     Superseded,
@@ -32,7 +34,7 @@ pub enum Closing {
     IdleTimeout,
     /// 4408: the peer does not read.
     AckStalled,
-    /// 4429: audio runs further ahead of the clock than allowed.
+    /// 4429: audio runs further ahead of real time than allowed.
     TooFast,
     /// 1013: the journal cannot take more.
     Storage,
@@ -44,15 +46,15 @@ pub enum Closing {
     NotUtf8,
     /// 1009: a message, text or number of fragments over its limit.
     TooBig,
-    /// 1008: too many control frames.
+    /// 1008: too many control frames or texts.
     Flood,
 }
 
 impl Closing {
-    /// How many there are.
+    /// Number of variants.
     pub const COUNT: usize = 18;
 
-    /// All, in order of [`Closing::index`].
+    /// All variants, in the order of [`Closing::index`].
     pub const ALL: [Closing; Closing::COUNT] = [
         Closing::Normal,
         Closing::InvalidStart,
@@ -74,16 +76,19 @@ impl Closing {
         Closing::Flood,
     ];
 
-    /// Its place in arrays of [`Closing::COUNT`].
+    /// Index in arrays of [`Closing::COUNT`] elements.
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// The Close's code.
+    /// Code of the Close.
     pub const fn code(self) -> u16 {
         match self {
             Closing::Normal => 1000,
-            Closing::InvalidStart | Closing::StartRequired | Closing::AlreadyStarted | Closing::OddLength => 4400,
+            Closing::InvalidStart
+            | Closing::StartRequired
+            | Closing::AlreadyStarted
+            | Closing::OddLength => 4400,
             Closing::TokenExpired => 4401,
             Closing::ClaimMismatch => 4403,
             Closing::StartTimeout | Closing::IdleTimeout | Closing::AckStalled => 4408,
@@ -98,15 +103,20 @@ impl Closing {
         }
     }
 
-    /// The Close's text, and the error event's `reason`. Empty where RFC 6455's code says all.
+    /// Text of the Close, and `reason` of the error event. Empty if the code of RFC 6455 says
+    /// everything.
     pub const fn reason(self) -> &'static str {
         match self {
-            Closing::Normal | Closing::Protocol | Closing::NotUtf8 | Closing::TooBig | Closing::Flood => "",
+            Closing::Normal
+            | Closing::Protocol
+            | Closing::NotUtf8
+            | Closing::TooBig
+            | Closing::Flood => "",
             _ => self.label(),
         }
     }
 
-    /// A name for counters.
+    /// Label of counters.
     pub const fn label(self) -> &'static str {
         match self {
             Closing::Normal => "normal",
@@ -130,12 +140,13 @@ impl Closing {
         }
     }
 
-    /// Whether an error event goes before the Close: with our own codes and with 1013 and 1001.
+    /// Whether an error event is sent before the Close: for our own codes, and for 1013 and 1001.
     pub const fn has_event(self) -> bool {
         matches!(self.code(), 1001 | 1013 | 4000..)
     }
 
-    /// The error event's `code`: the HTTP status our codes are built on, and RFC 6455's codes as they are.
+    /// `code` of the error event: the HTTP status that our code is based on; codes of RFC 6455 stay
+    /// as they are.
     pub const fn event_code(self) -> u16 {
         match self.code() {
             code @ 4000.. => code - 4000,
@@ -143,12 +154,14 @@ impl Closing {
         }
     }
 
-    /// Whether connecting again with the same token and the same `start` can succeed.
+    /// Whether the peer can succeed if it connects again with the same token and the same `start`.
     pub const fn is_retryable(self) -> bool {
         match self {
-            Closing::StartTimeout | Closing::IdleTimeout | Closing::AckStalled | Closing::Storage | Closing::Draining => {
-                true
-            }
+            Closing::StartTimeout
+            | Closing::IdleTimeout
+            | Closing::AckStalled
+            | Closing::Storage
+            | Closing::Draining => true,
             Closing::Normal
             | Closing::InvalidStart
             | Closing::StartRequired
@@ -165,22 +178,39 @@ impl Closing {
         }
     }
 
-    /// The error event's `message`: what is wrong and what to do about it. Empty where no event is sent.
+    /// `message` of the error event: what is wrong and what to do about it. Empty if no event is
+    /// sent.
     pub const fn message(self) -> &'static str {
         match self {
-            Closing::Normal | Closing::Protocol | Closing::NotUtf8 | Closing::TooBig | Closing::Flood => "",
+            Closing::Normal
+            | Closing::Protocol
+            | Closing::NotUtf8
+            | Closing::TooBig
+            | Closing::Flood => "",
             Closing::InvalidStart => "the event is not valid: correct it and connect again",
             Closing::StartRequired => "the call has not started: send a start event first",
-            Closing::AlreadyStarted => "the call has started with other values: open a connection for each call",
+            Closing::AlreadyStarted => {
+                "the call has started with other values: open a connection for each call"
+            }
             Closing::OddLength => "a frame of odd length is not pcm16: send whole 16-bit samples",
             Closing::TokenExpired => "the token has expired: connect again with a new one",
-            Closing::ClaimMismatch => "start and token name different calls: send the ids that the token was issued for",
+            Closing::ClaimMismatch => {
+                "start and token name different calls: send the ids that the token was issued for"
+            }
             Closing::Superseded => "a later connection has taken this call over: send on that one",
             Closing::StartTimeout => "no start event came in time: send it right after connecting",
-            Closing::IdleTimeout => "nothing came for too long: connect again, send audio or answer pings",
-            Closing::AckStalled => "our messages are not being read: connect again and read them as they come",
-            Closing::TooFast => "audio runs too far ahead of real time: send it at the pace of the call",
-            Closing::Storage => "the node cannot store audio now: connect again, with a growing delay",
+            Closing::IdleTimeout => {
+                "nothing came for too long: connect again, send audio or answer pings"
+            }
+            Closing::AckStalled => {
+                "our messages are not being read: connect again and read them as they come"
+            }
+            Closing::TooFast => {
+                "audio runs too far ahead of real time: send it at the pace of the call"
+            }
+            Closing::Storage => {
+                "the node cannot store audio now: connect again, with a growing delay"
+            }
             Closing::Draining => "the node is shutting down: connect again",
         }
     }
@@ -215,7 +245,8 @@ mod tests {
     #[test]
     fn events_go_before_our_own_codes_and_two_of_the_rfcs() {
         for closing in Closing::ALL {
-            let expected = closing.code() >= 4000 || closing.code() == 1013 || closing.code() == 1001;
+            let expected =
+                closing.code() >= 4000 || closing.code() == 1013 || closing.code() == 1001;
             assert_eq!(closing.has_event(), expected, "{closing:?}");
             assert_eq!(closing.message().is_empty(), !expected, "{closing:?}");
             assert_eq!(closing.reason().is_empty(), !expected, "{closing:?}");
@@ -228,7 +259,12 @@ mod tests {
 
     #[test]
     fn violations_keep_their_codes() {
-        let violations = [Violation::Protocol("x"), Violation::NotUtf8, Violation::TooBig("x"), Violation::Flood];
+        let violations = [
+            Violation::Protocol("x"),
+            Violation::NotUtf8,
+            Violation::TooBig("x"),
+            Violation::Flood,
+        ];
         for violation in violations {
             assert_eq!(Closing::from(violation).code(), violation.close_code());
         }

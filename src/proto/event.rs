@@ -1,8 +1,9 @@
-//! Our events: JSON texts in a call, read from the peer ([`parse`]) and written to it. The framing around them is
-//! [`super::frame`]'s, what they mean is the session's.
+//! Our events: the JSON texts of a call, read from the peer ([`parse`]) and written to it. Framing
+//! is in [`super::frame`]; the session decides what the events mean.
 //!
-//! Reading borrows from the peer's text wherever JSON escapes allow it, ignores members it does not know, and refuses one it
-//! knows when it comes twice. Nesting costs no stack: values of unknown members are skipped, not built.
+//! Reading borrows from the peer's text unless JSON escapes prevent it. Unknown members are
+//! ignored, and a known member that appears twice is refused. Deep nesting needs no stack, because
+//! the values of unknown members are skipped and not built.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +16,8 @@ use std::fmt;
 /// The one encoding we take: 16-bit samples, mono, little-endian.
 pub const ENCODING_PCM16: &str = "pcm16";
 
-/// Most bytes of an ACK's text: everything around the number, and the 20 digits of the largest one.
+/// Largest size of an ACK text, bytes: the text around the number, and the 20 digits of the largest
+/// number.
 pub const ACK_TEXT_SIZE_MAX: usize = ACK_OPENING.len() + 20 + 1;
 
 const ACK_OPENING: &[u8] = b"{\"event\":\"ack\",\"seq\":";
@@ -25,13 +27,13 @@ const ACK_OPENING: &[u8] = b"{\"event\":\"ack\",\"seq\":";
 pub enum PeerEvent<'a> {
     /// A sound `start`.
     Start(Start<'a>),
-    /// `stop`: no more audio will come.
+    /// `stop`: the peer sends no more audio.
     Stop,
-    /// An event we do not know; to be ignored.
+    /// An unknown event; the session ignores it.
     Unknown,
 }
 
-/// A `start` whose every member is present and acceptable. Its encoding is [`ENCODING_PCM16`].
+/// A `start` with all members present and valid. Its encoding is [`ENCODING_PCM16`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start<'a> {
     /// The call, as its tenant names it; a [`valid_id`].
@@ -42,7 +44,7 @@ pub struct Start<'a> {
     pub sample_rate: u32,
 }
 
-/// The members of a peer's event that mean something to us.
+/// The members of a peer's event that we read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Member {
     /// `event`
@@ -60,10 +62,15 @@ pub enum Member {
 impl Member {
     const COUNT: usize = 5;
 
-    const ALL: [Member; Member::COUNT] =
-        [Member::Event, Member::InteractionId, Member::TenantId, Member::SampleRate, Member::Encoding];
+    const ALL: [Member; Member::COUNT] = [
+        Member::Event,
+        Member::InteractionId,
+        Member::TenantId,
+        Member::SampleRate,
+        Member::Encoding,
+    ];
 
-    /// As it is written in JSON.
+    /// The name in JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Member::Event => "event",
@@ -75,42 +82,42 @@ impl Member {
     }
 }
 
-/// Why a peer's text is no event we can take: always the peer's fault. `Display` gives the sentence for the peer, which
-/// names the member and what to send instead.
+/// Why a peer's text is not a valid event: always a fault of the peer. `Display` gives the sentence
+/// for the peer, which names the member and says what to send instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventError {
     /// Not JSON, or more than one JSON value.
     NotJson {
-        /// Where in the text, a line number from 1.
+        /// Line in the text, from 1.
         line: usize,
-        /// Where in the line, from 1; 0 at its start.
+        /// Column in the line, from 1; 0 at its start.
         column: usize,
     },
     /// JSON, but not an object.
     NotObject,
-    /// A member that we need is missing.
+    /// A required member is missing.
     Missing(Member),
-    /// A member came twice: which one counts is not for us to guess.
+    /// A member appears twice; we do not guess which one counts.
     Duplicate(Member),
     /// A member has the wrong JSON type.
     Mistyped {
         /// Which.
         member: Member,
-        /// What it has to be.
+        /// The JSON type that is required.
         expected: &'static str,
-        /// What it was.
+        /// The JSON type that was sent.
         found: &'static str,
     },
-    /// An integer, but none of the configured sample rates.
+    /// An integer that is not one of the configured sample rates.
     BadRate {
-        /// What was asked for; negative and very large numbers are cut to the range.
+        /// The rate that was sent; negative and very large numbers are clamped.
         found: i64,
-        /// What may be asked for, Hz.
+        /// The allowed rates, Hz.
         allowed: Vec<u32>,
     },
     /// An encoding other than [`ENCODING_PCM16`].
     BadEncoding(String),
-    /// An id that is empty, over 256 bytes or holds control characters.
+    /// An id that is empty, longer than 256 bytes, or contains control characters.
     BadId(Member),
 }
 
@@ -120,11 +127,19 @@ impl fmt::Display for EventError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             EventError::NotJson { line, column } => {
-                write!(out, "the text is not JSON (line {line}, column {column}): send one JSON object per text message")
+                write!(
+                    out,
+                    "the text is not JSON (line {line}, column {column}): send one JSON object \
+                     per text message"
+                )
             }
-            EventError::NotObject => write!(out, "the text is JSON but no object: send an object with an event member"),
+            EventError::NotObject => {
+                write!(out, "the text is JSON but no object: send an object with an event member")
+            }
             EventError::Missing(member) => write!(out, "{} is missing: add it", member.name()),
-            EventError::Duplicate(member) => write!(out, "{} appears twice: send it once", member.name()),
+            EventError::Duplicate(member) => {
+                write!(out, "{} appears twice: send it once", member.name())
+            }
             EventError::Mistyped { member, expected, found } => {
                 write!(out, "{} is {found}: send {expected}", member.name())
             }
@@ -135,18 +150,39 @@ impl fmt::Display for EventError {
                 }
                 Ok(())
             }
-            EventError::BadEncoding(found) => write!(out, "encoding {found} is not supported: send {ENCODING_PCM16}"),
+            EventError::BadEncoding(found) => {
+                write!(out, "encoding {found} is not supported: send {ENCODING_PCM16}")
+            }
             EventError::BadId(member) => {
-                write!(out, "{} has to be 1 to 256 bytes without control characters: send another id", member.name())
+                write!(
+                    out,
+                    "{} has to be 1 to 256 bytes without control characters: send another id",
+                    member.name()
+                )
             }
         }
     }
 }
 
+/// Byte order mark, U+FEFF. Some encoders put it before a text to say that it is UTF-8.
+const BYTE_ORDER_MARK: &str = "\u{feff}";
+
+/// Bytes of a message that [`looks_like_event`] looks at.
+pub const EVENT_OPENING_SIZE: usize = 16;
+
+/// Whether a binary message begins like an event: some clients send text as bytes.
+pub fn looks_like_event(opening: &[u8]) -> bool {
+    let opening = opening.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(opening);
+    let member = opening.trim_ascii_start().strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
+    member.is_some_and(|member| member.is_empty() || member.starts_with(b"\""))
+}
+
 /// Reads a peer's text. `sample_rates` are the rates a `start` may name, Hz.
 pub fn parse<'a>(text: &'a str, sample_rates: &[u32]) -> Result<PeerEvent<'a>, EventError> {
-    let event: RawEvent<'a> =
-        serde_json::from_str(text).map_err(|error| EventError::NotJson { line: error.line(), column: error.column() })?;
+    // RFC 8259 §8.1: a parser may ignore the mark.
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    let event: RawEvent<'a> = serde_json::from_str(text)
+        .map_err(|error| EventError::NotJson { line: error.line(), column: error.column() })?;
     if !event.is_object {
         return Err(EventError::NotObject);
     }
@@ -164,7 +200,8 @@ pub fn push_started(interaction_id: &str, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// Writes `{"event":"ack","seq":…}` to the front of `out` and returns its length. Nothing is allocated.
+/// Writes `{"event":"ack","seq":…}` to the start of `out` and returns its length. Does not
+/// allocate.
 pub fn write_ack(seq: u64, out: &mut [u8; ACK_TEXT_SIZE_MAX]) -> usize {
     let mut digits = itoa::Buffer::new();
     let digits = digits.format(seq).as_bytes();
@@ -175,18 +212,18 @@ pub fn write_ack(seq: u64, out: &mut [u8; ACK_TEXT_SIZE_MAX]) -> usize {
     number_end + 1
 }
 
-/// What a `stopped` event says.
+/// Content of a `stopped` event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped<'a> {
     /// The call, as its tenant names it.
     pub interaction_id: &'a str,
-    /// The last complete frame; 0 where there was none.
+    /// Number of the last complete frame; 0 if there was none.
     pub seq: u64,
     /// Bytes of whole samples kept.
     pub bytes: u64,
     /// Length of the audio in milliseconds, rounded down.
     pub duration_ms: u64,
-    /// The last frame known to be durable; `None` without a journal.
+    /// Number of the last frame known to be durable; `None` without a journal.
     pub durable_seq: Option<u64>,
 }
 
@@ -222,14 +259,15 @@ pub fn push_error(code: u16, reason: &str, message: &str, retryable: bool, out: 
 }
 
 fn push_string(text: &str, out: &mut Vec<u8>) {
-    serde_json::to_writer(out, text).expect("a Vec takes every byte, and a str is always valid JSON text");
+    serde_json::to_writer(out, text)
+        .expect("a Vec takes every byte, and a str is always valid JSON text");
 }
 
 fn push_number(number: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// A peer's event before anything but its syntax is checked.
+/// A peer's event. Only its syntax was checked.
 #[derive(Default)]
 struct RawEvent<'a> {
     is_object: bool,
@@ -248,12 +286,15 @@ impl<'a> RawEvent<'a> {
     fn text(&self, member: Member) -> Result<Cow<'a, str>, EventError> {
         match self.value(member)? {
             Value::Text(text) => Ok(text.clone()),
-            other => Err(EventError::Mistyped { member, expected: "a string", found: other.kind() }),
+            other => {
+                Err(EventError::Mistyped { member, expected: "a string", found: other.kind() })
+            }
         }
     }
 
     fn id(&self, member: Member) -> Result<Cow<'a, str>, EventError> {
-        self.text(member).and_then(|id| if valid_id(&id) { Ok(id) } else { Err(EventError::BadId(member)) })
+        self.text(member)
+            .and_then(|id| if valid_id(&id) { Ok(id) } else { Err(EventError::BadId(member)) })
     }
 
     fn start(&self, sample_rates: &[u32]) -> Result<Start<'a>, EventError> {
@@ -267,13 +308,14 @@ impl<'a> RawEvent<'a> {
         Ok(Start { interaction_id, tenant_id, sample_rate })
     }
 
-    /// An integer as JSON writes it: `24000.0` and `"24000"` are refused, since a peer that sends them computes its audio
-    /// from something other than what it tells us.
+    /// Requires an integer as JSON writes it. `24000.0` and `"24000"` are refused: such a client
+    /// does not send the value that it computes its audio with.
     fn sample_rate(&self, allowed: &[u32]) -> Result<u32, EventError> {
         let found = match self.value(Member::SampleRate)? {
             Value::Integer(found) => *found,
             other => {
-                let (member, expected) = (Member::SampleRate, "an integer without quotes or fraction");
+                let (member, expected) =
+                    (Member::SampleRate, "an integer without quotes or fraction");
                 return Err(EventError::Mistyped { member, expected, found: other.kind() });
             }
         };
@@ -282,7 +324,7 @@ impl<'a> RawEvent<'a> {
     }
 }
 
-/// The start of a peer's text, short enough to be repeated to it.
+/// The start of a peer's text, short enough to repeat it in an answer.
 fn echo(text: &str) -> &str {
     &text[..text.floor_char_boundary(ECHOED_TEXT_MAX)]
 }
@@ -295,7 +337,8 @@ impl<'de> Deserialize<'de> for RawEvent<'de> {
 
 struct EventVisitor;
 
-/// What is no object is a `RawEvent` that says so; only bad syntax is an error of serde's.
+/// A value that is not an object becomes a `RawEvent` that says so. Only bad syntax is an error of
+/// serde.
 impl<'de> Visitor<'de> for EventVisitor {
     type Value = RawEvent<'de>;
 
@@ -346,7 +389,7 @@ impl<'de> Visitor<'de> for EventVisitor {
     }
 }
 
-/// A member's name, with its escapes resolved: `None` where it is not one of ours.
+/// The name of a member, with its escapes resolved: `None` if it is not one of ours.
 struct Name(Option<Member>);
 
 impl<'de> Deserialize<'de> for Name {
@@ -367,7 +410,7 @@ impl<'de> Deserialize<'de> for Name {
     }
 }
 
-/// A member's value, as far as any of ours may need it.
+/// The value of a member, as far as one of our members needs it.
 enum Value<'a> {
     Text(Cow<'a, str>),
     Integer(i64),

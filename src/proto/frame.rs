@@ -1,7 +1,8 @@
-//! RFC 6455 frames: receive path (decoder) and the headers of what we send.
+//! RFC 6455 frames: the decoder for what we receive, and the headers of what we send.
 //!
-//! The decoder hands payload out where it lies, still masked, because whoever copies it unmasks it in the same pass; it
-//! keeps nothing but a cut header or control frame. It knows neither texts (see [`super::text`]) nor what a message means.
+//! The decoder returns payload in place and still masked: the code that copies the payload unmasks
+//! it in the same pass. The decoder keeps only a header or control frame that arrived in part. It
+//! does not know texts (see [`super::text`]) nor the meaning of a message.
 //!
 //! ```text
 //!  0        1        2                 4 or 10      +4
@@ -22,10 +23,10 @@ use crate::constants::CONTROL_PAYLOAD_SIZE_MAX;
 /// Largest header of a client's frame, bytes.
 const HEADER_SIZE_MAX: usize = 14;
 
-/// Largest control frame of a client: its length fits the second byte.
+/// Largest control frame of a client. Its length fits the second byte.
 const CONTROL_SIZE_MAX: usize = 2 + 4 + CONTROL_PAYLOAD_SIZE_MAX;
 
-/// What messages are held to.
+/// Limits on messages.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameLimits {
     /// Largest binary message, bytes.
@@ -45,23 +46,25 @@ pub enum WsEvent<'a> {
     Control(Control<'a>),
 }
 
-/// Decodes the frames of one client, however they are cut. Does not unmask data payload: whoever copies it does.
+/// Decodes the frames of one client, however they are cut. It does not unmask data payload; the
+/// code that copies the payload does.
 ///
-/// Events and violations depend on the bytes alone; cuts only decide into how many pieces a message comes. After a violation
-/// the decoder takes nothing more and repeats it.
+/// Events and violations depend on the bytes alone; cuts only decide how many pieces a message has.
+/// After a violation the decoder takes no more input and repeats the violation.
 ///
 /// ```
 /// use exo_ingest::proto::frame::{Decoder, FrameLimits, WsEvent};
 ///
 /// let limits = FrameLimits { message_size_max: 1024, text_size_max: 1024, fragments_max: 4 };
 /// let mut decoder = Decoder::default();
-/// // A ping without payload; a binary message of three bytes, masked with 1 2 3 4, of which the last is yet to come.
+/// // A ping without payload, then a binary message of three bytes, masked with 1 2 3 4. Its last
+/// // byte has not arrived yet.
 /// let received = &mut [0x89, 0x80, 0, 0, 0, 0, 0x82, 0x83, 1, 2, 3, 4, b'a' ^ 1, b'b' ^ 2];
 /// let (mut pings, mut audio) = (0, Vec::new());
 ///
 /// let mut at = 0;
 /// while at < received.len() {
-///     let (taken, event) = decoder.decode(&mut received[at..], &limits).expect("a violation ends the connection");
+///     let (taken, event) = decoder.decode(&mut received[at..], &limits).expect("no violation");
 ///     at += taken;
 ///     match event {
 ///         Some(WsEvent::Data(piece)) => {
@@ -70,32 +73,32 @@ pub enum WsEvent<'a> {
 ///             audio.extend_from_slice(piece.payload);
 ///         }
 ///         Some(WsEvent::Control(_)) => pings += 1,
-///         None => {} // All of the input was taken.
+///         None => {} // All input was taken.
 ///     }
 /// }
 /// assert_eq!((pings, &audio[..], decoder.is_mid_message()), (1, &b"ab"[..], true));
 /// ```
 #[derive(Debug)]
 pub struct Decoder {
-    /// Payload bytes of the current data frame that are yet to come; 0 between frames.
+    /// Payload bytes of the current data frame that have not arrived yet; 0 between frames.
     remaining: usize,
-    /// Payload bytes of the current message handed out so far.
+    /// Payload bytes of the current message returned so far.
     offset: usize,
     /// Frames of the current message so far.
     fragments: u32,
-    /// Of the current data frame, aligned to its next byte.
+    /// Mask key of the current data frame, aligned to its next byte.
     key: MaskKey,
-    /// A message is under way: from its first header to the last byte of its final frame.
+    /// A message is in progress: from its first header to the last byte of its final frame.
     in_message: bool,
-    /// Of the current message.
+    /// Kind of the current message.
     kind: MessageKind,
-    /// Whether a piece of the current message has been handed out.
+    /// A piece of the current message was already returned.
     opened: bool,
-    /// Whether the current data frame is its message's last.
+    /// The current data frame is the last one of its message.
     is_final: bool,
-    /// What ended the decoding.
+    /// The violation that ended decoding.
     violation: Option<Violation>,
-    /// A header, or a control frame, that came in part: this much of `partial`.
+    /// Size of a header or control frame that arrived in part, in `partial`.
     partial_size: u8,
     partial: [u8; CONTROL_SIZE_MAX],
 }
@@ -120,10 +123,10 @@ impl Default for Decoder {
 
 const _: () = assert!(HEADER_SIZE_MAX <= CONTROL_SIZE_MAX && CONTROL_SIZE_MAX <= u8::MAX as usize);
 
-/// What stands in a checked header.
+/// Fields of a checked header.
 #[derive(Clone, Copy, Debug)]
 struct Header {
-    /// Bytes of the header itself.
+    /// Size of the header itself, bytes.
     size: usize,
     payload_size: usize,
     key: MaskKey,
@@ -140,22 +143,24 @@ enum FrameOpcode {
     Pong,
 }
 
-/// What [`Decoder::advance`] found, as positions: it cannot hand out the bytes while it may still change them.
+/// Result of [`Decoder::advance`], as positions: it cannot return the bytes while it may still
+/// change them.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// All of the input was taken.
+    /// All input was taken.
     Starved,
-    /// Payload of a data frame in the input, of this many bytes, behind what was taken before.
+    /// Payload of a data frame in the input: this many bytes, after the bytes already taken.
     Payload(usize),
-    /// A whole control frame at the end of what was taken from the input.
+    /// A whole control frame at the end of the bytes taken from the input.
     ControlInInput(Header),
     /// A whole control frame in `partial`.
     ControlInPartial(Header),
 }
 
 impl Decoder {
-    /// Takes bytes from the front of `input`; returns how many (at least one, if there is one), and what they completed.
-    /// `None` means all of the input was taken and more is needed. A frame too large is refused at its header.
+    /// Takes bytes from the start of `input`. Returns how many (at least one, if there is one), and
+    /// what they completed. `None` means that all input was taken and more is needed. A frame that
+    /// is too large is refused at its header.
     pub fn decode<'a>(
         &'a mut self,
         input: &'a mut [u8],
@@ -164,15 +169,21 @@ impl Decoder {
         if let Some(violation) = self.violation {
             return Err(violation);
         }
-        let (taken, step) = self.advance(input, limits).inspect_err(|&violation| self.violation = Some(violation))?;
+        let (taken, step) = self
+            .advance(input, limits)
+            .inspect_err(|&violation| self.violation = Some(violation))?;
         let (header, frame) = match step {
             Step::Starved => return Ok((taken, None)),
             Step::Payload(size) => {
                 let piece = self.take_payload(&mut input[taken..taken + size]);
                 return Ok((taken + size, Some(WsEvent::Data(piece))));
             }
-            Step::ControlInInput(header) => (header, &mut input[taken - header.size - header.payload_size..taken]),
-            Step::ControlInPartial(header) => (header, &mut self.partial[..header.size + header.payload_size]),
+            Step::ControlInInput(header) => {
+                (header, &mut input[taken - header.size - header.payload_size..taken])
+            }
+            Step::ControlInPartial(header) => {
+                (header, &mut self.partial[..header.size + header.payload_size])
+            }
         };
         let payload = &mut frame[header.size..];
         header.key.apply(payload);
@@ -190,7 +201,7 @@ impl Decoder {
         self.in_message || self.partial_size > 0
     }
 
-    /// Reads headers until there is something to hand out, or no more input.
+    /// Reads headers until there is something to return, or no more input.
     fn advance(&mut self, input: &[u8], limits: &FrameLimits) -> Result<(usize, Step), Violation> {
         let mut taken = 0;
         loop {
@@ -200,15 +211,20 @@ impl Decoder {
                 return Ok((taken, if size == 0 { Step::Starved } else { Step::Payload(size) }));
             }
             let was_cut = self.partial_size > 0;
-            let (size, header) = if was_cut { self.complete(rest, limits)? } else { self.read_frame(rest, limits)? };
+            let (size, header) =
+                if was_cut { self.complete(rest, limits)? } else { self.read_frame(rest, limits)? };
             taken += size;
             match header {
                 None => return Ok((taken, Step::Starved)),
-                Some(header) if header.opcode.is_control() && was_cut => return Ok((taken, Step::ControlInPartial(header))),
-                Some(header) if header.opcode.is_control() => return Ok((taken, Step::ControlInInput(header))),
+                Some(header) if header.opcode.is_control() && was_cut => {
+                    return Ok((taken, Step::ControlInPartial(header)));
+                }
+                Some(header) if header.opcode.is_control() => {
+                    return Ok((taken, Step::ControlInInput(header)));
+                }
                 Some(header) => {
                     self.open_frame(&header);
-                    // An empty frame is worth a piece only if it ends its message.
+                    // An empty frame gets a piece only if it ends its message.
                     if header.payload_size == 0 && header.is_final {
                         return Ok((taken, Step::Payload(0)));
                     }
@@ -217,23 +233,31 @@ impl Decoder {
         }
     }
 
-    /// Takes a data frame's header or a whole control frame from the front of `input`, where nothing is kept from before.
-    /// What is there only in part is kept.
-    fn read_frame(&mut self, input: &[u8], limits: &FrameLimits) -> Result<(usize, Option<Header>), Violation> {
+    /// Takes a data frame's header or a whole control frame from the start of `input`, when nothing
+    /// is kept from before. If only a part is there, keeps it.
+    fn read_frame(
+        &mut self,
+        input: &[u8],
+        limits: &FrameLimits,
+    ) -> Result<(usize, Option<Header>), Violation> {
         if let Some(header) = self.read_header(input, limits)?
             && header.collected_size() <= input.len()
         {
             return Ok((header.collected_size(), Some(header)));
         }
-        // Shorter than a header, or than a control frame: it fits.
+        // The input is shorter than a header, or than a control frame, so it fits.
         self.partial[..input.len()].copy_from_slice(input);
         self.partial_size = input.len() as u8;
         Ok((input.len(), None))
     }
 
-    /// Completes what is kept from before with bytes from the front of `input`. The header grows byte by byte, so that it is
-    /// refused at the same one however it was cut; that is 13 turns at most.
-    fn complete(&mut self, input: &[u8], limits: &FrameLimits) -> Result<(usize, Option<Header>), Violation> {
+    /// Completes what was kept with bytes from the start of `input`. The header grows byte by byte,
+    /// so it is refused at the same byte however it was cut. That takes at most 13 rounds.
+    fn complete(
+        &mut self,
+        input: &[u8],
+        limits: &FrameLimits,
+    ) -> Result<(usize, Option<Header>), Violation> {
         let mut taken = 0;
         loop {
             let size = usize::from(self.partial_size);
@@ -253,8 +277,8 @@ impl Decoder {
         }
     }
 
-    /// Parses and checks the header at the front of `bytes`, as much of it as is there: each check is made as soon as the
-    /// bytes it needs have come. `None` where the header is not complete.
+    /// Parses and checks the header at the start of `bytes`. Each check runs as soon as its bytes
+    /// are there. `None` if the header is not complete.
     fn read_header(&self, bytes: &[u8], limits: &FrameLimits) -> Result<Option<Header>, Violation> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         let is_final = first & 0x80 != 0;
@@ -281,8 +305,10 @@ impl Decoder {
             },
             _ => (length as u64, extended),
         };
-        // RFC 6455 §5.2: the minimal number of bytes, and the most significant bit 0.
-        if (length == 126 && payload_size < 126) || (length == 127 && payload_size <= u64::from(u16::MAX)) {
+        // RFC 6455 §5.2: the minimal number of bytes, and the most significant bit is 0.
+        if (length == 126 && payload_size < 126)
+            || (length == 127 && payload_size <= u64::from(u16::MAX))
+        {
             return Err(Violation::Protocol("length not in its shortest form"));
         }
         if payload_size >> 63 != 0 {
@@ -310,15 +336,27 @@ impl Decoder {
             _ => return Err(Violation::Protocol("unknown opcode")),
         };
         match opcode {
-            FrameOpcode::Continuation if !self.in_message => Err(Violation::Protocol("continuation without a message")),
-            FrameOpcode::Data(_) if self.in_message => Err(Violation::Protocol("message within a message")),
-            _ if opcode.is_control() && !is_final => Err(Violation::Protocol("fragmented control frame")),
+            FrameOpcode::Continuation if !self.in_message => {
+                Err(Violation::Protocol("continuation without a message"))
+            }
+            FrameOpcode::Data(_) if self.in_message => {
+                Err(Violation::Protocol("message within a message"))
+            }
+            _ if opcode.is_control() && !is_final => {
+                Err(Violation::Protocol("fragmented control frame"))
+            }
             _ => Ok(opcode),
         }
     }
 
-    /// Holds a message, with the frame that adds `payload_size` to it, to its limits; returns the size as a `usize`.
-    fn check_limits(&self, opcode: FrameOpcode, payload_size: u64, limits: &FrameLimits) -> Result<usize, Violation> {
+    /// Checks a message against its limits, with the `payload_size` bytes that a frame adds to it;
+    /// returns that size as a `usize`.
+    fn check_limits(
+        &self,
+        opcode: FrameOpcode,
+        payload_size: u64,
+        limits: &FrameLimits,
+    ) -> Result<usize, Violation> {
         let kind = match opcode {
             FrameOpcode::Continuation => self.kind,
             FrameOpcode::Data(kind) => kind,
@@ -328,7 +366,7 @@ impl Decoder {
             MessageKind::Text => (limits.text_size_max, "text over its size limit"),
             MessageKind::Binary => (limits.message_size_max, "message over its size limit"),
         };
-        // Between frames, what was handed out is all that the earlier fragments held.
+        // Between frames, the bytes returned so far are all bytes of the earlier fragments.
         let room = size_max.saturating_sub(self.offset);
         let payload_size = usize::try_from(payload_size).ok().filter(|&size| size <= room);
         let payload_size = payload_size.ok_or(Violation::TooBig(too_big))?;
@@ -349,21 +387,24 @@ impl Decoder {
         self.key = header.key;
     }
 
-    /// Describes `payload`, the next bytes of the current frame, and moves on behind them.
+    /// Describes `payload`, the next bytes of the current frame, and moves on past them.
     fn take_payload<'a>(&mut self, payload: &'a mut [u8]) -> DataPiece<'a> {
         let size = payload.len();
         let (first, last) = (!self.opened, self.is_final && size == self.remaining);
-        let piece = DataPiece { kind: self.kind, first, last, offset: self.offset, payload, key: self.key };
+        let (kind, offset, fragments, key) = (self.kind, self.offset, self.fragments, self.key);
+        let piece = DataPiece { kind, first, last, offset, fragments, payload, key };
         self.remaining -= size;
         self.key = self.key.advanced(size);
         (self.in_message, self.opened) = (!last, !last);
-        (self.offset, self.fragments) = if last { (0, 0) } else { (self.offset + size, self.fragments) };
+        (self.offset, self.fragments) =
+            if last { (0, 0) } else { (self.offset + size, self.fragments) };
         piece
     }
 }
 
 impl Header {
-    /// Bytes to have before the frame can be handled: of a control frame all, of a data frame the header.
+    /// Bytes that are needed before the frame can be handled: a whole control frame, or the header
+    /// of a data frame.
     fn collected_size(&self) -> usize {
         self.size + if self.opcode.is_control() { self.payload_size } else { 0 }
     }
@@ -375,7 +416,7 @@ impl FrameOpcode {
     }
 }
 
-/// A control frame from its unmasked payload.
+/// Builds a control frame from its unmasked payload.
 fn read_control(opcode: FrameOpcode, payload: &[u8]) -> Result<Control<'_>, Violation> {
     match (opcode, payload) {
         (FrameOpcode::Ping, _) => Ok(Control::Ping(payload)),
@@ -393,7 +434,7 @@ fn read_control(opcode: FrameOpcode, payload: &[u8]) -> Result<Control<'_>, Viol
     }
 }
 
-/// Codes that may stand in a Close: RFC 6455 §7.4, and 1012 to 1014 from IANA's registry.
+/// Codes that a Close may carry: RFC 6455 §7.4, and 1012 to 1014 of IANA's registry.
 fn is_close_code(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
@@ -413,7 +454,7 @@ pub enum Opcode {
     Pong = 0xa,
 }
 
-/// Writes an unmasked final frame into `out`; returns its length, or `None` where it does not fit.
+/// Writes an unmasked final frame into `out`; returns its length, or `None` if it does not fit.
 pub fn write_frame(opcode: Opcode, payload: &[u8], out: &mut [u8]) -> Option<usize> {
     let mut header = [0; 10];
     let header_size = write_header(opcode, payload.len(), &mut header);
@@ -423,8 +464,8 @@ pub fn write_frame(opcode: Opcode, payload: &[u8], out: &mut [u8]) -> Option<usi
     Some(frame.len())
 }
 
-/// Writes only the header of an unmasked final frame with `payload_size` bytes; 10 bytes of `out` always suffice. Returns
-/// the header's length: 2, 4 or 10.
+/// Writes only the header of an unmasked final frame with `payload_size` bytes; 10 bytes of `out`
+/// are always enough. Returns the length of the header: 2, 4 or 10.
 pub fn write_header(opcode: Opcode, payload_size: usize, out: &mut [u8]) -> usize {
     out[0] = 0x80 | opcode as u8;
     match payload_size {

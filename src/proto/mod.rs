@@ -1,7 +1,8 @@
-//! The protocols on the wire, as parsers and writers over byte slices: HTTP/1.1 head, RFC 6455 frames, our events.
+//! The protocols on the wire, as parsers and writers over byte slices: HTTP/1.1 heads, RFC 6455
+//! frames, our events.
 //!
-//! Nothing here does IO, reads a clock, or knows a session. Peer bytes come out as typed values or as an error with a close
-//! code or a status; never as a panic.
+//! Nothing here does IO, reads a clock, or knows a session. Peer bytes become typed values, or an
+//! error with a close code or a status. They never cause a panic.
 
 pub mod close;
 pub mod event;
@@ -9,7 +10,10 @@ pub mod frame;
 pub mod handshake;
 pub mod http;
 pub mod mask;
+pub mod proxy;
+pub mod refusal;
 pub mod text;
+pub mod trace;
 pub mod utf8;
 
 /// Largest piece of peer text that an error message repeats, bytes.
@@ -20,7 +24,7 @@ pub const ECHOED_TEXT_MAX: usize = 64;
 pub struct MaskKey(pub [u8; 4]);
 
 impl MaskKey {
-    /// The key as it applies `offset` bytes further on.
+    /// The key for the payload `offset` bytes later.
     #[inline]
     pub fn advanced(self, offset: usize) -> Self {
         let mut key = self.0;
@@ -28,8 +32,8 @@ impl MaskKey {
         MaskKey(key)
     }
 
-    /// Unmasks (or masks) `bytes` where they are; the key is aligned to the first of them. For small payloads: audio is
-    /// unmasked by [`mask`] in the pass that copies it.
+    /// Unmasks (or masks) `bytes` in place; the key must be aligned to the first byte. For small
+    /// payloads only: [`mask`] unmasks audio in the same pass that copies it.
     #[inline]
     pub fn apply(self, bytes: &mut [u8]) {
         let [a, b, c, d] = self.0;
@@ -53,20 +57,22 @@ pub enum MessageKind {
     Binary,
 }
 
-/// A run of payload bytes of one data message, as far as they came in one read. Still masked.
+/// Payload bytes of one data message that arrived in one read. They are still masked.
 ///
-/// A message is one or more pieces; `first` opens and `last` completes it, whatever fragments the peer cut it into. An empty
-/// message is one empty piece with both set.
+/// A message has one or more pieces. `first` opens it and `last` completes it, however the peer
+/// fragments it. An empty message is one empty piece with both set.
 #[derive(Debug)]
 pub struct DataPiece<'a> {
     /// Text or binary; the same for all pieces of a message.
     pub kind: MessageKind,
-    /// Whether this piece opens the message.
+    /// This piece opens the message.
     pub first: bool,
-    /// Whether this piece completes the message.
+    /// This piece completes the message.
     pub last: bool,
-    /// Payload bytes of this message that came before this piece.
+    /// Payload bytes of this message before this piece.
     pub offset: usize,
+    /// Fragments (WebSocket frames) of this message so far, including that of this piece.
+    pub fragments: u32,
     /// The bytes, masked.
     pub payload: &'a mut [u8],
     /// The key, aligned to `payload[0]`.
@@ -76,9 +82,9 @@ pub struct DataPiece<'a> {
 /// A complete control frame, unmasked and checked.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Control<'a> {
-    /// To be answered with the same bytes.
+    /// The answer must carry the same bytes.
     Ping(&'a [u8]),
-    /// An answer, or unsolicited.
+    /// An answer to a ping, or unsolicited.
     Pong(&'a [u8]),
     /// The peer's Close: its code, if it gave one, and its reason.
     Close {
@@ -89,21 +95,22 @@ pub enum Control<'a> {
     },
 }
 
-/// How a peer broke RFC 6455 or a limit on messages.
+/// How a peer violated RFC 6455 or a limit on messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// 1002: unmasked frame, RSV bit, bad opcode, bad control frame, bad close code, continuation out of place.
+    /// 1002: unmasked frame, RSV bit, bad opcode, bad control frame, bad close code, continuation
+    /// out of place.
     Protocol(&'static str),
     /// 1007: text or close reason that is not UTF-8.
     NotUtf8,
     /// 1009: message, text or number of fragments over its limit.
     TooBig(&'static str),
-    /// 1008: too many control frames.
+    /// 1008: too many control frames or texts.
     Flood,
 }
 
 impl Violation {
-    /// The close code RFC 6455 §7.4.1 gives it.
+    /// The close code of RFC 6455 §7.4.1.
     pub const fn close_code(self) -> u16 {
         match self {
             Violation::Protocol(_) => 1002,

@@ -1,4 +1,5 @@
-//! Text messages, put together: unmasked, checked as they come in, bounded, and copied only if they were cut.
+//! Assembles text messages: unmasked, checked as they arrive, bounded, and copied only if they
+//! arrive in pieces.
 
 #![forbid(unsafe_code)]
 
@@ -6,10 +7,11 @@ use super::utf8::Validator;
 use super::{DataPiece, Violation};
 use std::borrow::Cow;
 
-/// Collects the pieces of one text message after the other.
+/// Collects the pieces of text messages, one message at a time.
 ///
-/// Between messages, and for messages that come in one piece, it holds no memory. The decoder has checked a message's size
-/// against its limit at the frame header, before any piece; so what this holds is bounded by that limit.
+/// It holds no memory between messages, nor for messages that arrive in one piece. The decoder
+/// checks the size of a message at its frame header, before any piece. So that limit also bounds
+/// this buffer.
 #[derive(Debug, Default)]
 pub struct TextBuffer {
     bytes: Vec<u8>,
@@ -17,14 +19,16 @@ pub struct TextBuffer {
 }
 
 impl TextBuffer {
-    /// Takes the next piece of a text; returns the text once it is complete. One that came in one piece stays where it is in
-    /// the input, any other is handed out with its memory. Fails at the first byte that cannot be UTF-8, also within a
-    /// message.
+    /// Takes the next piece of a text; returns the text when it is complete. A text in one piece is
+    /// returned in place, in the input; any other is returned with its memory. Fails at the first
+    /// byte that cannot be UTF-8, even within a message.
     pub fn push<'a>(&mut self, piece: DataPiece<'a>) -> Result<Option<Cow<'a, str>>, Violation> {
         let DataPiece { first, last, payload, key, .. } = piece;
         key.apply(payload);
         if first && last {
-            return std::str::from_utf8(payload).map(|text| Some(Cow::Borrowed(text))).map_err(|_| Violation::NotUtf8);
+            return std::str::from_utf8(payload)
+                .map(|text| Some(Cow::Borrowed(text)))
+                .map_err(|_| Violation::NotUtf8);
         }
         if first {
             *self = TextBuffer::default();
@@ -34,7 +38,7 @@ impl TextBuffer {
         if !last {
             return Ok(None);
         }
-        // A text cut within its last character passes the validator and fails here.
+        // A text that ends inside a character passes the validator and fails here.
         let bytes = std::mem::take(&mut self.bytes);
         String::from_utf8(bytes).map(|text| Some(Cow::Owned(text))).map_err(|_| Violation::NotUtf8)
     }
@@ -47,8 +51,13 @@ mod tests {
 
     const KEY: MaskKey = MaskKey([1, 2, 3, 4]);
 
-    /// Pushes `text`, masked and cut at `cuts`; returns what the last piece, or the first error, gave.
-    fn push_cut(buffer: &mut TextBuffer, text: &[u8], cuts: &[usize]) -> Result<Option<String>, Violation> {
+    /// Pushes `text`, masked and cut at `cuts`; returns the result for the last piece, or the first
+    /// error.
+    fn push_cut(
+        buffer: &mut TextBuffer,
+        text: &[u8],
+        cuts: &[usize],
+    ) -> Result<Option<String>, Violation> {
         let mut masked = text.to_vec();
         KEY.apply(&mut masked);
         let mut start = 0;
@@ -59,12 +68,16 @@ mod tests {
                 first: start == 0,
                 last: end == text.len(),
                 offset: start,
+                fragments: 1,
                 payload: &mut masked[start..end],
                 key: KEY.advanced(start),
             };
             let whole = piece.first && piece.last;
             outcome = buffer.push(piece).map(|text| {
-                assert!(text.iter().all(|text| matches!(text, Cow::Borrowed(_)) == whole), "copied only if cut");
+                assert!(
+                    text.iter().all(|text| matches!(text, Cow::Borrowed(_)) == whole),
+                    "copied only if cut"
+                );
                 text.map(Cow::into_owned)
             });
             if outcome.is_err() {
@@ -76,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_come_out_however_cut_and_leave_no_memory_behind() {
+    fn texts_are_returned_however_cut_and_memory_is_freed() {
         let text = "{\"event\":\"start\",\"tenant\":\"Žižkov €𝄞\"}";
         let mut buffer = TextBuffer::default();
         assert_eq!(push_cut(&mut buffer, text.as_bytes(), &[]), Ok(Some(text.into())));
@@ -101,7 +114,10 @@ mod tests {
     #[test]
     fn a_text_that_ends_within_a_character_fails() {
         for cuts in [&[][..], &[2], &[1, 3]] {
-            assert_eq!(push_cut(&mut TextBuffer::default(), b"ab\xe2\x82", cuts), Err(Violation::NotUtf8));
+            assert_eq!(
+                push_cut(&mut TextBuffer::default(), b"ab\xe2\x82", cuts),
+                Err(Violation::NotUtf8)
+            );
         }
     }
 }

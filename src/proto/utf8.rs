@@ -1,4 +1,5 @@
-//! UTF-8 checked as it comes in, whatever the cuts: wrong at the first bad byte, even within a character (RFC 6455 §8.1).
+//! Checks UTF-8 as it arrives, however it is cut. It fails at the first bad byte, even within a
+//! character (RFC 6455 §8.1).
 
 #![forbid(unsafe_code)]
 
@@ -6,24 +7,24 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotUtf8;
 
-/// Checks a text that comes in pieces.
+/// Checks a text that arrives in pieces.
 ///
-/// The standard library's check does the work; this keeps the character that a cut went through, of which that check has
-/// said that it can still become a good one.
+/// The standard library does the check. This type keeps the bytes of a character that is cut
+/// between two pieces, after the library has said that it may still become valid.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Validator {
-    /// Up to three bytes of a character, and one more to complete it.
+    /// Up to three bytes of a character, and one more that completes it.
     tail: [u8; 4],
     tail_size: u8,
 }
 
 impl Validator {
-    /// Takes the next piece. After an error the text is lost, whatever comes.
+    /// Takes the next piece. After an error the text stays invalid, whatever follows.
     pub fn push(&mut self, piece: &[u8]) -> Result<(), NotUtf8> {
         let mut rest = piece;
         while self.tail_size > 0 {
-            let Some((&byte, behind)) = rest.split_first() else { return Ok(()) };
-            rest = behind;
+            let Some((&byte, after)) = rest.split_first() else { return Ok(()) };
+            rest = after;
             let size = usize::from(self.tail_size);
             self.tail[size] = byte;
             self.tail_size = match std::str::from_utf8(&self.tail[..=size]) {
@@ -42,7 +43,7 @@ impl Validator {
         Ok(())
     }
 
-    /// Whether the text so far ends between characters: a text may end only there.
+    /// Whether the text so far ends between two characters: a text may end only there.
     pub fn is_complete(&self) -> bool {
         self.tail_size == 0
     }
@@ -53,7 +54,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Index of the byte at which `bytes` is refused, given one at a time.
+    /// Index of the byte at which `bytes` is refused when the bytes come one at a time.
     fn refused_at(bytes: &[u8]) -> Option<usize> {
         let mut validator = Validator::default();
         bytes.iter().position(|&byte| validator.push(&[byte]).is_err())
@@ -82,7 +83,7 @@ mod tests {
         assert!(validator.is_complete());
     }
 
-    /// Bytes that are UTF-8 for a stretch more often than random ones are.
+    /// Bytes that are valid UTF-8 for longer runs than random bytes are.
     fn nearly_utf8() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             4 => any::<char>().prop_map(|character| character.to_string().into_bytes()),
@@ -97,13 +98,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_agrees_with_the_standard_library_however_cut(bytes in nearly_utf8(), cut in any::<prop::sample::Index>()) {
+        fn it_agrees_with_the_standard_library_however_cut(
+            bytes in nearly_utf8(),
+            cut in any::<prop::sample::Index>(),
+        ) {
             let (front, back) = bytes.split_at(cut.index(bytes.len() + 1));
             let mut validator = Validator::default();
             let outcome = validator.push(front).and_then(|()| validator.push(back));
             match std::str::from_utf8(&bytes) {
                 Ok(_) => prop_assert!(outcome.is_ok() && validator.is_complete()),
-                Err(error) if error.error_len().is_none() => prop_assert!(outcome.is_ok() && !validator.is_complete()),
+                Err(error) if error.error_len().is_none() => {
+                    prop_assert!(outcome.is_ok() && !validator.is_complete())
+                }
                 Err(_) => prop_assert_eq!(outcome, Err(NotUtf8)),
             }
             prop_assert_eq!(refused_at(&bytes).is_some(), outcome.is_err());

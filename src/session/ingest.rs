@@ -1,21 +1,22 @@
-//! The session of a call: start, audio, acks, stop, every timer and refusal after the upgrade. Its phases are drawn in
-//! `phase`.
+//! The session of a call: start, audio, acks, stop, and every timer and refusal after the upgrade.
+//! `phase` draws its phases.
 //!
-//! A call ends once, whatever comes first: on leaving Live. Its end record then stands right behind its last frame, so that
-//! the promise of that frame covers it, and the node may forget the claim. What is left, at most, is to tell the peer.
+//! A call ends once, when the session leaves the phase Live. Its end record directly follows its
+//! last frame. So the promise of that frame covers the end record, and the node may forget the
+//! claim. After that the session at most sends something to the peer.
 //!
-//! What is kept of a frame of odd length: its record holds every byte that came, and readers drop the last one; the numbers
-//! here (`bytes`, `duration_ms`) count whole samples.
+//! The record of a frame of odd length holds every byte that came, and readers drop the last one.
+//! The numbers here (`bytes`, `duration_ms`) count whole samples.
 
 #![forbid(unsafe_code)]
 
+mod closing;
 mod durability;
 mod ending;
 mod output;
-mod parting;
 mod phase;
+mod progress;
 mod settings;
-mod tally;
 mod timers;
 
 pub use ending::Ending;
@@ -24,13 +25,13 @@ pub use settings::{ClaimMatch, IngestCounters, IngestSettings, IngestShared};
 use self::durability::Durability;
 use self::output::Outbox;
 use self::phase::Phase;
-use self::tally::Tally;
-use self::timers::{Armed, ControlBudget, Due, Timers};
-use super::{Action, Context, Disconnect, Notice, Output, Session, Summary};
-use crate::auth::Claims;
+use self::progress::CallProgress;
+use self::timers::{Allowance, Armed, Budget, Due, Timers};
+use super::{Action, Context, Disconnect, Notice, Output, Refused, Session, Summary};
+use crate::auth::{AllowedTenants, Claims};
 use crate::call::{CallIdentity, CallKey, Epoch, Seq};
 use crate::clock::{Moment, Now};
-use crate::frame_ring::{CallStart, Chunk, RingPosition};
+use crate::journal::frame_ring::{CallStart, Chunk, RingPosition};
 use crate::proto::close::Closing;
 use crate::proto::event::{self, PeerEvent, Start};
 use crate::proto::text::TextBuffer;
@@ -39,53 +40,64 @@ use crate::tenants::CallPermit;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Error message for a `start` that is sent as a binary message.
+const START_AS_BINARY: &str =
+    "the call has not started: the start event came as a binary message, send it as a text message";
+
+/// A text counts once more against `limits.text_rate` for each so many bytes: the time to parse it
+/// grows with its size.
+const TEXT_SHARE_SIZE: usize = 4 * 1024;
+
 /// One upgraded connection of the ingest service.
 ///
-/// `acked ≤ ack_owed ≤ promised ≤ asked ≤ seq`: the first two in the outbox, the last in the tally.
+/// `acked ≤ ack_owed ≤ promised ≤ asked ≤ seq`: the outbox has the first two, the progress the
+/// last.
 #[derive(Debug)]
 pub struct IngestSession {
-    /// These two mean something once `is_started`.
+    /// Valid only if `is_started`, like `epoch`.
     call: CallKey,
     epoch: Epoch,
     shared: Arc<IngestShared>,
-    /// Given back when the session finishes: the socket may take longer.
+    /// Returned when the session finishes; the socket may take longer.
     permit: Option<CallPermit>,
-    /// The token's claims; from `start` on, what that said.
+    /// From the token's claims; after `start`, from `start`.
     identity: CallIdentity,
+    allowed_tenants: AllowedTenants,
     token_issued_at: u64,
     token_expires_at: u64,
-    /// Only while a text is under way in pieces.
+    /// Only while a text arrives in pieces.
     text: Option<Box<TextBuffer>>,
     outbox: Outbox,
     timers: Timers,
-    control_budget: ControlBudget,
-    tally: Tally,
+    budget: Budget,
+    progress: CallProgress,
     durability: Durability,
     /// The last frame whose promise was asked for.
     asked: u64,
     /// The last frame whose promise holds.
     promised: u64,
-    /// The peer's Close, with its code.
+    /// Code of the peer's Close, after it came.
     peer_close: Option<Option<u16>>,
-    /// Our Close on our own account, once it is decided.
+    /// Our own decision to close, once made.
     closing: Option<Closing>,
     /// How the call ended, once it has.
     ended: Option<Ending>,
     phase: Phase,
     /// A valid `start` has come.
     is_started: bool,
-    /// The peer has ended its side; it can still read.
+    /// The peer has ended its side of the connection; it can still read.
     is_half_closed: bool,
     claim_owed: bool,
     release_owed: bool,
 }
 
 impl IngestSession {
-    /// The session of a connection whose token said `claims` and whose tenant has room for it.
+    /// A session for a connection whose token has `claims`, and whose tenant has room for a call.
     pub fn new(now: Now, claims: Claims, permit: CallPermit, shared: Arc<IngestShared>) -> Self {
         let settings = &shared.settings;
         let expires_in = settings.close_on_expiry.then(|| {
-            let expires_at = Duration::from_secs(claims.expires_at).saturating_add(settings.expiry_leeway);
+            let expires_at =
+                Duration::from_secs(claims.expires_at).saturating_add(settings.expiry_leeway);
             expires_at.saturating_sub(Duration::from_micros(now.unix.0))
         });
         IngestSession {
@@ -93,13 +105,14 @@ impl IngestSession {
             epoch: Epoch::default(),
             permit: Some(permit),
             identity: claims.identity,
+            allowed_tenants: claims.allowed_tenants,
             token_issued_at: claims.issued_at,
             token_expires_at: claims.expires_at,
             text: None,
             outbox: Outbox::default(),
             timers: Timers::new(now.moment, expires_in, &settings.limits),
-            control_budget: ControlBudget::default(),
-            tally: Tally::new(now.moment, 0),
+            budget: Budget::default(),
+            progress: CallProgress::new(now.moment, 0, Duration::ZERO),
             durability: Durability::default(),
             asked: 0,
             promised: 0,
@@ -116,23 +129,54 @@ impl IngestSession {
     }
 
     fn take_text(&mut self, now: Now, piece: DataPiece<'_>, context: &mut Context<'_>) {
-        // A text in one piece, which is nearly every one, needs no memory of ours.
+        if piece.last
+            && self.phase == Phase::Live
+            && !self.affords_text(now, piece.offset + piece.payload.len())
+        {
+            return self.refuse(now, Violation::Flood.into(), None, context);
+        }
+        // Nearly every text comes in one piece and needs no memory of ours.
         let mut kept = if piece.first { None } else { self.text.take() };
         let mut fresh = TextBuffer::default();
         match kept.as_deref_mut().unwrap_or(&mut fresh).push(piece) {
             Ok(None) => self.text = Some(kept.unwrap_or_else(|| Box::new(fresh))),
-            Ok(Some(_)) if self.phase == Phase::Stopping => self.shared.counters.texts_after_stop.add(1),
+            Ok(Some(_)) if self.phase == Phase::Stopping => {
+                self.shared.counters.texts_after_stop.add(1)
+            }
             Ok(Some(text)) => self.take_event(now, &text, context),
             Err(violation) => self.refuse(now, violation.into(), None, context),
         }
+    }
+
+    /// Whether the peer may send another text, of `size` bytes. The limit on fragments bounds their
+    /// number.
+    fn affords_text(&mut self, now: Now, size: usize) -> bool {
+        let limits = self.shared.limits();
+        let allowance = Allowance { rate: limits.text_rate, burst: limits.text_burst };
+        let since = self.timers.unread_since(now.moment);
+        self.budget.take(since, now.moment, 1 + (size / TEXT_SHARE_SIZE) as u32, allowance)
+    }
+
+    fn affords_control(&mut self, now: Now) -> bool {
+        let limits = self.shared.limits();
+        let allowance = Allowance { rate: limits.control_rate, burst: limits.control_burst };
+        self.budget.take(self.timers.unread_since(now.moment), now.moment, 1, allowance)
     }
 
     fn take_event(&mut self, now: Now, text: &str, context: &mut Context<'_>) {
         match event::parse(text, &self.shared.limits().sample_rates) {
             Ok(PeerEvent::Start(start)) => self.take_start(now, &start, context),
             Ok(PeerEvent::Stop) => self.take_stop(now, context),
+            // Before the call is live only these are charged: its `start` is free.
+            Ok(PeerEvent::Unknown)
+                if self.phase == Phase::Waiting && !self.affords_text(now, text.len()) =>
+            {
+                self.refuse(now, Violation::Flood.into(), None, context);
+            }
             Ok(PeerEvent::Unknown) => context.counters.events_unknown.add(1),
-            Err(error) => self.refuse(now, Closing::InvalidStart, Some(&error.to_string()), context),
+            Err(error) => {
+                self.refuse(now, Closing::InvalidStart, Some(&error.to_string()), context)
+            }
         }
     }
 
@@ -140,7 +184,7 @@ impl IngestSession {
         let same_tenant = *self.identity.tenant == *start.tenant_id;
         let same_interaction = *self.identity.interaction == *start.interaction_id;
         if self.phase == Phase::Live {
-            if same_tenant && same_interaction && self.tally.sample_rate() == start.sample_rate {
+            if same_tenant && same_interaction && self.progress.sample_rate() == start.sample_rate {
                 return self.outbox.owe_started();
             }
             return self.refuse(now, Closing::AlreadyStarted, None, context);
@@ -150,7 +194,9 @@ impl IngestSession {
             ClaimMatch::Tenant => same_tenant,
             ClaimMatch::Off => true,
         };
-        if !matches {
+        // The token's own tenant was checked with the token.
+        let is_allowed = same_tenant || self.allowed_tenants.allow(&start.tenant_id);
+        if !matches || !is_allowed {
             return self.refuse(now, Closing::ClaimMismatch, None, context);
         }
         if !same_tenant {
@@ -165,7 +211,8 @@ impl IngestSession {
     fn begin(&mut self, now: Now, sample_rate: u32, context: &mut Context<'_>) {
         self.call = self.identity.key();
         self.epoch = context.epochs.next(now.moment);
-        self.tally = Tally::new(now.moment, sample_rate);
+        self.progress =
+            CallProgress::new(now.moment, sample_rate, self.shared.limits().frame_time_min);
         let appended = context.ring.append_call(&CallStart {
             call: self.call,
             identity: &self.identity,
@@ -185,29 +232,35 @@ impl IngestSession {
         context.counters.calls_started.add(1);
     }
 
-    fn take_audio(&mut self, now: Now, piece: DataPiece<'_>, context: &mut Context<'_>) {
+    /// Returns whether the piece completes a frame.
+    fn take_audio(&mut self, now: Now, piece: DataPiece<'_>, context: &mut Context<'_>) -> bool {
         let limits = self.shared.limits();
         let size = piece.payload.len();
-        let frame_size = (piece.offset + size) as u64;
-        if limits.max_ahead.is_some_and(|max_ahead| self.tally.is_ahead(now.moment, frame_size, max_ahead)) {
-            return self.refuse(now, Closing::TooFast, None, context);
+        let (frame_size, fragments) = ((piece.offset + size) as u64, piece.fragments);
+        let is_ahead =
+            |max_ahead| self.progress.is_ahead(now.moment, (frame_size, fragments), max_ahead);
+        if limits.max_ahead.is_some_and(is_ahead) {
+            self.refuse(now, Closing::TooFast, None, context);
+            return false;
         }
-        let is_odd = piece.last && Tally::is_odd(frame_size);
+        let is_odd = piece.last && CallProgress::is_odd(frame_size);
         if is_odd && limits.strict_pcm {
-            return self.refuse(now, Closing::OddLength, None, context);
+            self.refuse(now, Closing::OddLength, None, context);
+            return false;
         }
-        // An empty piece says something only when it completes its frame.
+        // An empty piece matters only if it completes its frame.
         if size > 0 || piece.last {
             let chunk = Chunk {
                 call: self.call.record_number(),
                 epoch: self.epoch,
-                seq: Seq(self.tally.seq() + 1),
-                offset: piece.offset as u32, // below `limits.message_size_max`, which fits many times over
+                seq: Seq(self.progress.seq() + 1),
+                offset: piece.offset as u32, // below `limits.message_size_max`, which fits
                 last: piece.last,
                 received_at: now.unix,
             };
             if context.ring.append_audio(chunk, piece.payload, piece.key).is_err() {
-                return self.refuse(now, Closing::Storage, None, context);
+                self.refuse(now, Closing::Storage, None, context);
+                return false;
             }
             context.counters.audio_records.add(1);
             context.counters.audio_bytes.add(size as u64);
@@ -215,14 +268,25 @@ impl IngestSession {
         if piece.last {
             context.counters.frames.add(1);
             context.counters.frames_odd.add(u64::from(is_odd));
-            if self.tally.add_frame(frame_size) {
-                self.durability.note(self.tally.seq(), context.ring);
+            if self.progress.add_frame(frame_size, fragments) {
+                self.durability.note(self.progress.seq(), context.ring);
                 self.report();
             }
         }
+        piece.last
     }
 
-    /// Data that nothing is done with: counted where it comes after `stop`, as long as anything is decoded at all.
+    /// A binary message before `start`. It may be the start itself, sent with the wrong function of
+    /// a library.
+    fn refuse_binary(&mut self, now: Now, piece: DataPiece<'_>, context: &mut Context<'_>) {
+        let size = piece.payload.len().min(event::EVENT_OPENING_SIZE);
+        let opening = &mut piece.payload[..size];
+        piece.key.apply(opening);
+        let message = event::looks_like_event(opening).then_some(START_AS_BINARY);
+        self.refuse(now, Closing::StartRequired, message, context);
+    }
+
+    /// Data that is ignored. It is counted after `stop`, as long as we decode.
     fn pass_over(&self, piece: DataPiece<'_>, context: &mut Context<'_>) {
         let is_after_stop = self.ended == Some(Ending::Stopped) && self.peer_close.is_none();
         if is_after_stop && piece.last {
@@ -233,9 +297,9 @@ impl IngestSession {
         }
     }
 
-    /// Brings the tenant's counters up to date.
+    /// Updates the tenant's counters.
     fn report(&mut self) {
-        let (frames, bytes) = self.tally.take_report();
+        let (frames, bytes) = self.progress.take_report();
         if let Some(permit) = &self.permit {
             permit.add(frames, bytes);
         }
@@ -243,32 +307,39 @@ impl IngestSession {
 
     fn invariants(&self) {
         let (acked, ack_owed) = self.outbox.acks();
-        debug_assert!([acked, ack_owed, self.promised, self.asked, self.tally.seq()].is_sorted(), "{self:?}");
+        debug_assert!(
+            [acked, ack_owed, self.promised, self.asked, self.progress.seq()].is_sorted(),
+            "{self:?}"
+        );
     }
 
     fn armed(&self) -> Armed {
         self.phase.armed(self.peer_close.is_some(), self.is_half_closed)
     }
 
-    /// Whether what the peer sends still matters: not once it has sent its Close, or we have decided on ours.
+    /// Whether input from the peer still matters: not after its Close, nor after we decided to
+    /// close.
     fn listens(&self) -> bool {
-        matches!(self.phase, Phase::Waiting | Phase::Live | Phase::Stopping) && self.peer_close.is_none()
+        matches!(self.phase, Phase::Waiting | Phase::Live | Phase::Stopping)
+            && self.peer_close.is_none()
     }
 }
 
 impl Session for IngestSession {
     #[inline]
-    fn handle_data(&mut self, now: Now, piece: DataPiece<'_>, context: &mut Context<'_>) {
+    fn handle_data(&mut self, now: Now, piece: DataPiece<'_>, context: &mut Context<'_>) -> bool {
         self.timers.receive(now.moment);
         if !self.listens() {
-            return self.pass_over(piece, context);
+            self.pass_over(piece, context);
+            return false;
         }
         match (piece.kind, self.phase) {
-            (MessageKind::Binary, Phase::Live) => self.take_audio(now, piece, context),
-            (MessageKind::Binary, Phase::Waiting) => self.refuse(now, Closing::StartRequired, None, context),
+            (MessageKind::Binary, Phase::Live) => return self.take_audio(now, piece, context),
+            (MessageKind::Binary, Phase::Waiting) => self.refuse_binary(now, piece, context),
             (MessageKind::Binary, _) => self.pass_over(piece, context),
             (MessageKind::Text, _) => self.take_text(now, piece, context),
         }
+        false
     }
 
     fn handle_control(&mut self, now: Now, control: Control<'_>, context: &mut Context<'_>) {
@@ -279,7 +350,7 @@ impl Session for IngestSession {
         }
         match control {
             Control::Close { code, .. } => self.take_close(now, code, context),
-            _ if !self.control_budget.take(now.moment, self.shared.limits()) => {
+            _ if !self.affords_control(now) => {
                 self.refuse(now, Violation::Flood.into(), None, context);
             }
             Control::Ping(payload) => self.outbox.owe_pong(payload),
@@ -296,28 +367,38 @@ impl Session for IngestSession {
     fn handle_notice(&mut self, now: Now, notice: Notice, context: &mut Context<'_>) {
         match (notice, self.phase) {
             (_, Phase::Closing | Phase::Finished) => {}
-            // The peer is leaving, or we are, and the acks that this would have waited for will not come.
+            // The peer is leaving, or we are, and the acks that it would wait for will not come.
             (Notice::Storage, Phase::Leaving) => self.part(now, false, context.ring.durable()),
-            (Notice::Storage, Phase::Refusing) => self.let_farewell_go(now),
+            (Notice::Storage, Phase::Refusing) => self.release_close_frames(now),
             (Notice::Storage, _) => self.refuse(now, Closing::Storage, None, context),
-            // A call that has ended here is nobody's to take over, and on its way out already.
-            (Notice::Superseded | Notice::Draining, Phase::Stopping | Phase::Leaving | Phase::Refusing) => {}
+            // Another connection cannot take over a call that has ended here, and this one is
+            // closing already.
+            (
+                Notice::Superseded | Notice::Draining,
+                Phase::Stopping | Phase::Leaving | Phase::Refusing,
+            ) => {}
             (Notice::Superseded, Phase::Waiting) => {}
-            (Notice::Superseded, Phase::Live) => self.refuse(now, Closing::Superseded, None, context),
-            (Notice::Draining, Phase::Waiting | Phase::Live) => self.refuse(now, Closing::Draining, None, context),
+            (Notice::Superseded, Phase::Live) => {
+                self.refuse(now, Closing::Superseded, None, context)
+            }
+            (Notice::Draining, Phase::Waiting | Phase::Live) => {
+                self.refuse(now, Closing::Draining, None, context)
+            }
         }
     }
 
-    fn handle_promise(&mut self, now: Now, seq: Seq, context: &mut Context<'_>) {
+    fn handle_promise(&mut self, now: Now, seq: Seq, context: &mut Context<'_>) -> u64 {
         debug_assert!(seq.0 <= self.asked, "a promise of frame {} answers no question", seq.0);
-        // The last words may be half out: nothing can go before them any more.
+        // The last bytes may be half sent: nothing can go before them any more.
         if matches!(self.phase, Phase::Closing | Phase::Finished) {
-            return;
+            return 0;
         }
         self.promised = self.promised.max(seq.0);
-        context.counters.acks.add(self.outbox.owe_acks(self.promised));
+        let acks = self.outbox.owe_acks(self.promised);
+        context.counters.acks.add(acks);
         self.invariants();
         self.settle(now, context.ring.durable());
+        acks
     }
 
     fn handle_reading(&mut self, now: Now, reading: bool) {
@@ -326,6 +407,22 @@ impl Session for IngestSession {
         } else {
             self.timers.pause(now.moment);
         }
+    }
+
+    fn is_deaf(&self) -> bool {
+        match self.phase {
+            Phase::Refusing => true,
+            // Finished too: a flood may go on until the Close has left our socket.
+            Phase::Closing | Phase::Finished => {
+                self.closing.is_some_and(|closing| closing != Closing::Normal)
+            }
+            Phase::Waiting | Phase::Live | Phase::Stopping | Phase::Leaving => false,
+        }
+    }
+
+    fn handle_standstill(&mut self, now: Now, gap: Duration) {
+        self.timers.stand_still(now.moment, gap);
+        self.budget.stand_still(gap);
     }
 
     fn handle_output(&mut self, now: Now, output: Output) {
@@ -340,7 +437,7 @@ impl Session for IngestSession {
         while let Some(due) = self.timers.take_due(now.moment, self.armed(), self.shared.limits()) {
             match due {
                 Due::Close if self.phase == Phase::Closing => self.finish(),
-                Due::Close if self.phase == Phase::Refusing => self.let_farewell_go(now),
+                Due::Close if self.phase == Phase::Refusing => self.release_close_frames(now),
                 Due::Close => self.part(now, false, context.ring.durable()),
                 Due::Expiry => self.refuse(now, Closing::TokenExpired, None, context),
                 Due::Stalled => self.refuse(now, Closing::AckStalled, None, context),
@@ -361,15 +458,21 @@ impl Session for IngestSession {
             Disconnect::Reset => Ending::Reset,
         };
         match self.phase {
-            // After its last word a peer may end its side and wait for ours.
-            Phase::Stopping | Phase::Leaving | Phase::Refusing | Phase::Closing if disconnect == Disconnect::Finished => {
+            // After its last message a peer may end its side and wait for ours.
+            Phase::Stopping | Phase::Leaving | Phase::Refusing | Phase::Closing
+                if disconnect == Disconnect::Finished =>
+            {
                 self.is_half_closed = true;
             }
             Phase::Live => {
                 self.end(now, ending, context);
                 self.finish();
             }
-            Phase::Waiting | Phase::Stopping | Phase::Leaving | Phase::Refusing | Phase::Closing => self.finish(),
+            Phase::Waiting
+            | Phase::Stopping
+            | Phase::Leaving
+            | Phase::Refusing
+            | Phase::Closing => self.finish(),
             Phase::Finished => {}
         }
     }
@@ -381,6 +484,11 @@ impl Session for IngestSession {
             self.finish();
         }
         size
+    }
+
+    #[inline]
+    fn has_output(&self) -> bool {
+        self.outbox.has_output()
     }
 
     #[inline]
@@ -417,15 +525,26 @@ impl Session for IngestSession {
         self.is_started && self.phase != Phase::Finished
     }
 
+    fn identity(&self) -> Option<&CallIdentity> {
+        self.is_started.then_some(&self.identity)
+    }
+
+    fn refused(&self) -> Option<Refused<'_>> {
+        let is_refusal =
+            |closing: &Closing| !matches!(closing, Closing::Normal | Closing::Draining);
+        let closing = self.closing.filter(is_refusal).filter(|_| !self.is_started)?;
+        Some(Refused { identity: &self.identity, code: closing.code(), reason: closing.label() })
+    }
+
     fn summary(&self, durable: RingPosition) -> Option<Summary<'_>> {
         let ending = self.ended?;
         let (acked, _) = self.outbox.acks();
         Some(Summary {
             identity: &self.identity,
             epoch: self.epoch,
-            frames: self.tally.seq(),
-            bytes: self.tally.bytes(),
-            lasted: self.tally.lasted(),
+            frames: self.progress.seq(),
+            bytes: self.progress.bytes(),
+            lasted: self.progress.lasted(),
             acked: Seq(acked),
             durable: self.durable_seq(durable).map(Seq),
             ending: ending.label(),

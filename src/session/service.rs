@@ -1,14 +1,14 @@
-//! The ingest service: from a request head to a session. Head, origin and upgrade are [`judge`]'s; the token and the
-//! tenant's quota are decided here.
+//! The ingest service: from a request head to a session. [`judge`] checks head, origin and upgrade;
+//! this module checks the token and the tenant's quota.
 
 #![forbid(unsafe_code)]
 
 use super::ingest::{IngestSession, IngestSettings, IngestShared};
-use super::{Admission, Service};
-use crate::auth::{Claims, Verifier};
+use super::{Admission, Service, Suspect};
+use crate::auth::{ClientName, TokenError, Verifier};
 use crate::clock::Now;
 use crate::metrics::Counters;
-use crate::proto::handshake::{Answer, Judgement, Refusal, Situation, judge};
+use crate::proto::handshake::{Answer, Judgement, Refusal, Situation, bearer_token, judge};
 use crate::proto::http::Head;
 use crate::tenants::Tenants;
 use std::sync::Arc;
@@ -19,29 +19,45 @@ pub struct IngestService {
     shared: Arc<IngestShared>,
     verifier: Arc<Verifier>,
     tenants: Arc<Tenants>,
+    /// What was wrong with the token of the last request.
+    token_error: Option<TokenError>,
 }
 
 impl IngestService {
-    /// For one shard. `verifier` and `tenants` are the node's.
-    pub fn new(settings: Arc<IngestSettings>, verifier: Arc<Verifier>, tenants: Arc<Tenants>) -> Self {
-        IngestService { shared: IngestShared::new(settings), verifier, tenants }
+    /// For one shard. `verifier` and `tenants` belong to the node.
+    pub fn new(
+        settings: Arc<IngestSettings>,
+        verifier: Arc<Verifier>,
+        tenants: Arc<Tenants>,
+    ) -> Self {
+        IngestService { shared: IngestShared::new(settings), verifier, tenants, token_error: None }
     }
 
-    /// What the shard's sessions share; its counters are there to be read.
+    /// What the shard's sessions share. Read its counters here.
     pub fn shared(&self) -> Arc<IngestShared> {
         Arc::clone(&self.shared)
     }
 
-    /// Verifies a token and makes room for its call.
-    fn admit_token(&mut self, now: Now, token: &str) -> Result<IngestSession, Refusal> {
-        let claims = self.verifier.verify(token, now.unix).map_err(|error| {
+    /// Verifies a token and reserves its call.
+    fn admit_token(
+        &mut self,
+        now: Now,
+        token: &str,
+        client: Option<&ClientName>,
+    ) -> Result<IngestSession, Refusal> {
+        let mut claims = self.verifier.verify(token, now.unix).map_err(|error| {
             self.shared.counters.token_failures[error.index()].add(1);
+            self.token_error = Some(error);
             Refusal::TokenInvalid
         })?;
-        self.admit_claims(now, claims)
-    }
-
-    fn admit_claims(&mut self, now: Now, claims: Claims) -> Result<IngestSession, Refusal> {
+        let by = self.shared.settings.client_tenant;
+        if let Some(tenants) = client.and_then(|client| client.tenants(by)) {
+            if !tenants.contains(&claims.identity.tenant) {
+                return Err(Refusal::ClientForbidden);
+            }
+            // A `start` may name no other tenant either, whatever it is compared with.
+            claims.allowed_tenants = claims.allowed_tenants.within(&tenants);
+        }
         let permit = self.tenants.admit(&claims.identity.tenant).map_err(|_| Refusal::Quota)?;
         Ok(IngestSession::new(now, claims, permit, Arc::clone(&self.shared)))
     }
@@ -50,11 +66,20 @@ impl IngestService {
 impl Service for IngestService {
     type Session = IngestSession;
 
-    fn admit(&mut self, now: Now, head: &Head<'_>, situation: Situation, counters: &Counters) -> Admission<IngestSession> {
-        // The node's calls are counted where they are admitted: whoever calls need not know of them.
-        let situation = Situation { at_capacity: situation.at_capacity || self.tenants.is_full(), ..situation };
+    fn admit(
+        &mut self,
+        now: Now,
+        head: &Head<'_>,
+        situation: Situation,
+        client: Option<&ClientName>,
+        counters: &Counters,
+    ) -> Admission<IngestSession> {
+        self.token_error = None;
+        // The shard counts the node's calls when it admits them, so callers of this need not.
+        let situation =
+            Situation { at_capacity: situation.at_capacity || self.tenants.is_full(), ..situation };
         let answer = match judge(head, situation, self.shared.settings.allowed_origins.as_deref()) {
-            Judgement::Upgrade { token, accept } => match self.admit_token(now, token) {
+            Judgement::Upgrade { token, accept } => match self.admit_token(now, token, client) {
                 Ok(session) => {
                     counters.upgrades.add(1);
                     return Admission::Upgrade { accept, session };
@@ -72,6 +97,17 @@ impl Service for IngestService {
     fn handle_refusal(&mut self, refusal: Refusal, counters: &Counters) {
         self.shared.counters.refusals[refusal.index()].add(1);
         counters.requests_refused.add(1);
+    }
+
+    fn describe(&self, head: &Head<'_>) -> Suspect {
+        let reason = self.token_error.map(TokenError::label);
+        match bearer_token(head.authorization) {
+            Ok(token) => {
+                let (kid, tenant) = Verifier::claimed(token);
+                Suspect { reason, kid, tenant }
+            }
+            Err(_) => Suspect { reason, ..Suspect::default() },
+        }
     }
 
     fn handle_keys(&mut self, verifier: Arc<Verifier>) {

@@ -1,32 +1,38 @@
 //! The connections of a shard: a table of slots, and what is known of each connection.
 //!
 //! ```text
-//!   Head ──head complete──► Waiting ──token good, 101──► Open ──session finished──► Done ──both sides ended──► slot free
-//!    │  bad head, 408          │ refusal                                              ▲
-//!    └─────────────────────────┴──────────────── HTTP answer ─────────────────────────┘
+//!   Head ──head complete──► Waiting ──token good, 101──► Open ──session finished──► Done
+//!    │  bad head, 408          │ refusal                                             ▲  │
+//!    └─────────────────────────┴──────────────── HTTP answer ────────────────────────┘  │
+//!                                                        slot free ◄──both sides ended──┘
 //! ```
-//! A slot is freed only when nothing is under way on its socket any more: no completion can meet a stranger in it.
+//! A slot is freed only when nothing is under way on its socket any more. So no completion can meet
+//! the next connection of its slot.
 #![forbid(unsafe_code)]
 
-use super::stopwatch::{Mark, Timing};
+use super::ends::Ends;
+use super::places::Standing;
+use super::reading::{Lane, Reading};
+use super::timing::{Micros32, Timing};
 use crate::ack::PromiseTicket;
+use crate::address::PeerAddress;
 use crate::clock::Moment;
-use crate::constants::SHED_CONNECTIONS_MAX;
+use crate::constants::visitors_max;
 use crate::io::user_data::GENERATION_COUNT;
 use crate::io::{OpKind, SendSlot, Socket, UserData};
 use crate::proto::frame::Decoder;
 use crate::proto::handshake::{AcceptKey, Answer};
 use crate::proto::http::HeadBuffer;
+use crate::proto::trace::Trace;
 use crate::transport::Transport;
 use bytes::BytesMut;
-use std::net::SocketAddr;
 
-/// A slot and its tenant.
+/// A slot, and which of its connections is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
     /// The slot.
     pub index: u32,
-    /// Counts the slot's tenants.
+    /// Counts the connections that have had the slot.
     pub generation: u32,
 }
 
@@ -46,7 +52,7 @@ pub enum Stage<S> {
     Waiting(HeadBuffer),
     /// Upgraded.
     Open(Open<S>),
-    /// Nothing is taken in any more; what is still to be sent goes out, then the connection ends.
+    /// Nothing more is taken in. What is still to be sent goes out, then the connection ends.
     Done,
 }
 
@@ -61,35 +67,72 @@ pub struct Open<S> {
     pub deaf: bool,
 }
 
-/// Whether a receive is armed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Receive {
-    /// It is not.
-    Idle,
-    /// It is.
-    Armed,
-    /// It is being cancelled.
-    Cancelling,
-}
-
-/// What is being sent. One send at a time: the order of bytes is the order of sends.
+/// What is being sent: one send at a time, so the order of sends is the order of bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sending {
     /// Nothing.
     Idle,
+    /// Nothing; the connection waits for a free slot.
+    Queued,
     /// This many bytes of a pooled slot, which completes at once.
     Slot(SendSlot, usize),
     /// What the socket had no room for; completes when it has.
     Rest,
 }
 
-/// An HTTP answer that has yet to go out, before anything of the session.
+/// An HTTP answer that has yet to go out. It goes before all bytes of the session.
 #[derive(Debug)]
 pub enum Reply {
     /// 101.
     Switching(AcceptKey),
-    /// Any other; the connection ends behind it.
+    /// Any other. The connection ends after it.
     Final(Answer),
+}
+
+/// Where a connection comes from, for the log.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The other end: the socket's, or what the PROXY header says.
+    pub peer: PeerAddress,
+    /// `traceparent` of the upgrade request. Boxed: few calls have one.
+    pub trace: Option<Box<Trace>>,
+}
+
+/// Bytes that wait for a while at the start of a connection. They have memory only while there are
+/// some.
+#[derive(Debug, Default)]
+pub struct Early(Option<Box<BytesMut>>);
+
+impl Early {
+    /// Number of bytes.
+    pub fn len(&self) -> usize {
+        self.0.as_deref().map_or(0, BytesMut::len)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.0.as_deref().map_or(&[], |bytes| bytes)
+    }
+
+    /// Adds bytes at the end.
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.0.get_or_insert_default().extend_from_slice(bytes);
+        }
+    }
+
+    /// Takes bytes from the front, all of them at most.
+    pub fn split_to(&mut self, size: usize) -> BytesMut {
+        match &mut self.0 {
+            Some(bytes) => bytes.split_to(size.min(bytes.len())),
+            None => BytesMut::new(),
+        }
+    }
 }
 
 /// One connection.
@@ -97,104 +140,122 @@ pub enum Reply {
 pub struct Connection<S> {
     /// Its socket.
     pub socket: Socket,
-    /// The other end.
-    pub peer: SocketAddr,
+    /// Where it comes from.
+    pub origin: Origin,
     /// What wraps its bytes.
     pub transport: Transport,
     /// How far it has come.
     pub stage: Stage<S>,
-    /// Whether a receive is armed.
-    pub receive: Receive,
+    /// How its bytes are read.
+    pub reading: Reading,
     /// What is being sent.
     pub sending: Sending,
-    /// What is to be sent first.
-    pub reply: Option<Reply>,
-    /// Bytes that came behind the request head before it was judged.
-    pub early: BytesMut,
+    /// What is to be sent first. Boxed: an answer is there for a moment, its place in the table for
+    /// ever.
+    pub reply: Option<Box<Reply>>,
+    /// A PROXY header while it comes in. Later, bytes that came after the request head and before
+    /// that was judged.
+    pub early: Early,
     /// End of the head, or of the wait for the peer to read our last bytes and send its FIN.
     pub deadline: Option<Moment>,
-    /// When this call's turn to be drained comes.
+    /// When this call is to be closed in a drain.
     pub drain_at: Option<Moment>,
     /// Its last question to the promise queue.
     pub ticket: PromiseTicket,
-    /// Entries of the shard's deferred queue that are its.
+    /// Number of its entries in the shard's deferred queue.
     pub deferred: u32,
     /// Shutdowns and cancels under way.
     pub pending_operations: u8,
     /// Bytes that came when nothing was taken in any more.
     pub discarded: u32,
-    /// Since when we do not read because the frame ring is full.
-    pub paused_since: Option<Moment>,
-    /// The receive ended for want of buffers; armed again at the end of the turn.
-    pub starved: bool,
-    /// It waits for a free send slot.
-    pub unsent: bool,
-    /// The peer's FIN has come.
-    pub fin_received: bool,
-    /// Our FIN has gone out.
-    pub shut_down: bool,
-    /// The connection is of no more use: reset, failed, or given up by us.
-    pub broken: bool,
+    /// Which side has ended it.
+    pub ends: Ends,
     /// When the message under way began to come in.
-    pub message_since: Mark,
-    /// When else began what is measured.
+    pub message_since: Micros32,
+    /// When the other things began that are measured.
     pub timing: Timing,
-    /// There was no place for it: it is told so, and gone.
-    pub is_shed: bool,
+    /// Whether it may have to give way, and in which order.
+    pub standing: Standing,
+    /// It begins with a PROXY header, which is not complete.
+    pub awaits_proxy: bool,
+    /// Its address makes more connections than it may.
+    pub is_over_rate: bool,
+    /// It was answered 101.
+    pub is_upgraded: bool,
 }
 
 impl<S> Connection<S> {
-    /// One that is accepted now, and whose head has to be complete at `deadline`.
-    pub fn new(socket: Socket, peer: SocketAddr, now: Moment, deadline: Moment) -> Self {
+    /// One that is accepted now from `peer`, and whose head has to be complete at `deadline`.
+    pub fn new(socket: Socket, peer: PeerAddress, now: Moment, deadline: Moment) -> Self {
         Connection {
             socket,
-            peer,
+            origin: Origin { peer, trace: None },
             transport: Transport::Plain,
             stage: Stage::Head(HeadBuffer::default()),
-            receive: Receive::Idle,
+            reading: Reading::Idle,
             sending: Sending::Idle,
             reply: None,
-            early: BytesMut::new(),
+            early: Early::default(),
             deadline: Some(deadline),
             drain_at: None,
             ticket: PromiseTicket::default(),
             deferred: 0,
             pending_operations: 0,
             discarded: 0,
-            paused_since: None,
-            starved: false,
-            unsent: false,
-            fin_received: false,
-            shut_down: false,
-            broken: false,
-            message_since: Mark::default(),
+            ends: Ends::Open,
+            message_since: Micros32::default(),
             timing: Timing::accepted(now),
-            is_shed: false,
+            standing: Standing::Settled,
+            awaits_proxy: false,
+            is_over_rate: false,
+            is_upgraded: false,
         }
+    }
+
+    /// Whether a send is under way.
+    pub fn is_sending(&self) -> bool {
+        matches!(self.sending, Sending::Slot(..) | Sending::Rest)
     }
 
     /// Whether everything that was to be sent has gone out.
     pub fn is_flushed(&self) -> bool {
-        self.sending == Sending::Idle && self.reply.is_none()
+        !self.is_sending() && self.reply.is_none() && !self.transport.has_output()
     }
 
     /// Whether nothing is under way on the socket.
     pub fn is_quiet(&self) -> bool {
-        self.receive == Receive::Idle && self.sending == Sending::Idle && self.pending_operations == 0 && self.deferred == 0
+        !self.reading.is_under_way()
+            && !self.is_sending()
+            && self.pending_operations == 0
+            && self.deferred == 0
     }
 
-    /// Whether the peer's bytes are wanted.
-    pub fn wants_bytes(&self) -> bool {
-        !self.fin_received
-            && !self.broken
-            && self.paused_since.is_none()
-            && !self.starved
+    /// What its bytes need now.
+    pub fn lane(&self) -> Lane {
+        match self.stage {
+            Stage::Open(_) => Lane::Calls,
+            Stage::Head(_) | Stage::Waiting(_) | Stage::Done => Lane::Others,
+        }
+    }
+
+    /// Whether bytes of the peer still have a use.
+    pub fn takes_bytes(&self) -> bool {
+        self.ends.is_readable()
             && self.early.len() < EARLY_SIZE_MAX
+            && self.discarded <= DISCARDED_SIZE_MAX
+            && self.transport.takes_bytes()
     }
 }
 
-/// Most bytes behind a request head that wait with it, before we stop reading. A `start` and a second of audio fit.
+/// Most bytes after a request head that wait with it, before we stop reading. A `start` and a
+/// second of audio fit.
 pub const EARLY_SIZE_MAX: usize = 64 * 1024;
+
+/// Bytes we read and drop from a connection that has ended, before we stop reading. So a peer that
+/// had megabytes under way when it was refused can read the reason, and a peer that goes on sending
+/// does not keep us reading. Its connection is not cut then, because a reset would overtake the
+/// reason. The wait for its FIN ends the connection.
+pub const DISCARDED_SIZE_MAX: u32 = 1024 * 1024;
 
 /// Generation 0 belongs to operations that have no slot ([`UserData::lone`]).
 const FIRST_GENERATION: u32 = 1;
@@ -204,9 +265,9 @@ const FIRST_GENERATION: u32 = 1;
 pub struct Connections<S> {
     slots: Vec<Slot<S>>,
     free: Vec<u32>,
-    connections_max: usize,
-    /// Of those in use, the ones that are shed.
-    shed_count: usize,
+    places: usize,
+    /// Connections that were answered 101.
+    upgraded_count: usize,
 }
 
 #[derive(Debug)]
@@ -219,31 +280,27 @@ impl<S> Connections<S> {
     /// Bytes of the table that a connection takes up.
     pub const SLOT_SIZE: usize = size_of::<Slot<S>>();
 
-    /// A table of at most `connections_max`, and beside them [`SHED_CONNECTIONS_MAX`] that are shed. Address space is reserved now, memory is touched as connections come.
+    /// A table with places for `connections_max` upgraded connections and the requests beside them.
+    /// Address space is reserved now, memory is touched as connections come.
     pub fn new(connections_max: usize) -> Self {
-        Connections {
-            slots: Vec::with_capacity(connections_max + SHED_CONNECTIONS_MAX),
-            free: Vec::with_capacity(connections_max + SHED_CONNECTIONS_MAX),
-            connections_max,
-            shed_count: 0,
-        }
+        let places = connections_max + visitors_max(connections_max);
+        let (slots, free) = (Vec::with_capacity(places), Vec::with_capacity(places));
+        Connections { slots, free, places, upgraded_count: 0 }
     }
 
     /// Takes a slot; hands the connection back where there is none.
-    #[allow(clippy::result_large_err, reason = "handed back to be turned away; the success path moves it anyway")]
+    #[allow(
+        clippy::result_large_err,
+        reason = "handed back to be turned away; the success path moves it anyway"
+    )]
     pub fn insert(&mut self, connection: Connection<S>) -> Result<ConnectionId, Connection<S>> {
-        let has_room = match connection.is_shed {
-            true => self.shed_count < SHED_CONNECTIONS_MAX,
-            false => self.count() - self.shed_count < self.connections_max,
-        };
-        if !has_room {
+        if self.free_count() == 0 {
             return Err(connection);
         }
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: FIRST_GENERATION, connection: None });
             self.slots.len() as u32 - 1
         });
-        self.shed_count += usize::from(connection.is_shed);
         let slot = &mut self.slots[index as usize];
         slot.connection = Some(connection);
         Ok(ConnectionId { index, generation: slot.generation })
@@ -252,7 +309,7 @@ impl<S> Connections<S> {
     /// Frees a slot.
     pub fn remove(&mut self, id: ConnectionId) {
         if let Some(connection) = self.get(id) {
-            self.shed_count -= usize::from(connection.is_shed);
+            self.upgraded_count -= usize::from(connection.is_upgraded);
             let slot = &mut self.slots[id.index as usize];
             slot.connection = None;
             slot.generation = match (slot.generation + 1) % GENERATION_COUNT {
@@ -273,7 +330,7 @@ impl<S> Connections<S> {
         slot.connection.as_mut()
     }
 
-    /// The tenant of a slot now.
+    /// The connection that has a slot now.
     pub fn id_at(&self, index: u32) -> Option<ConnectionId> {
         let slot = self.slots.get(index as usize)?;
         slot.connection.as_ref()?;
@@ -289,6 +346,26 @@ impl<S> Connections<S> {
     pub fn count(&self) -> usize {
         self.slots.len() - self.free.len()
     }
+
+    /// How many more connections there is a place for.
+    pub fn free_count(&self) -> usize {
+        self.places - self.count()
+    }
+
+    /// A connection was answered 101. Until its slot is freed, its session takes a place that
+    /// requests cannot have.
+    pub fn upgrade(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.get(id)
+            && !std::mem::replace(&mut connection.is_upgraded, true)
+        {
+            self.upgraded_count += 1;
+        }
+    }
+
+    /// Number of connections that were answered 101.
+    pub fn upgraded_count(&self) -> usize {
+        self.upgraded_count
+    }
 }
 
 #[cfg(test)]
@@ -296,45 +373,57 @@ mod tests {
     use super::*;
 
     fn connection() -> Connection<()> {
-        Connection::new(Socket(3), "127.0.0.1:1".parse().unwrap(), Moment::ZERO, Moment::ZERO)
+        let peer = PeerAddress::from(core::net::SocketAddr::from(([198, 51, 100, 7], 4000)));
+        Connection::new(Socket(3), peer, Moment::ZERO, Moment::ZERO)
     }
 
     #[test]
     fn a_freed_slot_does_not_answer_to_its_old_name() {
         let mut connections = Connections::new(2);
-        let first = connections.insert(connection()).unwrap();
-        let second = connections.insert(connection()).unwrap();
+        let places = 2 + visitors_max(2);
+        let ids: Vec<_> = (0..places).map(|_| connections.insert(connection()).unwrap()).collect();
         assert!(connections.insert(connection()).is_err());
-        connections.remove(first);
-        connections.remove(first);
-        let third = connections.insert(connection()).unwrap();
-        assert_eq!(third.index, first.index);
-        assert!(connections.get(first).is_none() && connections.get(third).is_some());
-        assert_eq!(connections.ids().collect::<Vec<_>>(), [third, second]);
-        assert_eq!(connections.count(), 2);
+        connections.remove(ids[0]);
+        connections.remove(ids[0]);
+        let next = connections.insert(connection()).unwrap();
+        assert_eq!(next.index, ids[0].index);
+        assert!(connections.get(ids[0]).is_none() && connections.get(next).is_some());
+        assert_eq!(connections.ids().take(2).collect::<Vec<_>>(), [next, ids[1]]);
+        assert_eq!((connections.count(), connections.free_count()), (places, 0));
     }
 
     #[test]
-    fn those_who_are_shed_take_no_place_from_others_nor_others_from_them() {
-        let shed = || Connection { is_shed: true, ..connection() };
+    fn upgraded_connections_are_counted_once_each() {
         let mut connections = Connections::new(2);
-        let shed_ids: Vec<_> = (0..SHED_CONNECTIONS_MAX).map(|_| connections.insert(shed()).unwrap()).collect();
-        assert!(connections.insert(shed()).is_err());
-        let served = [(); 2].map(|()| connections.insert(connection()).unwrap());
-        assert!(connections.insert(connection()).is_err());
-        connections.remove(served[0]);
-        assert!(connections.insert(shed()).is_err());
-        connections.remove(shed_ids[0]);
-        connections.remove(shed_ids[0]);
-        connections.insert(connection()).unwrap();
-        assert!(connections.insert(connection()).is_err());
-        connections.insert(shed()).unwrap();
-        assert_eq!(connections.count(), 2 + SHED_CONNECTIONS_MAX);
+        let [first, second] = [(); 2].map(|()| connections.insert(connection()).unwrap());
+        [first, first, second].into_iter().for_each(|id| connections.upgrade(id));
+        assert_eq!(connections.upgraded_count(), 2);
+        connections.remove(first);
+        connections.remove(first);
+        connections.upgrade(first);
+        assert_eq!(connections.upgraded_count(), 1);
+        let next = connections.insert(connection()).unwrap();
+        assert_eq!((next.index, connections.upgraded_count()), (first.index, 1));
+    }
+
+    #[test]
+    fn early_bytes_come_out_as_they_went_in() {
+        let mut early = Early::default();
+        early.extend_from_slice(b"");
+        assert!(early.0.is_none() && early.split_to(7).is_empty());
+        early.extend_from_slice(b"abc");
+        early.extend_from_slice(b"de");
+        assert_eq!(
+            (&early.split_to(2)[..], early.bytes(), early.len()),
+            (&b"ab"[..], &b"cde"[..], 3)
+        );
+        assert_eq!((&early.split_to(7)[..], early.is_empty()), (&b"cde"[..], true));
     }
 
     #[test]
     fn a_connection_without_its_session_is_small() {
-        // Of the kilobyte a connected call may cost, this leaves more than half to the session and the ids.
+        // Of the kilobyte a connected call may cost, this leaves more than half to the session and
+        // the ids.
         assert!(size_of::<Connection<()>>() <= 512, "{}", size_of::<Connection<()>>());
     }
 }

@@ -1,6 +1,8 @@
-//! How the control plane and other shards talk to a shard: a bounded queue and an eventfd that the shard's ring reads.
+//! How the control plane and other shards talk to a shard: a bounded queue and an eventfd that the
+//! shard's ring reads.
 //!
-//! Nobody waits: a full mailbox hands the message back to its sender, which keeps it and tries again at its next turn.
+//! No sender waits: a full mailbox hands the message back, and the sender keeps it and tries again
+//! in its next turn.
 #![forbid(unsafe_code)]
 
 use super::connections::ConnectionId;
@@ -8,13 +10,15 @@ use crate::auth::Verifier;
 use crate::call::{CallKey, Epoch};
 use crate::journal::writer::PreparedSegment;
 use crate::latency::LatencyRequest;
+use crate::tls::ServerConfig;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-/// Messages that may wait in one mailbox. A herd of calls that supersede each other is a message each; a turn takes them all.
+/// Messages that may wait in one mailbox. Calls that supersede each other send one each, and a turn
+/// takes them all.
 const MAILBOX_SIZE: usize = 4096;
 
 /// Where a connection is.
@@ -26,23 +30,23 @@ pub struct Owner {
     pub connection: ConnectionId,
 }
 
-/// What a shard can be told.
+/// A message to a shard.
 #[derive(Debug)]
 pub enum Message {
     /// To a call's home shard: this connection has sent a valid `start`.
     Claim {
         /// The call.
         call: CallKey,
-        /// The connection's turn at it.
+        /// The connection's epoch.
         epoch: Epoch,
         /// The connection.
         owner: Owner,
     },
-    /// To a call's home shard: that turn is over.
+    /// To a call's home shard: that epoch is over.
     Release {
         /// The call.
         call: CallKey,
-        /// The turn.
+        /// The epoch.
         epoch: Epoch,
     },
     /// To the owner of a connection: a later one has the call.
@@ -52,14 +56,26 @@ pub enum Message {
     },
     /// Check tokens with these keys from now on.
     Keys(Arc<Verifier>),
-    /// Accept nothing more, close all calls evenly over the window, then end.
+    /// Shake hands with this configuration from now on.
+    Tls(Arc<ServerConfig>),
+    /// Hold the new connections of each address to this from now on.
+    AddressRate {
+        /// So many a second for long; `None` is no limit.
+        rate: Option<usize>,
+        /// So many at once.
+        burst: u32,
+    },
+    /// Take no new calls, close all calls evenly over the window, then end.
     Drain {
+        /// How long the port answers before calls are closed; zero closes it at once.
+        grace: Duration,
         /// How long the last call may take to be closed.
         window: Duration,
     },
     /// The segment that the journal asked for.
     Segment(PreparedSegment),
-    /// There is no room on the disk for the segment that the journal asked for; it follows once there is.
+    /// There is no room on the disk for the segment that the journal asked for; it follows once
+    /// there is.
     NoRoom,
     /// Whether less is free on the disk than new calls may use.
     Reserve {
@@ -88,16 +104,20 @@ pub struct Mailbox {
 pub fn mailbox() -> std::io::Result<(MailboxSender, Mailbox)> {
     let (sender, receiver) = sync_channel(MAILBOX_SIZE);
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-    Ok((MailboxSender { queue: sender, wake: Arc::clone(&wake) }, Mailbox { queue: receiver, wake }))
+    Ok((
+        MailboxSender { queue: sender, wake: Arc::clone(&wake) },
+        Mailbox { queue: receiver, wake },
+    ))
 }
 
 impl MailboxSender {
-    /// Puts a message into the mailbox and wakes its shard; hands it back where the mailbox is full. A shard that has ended
-    /// needs no messages: they are dropped.
+    /// Puts a message into the mailbox and wakes its shard. Returns the message if the mailbox is
+    /// full. Messages to a shard that has ended are dropped.
     pub fn try_send(&self, message: Message) -> Result<(), Message> {
         match self.queue.try_send(message) {
             Ok(()) => {
-                // A full eventfd (2^64 - 1 wake-ups unread) would still wake: there is no error that matters.
+                // A full eventfd (2^64 - 1 wake-ups unread) would still wake: there is no error
+                // that matters.
                 let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
                 Ok(())
             }
@@ -127,10 +147,15 @@ mod tests {
     fn a_full_mailbox_hands_the_message_back() {
         let (sender, receiver) = mailbox().unwrap();
         for _ in 0..MAILBOX_SIZE {
-            sender.try_send(Message::Drain { window: Duration::ZERO }).unwrap();
+            sender
+                .try_send(Message::Drain { grace: Duration::ZERO, window: Duration::ZERO })
+                .unwrap();
         }
-        let refused = sender.try_send(Message::Drain { window: Duration::from_secs(7) });
-        assert!(matches!(refused, Err(Message::Drain { window }) if window == Duration::from_secs(7)));
+        let refused = sender
+            .try_send(Message::Drain { grace: Duration::ZERO, window: Duration::from_secs(7) });
+        assert!(
+            matches!(refused, Err(Message::Drain { window, .. }) if window == Duration::from_secs(7))
+        );
         assert!(receiver.try_receive().is_some());
         sender.try_send(refused.unwrap_err()).unwrap();
         let mut count = [0; 8];

@@ -1,62 +1,96 @@
-//! A shard: one thread, one ring, its slice of the connections. The only place where IO meets protocol.
+//! A shard: one thread, one ring, and its share of the connections. It is the only place where IO
+//! meets protocol.
 //!
-//! [`Shard::turn`] is the loop's body, in numbered phases. Within a turn everything that has come in is handled first, then what
-//! follows from it is queued, and all of it goes to the kernel in the one `submit` with which the next turn begins.
+//! [`Shard::turn`] is the body of the loop, in numbered phases. A turn first handles everything
+//! that has come in, then queues what follows from it. All of that goes to the kernel in the one
+//! `submit` with which the next turn begins.
 //!
-//! | file | what happens there |
+//! A shard is made of parts that own their state. A part takes something in by its `handle_*` verbs
+//! and gives something out by its `poll_*` verbs.
+//!
+//! | file | part |
 //! | --- | --- |
-//! | `receive` | received bytes → head, frames → session; deferral while the frame ring is full |
-//! | `admission` | accepts; request heads judged, a budget of them a turn; 101 and refusals |
-//! | `transmit` | session → send slots → socket; blocked output; the end of a connection |
-//! | `journal` | sealed batches → disk; what happens when it takes no more |
-//! | `drain` | closing all calls evenly over a window |
-//! | `claims`, `mailbox` | who has a call, across shards |
-//! | `connections`, `timers` | the tables |
-//! | `stopwatch` | how long things take |
+//! | `connections` | the table of connections; `reading`, `ends`, `timing`: parts of their state |
+//! | `timers` | one deadline for each connection |
+//! | `reading` | the read queue: connections that wait to be read, and how many a turn reads |
+//! | `deferred` | bytes that wait until the frame ring has room |
+//! | `send_queue` | connections that wait for a send slot |
+//! | `admission` | accepts, places, request heads that wait to be judged |
+//! | `accepts`, `places`, `rates` | its parts: accepts; which connections give way; addresses |
+//! | `tls` | handshakes, a budget of them a turn; received records |
+//! | `journal` | sealed batches → disk; what happens when the disk takes no more |
+//! | `pressure` | a part of it: new calls are refused before the frame ring is full |
+//! | `mail`, `mailbox`, `ownership` | messages between shards; which connection has a call |
+//! | `drain` | all calls are closed evenly over a window |
+//! | `refusals` | what an operator sees of a refusal |
+//! | `standstill` | the pace of turns; deadlines after the process stood still |
+//! | `latency_recorder` | how long things take |
+//!
+//! `receive` and `transmit` are the ways in and out: received bytes → head, frames → session → send
+//! slots → socket.
 #![forbid(unsafe_code)]
 
-use crate::ack::{AckLevel, Promise, PromiseQueue, promise_count_max};
+use crate::ack::{Promise, PromiseQueue, promise_count_max, promise_count_usual};
+use crate::ack_level::AckLevel;
 use crate::call::EpochSource;
-use crate::clock::{Moment, Now};
-use crate::constants::{NOTES_SHARE, room_needed};
-use crate::frame_ring::FrameRing;
-use crate::io::{Completion, Io, OpKind, Received, UserData, Wait};
+use crate::clock::Now;
+use crate::constants::PENDING_HEADERS_SHARE;
+use crate::io::{Completion, Io, OpKind, UserData, Wait};
+use crate::journal::frame_ring::FrameRing;
 use crate::limits::Limits;
 use crate::metrics::Counters;
 use crate::proto::frame::FrameLimits;
 use crate::proto::handshake::ANSWER_SIZE_MAX;
 use crate::session::{Context, Notice, Service, Session};
-use claims::Claims;
-use connections::{ConnectionId, Connections, Stage};
+use crate::tls::ServerConfig;
+use crate::tls::records::OVERHEAD_SIZE_MAX;
+use admission::Admission;
+use connections::{Connection, ConnectionId, Connections, Stage};
+use deferred::DeferredQueue;
+use drain::Drain;
 use journal::ShardJournal;
 pub use journal::ShardJournalConfig;
-use mailbox::{Mailbox, MailboxSender, Message, Owner};
-use std::collections::VecDeque;
+use latency_recorder::LatencyRecorder;
+use mail::Mail;
+use mailbox::{Mailbox, MailboxSender, Message};
+use reading::ReadQueue;
+use refusals::RefusalLog;
+use send_queue::SendQueue;
+use standstill::TurnClock;
 use std::sync::Arc;
-use std::time::Duration;
-use stopwatch::{Mark, Stopwatch};
 use timers::TimerWheel;
+use tls::ShardTls;
 
+mod accepts;
 mod admission;
-pub mod claims;
 pub mod connections;
+mod deferred;
 mod drain;
+mod ends;
 mod journal;
+mod latency_recorder;
+mod mail;
 pub mod mailbox;
+pub mod ownership;
+mod places;
+mod pressure;
+mod rates;
+pub mod reading;
 mod receive;
-mod stopwatch;
+mod refusals;
+mod send_queue;
+mod standstill;
 pub mod timers;
+mod timing;
+mod tls;
 mod transmit;
 
 #[cfg(test)]
 mod tests;
 
-/// Completions that end the bounded wait early: half of what a turn reaps, so that a burst does not fill a whole turn.
+/// The share of what a turn reaps that ends the bounded wait early: half, so that a burst does not
+/// fill a whole turn.
 const WANT_SHARE: usize = 2;
-
-/// How long timers wait for completions that have come in and are not handled yet. In an overload that lasts they fire all the
-/// same.
-const BACKLOG_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// What a shard is made of.
 pub struct ShardConfig<S> {
@@ -68,14 +102,17 @@ pub struct ShardConfig<S> {
     pub service: S,
     /// Where audio goes.
     pub ring: FrameRing,
-    /// Where it goes from there; `None` keeps it in memory only, until it is promised.
+    /// Where audio goes from there. `None` keeps it in memory only, until it is promised.
     pub journal: Option<ShardJournalConfig>,
-    /// What it holds itself and peers to.
+    /// The limits of the shard and its peers.
     pub limits: Limits,
     /// What it counts.
     pub counters: Arc<Counters>,
     /// Its mailbox.
     pub mailbox: Mailbox,
+    /// For TLS handshakes, [completed](crate::tls::complete). With `None` the port speaks plain
+    /// HTTP.
+    pub tls: Option<Arc<ServerConfig>>,
     /// The mailboxes of all shards, this one included, by number.
     pub shards: Vec<MailboxSender>,
 }
@@ -89,30 +126,6 @@ pub enum Turn {
     Finished,
 }
 
-/// Whether connections are accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Accepting {
-    /// They are.
-    Armed,
-    /// Not before this moment: the host was out of descriptors or memory.
-    Paused(Moment),
-    /// The accept is being cancelled.
-    Stopping,
-    /// No more, ever.
-    Stopped,
-}
-
-/// What a connection has to wait with until the frame ring has room, in the order in which it came.
-enum Deferred {
-    /// Received bytes, still in their receive buffer: so the kernel runs out of buffers, and TCP pushes back. And when they were
-    /// reaped.
-    Bytes(ConnectionId, Received, Mark),
-    /// The connection's early bytes.
-    Early(ConnectionId),
-    /// The end of the connection's bytes.
-    End(ConnectionId, crate::session::Disconnect),
-}
-
 /// One shard.
 pub struct Shard<I: Io, S: Service> {
     index: usize,
@@ -120,149 +133,157 @@ pub struct Shard<I: Io, S: Service> {
     service: S,
     ring: FrameRing,
     journal: Option<ShardJournal>,
-    /// A drained shard's journal is durable to its end.
-    journal_is_finished: bool,
-    /// The journal wants something that could not be passed on.
-    has_requests: bool,
     connections: Connections<S::Session>,
     timers: TimerWheel,
     promises: PromiseQueue<ConnectionId>,
     epochs: EpochSource,
-    claims: Claims,
-    mailbox: Mailbox,
-    shards: Vec<MailboxSender>,
-    /// By shard: messages that its mailbox was too full for, in order. A release must not overtake its claim.
-    outboxes: Vec<VecDeque<Message>>,
-    accepting: Accepting,
-    /// Request heads to be judged.
-    waiting: VecDeque<ConnectionId>,
-    deferred: VecDeque<Deferred>,
-    /// Connections we do not read because of `deferred`; some may have gone.
-    paused: Vec<ConnectionId>,
-    /// Connections whose receive ended for want of buffers.
-    starved: Vec<ConnectionId>,
-    /// Connections that had something to send when no slot was free.
-    unsent: VecDeque<ConnectionId>,
-    draining: bool,
-    /// Since when turns reap all they may, and leave more behind.
-    behind_since: Option<Moment>,
+    mail: Mail,
+    tls: Option<ShardTls>,
+    admission: Admission,
+    drain: Drain,
+    refusal_log: RefusalLog,
+    deferred: DeferredQueue,
+    reads: ReadQueue,
+    sends: SendQueue,
+    clock: TurnClock,
     limits: Limits,
     frame_limits: FrameLimits,
     counters: Arc<Counters>,
-    stopwatch: Stopwatch,
+    latency: LatencyRecorder,
 }
 
 impl<I: Io, S: Service> Shard<I, S> {
     /// A shard that accepts from its first turn on.
     pub fn new(mut io: I, config: ShardConfig<S>) -> Self {
-        let ShardConfig { index, boot, service, mut ring, journal, limits, counters, mailbox, shards } = config;
-        // Else the first peer that is answered would end the node.
+        let ShardConfig {
+            index,
+            boot,
+            service,
+            mut ring,
+            journal,
+            limits,
+            counters,
+            mailbox,
+            tls,
+            shards,
+        } = config;
+        // Otherwise the first answer to a peer would end the node.
         let room = limits.output_size_max.min(limits.send_slot_size);
-        assert!(room >= ANSWER_SIZE_MAX, "an HTTP answer of {ANSWER_SIZE_MAX} bytes fits a send slot");
+        assert!(
+            room >= ANSWER_SIZE_MAX + OVERHEAD_SIZE_MAX,
+            "an HTTP answer of {ANSWER_SIZE_MAX} bytes fits a send slot, as a TLS record"
+        );
         let now = io.now().moment;
         let level = journal.as_ref().map_or(AckLevel::Received, |config| config.settings.level);
-        io.accept(UserData::lone(OpKind::Accept));
         io.await_wake(UserData::lone(OpKind::Wake));
         counters.ring_size_bytes.set(ring.memory().len() as u64);
         if journal.is_some() {
-            ring.keep_notes(ring.memory().len() / NOTES_SHARE);
+            ring.keep_headers(ring.memory().len() / PENDING_HEADERS_SHARE);
         }
         let frame_limits = FrameLimits {
             message_size_max: limits.message_size_max,
             text_size_max: limits.text_size_max,
             fragments_max: limits.fragments_max,
         };
-        Shard {
+        let mut shard = Shard {
             index,
             io,
             service,
             connections: Connections::new(limits.connections_max),
             timers: TimerWheel::new(limits.connections_max, now),
-            promises: PromiseQueue::new(promise_count_max(limits.ring_size, limits.connections_max)),
-            journal_is_finished: journal.is_none(),
-            journal: journal.map(|config| ShardJournal::new(config, limits.ring_size, now)),
-            has_requests: false,
+            promises: PromiseQueue::new(
+                promise_count_usual(limits.ring_size, limits.connections_max),
+                promise_count_max(limits.ring_size, limits.connections_max),
+            ),
+            journal: journal.map(|config| ShardJournal::new(index, config, limits.ring_size, now)),
             ring,
             epochs: EpochSource::new(boot, index as u16),
-            claims: Claims::default(),
-            mailbox,
-            outboxes: shards.iter().map(|_| VecDeque::new()).collect(),
-            shards,
-            accepting: Accepting::Armed,
-            waiting: VecDeque::new(),
-            deferred: VecDeque::with_capacity(limits.connections_max),
-            paused: Vec::with_capacity(receive::paused_max(&limits)),
-            starved: Vec::with_capacity(limits.connections_max),
-            unsent: VecDeque::with_capacity(limits.connections_max),
-            draining: false,
-            behind_since: None,
+            mail: Mail::new(index, mailbox, shards),
+            tls: tls.map(|config| ShardTls::new(config, &limits)),
+            admission: Admission::new(&limits),
+            drain: Drain::NotBegun,
+            refusal_log: RefusalLog::default(),
+            deferred: DeferredQueue::new(&limits),
+            reads: ReadQueue::new(&limits),
+            sends: SendQueue::new(&limits),
+            clock: TurnClock::new(now),
             limits,
             frame_limits,
             counters,
-            stopwatch: Stopwatch::new(level),
-        }
+            latency: LatencyRecorder::new(level),
+        };
+        shard.make_room(Now { moment: now, ..Now::default() });
+        shard
     }
 
     /// Turns until the shard has drained. An error means that its ring is unusable.
     pub fn run(&mut self) -> std::io::Result<()> {
         while self.turn()? == Turn::More {}
-        // The last connections' closes are queued: without this their sockets would outlive the shard.
+        // The closes of the last connections are queued. Without this their sockets would outlive
+        // the shard.
         self.io.submit(Wait::No)
     }
 
     /// One turn of the loop.
     pub fn turn(&mut self) -> std::io::Result<Turn> {
-        // 1. Wait: what the last turn queued goes to the kernel, and completions gather for a bounded time.
+        // 1. Wait: what the last turn queued goes to the kernel, and completions gather for a
+        //    bounded time.
         let wait = self.next_wait();
         self.io.submit(wait)?;
         let now = self.io.now();
-        self.stopwatch.begin_turn(now.moment);
+        self.reads.begin_turn();
+        self.notice_standstill(now, wait);
+        self.latency.begin_turn(now.moment);
         self.ring.set_now(now);
-        // 2. Reap and handle, a bounded number, so that receive buffers are recycled while they are in the cache and no socket
-        //    starves the others. Audio goes into the frame ring here.
+        // 2. Reap and handle, a bounded number, so that receive buffers are recycled while they are
+        //    in the cache and no socket starves the others. Audio goes into the frame ring here.
         self.reap(now);
         self.time_arrivals();
         // 3. Mail and time.
-        self.read_mailbox(now);
+        self.read_mail(now);
         self.fire_timers(now);
-        // 4. New calls, behind the live ones and within their budget; then what had to wait for room.
+        // 4. New calls, after the live ones and within their budgets; then what had to wait for
+        //    room.
         self.judge_waiting(now);
+        self.shake_hands(now);
         self.resume_deferred(now);
         self.time_arrivals();
         // 5. Seal and write.
         self.drive_journal(now)?;
         // 6. Acknowledge what the promise holds for.
         self.acknowledge(now);
-        // 7. Arm again what ended, send what had no slot.
+        // 7. Read what waits, as far as there are buffers; send what had no slot.
         self.retry(now);
         self.publish_counters(now);
-        self.stopwatch.end_turn(self.io.now().moment);
+        self.latency.end_turn(self.io.now().moment);
         if !self.is_finished() {
             return Ok(Turn::More);
         }
-        // The last sockets are closed by what this turn has queued.
+        // This turn has queued the closes of the last sockets.
         self.io.submit(Wait::No)?;
         Ok(Turn::Finished)
     }
 
     /// How long the next submit may wait.
     fn next_wait(&mut self) -> Wait {
-        let has_mail = self.has_requests || self.outboxes.iter().any(|outbox| !outbox.is_empty());
-        if self.behind_since.is_some()
-            || !self.waiting.is_empty()
-            || !self.unsent.is_empty()
-            || has_mail
+        if self.clock.has_backlog()
+            || self.admission.waiting_count() > 0
+            || self.tls.as_ref().is_some_and(ShardTls::has_handshakes)
+            || !self.sends.is_empty()
+            || self.journal.as_ref().is_some_and(ShardJournal::has_requests)
+            || self.mail.waiting_count() > 0
             || self.can_resume()
+            || self.can_read()
         {
             return Wait::No;
         }
-        let mut next = self.timers.next_moment();
-        if let Accepting::Paused(until) = self.accepting {
-            next = Some(next.map_or(until, |next| next.min(until)));
-        }
-        if let Some(at) = self.journal.as_ref().and_then(ShardJournal::poll_timeout) {
-            next = Some(next.map_or(at, |next| next.min(at)));
-        }
+        let next = [
+            self.timers.next_moment(),
+            self.drain.poll_timeout(),
+            self.admission.poll_timeout(),
+            self.journal.as_ref().and_then(ShardJournal::poll_timeout),
+        ];
+        let next = next.into_iter().flatten().min();
         let now = self.io.now().moment;
         Wait::Gather {
             want: (self.limits.completions_per_turn / WANT_SHARE) as u32,
@@ -275,13 +296,10 @@ impl<I: Io, S: Service> Shard<I, S> {
         for _ in 0..self.limits.completions_per_turn {
             match self.io.completion() {
                 Some(completion) => self.handle(now, completion),
-                None => {
-                    self.behind_since = None;
-                    return;
-                }
+                None => return self.clock.handle_reaped(now.moment, true),
             }
         }
-        self.behind_since.get_or_insert(now.moment);
+        self.clock.handle_reaped(now.moment, false);
     }
 
     fn handle(&mut self, now: Now, completion: Completion) {
@@ -289,47 +307,51 @@ impl<I: Io, S: Service> Shard<I, S> {
         let id = ConnectionId { index, generation };
         match kind {
             OpKind::Receive => self.handle_receive(now, id, completion),
+            OpKind::Read => self.handle_read(now, id, completion),
             OpKind::Send => self.handle_sent(now, id, completion.result),
             OpKind::SendRest => self.handle_rest_sent(now, id, completion.result),
             OpKind::Accept => self.handle_accept(now, completion),
             OpKind::ShutDown | OpKind::Cancel => self.handle_operation_done(now, id),
             OpKind::Wake => self.io.await_wake(UserData::lone(OpKind::Wake)),
-            OpKind::Write | OpKind::Sync => self.handle_file_operation(now, kind, completion.result),
+            OpKind::Write | OpKind::Sync => {
+                self.handle_file_operation(now, completion.user_data, completion.result);
+            }
             // A close that fails (EIO of a dying driver) has still closed.
             OpKind::Close => {}
         }
     }
 
-    fn read_mailbox(&mut self, now: Now) {
-        for (shard, outbox) in self.shards.iter().zip(&mut self.outboxes) {
-            while let Some(message) = outbox.pop_front() {
-                if let Err(message) = shard.try_send(message) {
-                    outbox.push_front(message);
-                    break;
-                }
-            }
-        }
-        let mut found = 0;
-        while let Some(message) = self.mailbox.try_receive() {
-            found += 1;
+    fn read_mail(&mut self, now: Now) {
+        self.mail.flush();
+        let mut count = 0;
+        while let Some(message) = self.mail.poll() {
+            count += 1;
             match message {
-                Message::Claim { call, epoch, owner } => {
-                    if let Some(loser) = self.claims.claim(call, epoch, owner) {
-                        self.post(loser.shard, Message::Superseded { connection: loser.connection });
+                Message::Claim { call, epoch, owner } => self.mail.handle_claim(call, epoch, owner),
+                Message::Release { call, epoch } => self.mail.handle_release(call, epoch),
+                Message::Superseded { connection } => {
+                    self.notify(now, connection, Notice::Superseded)
+                }
+                Message::Keys(verifier) => self.service.handle_keys(verifier),
+                Message::Tls(config) => {
+                    if let Some(tls) = &mut self.tls {
+                        tls.handle_config(config);
                     }
                 }
-                Message::Release { call, epoch } => self.claims.release(call, epoch),
-                Message::Superseded { connection } => self.notify(now, connection, Notice::Superseded),
-                Message::Keys(verifier) => self.service.handle_keys(verifier),
-                Message::Drain { window } => self.start_drain(now, window),
-                Message::Segment(segment) => self.with_journal(|journal| journal.handle_segment(segment)),
+                Message::AddressRate { rate, burst } => self.set_address_rate(rate, burst),
+                Message::Drain { grace, window } => self.start_drain(now, grace, window),
+                Message::Segment(segment) => {
+                    self.with_journal(|journal| journal.handle_segment(segment))
+                }
                 Message::NoRoom => self.with_journal(ShardJournal::handle_no_room),
-                Message::Reserve { is_low } => self.with_journal(|journal| journal.handle_reserve(is_low)),
-                Message::Latencies(request) => self.stopwatch.answer(request),
+                Message::Reserve { is_low } => {
+                    self.with_journal(|journal| journal.handle_reserve(is_low))
+                }
+                Message::Latencies(request) => self.latency.handle_request(request),
             }
         }
-        self.counters.mailbox_messages.add(found);
-        self.counters.mailbox_found.set(found);
+        self.counters.mailbox_messages.add(count);
+        self.counters.mailbox_found.set(count);
     }
 
     fn with_journal(&mut self, f: impl FnOnce(&mut ShardJournal)) {
@@ -338,23 +360,8 @@ impl<I: Io, S: Service> Shard<I, S> {
         }
     }
 
-    /// Sends a message to a shard (perhaps this one); keeps it for the next turn where its mailbox is full.
-    fn post(&mut self, shard: usize, message: Message) {
-        let outbox = &mut self.outboxes[shard];
-        if !outbox.is_empty() {
-            outbox.push_back(message);
-        } else if let Err(message) = self.shards[shard].try_send(message) {
-            outbox.push_back(message);
-        }
-    }
-
-    fn owner(&self, connection: ConnectionId) -> Owner {
-        Owner { shard: self.index, connection }
-    }
-
     fn fire_timers(&mut self, now: Now) {
-        // What a peer sent in time may still wait to be reaped: after the machine has stood still, everybody's has.
-        if self.behind_since.is_some_and(|since| now.moment.since(since) < BACKLOG_TIME_MAX) {
+        if self.clock.holds_timers(now.moment) {
             return;
         }
         while let Some(index) = self.timers.poll(now.moment) {
@@ -364,50 +371,48 @@ impl<I: Io, S: Service> Shard<I, S> {
         }
     }
 
-    /// Tells the sessions whose frames are now promised, and sends what they make of it.
+    /// Tells sessions that the promise of their frames holds, and sends what follows from it.
     fn acknowledge(&mut self, now: Now) {
         self.promises.begin_group(self.ring.sealed());
-        let watermark = self.watermark();
-        self.stopwatch.promised(watermark, now.moment);
-        while let Some(Promise { handle: id, seq, since, .. }) = self.promises.pop_ready(watermark) {
-            let acks = self.counters.acks.read();
-            self.with_session(id, |session, context| session.handle_promise(now, seq, context));
-            self.time_acks(id, since, self.counters.acks.read() - acks);
+        let Shard { journal, ring, .. } = &*self;
+        let watermark = journal.as_ref().map_or(ring.head(), |journal| journal.watermark(ring));
+        self.latency.handle_watermark(watermark, now.moment);
+        while let Some(Promise { handle: id, seq, since, .. }) = self.promises.pop_ready(watermark)
+        {
+            let Shard { connections, ring, epochs, counters, .. } = self;
+            if let Some(Connection { stage: Stage::Open(open), timing, .. }) = connections.get(id) {
+                let mut context = Context { ring, epochs, counters };
+                let acks = open.session.handle_promise(now, seq, &mut context);
+                timing.owe(since, acks);
+            }
             self.settle(now, id);
+        }
+    }
+
+    /// Reads the clock if frames have come into the frame ring.
+    fn time_arrivals(&mut self) {
+        if self.latency.has_frames() {
+            let at = self.io.now().moment;
+            self.latency.handle_arrivals(at, self.ring.head());
         }
     }
 
     fn retry(&mut self, now: Now) {
-        // Indexed, not taken: the lists keep their memory.
-        for index in 0..self.starved.len() {
-            let id = self.starved[index];
-            let Some(connection) = self.connections.get(id) else { continue };
-            connection.starved = false;
-            if !self.deferred.is_empty() {
-                // What waits for room holds receive buffers: a receive would only run out of them again. So it is we who do not
-                // read this connection either.
-                self.pause(now, id);
-            }
-            self.settle(now, id);
-        }
-        self.starved.clear();
-        self.transmit_unsent(now);
-        if let Accepting::Paused(until) = self.accepting
-            && until <= now.moment
-        {
-            self.accepting = Accepting::Armed;
-            self.io.accept(UserData::lone(OpKind::Accept));
-        }
+        self.serve_reads(now);
+        self.transmit_queued(now);
+        self.drive_drain(now);
+        self.make_room(now);
     }
 
     /// Calls `f` with the session of a connection, if it has one.
-    fn with_session(&mut self, id: ConnectionId, f: impl FnOnce(&mut S::Session, &mut Context<'_>)) {
-        let Shard { connections, ring, epochs, limits, counters, .. } = self;
-        if let Some(connection) = connections.get(id)
-            && let Stage::Open(open) = &mut connection.stage
-        {
-            f(&mut open.session, &mut Context { ring, epochs, limits, counters });
-        }
+    fn with_session<R>(
+        &mut self,
+        id: ConnectionId,
+        f: impl FnOnce(&mut S::Session, &mut Context<'_>) -> R,
+    ) -> Option<R> {
+        let Shard { connections, ring, epochs, counters, .. } = self;
+        let Stage::Open(open) = &mut connections.get(id)?.stage else { return None };
+        Some(f(&mut open.session, &mut Context { ring, epochs, counters }))
     }
 
     fn notify(&mut self, now: Now, id: ConnectionId, notice: Notice) {
@@ -415,22 +420,25 @@ impl<I: Io, S: Service> Shard<I, S> {
         self.settle(now, id);
     }
 
-    /// Whether the frame ring surely takes `size` received bytes, whatever frames they make, and every call's end record.
-    fn has_room(&self, size: usize) -> bool {
-        self.ring.free_size() >= room_needed(size, self.connections.count())
-    }
-
     fn publish_counters(&mut self, now: Now) {
         self.counters.turns.add(1);
         self.counters.system_calls.set(self.io.system_calls());
         self.counters.connections_open.set(self.connections.count() as u64);
         self.counters.ring_used_bytes.set(self.ring.used_size() as u64);
-        self.counters.heads_waiting.set(self.waiting.len() as u64);
+        self.counters.heads_waiting.set(self.admission.waiting_count() as u64);
+        self.counters.heads_incomplete.set(self.admission.incomplete_count() as u64);
+        self.counters.refusals_unlogged.set(self.refusal_log.suppressed_count());
         self.counters.deferred_waiting.set(self.deferred.len() as u64);
-        self.counters.unsent_waiting.set(self.unsent.len() as u64);
+        self.reads.publish(now.moment, &self.counters);
+        self.counters.unsent_waiting.set(self.sends.len() as u64);
         self.counters.promises_waiting.set(self.promises.len() as u64);
-        self.counters.outbox_waiting.set(self.outboxes.iter().map(VecDeque::len).sum::<usize>() as u64);
+        self.counters.outbox_waiting.set(self.mail.waiting_count() as u64);
         self.counters.batches_sealed.set(self.ring.sealed_count());
-        self.publish_journal_counters(now);
+        if let Some(tls) = &self.tls {
+            tls.publish(&self.counters);
+        }
+        if let Some(journal) = &self.journal {
+            journal.publish(now, &self.ring, &self.counters);
+        }
     }
 }

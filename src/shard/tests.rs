@@ -1,9 +1,10 @@
-//! Shards, turned step by step on a scripted world: what a peer does becomes completions at the next turn, time passes when the
-//! test says so, and at the end nothing may be left over.
+//! Shards, turned step by step on a scripted world: what a peer does becomes completions at the
+//! next turn, time passes when the test says so, and at the end nothing may be left over.
 
 #![forbid(unsafe_code)]
 
 mod accepting;
+mod backlog;
 mod backpressure;
 mod closing;
 mod damaged;
@@ -14,9 +15,13 @@ mod journal;
 mod latencies;
 mod output;
 mod pieces;
+mod places;
+mod pressure;
+mod proxy;
 mod random;
 mod superseding;
 mod timing;
+mod tls;
 
 use super::*;
 use crate::auth::{Grant, KeySet, Signer, TokenPolicy, Verifier};
@@ -24,10 +29,10 @@ use crate::call::{CallIdentity, Epoch as CallEpoch, Seq};
 use crate::cli::keygen::{KeyBits, generate_into};
 use crate::clock::UnixMicros;
 use crate::constants::ends_size;
-use crate::frame_ring::{Chunk, ConsumerId};
 use crate::io::Socket;
 use crate::io::memory::Region;
 use crate::io::scripted::{SCRIPT_START_UNIX, Scripted, World};
+use crate::journal::frame_ring::{Chunk, ConsumerId};
 use crate::proto::mask::Kernel;
 use crate::session::ingest::{IngestSettings, IngestShared};
 use crate::session::service::IngestService;
@@ -59,6 +64,8 @@ struct Rig {
     tenants: Arc<Tenants>,
     sockets: RefCell<Vec<Socket>>,
     disk: Option<Disk>,
+    /// Its disk has sent it something since its last turn.
+    has_mail: bool,
     finished: bool,
 }
 
@@ -91,12 +98,16 @@ fn verifier(signing_key: &'static [u8]) -> Arc<Verifier> {
         static VERIFIERS: RefCell<HashMap<usize, Arc<Verifier>>> = RefCell::default();
     }
     let name = signing_key.as_ptr().addr();
-    VERIFIERS.with_borrow_mut(|made| Arc::clone(made.entry(name).or_insert_with(|| make_verifier(signing_key))))
+    VERIFIERS.with_borrow_mut(|made| {
+        Arc::clone(made.entry(name).or_insert_with(|| make_verifier(signing_key)))
+    })
 }
 
 fn make_verifier(signing_key: &[u8]) -> Arc<Verifier> {
-    let jwk = Signer::from_pem(signing_key).expect("a test's key").public_jwk().expect("its public part");
-    let keys = KeySet::parse(serde_json::to_string(&jwk).expect("a JWK is JSON").as_bytes()).expect("the key is good");
+    let jwk =
+        Signer::from_pem(signing_key).expect("a test's key").public_jwk().expect("its public part");
+    let keys = KeySet::parse(serde_json::to_string(&jwk).expect("a JWK is JSON").as_bytes())
+        .expect("the key is good");
     Arc::new(Verifier::new(keys, TokenPolicy::default()))
 }
 
@@ -108,7 +119,8 @@ fn token_signed(signing_key: &'static [u8], interaction: &str) -> String {
     let mint = || {
         let identity = CallIdentity { tenant: TENANT.into(), interaction: interaction.into() };
         let issued_at = SCRIPT_START_UNIX;
-        let grant = Grant { identity: &identity, issued_at, expires_at: issued_at + 3600, kid: None };
+        let grant =
+            Grant { identity: &identity, issued_at, expires_at: issued_at + 3600, kid: None };
         Signer::from_pem(signing_key).expect("a test's key").mint(&grant).expect("a token")
     };
     let name = (signing_key.as_ptr().addr(), interaction.to_owned());
@@ -170,7 +182,8 @@ fn start(interaction: &str) -> Vec<u8> {
     text(&format!(r#"{{"event":"start",{ids},"sample_rate":24000,"encoding":"pcm16"}}"#))
 }
 
-/// What the node said, in words: `101`, `started`, `ack 10`, `error idle_timeout`, `close 4408`; a cut message is `…`.
+/// What the node said, in words: `101`, `started`, `ack 10`, `error idle_timeout`, `close 4408`; a
+/// cut message is `…`.
 fn said(bytes: &[u8]) -> Vec<String> {
     let mut words = Vec::new();
     let mut rest = bytes;
@@ -179,17 +192,19 @@ fn said(bytes: &[u8]) -> Vec<String> {
         let end = rest.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head") + 4;
         rest = if words[0] == "101" { &rest[end..] } else { &[] };
     }
-    while let [first, second, behind @ ..] = rest {
-        let (size, behind) = match (second, behind) {
-            (126, [high, low, behind @ ..]) => (usize::from(u16::from_be_bytes([*high, *low])), behind),
-            (size, behind) => (usize::from(*size), behind),
+    while let [first, second, after @ ..] = rest {
+        let (size, after) = match (second, after) {
+            (126, [high, low, after @ ..]) => {
+                (usize::from(u16::from_be_bytes([*high, *low])), after)
+            }
+            (size, after) => (usize::from(*size), after),
         };
-        let Some((payload, behind)) = behind.split_at_checked(size) else {
+        let Some((payload, after)) = after.split_at_checked(size) else {
             words.push("…".to_owned());
             return words;
         };
         words.push(word(first & 0xf, payload));
-        rest = behind;
+        rest = after;
     }
     words
 }
@@ -199,13 +214,18 @@ fn word(opcode: u8, payload: &[u8]) -> String {
         (0x8, []) => "close".to_owned(),
         (0x8, [high, low, ..]) => format!("close {}", u16::from_be_bytes([*high, *low])),
         (0x9, _) => "ping".to_owned(),
-        (0xa, payload) => format!("pong {}", String::from_utf8_lossy(payload)).trim_end().to_owned(),
+        (0xa, payload) => {
+            format!("pong {}", String::from_utf8_lossy(payload)).trim_end().to_owned()
+        }
         (0x1, payload) => {
-            let event: serde_json::Value = serde_json::from_slice(payload).expect("events are JSON");
+            let event: serde_json::Value =
+                serde_json::from_slice(payload).expect("events are JSON");
             let name = event["event"].as_str().expect("events have a name").to_owned();
             match name.as_str() {
                 "ack" | "stopped" => format!("{name} {}", event["seq"]),
-                "error" => format!("{name} {}", event["reason"].as_str().expect("errors have a reason")),
+                "error" => {
+                    format!("{name} {}", event["reason"].as_str().expect("errors have a reason"))
+                }
                 _ => name,
             }
         }
@@ -228,7 +248,11 @@ fn rigs_on(count: usize, settings: IngestSettings, disk: Option<DiskSettings>) -
         let world = World::new();
         let limits = settings.limits.clone();
         let counters = Arc::new(Counters::default());
-        let service = IngestService::new(Arc::clone(&settings), verifier(signing_key()), Arc::clone(&tenants));
+        let service = IngestService::new(
+            Arc::clone(&settings),
+            verifier(signing_key()),
+            Arc::clone(&tenants),
+        );
         let ingest = service.shared();
         let memory = Region::allocate(limits.ring_size).expect("a test gets its memory");
         let mut io = world.io(limits.send_slot_count, limits.send_slot_size);
@@ -244,10 +268,21 @@ fn rigs_on(count: usize, settings: IngestSettings, disk: Option<DiskSettings>) -
             limits,
             counters: Arc::clone(&counters),
             mailbox,
+            tls: None,
             shards: senders.clone(),
         };
         let (shard, tenants) = (Shard::new(io, config), Arc::clone(&tenants));
-        Rig { world, shard, counters, ingest, tenants, sockets: RefCell::default(), disk, finished: false }
+        Rig {
+            world,
+            shard,
+            counters,
+            ingest,
+            tenants,
+            sockets: RefCell::default(),
+            disk,
+            has_mail: false,
+            finished: false,
+        }
     };
     mailboxes.into_iter().enumerate().map(make).collect()
 }
@@ -289,13 +324,14 @@ impl Rig {
             self.finished = self.shard.turn().expect("a script does not fail") == Turn::Finished;
         }
         if let Some(disk) = &mut self.disk {
-            disk.serve(&self.world);
+            self.has_mail = disk.serve(&self.world);
         }
     }
 
     /// Whether there is something to do that waits for neither a peer nor the clock.
     fn is_busy(&mut self) -> bool {
-        !self.finished && (!self.shard.io.is_idle() || self.shard.next_wait() == Wait::No)
+        !self.finished
+            && (self.has_mail || !self.shard.io.is_idle() || self.shard.next_wait() == Wait::No)
     }
 
     /// Turns until there is nothing to do; at least once. Returns how many turns that took.
@@ -309,7 +345,8 @@ impl Rig {
         panic!("the shard spins");
     }
 
-    /// Lets time pass as the shard would see it: it sleeps as long as it wants to, and no longer. Returns how often it woke.
+    /// Lets time pass as the shard would see it: it sleeps as long as it asks for, and no longer.
+    /// Returns how often it woke.
     fn pass(&mut self, duration: Duration) -> u64 {
         let end = self.world.now().moment + duration;
         for wakes in 0..TURNS_MAX {
@@ -321,7 +358,7 @@ impl Rig {
                 Wait::No => Duration::ZERO,
                 Wait::Gather { limit, .. } => limit.unwrap_or(left).min(left),
             };
-            self.world.advance(nap);
+            self.world.sleep_in_submit(nap);
             self.quiet();
         }
         panic!("the shard wakes again and again");
@@ -375,28 +412,30 @@ impl Rig {
         self.shard.connections.count()
     }
 
-    /// Someone who reads the frame ring and does not get on: nothing is released behind it.
+    /// A consumer of the frame ring that makes no progress: nothing after it is released.
     fn hold_ring(&mut self) -> ConsumerId {
         self.shard.ring.add_consumer().expect("a ring takes several")
     }
 
-    /// Fills the frame ring until little more than `leave` bytes are free, beyond what is kept for calls' ends: as full as peers
-    /// can make it.
+    /// Fills the frame ring until little more than `leave` bytes are free, beyond what is kept for
+    /// calls' ends: as full as peers can make it.
     fn fill_ring(&mut self, leave: usize) {
         let leave = leave + ends_size(self.connections());
         let ring = &mut self.shard.ring;
         for size in [64 * 1024, 0] {
-            let record = crate::frame_ring::audio_size(size);
+            let record = crate::journal::frame_ring::audio_size(size);
             while ring.free_size() >= leave + record {
                 let chunk = Chunk {
                     call: 0,
-                    epoch: CallEpoch::default(),
+                    // Of no call that has a record: it does not fit a short note.
+                    epoch: CallEpoch { micros: u64::MAX, ..CallEpoch::default() },
                     seq: Seq(1),
                     offset: 0,
                     last: false,
                     received_at: UnixMicros(0),
                 };
-                ring.append_audio(chunk, &vec![0; size], crate::proto::MaskKey::default()).expect("it has the room");
+                ring.append_audio(chunk, &vec![0; size], crate::proto::MaskKey::default())
+                    .expect("it has the room");
             }
         }
     }
@@ -430,14 +469,27 @@ impl Rig {
             panic!("{} connections are left: {:#?}", left.len(), shard.connections.get(*id));
         }
         assert_eq!(shard.io.outstanding(), 0, "received bytes were not given back");
-        assert_eq!(shard.io.slots_free(), shard.limits.send_slot_count, "send slots were not given back");
-        assert!(shard.waiting.is_empty() && shard.deferred.is_empty() && shard.unsent.is_empty());
-        // A shard that has drained reads no mail: what others told it of their calls' ends goes with it.
-        assert!(shard.claims.count() == 0 || self.finished, "claims are left");
+        assert_eq!(
+            shard.io.slots_free(),
+            shard.limits.send_slot_count,
+            "send slots were not given back"
+        );
+        if let Some(tls) = &shard.tls {
+            assert!(tls.is_idle(), "something of TLS is left");
+        }
+        let admission = &shard.admission;
+        assert_eq!((admission.waiting_count(), admission.incomplete_count()), (0, 0));
+        assert!(shard.deferred.is_empty() && shard.sends.is_empty());
+        // A shard that has drained reads no mail: what others told it of their calls' ends goes
+        // with it.
+        assert!(shard.mail.owned_count() == 0 || self.finished, "claims are left");
         assert!(shard.promises.is_empty(), "promises are left");
         assert_eq!(self.tenants.calls_live(), 0, "permits are left");
         for socket in self.sockets.borrow().iter() {
-            assert!(self.world.is_closed(*socket), "{socket:?} is open in the world and nowhere else");
+            assert!(
+                self.world.is_closed(*socket),
+                "{socket:?} is open in the world and nowhere else"
+            );
         }
     }
 }

@@ -1,24 +1,27 @@
-//! Timer wheel: one deadline per connection, set and moved in O(1), without allocation after start.
+//! A timer wheel: one deadline for each connection, set and moved in O(1), without allocation after
+//! start.
 //!
 //! ```text
 //!   slot:   0    1    2    3            4095
-//!         +----+----+----+----+--- … ---+----+     a slot is a doubly linked list through `entries`,
-//!         |  · | 17 |  · |  4 |         |  · |     which are indexed by connection: 17 → 3 → 29
+//!         +----+----+----+----+--- … ---+----+   a slot is a doubly linked list through `entries`,
+//!         |  · | 17 |  · |  4 |         |  · |   which are indexed by connection: 17 → 3 → 29
 //!         +----+----+----+----+--- … ---+----+
-//!                     ↑ current tick                one tick is 4 ms, one lap 16 s
+//!                     ↑ current tick             one tick is 4 ms, one lap 17 s
 //! ```
-//! Deadlines further away than a lap wait in the last slot of the lap and are put back when it comes. Timers fire late by up to
-//! one tick, never early. A session's deadline mostly moves away with every frame; so the shard leaves the entry where it is, and
-//! asks the session again when it fires: a frame costs the wheel nothing.
+//! Deadlines further away than a lap wait in the last slot of the lap, and are put back when it
+//! comes. Timers fire late by up to one tick, never early. A session's deadline mostly moves away
+//! with every frame. The shard leaves the entry where it is, and asks the session again when it
+//! fires. So a frame costs the wheel nothing.
 #![forbid(unsafe_code)]
 
 use crate::clock::Moment;
 use std::time::Duration;
 
-/// Length of a tick, a power of two nanoseconds (4.19 ms), so that a moment's tick is a shift. Every timeout is seconds long.
+/// Length of a tick, a power of two nanoseconds (4.19 ms), so that a moment's tick is a shift.
+/// Every timeout is seconds long.
 const TICK_SHIFT: u32 = 22;
 
-/// Slots of the wheel: a lap of 17 s covers the default timeouts but `idle`.
+/// Slots of the wheel: a lap of 17 s covers all default timeouts but `idle`.
 const SLOT_COUNT: usize = 4096;
 
 const NONE: u32 = u32::MAX;
@@ -43,7 +46,8 @@ pub struct TimerWheel {
     entries: Vec<Entry>,
     /// All slots up to this tick have been emptied.
     tick: u64,
-    /// The tick of the latest [`TimerWheel::poll`]: what is set from then on fires in a later one, even if it is due already.
+    /// The tick of the latest [`TimerWheel::poll`]: what is set from then on fires in a later one,
+    /// even if it is due already.
     polled: u64,
 }
 
@@ -82,7 +86,8 @@ impl TimerWheel {
         let tick = (tick_of(deadline).max(self.polled) + 1).min(self.tick + SLOT_COUNT as u64 - 1);
         let slot = tick as usize % SLOT_COUNT;
         let head = self.heads[slot];
-        self.entries[index as usize] = Entry { deadline, slot: slot as u32, previous: NONE, next: head };
+        self.entries[index as usize] =
+            Entry { deadline, slot: slot as u32, previous: NONE, next: head };
         if head != NONE {
             self.entries[head as usize].previous = index;
         }
@@ -90,7 +95,8 @@ impl TimerWheel {
         self.occupied[slot / 64] |= 1 << (slot % 64);
     }
 
-    /// Makes sure that `index` fires at `deadline` or before: the cheap way to say that it may have moved.
+    /// Makes sure that `index` fires at `deadline` or before. It is cheap if the entry need not
+    /// move.
     pub fn set_at_most(&mut self, index: u32, deadline: Option<Moment>) {
         if let Some(deadline) = deadline
             && self.deadline(index).is_none_or(|set| set > deadline)
@@ -134,7 +140,7 @@ impl TimerWheel {
             if deadline <= now {
                 return Some(index);
             }
-            // It waited for its lap (it is at least a lap's last slot away from now): put it where it belongs.
+            // It was more than a lap away and waited in the last slot: put it where it belongs.
             self.tick += 1;
             self.set(index, deadline);
             self.tick -= 1;
@@ -142,7 +148,8 @@ impl TimerWheel {
         None
     }
 
-    /// When [`TimerWheel::poll`] may next have something, at the earliest: an upper bound for sleeping.
+    /// When [`TimerWheel::poll`] may next have something, at the earliest: an upper bound for
+    /// sleeping.
     pub fn next_moment(&self) -> Option<Moment> {
         let distance = self.distance_to_occupied()?;
         Some(Moment::from_nanos((self.tick + distance) << TICK_SHIFT))
@@ -212,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn moving_and_clearing_leave_nothing_behind() {
+    fn moving_and_clearing_leave_no_entry() {
         let mut wheel = TimerWheel::new(4, START);
         for index in 0..4 {
             wheel.set(index, START + Duration::from_millis(10));
@@ -226,7 +233,8 @@ mod tests {
         assert_eq!(fired(&mut wheel, START + Duration::from_millis(200)), [2]);
     }
 
-    /// A timer that is set again when it fires, to what has passed, must not keep the shard in its loop.
+    /// A timer that is set again when it fires, to what has passed, must not keep the shard in its
+    /// loop.
     #[test]
     fn a_deadline_that_has_passed_fires_in_the_next_poll() {
         for late in [0, 1, 100, 30_000] {
@@ -238,7 +246,9 @@ mod tests {
                 assert_eq!(wheel.poll(now), Some(0), "{round}");
                 wheel.set(0, START);
                 // After a sleep of more than a lap it may fire once more on the way.
-                let again = std::iter::from_fn(|| wheel.poll(now).inspect(|_| wheel.set(0, START))).take(3).count();
+                let again = std::iter::from_fn(|| wheel.poll(now).inspect(|_| wheel.set(0, START)))
+                    .take(3)
+                    .count();
                 assert!(again <= 2, "{late}");
             }
         }

@@ -1,6 +1,8 @@
 #!/bin/sh
-# Installs what the real clients of tests/real_clients.rs need: Node's `ws` beside its client, Python's `websockets` in an
-# environment of its own below the target directory. Does nothing where that has been done.
+# Installs what the clients of tests/protocol/real_clients.rs and the probes of tests/tls/probes.rs
+# need. Node's `ws` and `undici` go beside their programs; Python's `websockets`, `aiohttp` and
+# `tlslite-ng` go into an environment of their own in the target directory. A second run changes
+# nothing.
 set -eu
 
 clients=$(cd "$(dirname "$0")" && pwd)

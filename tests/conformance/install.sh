@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs the Autobahn test suite for tests/conformance.rs into an environment of its own below the target directory. Does
-# nothing where that has been done. The suite is written in Python 2.7, which has to be there (`pyenv install 2.7.18`
-# brings it); the last virtualenv that makes environments for it runs on Python 3.
+# Installs the Autobahn test suite for tests/protocol/conformance.rs into an environment of its own
+# in the target directory. A second run changes nothing. The suite needs Python 2.7 (`pyenv install
+# 2.7.18` installs it). The last virtualenv that makes environments for it runs on Python 3.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -14,7 +14,7 @@ if cmp -s "$here/requirements.txt" "$environment/installed.txt"; then
 fi
 
 for python in python2.7 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/2.7*/bin/python2.7; do
-    # A name may be there without what it stands for: pyenv's are.
+    # pyenv has the name also for a version that is not installed.
     if "$python" -c 'import ssl' 2>/dev/null; then
         found=$(command -v "$python")
         break

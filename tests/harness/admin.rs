@@ -1,5 +1,5 @@
-//! A client of a node's admin listener, and a reader of what `/metrics` says that forgives nothing: the rules of the OpenMetrics
-//! text format, version 1.0.0, as far as the node can break them.
+//! A client of a node's admin listener, and a strict reader of `/metrics`. It checks the rules of
+//! the OpenMetrics text format, version 1.0.0, that the node could break.
 
 use crate::{Peer, Response};
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ impl Admin {
         peer.try_response(method != "HEAD").expect("an answer")
     }
 
-    /// The body of an answer 200.
+    /// The body of an answer with status 200.
     #[track_caller]
     pub fn get(&self, target: &str) -> String {
         let response = self.request("GET", target);
@@ -44,11 +44,12 @@ impl Admin {
         response.body
     }
 
-    /// Whether the node says that it is ready, and the names of its reasons where not.
+    /// The status of `/ready`, and the names of its reasons.
     #[track_caller]
     pub fn ready(&self) -> (u16, Vec<String>) {
         let response = self.request("GET", "/ready");
-        let names = response.body.split(r#"{"reason":""#).skip(1).filter_map(|rest| rest.split('"').next());
+        let names =
+            response.body.split(r#"{"reason":""#).skip(1).filter_map(|rest| rest.split('"').next());
         (response.status, names.map(str::to_owned).collect())
     }
 
@@ -59,12 +60,12 @@ impl Admin {
     }
 }
 
-/// What a scrape gave.
+/// The result of a scrape.
 #[derive(Clone, Debug, Default)]
 pub struct Exposition {
     /// Type of each family.
     pub types: BTreeMap<String, String>,
-    /// Value of each series, by its name with labels as they are written.
+    /// Value of each series, by its name and labels as written.
     pub samples: BTreeMap<String, f64>,
 }
 
@@ -77,21 +78,29 @@ impl Exposition {
 
     /// The sum over all series of a name.
     pub fn sum(&self, name: &str) -> f64 {
-        self.samples.iter().filter(|(series, _)| series.split('{').next() == Some(name)).map(|(_, value)| value).sum()
+        self.samples
+            .iter()
+            .filter(|(series, _)| series.split('{').next() == Some(name))
+            .map(|(_, value)| value)
+            .sum()
     }
 
-    /// Reads it; panics where it breaks a rule.
+    /// Reads a text; panics if it breaks a rule.
     #[track_caller]
     pub fn parse(text: &str) -> Exposition {
         let body = text.strip_suffix("# EOF\n").expect("it ends with its mark");
         let mut all = Exposition::default();
         let mut family = Family::default();
         for line in body.lines() {
-            assert!(!line.is_empty() && line.trim() == line, "a line with space around it: {line:?}");
+            assert!(
+                !line.is_empty() && line.trim() == line,
+                "a line with space around it: {line:?}"
+            );
             match line.strip_prefix("# ") {
                 Some(described) => {
                     let mut words = described.splitn(3, ' ');
-                    let (keyword, name, rest) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+                    let (keyword, name, rest) =
+                        (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
                     family.describe(&mut all, keyword, name, rest);
                 }
                 None => family.sample(&mut all, line),
@@ -106,7 +115,7 @@ impl Exposition {
 struct Family {
     name: String,
     kind: String,
-    /// What has been said of it so far.
+    /// The lines of description so far.
     described: Vec<String>,
     has_samples: bool,
     /// Of histograms: by the other labels, the buckets, and the count.
@@ -127,7 +136,10 @@ impl Family {
         self.described.push(keyword.to_owned());
         match keyword {
             "TYPE" => {
-                assert!(["counter", "gauge", "histogram", "info"].contains(&rest), "{name} is a {rest}");
+                assert!(
+                    ["counter", "gauge", "histogram", "info"].contains(&rest),
+                    "{name} is a {rest}"
+                );
                 self.kind = rest.to_owned();
                 all.types.insert(name.to_owned(), rest.to_owned());
             }
@@ -143,7 +155,9 @@ impl Family {
             Some((name, labels)) => (name, labels_of(labels.strip_suffix('}').expect("a brace"))),
             None => (series, Vec::new()),
         };
-        let suffix = name.strip_prefix(&self.name).unwrap_or_else(|| panic!("{name} among the samples of {}", self.name));
+        let suffix = name
+            .strip_prefix(&self.name)
+            .unwrap_or_else(|| panic!("{name} among the samples of {}", self.name));
         let allowed: &[&str] = match self.kind.as_str() {
             "counter" => &["_total"],
             "gauge" => &[""],
@@ -155,12 +169,20 @@ impl Family {
         assert!(self.kind == "gauge" || value >= 0.0 && value.is_finite(), "{line}");
         assert!(all.samples.insert(series.to_owned(), value).is_none(), "{series} comes twice");
         self.has_samples = true;
-        let others: Vec<_> =
-            labels.iter().filter(|(name, _)| name != "le").map(|(name, value)| format!("{name}={value}")).collect();
+        let others: Vec<_> = labels
+            .iter()
+            .filter(|(name, _)| name != "le")
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         match suffix {
             "_bucket" => {
-                let bound = labels.iter().find(|(name, _)| name == "le").expect("a bucket has a bound");
-                let bound = if bound.1 == "+Inf" { f64::INFINITY } else { bound.1.parse().expect("a number") };
+                let bound =
+                    labels.iter().find(|(name, _)| name == "le").expect("a bucket has a bound");
+                let bound = if bound.1 == "+Inf" {
+                    f64::INFINITY
+                } else {
+                    bound.1.parse().expect("a number")
+                };
                 self.buckets.entry(others.concat()).or_default().push((bound, value));
             }
             "_count" => drop(self.counts.insert(others.concat(), value)),
@@ -171,7 +193,11 @@ impl Family {
     fn end(self) {
         assert_eq!(self.buckets.len(), self.counts.len(), "{}", self.name);
         for (labels, buckets) in &self.buckets {
-            assert!(buckets.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{}: {buckets:?}", self.name);
+            assert!(
+                buckets.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1),
+                "{}: {buckets:?}",
+                self.name
+            );
             let last = buckets.last().expect("it has one");
             assert_eq!(*last, (f64::INFINITY, self.counts[labels]), "{}", self.name);
         }
@@ -180,7 +206,8 @@ impl Family {
 
 fn is_name(name: &str) -> bool {
     let is_start = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
-    name.bytes().next().is_some_and(is_start) && name.bytes().all(|byte| is_start(byte) || byte.is_ascii_digit())
+    name.bytes().next().is_some_and(is_start)
+        && name.bytes().all(|byte| is_start(byte) || byte.is_ascii_digit())
 }
 
 /// The labels between the braces.
@@ -217,14 +244,18 @@ fn labels_of(text: &str) -> Vec<(String, String)> {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "# HELP a A.\n# TYPE a counter\na_total{b=\"c\\\"},\"} 1\na_total 2\n# HELP h_seconds H.\n\
-        # TYPE h_seconds histogram\n# UNIT h_seconds seconds\nh_seconds_sum 1.5\nh_seconds_count 2\n\
+    const GOOD: &str = "# HELP a A.\n# TYPE a counter\na_total{b=\"c\\\"},\"} 1\na_total 2\n\
+        # HELP h_seconds H.\n# TYPE h_seconds histogram\n# UNIT h_seconds seconds\n\
+        h_seconds_sum 1.5\nh_seconds_count 2\n\
         h_seconds_bucket{le=\"0.5\"} 1\nh_seconds_bucket{le=\"+Inf\"} 2\n# EOF\n";
 
     #[test]
-    fn what_is_right_is_read_and_what_is_wrong_is_not() {
+    fn good_text_is_read_and_bad_text_is_not() {
         let read = Exposition::parse(GOOD);
-        assert_eq!((read.value("a_total"), read.sum("a_total"), read.types["h_seconds"].as_str()), (2.0, 3.0, "histogram"));
+        assert_eq!(
+            (read.value("a_total"), read.sum("a_total"), read.types["h_seconds"].as_str()),
+            (2.0, 3.0, "histogram")
+        );
         for (from, to) in [
             ("# EOF\n", ""),
             ("a_total 2\n", "a_total{b=\"c\\\"},\"} 2\n"),
@@ -236,7 +267,10 @@ mod tests {
             ("# UNIT h_seconds seconds", "# UNIT h_seconds bytes"),
             ("{le=\"+Inf\"} 2", "{le=\"+Inf\"} 3"),
             ("{le=\"0.5\"} 1", "{le=\"0.5\"} 3"),
-            ("# HELP h_seconds H.\n# TYPE h_seconds histogram\n", "# HELP a H.\n# TYPE a histogram\n"),
+            (
+                "# HELP h_seconds H.\n# TYPE h_seconds histogram\n",
+                "# HELP a H.\n# TYPE a histogram\n",
+            ),
         ] {
             assert!(GOOD.contains(from));
             let wrong = GOOD.replacen(from, to, 1);

@@ -1,24 +1,30 @@
-//! What the tests on real sockets share: a [`TestNode`] with a real ring in this process, or a [`NodeProcess`] on a
-//! [`LoopDisk`], tokens for it, and a [`Peer`] that
-//! sends bytes and reads frames, with nothing of the node's own codec in it.
+//! What tests on real sockets share. A [`TestNode`] runs in this process with a real ring; a
+//! [`NodeProcess`] is a process, perhaps on a [`LoopDisk`]. A [`Peer`] sends bytes and reads frames
+//! without the node's own codec.
 //!
-//! Every wait here has the same generous bound, [`PATIENCE`]: a test that is slow on a busy machine is slow, and fails only
-//! where nothing comes at all.
+//! Every wait has the same generous limit, [`PATIENCE`]. On a busy machine a test is slow, and
+//! fails only if nothing comes at all.
 #![deny(unsafe_code)]
 
 mod admin;
-// The ioctls that cut a filesystem off and freeze it have no safe wrapper anywhere.
+pub mod certificates;
+mod example;
+// The ioctls that cut off and freeze a filesystem have no safe wrapper.
 #[allow(unsafe_code)]
 mod loop_disk;
+mod machine;
 mod node;
 mod peer;
 mod player;
 mod process;
+pub mod tls;
 mod token;
 pub mod wire;
 
 pub use admin::{Admin, Exposition};
+pub use example::build_example;
 pub use loop_disk::{Cut, Frozen, LoopDisk, fill};
+pub use machine::{heavy_test, in_own_process, timed_test};
 pub use node::{Setup, TestNode};
 pub use peer::{Message, Peer, Response};
 pub use player::{Audit, Played, Player, assert_sound, audio, audit};
@@ -28,19 +34,33 @@ pub use token::{INTERACTION, Keys, TENANT, mint, now_secs, sign};
 use exo_ingest::io::probe::KernelFeatures;
 use std::time::{Duration, Instant};
 
-/// Longest wait for anything that has to come.
+/// Longest wait for anything that must come.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long nothing has to come for a test to believe that nothing will. Too short a time can only let a fault pass on a
-/// slow machine, never fail a good node.
+/// A test that expects nothing waits for this long. If it is too short, a test can miss a fault on
+/// a slow machine, but cannot fail a good node.
 pub const SILENCE: Duration = Duration::from_millis(150);
 
-/// Runs a test on the newest paths of this kernel, then on those of Linux 6.1.
+/// Both settings of `--kernel-features`.
+pub const KERNEL_PATHS: [&str; 2] = ["newest", "6.1"];
+
+/// Runs a test with the newest features of this kernel, then with those of Linux 6.1.
 pub fn on_both_kernels(test: impl Fn(KernelFeatures)) {
     for features in [KernelFeatures::Newest, KernelFeatures::V6_1] {
         println!("kernel features: {features:?}");
         test(features);
     }
+}
+
+/// Whether a program is installed. If not, this prints that its part is left out.
+pub fn is_installed(program: &str) -> bool {
+    let mut find = std::process::Command::new("/bin/sh");
+    let found = find.args(["-c", "command -v \"$0\"", program]).output();
+    let is_there = found.is_ok_and(|output| output.status.success());
+    if !is_there {
+        println!("left out, {program} is not installed");
+    }
+    is_there
 }
 
 /// Waits until `holds`; panics with `what` after [`PATIENCE`].

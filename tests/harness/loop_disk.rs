@@ -1,4 +1,5 @@
-//! A small ext4 of a test's own, in a file behind a loop device: it can be cut off from its disk, frozen and filled up.
+//! A small ext4 for one test, in a file on a loop device. It can be cut off from its disk, frozen
+//! and filled.
 
 use rustix::ioctl::{IntegerSetter, Opcode, Setter, ioctl};
 use std::fs::File;
@@ -12,19 +13,20 @@ const EXT4_IOC_SHUTDOWN: Opcode = 0x8004_587d;
 const FIFREEZE: Opcode = 0xc004_5877;
 const FITHAW: Opcode = 0xc004_5878;
 
-/// Longest wait for a filesystem that is in use to be let go: operations of a killed process may be under way.
+/// Longest wait until a filesystem is no longer in use: a killed process may still have operations
+/// under way.
 const RELEASE_WAIT: Duration = Duration::from_secs(20);
 
-/// What becomes of ext4's own journal when the filesystem is cut off.
+/// What happens to ext4's own journal when the filesystem is cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// It is written out first: the metadata of everything done so far survives.
+    /// It is written first: the metadata of all work so far survives.
     LogFlush = 1,
-    /// Whatever of it is in memory is lost, as with the power.
+    /// Its part in memory is lost, as at a power cut.
     NoLogFlush = 2,
 }
 
-/// A mounted ext4. Unmounted, and its image deleted, when it goes out of scope.
+/// A mounted ext4. When it is dropped, it is unmounted and its image is deleted.
 #[derive(Debug)]
 pub struct LoopDisk {
     directory: tempfile::TempDir,
@@ -33,8 +35,8 @@ pub struct LoopDisk {
 }
 
 impl LoopDisk {
-    /// Makes and mounts a filesystem of `size` bytes with these mount options beside `loop`. Where the host has no loop
-    /// devices or we are not root there is none: the reason is printed, and the test is to return.
+    /// Makes and mounts a filesystem of `size` bytes with these mount options. `None` without root
+    /// or loop devices: this prints the reason, and the test must return.
     pub fn make(size: u64, options: &'static str) -> Option<LoopDisk> {
         let skipped = |reason: &str| {
             println!("SKIPPED, nothing was tested: {reason}");
@@ -48,7 +50,9 @@ impl LoopDisk {
         let mut disk = LoopDisk { directory, options, is_mounted: false };
         std::fs::create_dir(disk.path()).expect("a directory");
         File::create(disk.image()).and_then(|image| image.set_len(size)).expect("a sparse file");
-        for (what, done) in [("mkfs.ext4", disk.format()), ("mounting a loop device", disk.try_mount())] {
+        for (what, done) in
+            [("mkfs.ext4", disk.format()), ("mounting a loop device", disk.try_mount())]
+        {
             if let Err(reason) = done {
                 skipped(&format!("{what}: {reason}"));
                 return None;
@@ -71,7 +75,10 @@ impl LoopDisk {
     }
 
     fn try_mount(&mut self) -> Result<(), String> {
-        run(Command::new("mount").args(["-t", "ext4", "-o", self.options]).arg(self.image()).arg(self.path()))?;
+        run(Command::new("mount")
+            .args(["-t", "ext4", "-o", self.options])
+            .arg(self.image())
+            .arg(self.path()))?;
         self.is_mounted = true;
         Ok(())
     }
@@ -81,7 +88,7 @@ impl LoopDisk {
         self.try_mount().expect("what was mounted before can be mounted");
     }
 
-    /// Unmounts it as soon as nobody uses it any more.
+    /// Unmounts it as soon as it is no longer in use.
     pub fn unmount(&mut self) {
         let start = Instant::now();
         while let Err(error) = run(Command::new("umount").arg(self.path())) {
@@ -91,15 +98,16 @@ impl LoopDisk {
         self.is_mounted = false;
     }
 
-    /// Cuts it off from its disk at this moment: nothing that comes later is written, nothing can be read.
+    /// Cuts it off from its disk now: no later write reaches the disk, and nothing can be read.
     pub fn shut_down(&self, cut: Cut) {
         let root = File::open(self.path()).expect("it is mounted");
-        // SAFETY: the request takes a pointer to a `__u32`, which `Setter` passes; it changes no memory of ours.
+        // SAFETY: the request takes a pointer to a `__u32`, which `Setter` passes; it changes no
+        // memory of ours.
         let done = unsafe { ioctl(root, Setter::<EXT4_IOC_SHUTDOWN, u32>::new(cut as u32)) };
         done.expect("ext4 can be shut down by root");
     }
 
-    /// Stops all writes to it: they wait until what is returned goes out of scope.
+    /// Stops all writes: they wait until the returned guard is dropped.
     pub fn freeze(&self) -> Frozen {
         let root = File::open(self.path()).expect("it is mounted");
         // SAFETY: the kernel does not look at the argument of this request.
@@ -117,7 +125,8 @@ impl Drop for LoopDisk {
         let start = Instant::now();
         while run(Command::new("umount").arg(self.path())).is_err() {
             if start.elapsed() >= RELEASE_WAIT {
-                // What uses it ends at some time, and then the mount, its loop device and the image are gone.
+                // Its user ends at some time. Then the mount, the loop device and the image are
+                // removed.
                 let _ = run(Command::new("umount").arg("--lazy").arg(self.path()));
                 return;
             }
@@ -126,7 +135,7 @@ impl Drop for LoopDisk {
     }
 }
 
-/// A filesystem that takes no writes.
+/// The guard of a frozen filesystem.
 #[derive(Debug)]
 pub struct Frozen {
     root: File,
@@ -140,10 +149,11 @@ impl Drop for Frozen {
     }
 }
 
-/// A file that takes up room, of `size` bytes.
+/// Makes a file that takes `size` bytes of room.
 pub fn fill(path: &Path, size: u64) {
     let file = File::create(path).expect("a file");
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size).expect("so much room");
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size)
+        .expect("so much room");
 }
 
 fn run(command: &mut Command) -> Result<(), String> {

@@ -1,30 +1,34 @@
 //! A node in this process, on a port of its own.
 
-use crate::{Keys, PATIENCE, Peer, eventually};
+use crate::{Keys, PATIENCE, Peer, eventually, wire};
 use exo_ingest::auth::TokenPolicy;
-use exo_ingest::control::keeper::JournalConfig;
 use exo_ingest::io::probe::KernelFeatures;
 use exo_ingest::limits::Limits;
 use exo_ingest::metrics::{Counter, Counters};
 use exo_ingest::node::{Node, NodeConfig, NodeError};
 use exo_ingest::session::ingest::{IngestCounters, IngestSettings};
+use exo_ingest::store::JournalConfig;
+use rustls::{ClientConfig, ServerConfig};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-/// What a test may change of a node before it starts.
+/// What a test may change before the node starts.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// Limits and timers; production's, but for what memory and descriptors a test machine has.
+    /// Limits and timers: those of production, with less memory and fewer descriptors.
     pub limits: Limits,
-    /// Number of shards, none of them pinned.
+    /// Number of shards. None is pinned.
     pub shards: usize,
-    /// What the node asks of calls. Its limits are those above.
+    /// What the node requires of calls. Its limits are those above.
     pub ingest: IngestSettings,
-    /// What it demands of tokens.
+    /// What it requires of tokens.
     pub policy: TokenPolicy,
-    /// How it keeps what it takes; in memory only, usually.
+    /// Its journal; usually none.
     pub journal: Option<JournalConfig>,
+    /// Its TLS configuration; usually its port is plain.
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 impl Setup {
@@ -37,11 +41,19 @@ impl Setup {
             ..Limits::production()
         };
         let ingest = IngestSettings::new(limits.clone());
-        Setup { ingest, limits, shards: 1, policy: TokenPolicy::default(), journal: None }
+        Setup {
+            ingest,
+            limits,
+            shards: 1,
+            policy: TokenPolicy::default(),
+            journal: None,
+            tls: None,
+        }
     }
 }
 
-/// A node in this process. When it goes out of scope it is drained, and all of its shards have to have ended well.
+/// A node in this process. When it is dropped, it drains, and all of its shards must end without an
+/// error.
 #[derive(Debug)]
 pub struct TestNode {
     node: Option<Node>,
@@ -49,12 +61,14 @@ pub struct TestNode {
 }
 
 impl TestNode {
-    /// Starts a node with what `change` makes of the usual setup.
+    /// Starts a node with the usual setup after `change`.
     pub fn start(kernel_features: KernelFeatures, change: impl FnOnce(&mut Setup)) -> TestNode {
         let mut setup = Setup::new();
         change(&mut setup);
         let config = NodeConfig {
+            passed: None,
             journal: setup.journal,
+            tls: setup.tls,
             listen: "127.0.0.1:0".parse().expect("an address"),
             shards: vec![None; setup.shards],
             ingest: IngestSettings { limits: setup.limits.clone(), ..setup.ingest },
@@ -62,7 +76,8 @@ impl TestNode {
             kernel_features,
             allow_unregistered: true,
         };
-        let node = Node::start(config, Keys::First.verifier(setup.policy)).unwrap_or_else(|error| panic!("{error}"));
+        let node = Node::start(config, Keys::First.verifier(setup.policy))
+            .unwrap_or_else(|error| panic!("{error}"));
         TestNode { address: node.address(), node: Some(node) }
     }
 
@@ -76,17 +91,17 @@ impl TestNode {
         self.node.as_ref().expect("a node is taken out only at its end")
     }
 
-    /// A counter, summed up over the shards.
+    /// A counter, summed over the shards.
     pub fn count(&self, counter: impl Fn(&Counters) -> &Counter) -> u64 {
         self.node().counters().iter().map(|counters| counter(counters).read()).sum()
     }
 
-    /// A counter of the ingest service, summed up over the shards.
+    /// A counter of the ingest service, summed over the shards.
     pub fn count_ingest(&self, counter: impl Fn(&IngestCounters) -> &Counter) -> u64 {
         self.node().ingest().iter().map(|shared| counter(&shared.counters).read()).sum()
     }
 
-    /// Waits until a counter has come to `wanted`, and checks that it is not beyond it.
+    /// Waits until a counter is at least `wanted`, and checks that it is not more.
     #[track_caller]
     pub fn await_count(&self, wanted: u64, counter: impl Fn(&Counters) -> &Counter + Copy) {
         eventually("a counter comes to its value", || self.count(counter) >= wanted);
@@ -96,12 +111,29 @@ impl TestNode {
     /// Waits until no connection is open.
     #[track_caller]
     pub fn await_no_connections(&self) {
-        eventually("all connections are gone", || self.count(|counters| &counters.connections_open) == 0);
+        eventually("all connections are gone", || {
+            self.count(|counters| &counters.connections_open) == 0
+        });
     }
 
     /// A TCP connection to it.
     pub fn connect(&self) -> Peer {
         Peer::connect(self.address)
+    }
+
+    /// A TLS connection to it.
+    #[track_caller]
+    pub fn connect_tls(&self, config: &Arc<ClientConfig>) -> Peer {
+        Peer::connect_tls(self.address, config)
+    }
+
+    /// A started call over TLS.
+    #[track_caller]
+    pub fn call_tls(&self, config: &Arc<ClientConfig>) -> Peer {
+        let mut peer = self.connect_tls(config);
+        peer.upgrade(&crate::mint(crate::TENANT, crate::INTERACTION));
+        peer.start(crate::TENANT, crate::INTERACTION);
+        peer
     }
 
     /// An upgraded connection with a token for the usual call.
@@ -128,7 +160,25 @@ impl TestNode {
         peer
     }
 
-    /// Drains it, unless that has begun, and waits for its end.
+    /// Started calls, each with its number as its id. They start at the same time: one by one, each
+    /// would wait for the shard several times.
+    pub fn calls_at_once(&self, count: usize) -> Vec<Peer> {
+        let open = |number: usize| {
+            let interaction = number.to_string();
+            let mut peer = self.connect();
+            peer.send(wire::upgrade_request(&crate::mint(crate::TENANT, &interaction)).as_bytes());
+            peer.send(&wire::text(&wire::start_text(crate::TENANT, &interaction)));
+            peer
+        };
+        let mut peers: Vec<_> = (0..count).map(open).collect();
+        for (number, peer) in peers.iter_mut().enumerate() {
+            peer.expect_switching();
+            peer.expect_started(&number.to_string());
+        }
+        peers
+    }
+
+    /// Drains it, unless it already drains, and waits for its end.
     pub fn finish(mut self, window: Duration) -> Result<(), NodeError> {
         self.node().drain(window);
         self.wait().expect("it was not waited for before")
@@ -146,7 +196,7 @@ impl Drop for TestNode {
     fn drop(&mut self) {
         let Some(node) = &self.node else { return };
         node.drain(Duration::ZERO);
-        // A test that has failed already is to say why, and not to abort here.
+        // A test that failed already must report its own failure, and not abort here.
         if !std::thread::panicking()
             && let Some(outcome) = self.wait()
         {

@@ -1,11 +1,17 @@
-//! The other end of a connection: writes bytes as it is told, and reads responses and frames one by one.
+//! The other end of a connection. It writes any bytes, and reads responses and frames one by one.
 
+use crate::tls::Client;
 use crate::wire::{self, BINARY, CLOSE, FIN, PING, PONG, TEXT};
 use crate::{PATIENCE, SILENCE};
-use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
+use rustls::ClientConfig;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The pause before a peer that was refused connects again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a peer reads from an upgraded connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,14 +37,14 @@ pub enum Message {
 pub struct Response {
     /// Status code.
     pub status: u16,
-    /// Status line and fields, each with its line end.
+    /// Status line and fields, with their line ends.
     pub head: String,
     /// As long as `Content-Length` says.
     pub body: String,
 }
 
 impl Response {
-    /// The value of a field; panics where it is there twice.
+    /// The value of a field. Panics if the field is there twice.
     pub fn field(&self, name: &str) -> Option<&str> {
         let mut found = self.head.lines().filter_map(|line| {
             let (field, value) = line.split_once(':')?;
@@ -54,8 +60,13 @@ impl Response {
 #[derive(Debug)]
 pub struct Peer {
     socket: TcpStream,
-    /// Received, and not looked at yet.
+    /// Its TLS side, if it has one.
+    tls: Option<Box<Client>>,
+    /// Received bytes that are not parsed yet.
     received: Vec<u8>,
+    /// The largest read, in bytes, and the pause before it.
+    read_size: usize,
+    read_pause: Duration,
 }
 
 impl Peer {
@@ -67,18 +78,64 @@ impl Peer {
     /// Connects with a receive buffer as small as the kernel gives.
     pub fn connect_with_receive_buffer(address: SocketAddr, size: usize) -> Peer {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let socket = socket(family, SocketType::STREAM, None).expect("a socket");
+        // A node that another test starts must not inherit it: the connection would not end.
+        let socket =
+            socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
         sockopt::set_socket_recv_buffer_size(&socket, size).expect("a size");
         connect(&socket, &address).expect("the node listens");
         Peer::on(TcpStream::from(socket))
     }
 
-    /// Takes over a connected socket.
+    /// Connects, and completes a TLS handshake.
+    #[track_caller]
+    pub fn connect_tls(address: SocketAddr, config: &Arc<ClientConfig>) -> Peer {
+        let mut peer = Peer::connect(address);
+        let mut client = Client::new(config);
+        client.shake_hands(&mut peer.socket).expect("a handshake");
+        peer.tls = Some(Box::new(client));
+        peer
+    }
+
+    /// The TLS side of its connection.
+    #[track_caller]
+    pub fn tls(&mut self) -> &mut Client {
+        self.tls.as_mut().expect("it speaks TLS")
+    }
+
+    /// Reads until its TLS connection fails, and returns the error.
+    #[track_caller]
+    pub fn tls_error(&mut self) -> rustls::Error {
+        let mut buffer = [0; 1024];
+        loop {
+            let tls = self.tls.as_mut().expect("it speaks TLS");
+            match tls.read(&mut self.socket, &mut buffer) {
+                Ok(0) => panic!("it ended in peace"),
+                Ok(_) => {}
+                Err(error) => {
+                    let inner = error.into_inner().expect("an error of TLS");
+                    return *inner.downcast().expect("an error of TLS");
+                }
+            }
+        }
+    }
+
+    /// A peer on a connected socket.
     pub fn on(socket: TcpStream) -> Peer {
         socket.set_nodelay(true).expect("a TCP socket");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         socket.set_write_timeout(Some(PATIENCE)).expect("a timeout");
-        Peer { socket, received: Vec::new() }
+        Peer {
+            socket,
+            tls: None,
+            received: Vec::new(),
+            read_size: 16 * 1024,
+            read_pause: Duration::ZERO,
+        }
+    }
+
+    /// From now on it reads `size` bytes at a time, each time after a pause.
+    pub fn read_slowly(&mut self, size: usize, pause: Duration) {
+        (self.read_size, self.read_pause) = (size, pause);
     }
 
     /// Its socket.
@@ -86,20 +143,41 @@ impl Peer {
         &self.socket
     }
 
-    /// Sends bytes as they are. The node has to take them.
+    /// Sends bytes. The node must accept them.
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
+        self.try_send(bytes).expect("the node takes bytes");
+    }
+
+    /// Sends bytes that the node may no longer accept.
+    pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match &mut self.tls {
+            Some(tls) => tls.write(&mut self.socket, bytes),
+            None => self.socket.write_all(bytes),
+        }
+    }
+
+    /// Sends bytes below TLS.
+    #[track_caller]
+    pub fn send_raw(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).expect("the node takes bytes");
     }
 
-    /// Sends bytes that a node may have stopped to take.
-    pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.socket.write_all(bytes)
+    /// Sends the records that its TLS side has ready.
+    #[track_caller]
+    pub fn send_pending(&mut self) {
+        let records = self.tls().pending();
+        self.send_raw(&records);
     }
 
     /// Ends its side: FIN.
     pub fn end(&mut self) {
-        // Where the node has reset the connection there is no side left to end.
+        if let Some(tls) = &mut self.tls {
+            tls.connection().send_close_notify();
+            let records = tls.pending();
+            let _ = self.socket.write_all(&records);
+        }
+        // After a reset by the node there is no side left to end.
         let _ = self.socket.shutdown(Shutdown::Write);
     }
 
@@ -108,20 +186,30 @@ impl Peer {
         sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO)).expect("a TCP socket");
     }
 
-    /// Reads some more, at least a byte; `None` at the end of the connection.
+    /// Reads at least one byte more. `Some` is the end of the connection.
     #[track_caller]
     fn read_more(&mut self) -> Option<Message> {
-        let mut buffer = [0; 16 * 1024];
-        match self.socket.read(&mut buffer) {
+        let mut buffer = vec![0; self.read_size];
+        if !self.read_pause.is_zero() {
+            std::thread::sleep(self.read_pause);
+        }
+        let outcome = match &mut self.tls {
+            Some(tls) => tls.read(&mut self.socket, &mut buffer),
+            None => self.socket.read(&mut buffer),
+        };
+        match outcome {
             Ok(0) => Some(Message::End),
             Ok(size) => {
                 self.received.extend_from_slice(&buffer[..size]);
                 None
             }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(Message::Reset),
-            // A ring that this thread made (the node's probe) is taken down by a signal of the kernel's own.
+            // The kernel removes a ring that this thread made (the node's probe) by a signal of its
+            // own.
             Err(error) if error.kind() == ErrorKind::Interrupted => None,
-            Err(error) => panic!("nothing came: {error}, after {:?}", String::from_utf8_lossy(&self.received)),
+            Err(error) => {
+                panic!("nothing came: {error}, after {:?}", String::from_utf8_lossy(&self.received))
+            }
         }
     }
 
@@ -135,10 +223,15 @@ impl Peer {
         }
         let rest = self.received.split_off(expected.len());
         let got = std::mem::replace(&mut self.received, rest);
-        assert!(got == expected, "{:?}, not {:?}", String::from_utf8_lossy(&got), String::from_utf8_lossy(expected));
+        assert!(
+            got == expected,
+            "{:?}, not {:?}",
+            String::from_utf8_lossy(&got),
+            String::from_utf8_lossy(expected)
+        );
     }
 
-    /// The next response; `None` where the connection ends without one.
+    /// The next response; `None` if the connection ends without one.
     #[track_caller]
     pub fn try_response(&mut self, has_body: bool) -> Option<Response> {
         let head_size = loop {
@@ -146,19 +239,25 @@ impl Peer {
                 break end + 4;
             }
             if self.read_more().is_some() {
-                assert!(self.received.is_empty(), "half a response: {:?}", String::from_utf8_lossy(&self.received));
+                assert!(
+                    self.received.is_empty(),
+                    "half a response: {:?}",
+                    String::from_utf8_lossy(&self.received)
+                );
                 return None;
             }
         };
         let head = String::from_utf8(self.received.drain(..head_size).collect()).expect("ASCII");
         let status = head.get(9..12).and_then(|status| status.parse().ok()).expect("a status");
         let mut response = Response { status, head, body: String::new() };
-        let body_size = response.field("Content-Length").map_or(0, |size| size.parse().expect("a number"));
+        let body_size =
+            response.field("Content-Length").map_or(0, |size| size.parse().expect("a number"));
         if has_body {
             while self.received.len() < body_size {
                 assert_eq!(self.read_more(), None, "half a body");
             }
-            response.body = String::from_utf8(self.received.drain(..body_size).collect()).expect("ASCII");
+            response.body =
+                String::from_utf8(self.received.drain(..body_size).collect()).expect("ASCII");
         }
         Some(response)
     }
@@ -169,20 +268,31 @@ impl Peer {
         self.try_response(true).expect("a response")
     }
 
-    /// Sends an upgrade request with a token, and reads the 101.
+    /// Sends an upgrade request with a token, and reads the 101. While the node refuses new calls
+    /// because its disk is slow, the peer connects again, as a real client does. On a slow disk the
+    /// small rings of tests are full after a tenth of a second.
     #[track_caller]
     pub fn upgrade(&mut self, token: &str) {
-        self.send(wire::upgrade_request(token).as_bytes());
-        self.expect_switching();
+        let address = self.socket.peer_addr().expect("a connected socket");
+        let start = Instant::now();
+        loop {
+            self.send(wire::upgrade_request(token).as_bytes());
+            let response = self.response();
+            if response.status != 503 || start.elapsed() > PATIENCE {
+                return expect_switching(&response);
+            }
+            std::thread::sleep(RETRY_PAUSE);
+            *self = match &self.tls {
+                Some(tls) => Peer::connect_tls(address, tls.config()),
+                None => Peer::connect(address),
+            };
+        }
     }
 
     /// The 101 comes next, byte for byte.
     #[track_caller]
     pub fn expect_switching(&mut self) {
-        let response = self.response();
-        let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                        Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-        assert_eq!(response.head, expected, "{}", response.body);
+        expect_switching(&self.response());
     }
 
     /// Starts a call and reads `started`.
@@ -218,27 +328,33 @@ impl Peer {
         }
     }
 
-    /// This text message comes next, in one unmasked frame, byte for byte.
+    /// This text message comes next, in one unmasked frame, byte for byte. Pings before it are
+    /// ignored: on a slow machine a peer may be silent long enough to get one.
     #[track_caller]
     pub fn expect_text(&mut self, text: &str) {
-        let message = self.receive();
+        let mut message = self.receive();
+        while matches!(message, Message::Ping(_)) {
+            message = self.receive();
+        }
         assert_eq!(message, Message::Text(text.to_owned()));
     }
 
-    /// A Close comes next, then nothing but the end once this side has ended too.
+    /// A Close comes next. After this side has ended too, only the end comes.
     #[track_caller]
     pub fn expect_close(&mut self, code: u16, reason: &str) {
         assert_eq!(self.receive(), Message::Close(Some(code), reason.to_owned()));
         self.expect_end();
     }
 
-    /// An error event comes next, then a Close with `code` and `reason`, then the end. Returns the event's message.
+    /// An error event comes next, then a Close with `code` and `reason`, then the end. Returns the
+    /// event's message.
     #[track_caller]
     pub fn expect_refusal(&mut self, code: u16, reason: &str, retryable: bool) -> String {
         let event_code = if code >= 4000 { code - 4000 } else { code };
         let message = self.receive();
         let Message::Text(text) = message else { panic!("{message:?}, not an error event") };
-        let opening = format!(r#"{{"event":"error","code":{event_code},"reason":"{reason}","message":""#);
+        let opening =
+            format!(r#"{{"event":"error","code":{event_code},"reason":"{reason}","message":""#);
         let ending = format!(r#"","retryable":{retryable}}}"#);
         let words = text.strip_prefix(&opening).and_then(|text| text.strip_suffix(&ending));
         let words = words.unwrap_or_else(|| panic!("{text}, not {opening}…{ending}")).to_owned();
@@ -254,7 +370,8 @@ impl Peer {
         std::mem::take(&mut self.received)
     }
 
-    /// Nothing more comes; the connection ends with FIN or, where bytes of ours were still under way, RST.
+    /// Nothing more comes. The connection ends with FIN, or with RST if bytes of this side were
+    /// still under way.
     #[track_caller]
     pub fn expect_end(&mut self) {
         self.end();
@@ -262,7 +379,7 @@ impl Peer {
         assert!(matches!(message, Message::End | Message::Reset), "{message:?}, not the end");
     }
 
-    /// Nothing more comes; the other side ends the connection although this one has not.
+    /// Nothing more comes. The node ends the connection although this side has not.
     #[track_caller]
     pub fn expect_end_unasked(&mut self) {
         let message = self.receive();
@@ -281,11 +398,13 @@ impl Peer {
             }
         };
         self.socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let silent = matches!(&outcome, Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
-        assert!(silent && self.received.is_empty(), "{outcome:?} {byte:?} {:?}", self.received);
+        let is_timeout = |kind| matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        let is_silent = outcome.as_ref().is_err_and(|error| is_timeout(error.kind()));
+        assert!(is_silent && self.received.is_empty(), "{outcome:?} {byte:?} {:?}", self.received);
     }
 
-    /// The next message, or how the connection ended. A node sends whole messages in unmasked frames of the shortest form.
+    /// The next message, or how the connection ended. A node sends whole messages in unmasked
+    /// frames of the shortest form.
     #[track_caller]
     pub fn receive(&mut self) -> Message {
         loop {
@@ -326,4 +445,12 @@ fn parse(bytes: &[u8]) -> Option<(usize, Message)> {
         opcode => panic!("opcode {opcode} from a node"),
     };
     Some((header_size + size, message))
+}
+
+#[track_caller]
+fn expect_switching(response: &Response) {
+    let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\n\
+                    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    assert_eq!(response.head, expected, "{}", response.body);
 }

@@ -1,10 +1,11 @@
-//! A call that is played by threads of its own, and the oracle: what was acked to it has to be in the journal, byte for byte.
+//! A call that threads of its own play, and the check of its audio: every acked frame must be in
+//! the journal, byte for byte.
 
 use crate::wire::{self, BINARY, FIN};
 use crate::{Message, Peer};
+use exo_ingest::archive::reader::Journal;
+use exo_ingest::archive::recovery::verify;
 use exo_ingest::call::CallIdentity;
-use exo_ingest::journal::reader::Journal;
-use exo_ingest::journal::recovery::verify;
 use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
@@ -13,7 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The audio of a frame: of any call and frame another, mostly of the recommended size, some empty, odd or large.
+/// The audio of a frame. It differs for each call and frame. Most frames have the recommended size;
+/// some are empty, odd or large.
 pub fn audio(seed: u64, seq: u64) -> Vec<u8> {
     let mut state = (seed << 32 | seq).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let size = match seq % 16 {
@@ -53,18 +55,18 @@ pub struct Player {
     reader: JoinHandle<(Option<u64>, Option<u16>)>,
 }
 
-/// What became of a call, as its peer saw it.
+/// The result of a call, as its peer saw it.
 #[derive(Clone, Debug)]
 pub struct Played {
     /// Its interaction.
     pub interaction: String,
-    /// The node it was played to.
+    /// The process id of its node.
     pub pid: u32,
-    /// Of its audio.
+    /// The seed of its audio.
     pub seed: u64,
-    /// Frames handed to TCP, the last one in part maybe.
+    /// Frames given to TCP, perhaps only a part of the last one.
     pub sent: u64,
-    /// The last frame that was promised to it, by an ack or by `stopped`.
+    /// The last frame that an ack or `stopped` promised.
     pub acked: u64,
     /// `durable_seq` of `stopped`.
     pub stopped: Option<u64>,
@@ -73,14 +75,15 @@ pub struct Played {
 }
 
 impl Player {
-    /// Starts a call at a node and plays its frames with a pause after each. `seed` makes its audio.
+    /// Starts a call at a node and plays its frames with a pause after each. `seed` makes its
+    /// audio.
     pub fn start(node: (SocketAddr, u32), interaction: &str, seed: u64, pause: Duration) -> Player {
         let (address, pid) = node;
         let mut peer = Peer::connect(address);
         peer.upgrade(&crate::mint(crate::TENANT, interaction));
         peer.start(crate::TENANT, interaction);
         let socket = peer.socket().try_clone().expect("a descriptor");
-        // A node that does not read is what some tests are about.
+        // In some tests the node stops reading.
         socket.set_write_timeout(None).expect("a timeout");
         let progress = Arc::new(Progress::default());
         let (for_writer, for_reader) = (Arc::clone(&progress), Arc::clone(&progress));
@@ -94,7 +97,7 @@ impl Player {
         }
     }
 
-    /// Frames handed to TCP so far.
+    /// Frames given to TCP so far.
     pub fn sent(&self) -> u64 {
         self.progress.sent.load(Ordering::Acquire)
     }
@@ -114,18 +117,30 @@ impl Player {
         self.reader.is_finished()
     }
 
-    /// Lets it end: it sends `stop` unless the connection is gone. Returns what came of it.
+    /// Ends the call with `stop`, unless the connection has ended. Returns its result.
     pub fn finish(self) -> Played {
         self.progress.is_over.store(true, Ordering::Release);
-        self.writer.join().expect("the writer panics for nothing");
-        let (stopped, close) = self.reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let (sent, acked) = (self.progress.sent.load(Ordering::Acquire), self.progress.acked.load(Ordering::Acquire));
+        self.writer.join().expect("the writer does not panic");
+        let (stopped, close) =
+            self.reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let (sent, acked) = (
+            self.progress.sent.load(Ordering::Acquire),
+            self.progress.acked.load(Ordering::Acquire),
+        );
         let acked = acked.max(stopped.unwrap_or(0));
-        Played { interaction: self.interaction, pid: self.pid, seed: self.seed, sent, acked, stopped, close }
+        Played {
+            interaction: self.interaction,
+            pid: self.pid,
+            seed: self.seed,
+            sent,
+            acked,
+            stopped,
+            close,
+        }
     }
 }
 
-/// Sends frame after frame until it is told to stop or the connection ends.
+/// Sends frame after frame until the call or the connection ends.
 fn write(mut socket: TcpStream, seed: u64, pause: Duration, progress: &Progress) {
     for seq in 1.. {
         if progress.is_over.load(Ordering::Acquire) {
@@ -135,7 +150,7 @@ fn write(mut socket: TcpStream, seed: u64, pause: Duration, progress: &Progress)
         let payload = audio(seed, seq);
         let mut bytes = wire::announce(FIN | BINARY, payload.len());
         wire::mask_onto(&payload, &mut bytes);
-        // A frame of which the node has only a part counts as sent too: it may be the whole of it.
+        // A frame counts as sent before its last byte: the node may have all of it.
         progress.sent.store(seq, Ordering::Release);
         if let Err(error) = socket.write_all(&bytes) {
             assert_ne!(error.kind(), ErrorKind::WouldBlock, "it has no timeout");
@@ -170,7 +185,7 @@ fn read(mut peer: Peer, progress: &Progress) -> (Option<u64>, Option<u16>) {
             other => panic!("{other:?} from a node"),
         }
         if close.is_some() {
-            // The writer may wait for a node that reads no more.
+            // The writer may wait for a node that no longer reads.
             progress.is_over.store(true, Ordering::Release);
             let _ = peer.socket().shutdown(Shutdown::Both);
         }
@@ -185,14 +200,14 @@ fn number(text: &str, opening: &str) -> Option<u64> {
     digits.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// What the oracle counted.
+/// The counts of an audit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
-    /// Calls looked for.
+    /// Calls that were searched.
     pub calls: u64,
     /// Frames acked to them, all found.
     pub acked: u64,
-    /// Frames found that were not acked, each of them right as well.
+    /// Frames found that were not acked, all right too.
     pub beyond: u64,
     /// Bytes of audio compared.
     pub bytes: u64,
@@ -207,7 +222,8 @@ impl std::ops::AddAssign for Audit {
     }
 }
 
-/// Reads a data directory back: every frame acked is there, in order, byte for byte, and nothing that was not sent.
+/// Reads a data directory. Every acked frame must be there, in order, byte for byte, and nothing
+/// else than frames that were sent.
 #[track_caller]
 pub fn audit(data_dir: &Path, played: &[Played]) -> Audit {
     let journal = Journal::open(data_dir).unwrap_or_else(|error| panic!("{error}"));
@@ -215,16 +231,22 @@ pub fn audit(data_dir: &Path, played: &[Played]) -> Audit {
     let mut audit = Audit::default();
     for call in played {
         audit.calls += 1;
-        let identity = CallIdentity { tenant: crate::TENANT.into(), interaction: call.interaction.as_str().into() };
-        let turns = catalog.call(&identity).map_or(&[][..], |call| &call.turns);
-        let of_node = |shard: usize| journal.shards().get(shard).is_some_and(|shard| shard.run().pid == call.pid);
-        let turns: Vec<_> = turns.iter().filter(|turn| of_node(turn.shard)).collect();
-        assert!(turns.len() <= 1, "{call:?} was played once: {turns:#?}");
-        let Some(turn) = turns.first() else {
+        let identity = CallIdentity {
+            tenant: crate::TENANT.into(),
+            interaction: call.interaction.as_str().into(),
+        };
+        let call_epochs = catalog.call(&identity).map_or(&[][..], |call| &call.epochs);
+        let of_node = |shard: usize| {
+            journal.shards().get(shard).is_some_and(|shard| shard.run().pid == call.pid)
+        };
+        let call_epochs: Vec<_> =
+            call_epochs.iter().filter(|call_epoch| of_node(call_epoch.shard)).collect();
+        assert!(call_epochs.len() <= 1, "{call:?} was played once: {call_epochs:#?}");
+        let Some(call_epoch) = call_epochs.first() else {
             assert_eq!(call.acked, 0, "LOST: {call:?} is not in the journal at all");
             continue;
         };
-        let (mut frames, mut seq) = (journal.frames(turn), 0);
+        let (mut frames, mut seq) = (journal.frames(call_epoch), 0);
         while let Some(frame) = frames.next_frame().unwrap_or_else(|error| panic!("{error}")) {
             let in_order = frame.seq.0 == seq + 1 || (frame.seq.0 > seq && seq >= call.acked);
             assert!(in_order, "LOST: frame {} after {seq} of {call:?}", frame.seq.0);
@@ -240,7 +262,7 @@ pub fn audit(data_dir: &Path, played: &[Played]) -> Audit {
     audit
 }
 
-/// Reads every checksum in a data directory: nothing in it is damaged or missing, however its node had to struggle.
+/// Verifies every checksum in a data directory: nothing may be damaged or missing.
 #[track_caller]
 pub fn assert_sound(data_dir: &Path) {
     let journal = Journal::open(data_dir).unwrap_or_else(|error| panic!("{error}"));

@@ -1,4 +1,4 @@
-//! Tokens for test nodes, and the two key pairs they are signed with.
+//! Tokens for test nodes, and the two key pairs that sign them.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -18,9 +18,9 @@ pub const INTERACTION: &str = "call-1";
 /// A key pair of `tests/keys`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
-    /// What nodes start with.
+    /// The pair that nodes start with.
     First,
-    /// What they may be given later.
+    /// A pair for key changes.
     Second,
 }
 
@@ -32,7 +32,7 @@ impl Keys {
         }
     }
 
-    /// The public part, as a node's key file has it.
+    /// The public part, in the form of a node's key file.
     pub fn public_pem(self) -> &'static [u8] {
         match self {
             Keys::First => include_bytes!("../keys/first-public.pem"),
@@ -40,7 +40,12 @@ impl Keys {
         }
     }
 
-    /// Checks tokens of this pair.
+    /// A signer with this pair.
+    pub fn signer(self) -> Signer {
+        Signer::from_pem(self.private_pem()).expect("a private key")
+    }
+
+    /// A verifier for this pair.
     pub fn verifier(self, policy: TokenPolicy) -> Arc<Verifier> {
         Arc::new(Verifier::new(KeySet::parse(self.public_pem()).expect("a public key"), policy))
     }
@@ -48,8 +53,13 @@ impl Keys {
     /// A token for a call, good for an hour.
     pub fn mint(self, tenant: &str, interaction: &str) -> String {
         let identity = CallIdentity { tenant: tenant.into(), interaction: interaction.into() };
-        let grant = Grant { identity: &identity, issued_at: now_secs(), expires_at: now_secs() + 3600, kid: None };
-        Signer::from_pem(self.private_pem()).expect("a private key").mint(&grant).expect("a token")
+        let grant = Grant {
+            identity: &identity,
+            issued_at: now_secs(),
+            expires_at: now_secs() + 3600,
+            kid: None,
+        };
+        self.signer().mint(&grant).expect("a token")
     }
 }
 
@@ -58,13 +68,14 @@ pub fn mint(tenant: &str, interaction: &str) -> String {
     Keys::First.mint(tenant, interaction)
 }
 
-/// Whatever header and claims, with a good signature of the first pair.
+/// Any header and claims, with a good signature of the first pair.
 pub fn sign(header: &str, claims: &str) -> String {
     let der = pem::parse(Keys::First.private_pem()).expect("a PEM");
     let pair = RsaKeyPair::from_pkcs8(der.contents()).expect("a private key");
     let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
     let mut signature = vec![0; pair.public().modulus_len()];
-    pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature).expect("a signature");
+    pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature)
+        .expect("a signature");
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 

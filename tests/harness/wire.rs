@@ -1,6 +1,6 @@
-//! Requests and frames as bytes, right and wrong ones.
+//! Good and bad requests and frames, as bytes.
 
-/// The key all frames here are masked with.
+/// The masking key of all frames here.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// Final bit of a frame's first byte.
@@ -18,7 +18,8 @@ pub const PING: u8 = 0x9;
 /// Pong.
 pub const PONG: u8 = 0xa;
 
-/// Header of a frame without its mask: first byte, and length behind `mask_bit` (0 or 0x80).
+/// The header of a frame without its mask: the first byte, then `mask_bit` (0 or 0x80) with the
+/// length.
 fn header(first: u8, mask_bit: u8, size: usize) -> Vec<u8> {
     let mut bytes = vec![first];
     match size {
@@ -35,7 +36,8 @@ fn header(first: u8, mask_bit: u8, size: usize) -> Vec<u8> {
     bytes
 }
 
-/// Appends a payload, masked with the key that [`announce`] says. By words: a test that plays audio masks megabytes.
+/// Appends a payload, masked with the key of [`announce`]. It masks by words, because tests that
+/// play audio mask megabytes.
 pub fn mask_onto(payload: &[u8], bytes: &mut Vec<u8>) {
     let (words, rest) = payload.as_chunks::<4>();
     let key = u32::from_ne_bytes(MASK);
@@ -43,7 +45,7 @@ pub fn mask_onto(payload: &[u8], bytes: &mut Vec<u8>) {
     bytes.extend(rest.iter().zip(MASK).map(|(byte, mask)| byte ^ mask));
 }
 
-/// A masked frame; `first` is its first byte, whatever that says.
+/// A masked frame with any first byte.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = header(first, 0x80, payload.len());
     bytes.extend_from_slice(&MASK);
@@ -51,14 +53,14 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The opening of a masked frame that announces `size` bytes, of which none follow.
+/// The start of a masked frame that announces `size` bytes. The bytes are not included.
 pub fn announce(first: u8, size: usize) -> Vec<u8> {
     let mut bytes = header(first, 0x80, size);
     bytes.extend_from_slice(&MASK);
     bytes
 }
 
-/// A frame without a mask: what a node sends, and a peer must not.
+/// A frame without a mask: a node sends such frames, a peer must not.
 pub fn unmasked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = header(first, 0, payload.len());
     bytes.extend_from_slice(payload);
@@ -86,7 +88,7 @@ pub fn start_text(tenant: &str, interaction: &str) -> String {
     format!(r#"{{"event":"start",{ids},"sample_rate":24000,"encoding":"pcm16"}}"#)
 }
 
-/// Fields of a sound upgrade request, without a token.
+/// Fields of a good upgrade request, without a token.
 pub const UPGRADE_FIELDS: &str = "Host: node\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 

@@ -1,7 +1,7 @@
-//! Several generators' runs at one node, as one: histograms added, counts summed, the worst verdict.
+//! Merges the runs of several generators at one node: adds histograms and counts, and takes the
+//! worst verdict.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -15,9 +15,15 @@ use crate::report::{RESULT_VERSION, Verdict, figures};
 use crate::slo::Slo;
 use crate::stats::{Metric, Stats};
 
-/// Adds up runs and writes the sum's directory. Returns its result.
-pub fn merge(runs: &[RunDir], out: &Path) -> Result<Value, Box<dyn std::error::Error>> {
-    let [first, others @ ..] = runs else { return Err("merge: give two or more directories".into()) };
+/// Adds up runs and writes the directory of the sum. Returns its result.
+pub fn merge(
+    runs: &[RunDir],
+    out: &Path,
+    force: bool,
+) -> Result<Value, Box<dyn std::error::Error>> {
+    let [first, others @ ..] = runs else {
+        return Err("merge: give two or more directories".into());
+    };
     for other in others {
         check_alike(first, other)?;
     }
@@ -28,30 +34,63 @@ pub fn merge(runs: &[RunDir], out: &Path) -> Result<Value, Box<dyn std::error::E
         LOGGED.into_iter().for_each(|metric| judged.add_latency(metric, stats.latency(metric)));
     }
     let result = sum(runs, &judged)?;
-    fs::create_dir_all(out).map_err(|error| format!("--out: cannot write to {}: {error}", out.display()))?;
-    fs::write(out.join("result.json"), format!("{result:#}\n"))?;
-    fs::write(out.join("result.schema.json"), files::SCHEMA)?;
-    fs::write(out.join("latency.hlog"), log(runs)?)?;
-    for metric in LOGGED {
-        fs::write(out.join(format!("{}.hgrm", metric.name())), files::percentiles(judged.latency(metric)))?;
+    if let Some(part) = runs.iter().find(|run| is_same(&run.path, out)) {
+        return Err(format!(
+            "--out: {} is one of the runs; give a directory of its own",
+            part.path.display()
+        )
+        .into());
+    }
+    files::prepare(out, files::Holds::Sum, force)?;
+    files::save(&out.join("result.json"), format!("{result:#}\n"))?;
+    files::save(&out.join("result.schema.json"), files::SCHEMA)?;
+    files::save(&out.join("latency.hlog"), log(runs)?)?;
+    for metric in LOGGED.into_iter().filter(|metric| is_there(*metric, &judged)) {
+        let path = out.join(format!("{}.hgrm", metric.name()));
+        files::save(&path, files::percentiles(judged.latency(metric)))?;
     }
     Ok(result)
 }
 
+/// Whether a metric has figures and a file: not if it was not measured.
+fn is_there(metric: Metric, judged: &Stats) -> bool {
+    metric.is_common() || !judged.latency(metric).is_empty()
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
 fn check_alike(first: &RunDir, other: &RunDir) -> Result<(), String> {
-    for name in ["frame_bytes", "frame_ms", "sample_rate", "duration_s", "ack_level", "realtime"] {
+    for name in [
+        "frame_bytes",
+        "frame_ms",
+        "sample_rate",
+        "duration_s",
+        "ack_level",
+        "realtime",
+        "tls",
+        "tls_resume",
+        "reconnect_all_at_s",
+    ] {
         let (one, two) = (&first.result["run"][name], &other.result["run"][name]);
         if one != two {
             let (first, other) = (first.path.display(), other.path.display());
-            return Err(format!("merge: {first} and {other} are not parts of one run: {name} is {one} and {two}"));
+            return Err(format!(
+                "merge: {first} and {other} are not parts of one run: {name} is {one} and {two}"
+            ));
         }
     }
-    // One after the other they had the node to themselves: the sum would be of calls that were never up together.
+    // Runs one after the other had the node to themselves. Their sum would be of calls that were
+    // never up together.
     if let (Some(one), Some(two)) = (span(first), span(other))
         && (one.1 <= two.0 || two.1 <= one.0)
     {
         let (first, other) = (first.path.display(), other.path.display());
-        return Err(format!("merge: {first} and {other} did not play at the same time; give both one --start-at"));
+        return Err(format!(
+            "merge: {first} and {other} did not play at the same time; give both the same \
+             --start-at"
+        ));
     }
     Ok(())
 }
@@ -59,18 +98,23 @@ fn check_alike(first: &RunDir, other: &RunDir) -> Result<(), String> {
 /// When a run began and ended, Unix time.
 fn span(run: &RunDir) -> Option<(f64, f64)> {
     let begin = run.intervals.iter().map(|interval| interval.start_unix).reduce(f64::min)?;
-    let end = run.intervals.iter().map(|interval| interval.start_unix + interval.length).reduce(f64::max)?;
+    let end = run
+        .intervals
+        .iter()
+        .map(|interval| interval.start_unix + interval.length)
+        .reduce(f64::max)?;
     Some((begin, end))
 }
 
-/// The log's steady part has to be what the run itself judged.
+/// Checks that the log has as many figures as the run itself judged.
 fn check_counts(run: &RunDir, judged: &Stats) -> Result<(), String> {
     for metric in LOGGED {
         let counted = judged.latency(metric).len();
         let told = number(&run.result, &format!("/latency_ns/{}/count", metric.name()));
-        if told != Some(counted as f64) {
+        if told.unwrap_or(0.0) != counted as f64 {
             return Err(format!(
-                "merge: {}: result.json tells of {} {} figures and latency.hlog of {counted}; was the run interrupted?",
+                "merge: {}: result.json has {} {} figures and latency.hlog has {counted}; was the \
+                 run interrupted?",
                 run.path.display(),
                 told.unwrap_or_default(),
                 metric.name()
@@ -90,13 +134,22 @@ fn sum(runs: &[RunDir], judged: &Stats) -> Result<Value, Box<dyn std::error::Err
         .collect();
     texts.sort_unstable();
     texts.dedup();
-    let slos: Vec<_> =
-        texts.into_iter().map(|text| text.parse::<Slo>().map(|slo| slo.check(judged))).collect::<Result<_, _>>()?;
+    let slos: Vec<_> = texts
+        .into_iter()
+        .map(|text| text.parse::<Slo>().map(|slo| slo.check(judged)))
+        .collect::<Result<_, _>>()?;
     let verdicts = results.iter().filter_map(|result| Verdict::parse(result["verdict"].as_str()?));
     let slo_verdict = if slos.iter().all(|slo| slo.held) { Verdict::Pass } else { Verdict::Fail };
-    let verdict = verdicts.chain([slo_verdict]).max_by_key(|verdict| verdict.weight()).unwrap_or(Verdict::Fail);
-    let latencies: Map<String, Value> =
-        LOGGED.into_iter().map(|metric| (metric.name().to_owned(), figures(judged.latency(metric)))).collect();
+    let verdict = verdicts
+        .chain([slo_verdict])
+        .max_by_key(|verdict| verdict.weight())
+        .unwrap_or(Verdict::Fail);
+    let latencies: Map<String, Value> = LOGGED
+        .into_iter()
+        .filter(|metric| is_there(*metric, judged))
+        .map(|metric| (metric.name().to_owned(), figures(judged.latency(metric))))
+        .collect();
+    let interrupted = results.iter().any(|result| result["interrupted"] == true);
     let mut run = results[0]["run"].clone();
     run["calls"] = total(&results, "/run/calls").into();
     run["steady_s"] = Value::Null;
@@ -105,16 +158,19 @@ fn sum(runs: &[RunDir], judged: &Stats) -> Result<Value, Box<dyn std::error::Err
         "schema": {"name": "exo-load/result", "version": RESULT_VERSION},
         "merged_from": runs.iter().map(|run| run.path.display().to_string()).collect::<Vec<_>>(),
         "verdict": verdict,
-        "exit_code": verdict.exit_code(),
-        "interrupted": results.iter().any(|result| result["interrupted"] == true),
+        "exit_code": verdict.exit_code_of_run(interrupted),
+        "interrupted": interrupted,
         "run": run,
         "counts": add_objects(&results, "/counts"),
         "calls_up_max": total(&results, "/calls_up_max"),
         "latency_ns": latencies,
-        "failures": failures(&results),
+        "failures": tallies(&results, "/failures"),
         "slos": slos,
         "generator": generator(&results, judged),
         "server": server(&results),
+        "tls": tls(&results),
+        "storm": storm(&results),
+        "churn": churn(&results),
         "verify": verify(&results),
     }))
 }
@@ -126,7 +182,9 @@ fn total(results: &[&Value], pointer: &str) -> u64 {
 /// An object of whole numbers, member by member.
 fn add_objects(results: &[&Value], pointer: &str) -> Value {
     let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
-    for (name, value) in results.iter().filter_map(|result| result.pointer(pointer)?.as_object()).flatten() {
+    for (name, value) in
+        results.iter().filter_map(|result| result.pointer(pointer)?.as_object()).flatten()
+    {
         if let Some(value) = value.as_u64() {
             *sums.entry(name).or_default() += value;
         }
@@ -134,29 +192,44 @@ fn add_objects(results: &[&Value], pointer: &str) -> Value {
     json!(sums)
 }
 
-fn failures(results: &[&Value]) -> Value {
+/// Faults by name: the sum of their counts, and the examples of all runs.
+fn tallies(results: &[&Value], pointer: &str) -> Value {
     let mut tallies: BTreeMap<&str, (u64, Vec<Value>)> = BTreeMap::new();
-    for (name, tally) in results.iter().filter_map(|result| result["failures"].as_object()).flatten() {
+    for (name, tally) in
+        results.iter().filter_map(|result| result.pointer(pointer)?.as_object()).flatten()
+    {
         let (count, examples) = tallies.entry(name).or_default();
         *count += tally["count"].as_u64().unwrap_or(0);
         examples.extend(tally["examples"].as_array().into_iter().flatten().cloned());
     }
-    let object = |(name, (count, examples)): (&str, _)| (name.to_owned(), json!({"count": count, "examples": examples}));
+    let object = |(name, (count, examples)): (&str, _)| {
+        (name.to_owned(), json!({"count": count, "examples": examples}))
+    };
     Value::Object(tallies.into_iter().map(object).collect())
 }
 
-/// All of them are well, or the first one that is not tells how things are.
+/// The generators together: the highest CPU, and the ills of all.
 fn generator(results: &[&Value], judged: &Stats) -> Value {
-    let ills: Vec<&Value> = results.iter().filter_map(|result| result["generator"]["ills"].as_array()).flatten().collect();
+    let ills: Vec<&Value> = results
+        .iter()
+        .filter_map(|result| result["generator"]["ills"].as_array())
+        .flatten()
+        .collect();
     let highest = results
         .iter()
         .filter_map(|result| number(result, "/generator/cpu_percent"))
-        .fold(None, |highest, percent| Some(highest.map_or(percent, |highest: f64| highest.max(percent))));
+        .fold(None, |highest, percent| {
+            Some(highest.map_or(percent, |highest: f64| highest.max(percent)))
+        });
+    let sendlag_max =
+        results.iter().filter_map(|result| result["generator"]["sendlag_max_ns"].as_u64());
     json!({
         "cpu_percent": highest,
         "cores": total(results, "/generator/cores"),
         "cpu_ns_per_frame": generator_cpu_ns_per_frame(results),
         "sendlag_p999_ns": judged.latency(Metric::Sendlag).value_at_percentile(99.9),
+        "sendlag_max_ns": sendlag_max.max().unwrap_or(0),
+        "frames_late": total(results, "/generator/frames_late"),
         "rss_bytes": total(results, "/generator/rss_bytes"),
         "ills": ills,
     })
@@ -167,9 +240,11 @@ fn steady_frames(result: &Value) -> f64 {
     number(result, "/latency_ns/sendlag/count").unwrap_or(0.0)
 }
 
-/// CPU time of all generators by the frames of all. None where one was not measured: of its frames the cost is not known.
+/// CPU time of all generators, divided by the frames of all. None if one was not measured.
 fn generator_cpu_ns_per_frame(results: &[&Value]) -> Option<u64> {
-    let cpu = |result: &&Value| Some(number(result, "/generator/cpu_ns_per_frame")? * steady_frames(result));
+    let cpu = |result: &&Value| {
+        Some(number(result, "/generator/cpu_ns_per_frame")? * steady_frames(result))
+    };
     let cpu: f64 = results.iter().map(cpu).sum::<Option<f64>>()?;
     divided(cpu, results.iter().map(|result| steady_frames(result)).sum())
 }
@@ -178,21 +253,28 @@ fn divided(cpu: f64, frames: f64) -> Option<u64> {
     (frames > 0.0).then(|| (cpu / frames).round() as u64)
 }
 
-/// There is one node, and each generator that watched it saw all of its CPU time, but divided it by its own frames alone: what
-/// they saw is the mean of theirs, by the frames of all generators, watching or not.
+/// There is one node. Each generator that measured it saw all of its CPU time, but divided it by
+/// its own frames. So the result is the mean of what they saw, divided by the frames of all
+/// generators.
 fn server(results: &[&Value]) -> Value {
-    let measured: Vec<&&Value> = results.iter().filter(|result| result["server"].is_object()).collect();
+    let measured: Vec<&&Value> =
+        results.iter().filter(|result| result["server"].is_object()).collect();
     if measured.is_empty() {
         return Value::Null;
     }
     let all_frames: f64 = results.iter().map(|result| steady_frames(result)).sum();
     let count = measured.len() as f64;
-    let mean = |pointer: &str| measured.iter().filter_map(|result| number(result, pointer)).sum::<f64>() / count;
+    let mean = |pointer: &str| {
+        measured.iter().filter_map(|result| number(result, pointer)).sum::<f64>() / count
+    };
     let per_frame = |name: &str| {
         let pointer = format!("/server/{name}");
-        let seen: Vec<f64> =
-            measured.iter().filter_map(|result| Some(number(result, &pointer)? * steady_frames(result))).collect();
-        divided(seen.iter().sum::<f64>() / seen.len().max(1) as f64, all_frames).filter(|_| !seen.is_empty())
+        let seen: Vec<f64> = measured
+            .iter()
+            .filter_map(|result| Some(number(result, &pointer)? * steady_frames(result)))
+            .collect();
+        divided(seen.iter().sum::<f64>() / seen.len().max(1) as f64, all_frames)
+            .filter(|_| !seen.is_empty())
     };
     json!({
         "cpu_percent": mean("/server/cpu_percent"),
@@ -200,14 +282,71 @@ fn server(results: &[&Value]) -> Value {
         "user_ns_per_frame": per_frame("user_ns_per_frame"),
         "system_ns_per_frame": per_frame("system_ns_per_frame"),
         "rss_bytes": mean("/server/rss_bytes") as u64,
+        "calls_max": measured.iter().find_map(|result| result["server"]["calls_max"].as_u64()),
     })
 }
 
-fn verify(results: &[&Value]) -> Value {
-    if results.iter().all(|result| result["verify"].is_object()) { add_objects(results, "/verify") } else { Value::Null }
+/// The handshakes of all. What the handshake agreed on comes from the first generator, as do the
+/// node's counters: they count all handshakes.
+fn tls(results: &[&Value]) -> Value {
+    let mut sum = results[0]["tls"].clone();
+    if !sum.is_object() {
+        return Value::Null;
+    }
+    for kind in ["full", "resumed"] {
+        let count =
+            |result: &Value| number(result, &format!("/tls/handshakes_{kind}")).unwrap_or(0.0);
+        let cpu = |result: &Value| {
+            number(result, &format!("/tls/own_cpu_ns_{kind}")).unwrap_or(0.0) * count(result)
+        };
+        let cpu_ns = results.iter().map(|result| cpu(result)).sum::<f64>();
+        sum[format!("own_cpu_ns_{kind}")] =
+            divided(cpu_ns, results.iter().map(|result| count(result)).sum()).into();
+        sum[format!("handshakes_{kind}")] =
+            total(results, &format!("/tls/handshakes_{kind}")).into();
+    }
+    sum["ended_without_close_notify"] = total(results, "/tls/ended_without_close_notify").into();
+    sum
 }
 
-/// All intervals, in seconds of the day: what two generators measured in the same second is one line.
+/// All calls of all storms, which came at one moment. The sum is over when the last one is.
+fn storm(results: &[&Value]) -> Value {
+    let mut sum = results[0]["storm"].clone();
+    if !sum.is_object() {
+        return Value::Null;
+    }
+    for name in ["calls_left", "calls_stayed", "calls_back", "calls_lost", "retries"] {
+        sum[name] = total(results, &format!("/storm/{name}")).into();
+    }
+    let times: Option<Vec<u64>> =
+        results.iter().map(|result| result["storm"]["all_back_ns"].as_u64()).collect();
+    sum["all_back_ns"] = times.and_then(|times| times.into_iter().max()).into();
+    sum["refusals"] = add_objects(results, "/storm/refusals");
+    // Each generator divided by its own calls and cores, so these cannot be added.
+    sum["server"] = Value::Null;
+    sum["own_cpu_percent"] = Value::Null;
+    sum
+}
+
+fn churn(results: &[&Value]) -> Value {
+    if !results[0]["churn"].is_object() {
+        return Value::Null;
+    }
+    let rate: f64 = results.iter().filter_map(|result| number(result, "/churn/calls_per_s")).sum();
+    json!({"calls_per_s": rate, "calls_replaced": total(results, "/churn/calls_replaced")})
+}
+
+fn verify(results: &[&Value]) -> Value {
+    if !results.iter().all(|result| result["verify"].is_object()) {
+        return Value::Null;
+    }
+    let mut sum = add_objects(results, "/verify");
+    sum["faults"] = tallies(results, "/verify/faults");
+    sum
+}
+
+/// All intervals, by the second of the day: the figures of two generators in one second are one
+/// line.
 fn log(runs: &[RunDir]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     let mut seconds: BTreeMap<(u64, usize), (&Interval, Stats)> = BTreeMap::new();
     for interval in runs.iter().flat_map(|run| &run.intervals) {
@@ -228,7 +367,12 @@ fn log(runs: &[RunDir]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
     for (interval, stats) in seconds.values() {
         let start = Duration::from_secs_f64((interval.start_unix - base).max(0.0));
         let length = Duration::from_secs_f64(interval.length);
-        writer.write_histogram(stats.latency(interval.metric), start, length, Tag::new(interval.metric.name()))?;
+        writer.write_histogram(
+            stats.latency(interval.metric),
+            start,
+            length,
+            Tag::new(interval.metric.name()),
+        )?;
     }
     Ok(bytes)
 }
@@ -241,33 +385,53 @@ mod tests {
     fn run(frames: u64, generator_ns: Value, server: Value) -> Value {
         json!({
             "latency_ns": {"sendlag": {"count": frames}},
-            "generator": {"cpu_percent": 10.0, "cores": 1, "cpu_ns_per_frame": generator_ns, "rss_bytes": 1, "ills": []},
+            "generator": {
+                "cpu_percent": 10.0, "cores": 1, "cpu_ns_per_frame": generator_ns, "rss_bytes": 1,
+                "ills": [],
+            },
             "server": server,
         })
     }
 
     fn seen(ns: u64) -> Value {
-        json!({"cpu_percent": 50.0, "cpu_ns_per_frame": ns, "user_ns_per_frame": ns / 4, "system_ns_per_frame": null, "rss_bytes": 100})
+        json!({
+            "cpu_percent": 50.0, "cpu_ns_per_frame": ns, "user_ns_per_frame": ns / 4,
+            "system_ns_per_frame": null, "rss_bytes": 100,
+        })
     }
 
     #[test]
     fn a_frames_cost_is_all_generators_cpu_by_all_frames() {
-        let cost = |runs: &[Value]| generator(&runs.iter().collect::<Vec<_>>(), &Stats::new())["cpu_ns_per_frame"].clone();
-        let (small, large) = (run(100, 40_000.into(), Value::Null), run(300, 20_000.into(), Value::Null));
+        let cost = |runs: &[Value]| {
+            generator(&runs.iter().collect::<Vec<_>>(), &Stats::new())["cpu_ns_per_frame"].clone()
+        };
+        let (small, large) =
+            (run(100, 40_000.into(), Value::Null), run(300, 20_000.into(), Value::Null));
         assert_eq!(cost(&[small.clone(), large]), 25_000);
-        assert_eq!(cost(&[small, run(100, Value::Null, Value::Null)]), Value::Null, "the second was not measured");
-        assert_eq!(cost(&[run(0, 5.into(), Value::Null), run(0, 5.into(), Value::Null)]), Value::Null);
+        assert_eq!(
+            cost(&[small, run(100, Value::Null, Value::Null)]),
+            Value::Null,
+            "the second was not measured"
+        );
+        assert_eq!(
+            cost(&[run(0, 5.into(), Value::Null), run(0, 5.into(), Value::Null)]),
+            Value::Null
+        );
     }
 
     #[test]
     fn the_nodes_cost_counts_once_however_many_watched() {
         let node = |runs: &[Value]| server(&runs.iter().collect::<Vec<_>>());
         // 4 ms of CPU in all: each generator divided the same 4 ms by its own frames.
-        let (small, large) = (run(100, Value::Null, seen(40_000)), run(300, Value::Null, seen(13_334)));
+        let (small, large) =
+            (run(100, Value::Null, seen(40_000)), run(300, Value::Null, seen(13_334)));
         let both = node(&[small.clone(), large]);
-        assert_eq!((&both["cpu_ns_per_frame"], &both["user_ns_per_frame"]), (&10_000.into(), &2_500.into()));
+        assert_eq!(
+            (&both["cpu_ns_per_frame"], &both["user_ns_per_frame"]),
+            (&10_000.into(), &2_500.into())
+        );
         assert_eq!((&both["cpu_percent"], &both["rss_bytes"]), (&50.0.into(), &100.into()));
-        assert_eq!(both["system_ns_per_frame"], Value::Null, "nobody measured it");
+        assert_eq!(both["system_ns_per_frame"], Value::Null, "it was not measured");
         let one = node(&[small, run(300, Value::Null, Value::Null)]);
         assert_eq!(one["cpu_ns_per_frame"], 10_000, "watched by one, paid by the frames of both");
         assert_eq!(node(&[run(0, Value::Null, seen(1))])["cpu_ns_per_frame"], Value::Null);

@@ -1,5 +1,5 @@
-//! The journal's headers and call records, written from the format's description alone: see `src/journal/format.rs` of the
-//! node, "The journal's format, byte by byte".
+//! The journal's headers and call records, written from the description in
+//! `docs/journal-format.md`, not from the code of the node.
 
 /// Segment headers, and the unit of batches, bytes.
 pub const BLOCK_SIZE: usize = 4_096;
@@ -10,13 +10,14 @@ pub const LINE_SIZE: usize = 64;
 /// Largest batch, bytes.
 pub const BATCH_SIZE_MAX: usize = 1 << 20;
 
-/// What is wrong with bytes of a journal, for a person.
+/// What is wrong with bytes of a journal, in words.
 pub type Fault = &'static str;
 
 /// Names one use of a segment file.
 pub type Uuid = [u8; 16];
 
-/// Who turns to a call when: boot number, microseconds since the boot, shard. Compares in this order.
+/// Names one connection of a call: boot number, microseconds since the boot, shard. Compared in
+/// this order.
 pub type Epoch = (u32, u64, u16);
 
 /// A segment's first block.
@@ -26,15 +27,15 @@ pub struct SegmentHeader {
     pub shard: u16,
     /// Its run.
     pub run: u64,
-    /// Counts the segments of a shard in a run, from 1.
+    /// Number of the segment in its shard and run, from 1.
     pub id: u64,
-    /// Of this use of the file.
+    /// Uuid of this use of the file.
     pub uuid: Uuid,
     /// The segment before.
     pub predecessor: Uuid,
-    /// Where that ended: what it holds from there on does not count.
+    /// Where that one ended. Bytes from there on do not count.
     pub predecessor_end: u64,
-    /// Position of this header's first byte.
+    /// Position of the first byte of this header.
     pub start: u64,
 }
 
@@ -68,24 +69,25 @@ impl SegmentHeader {
     }
 }
 
-/// The line at the front of a batch.
+/// The first line of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchHeader {
-    /// Of the batch, bytes: whole blocks.
+    /// Size of the batch, bytes: whole blocks.
     pub size: usize,
-    /// Pads not counted.
+    /// Number of records without pads.
     pub record_count: u16,
-    /// Blocks in front of it that no completed sync covered when its header was made; 65,535: that many or more.
+    /// Blocks before it that no completed sync covered when its header was made. 65,535 means that
+    /// many or more.
     pub unsynced: u16,
     /// The segment's uuid.
     pub segment: Uuid,
-    /// Counts a shard's batches of a run from 1; 0 for repeated call records.
+    /// Number of the batch in its shard and run, from 1; 0 for repeated call records.
     pub number: u64,
     /// Position of this header.
     pub lsn: u64,
     /// Unix time, microseconds.
     pub sealed_at: u64,
-    /// Over the header checksum of every record in order.
+    /// Checksum over the header checksums of all records, in order.
     pub records_crc: u32,
 }
 
@@ -124,38 +126,38 @@ impl BatchHeader {
 /// What a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Who a call is.
+    /// The ids of a call.
     Call,
     /// A chunk of a frame.
     Audio,
-    /// How a turn ended.
+    /// How a connection ended.
     End,
     /// Zeros.
     Pad,
 }
 
-/// The line at the front of a record.
+/// The first line of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordHeader {
-    /// What the batch's checksum over all headers counts for this one.
+    /// The part of this header in the batch's checksum over all headers.
     pub chained_crc: u32,
-    /// Over the payload; of an erased record, its first header checksum.
+    /// Checksum over the payload. In an erased record: the header's checksum from before.
     pub payload_crc: u32,
-    /// Of the payload, bytes.
+    /// Size of the payload, bytes.
     pub length: usize,
     /// What it holds.
     pub kind: Kind,
-    /// Completes its frame.
+    /// Whether it completes its frame.
     pub is_last: bool,
-    /// Overwritten with zeros on demand.
+    /// Whether it was overwritten with zeros on demand.
     pub is_erased: bool,
     /// Low half of the call key.
     pub call: u64,
-    /// The connection's turn at the call.
+    /// The connection.
     pub epoch: Epoch,
     /// Frame number.
     pub seq: u64,
-    /// Of this chunk in its frame, bytes.
+    /// Place of this chunk in its frame, bytes.
     pub offset: u32,
     /// Low half of the batch's number.
     pub batch: u32,
@@ -183,7 +185,11 @@ impl RecordHeader {
             return Err("record of an unknown version");
         }
         let (flags, is_erased) = (bytes[13], bytes[13] & 2 != 0);
-        if flags > 3 || bytes[15] != 0 || u16_at(bytes, 38) != 0 || (is_erased && kind != Kind::Audio) {
+        if flags > 3
+            || bytes[15] != 0
+            || u16_at(bytes, 38) != 0
+            || (is_erased && kind != Kind::Audio)
+        {
             return Err("record header's reserved bits are not zero");
         }
         let payload_crc = u32_at(bytes, 4);
@@ -200,12 +206,17 @@ impl RecordHeader {
             offset: u32_at(bytes, 48),
             batch: u32_at(bytes, 52),
         };
-        let is_blank = header.call == 0 && header.epoch == (0, 0, 0) && header.offset == 0 && u64_at(bytes, 56) == 0;
-        if kind == Kind::Pad && !(is_blank && header.seq == 0 && header.length <= BLOCK_SIZE - LINE_SIZE) {
+        let is_blank = header.call == 0
+            && header.epoch == (0, 0, 0)
+            && header.offset == 0
+            && u64_at(bytes, 56) == 0;
+        if kind == Kind::Pad
+            && !(is_blank && header.seq == 0 && header.length <= BLOCK_SIZE - LINE_SIZE)
+        {
             return Err("pad that is not blank");
         }
         if (kind == Kind::Audio) != (header.seq > 0) {
-            return Err("frame number where none belongs, or none");
+            return Err("frame number in a record without audio, or none in one with audio");
         }
         Ok(header)
     }
@@ -221,7 +232,7 @@ impl RecordHeader {
             return Err("padding is not zero");
         }
         match self.is_erased {
-            true if payload.iter().any(|byte| *byte != 0) => Err("marked as erased, and is not"),
+            true if payload.iter().any(|byte| *byte != 0) => Err("marked as erased, but is not"),
             false if crc32c::crc32c(payload) != self.payload_crc => Err("payload's checksum wrong"),
             _ => Ok(()),
         }
@@ -233,7 +244,7 @@ impl RecordHeader {
 pub struct CallRecord<'a> {
     /// Low half of the call key.
     pub call: u64,
-    /// Who the customer is.
+    /// The customer's id.
     pub tenant: &'a str,
     /// The call's id.
     pub interaction: &'a str,
@@ -250,11 +261,14 @@ impl<'a> CallRecord<'a> {
         if head[0] != 1 || head[1] != 1 || u16_at(head, 6) != 0 || u32_at(head, 12) != 0 {
             return Err("call record of an unknown version");
         }
-        let (tenant_size, interaction_size) = (usize::from(u16_at(head, 2)), usize::from(u16_at(head, 4)));
+        let (tenant_size, interaction_size) =
+            (usize::from(u16_at(head, 2)), usize::from(u16_at(head, 4)));
         if ids.len() != tenant_size + interaction_size {
             return Err("call record of a wrong size");
         }
-        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "call record with an id that is not UTF-8");
+        let text = |bytes| {
+            std::str::from_utf8(bytes).map_err(|_| "call record with an id that is not UTF-8")
+        };
         let (tenant, interaction) = ids.split_at(tenant_size);
         Ok(Self {
             call: u64_at(head, 16),
@@ -318,8 +332,20 @@ mod tests {
 
     fn record() -> Vec<u8> {
         let mut bytes = vec![0; LINE_SIZE];
-        put(&mut bytes, &[(4, &[1, 2, 3, 4]), (8, &[0x80, 0x25]), (12, &[2, 1, 1]), (16, &[5; 8]), (24, &[6; 8])]);
-        put(&mut bytes, &[(32, &[7; 4]), (36, &[8; 2]), (40, &[9]), (48, &[10]), (52, &[11]), (56, &[12; 8])]);
+        put(
+            &mut bytes,
+            &[
+                (4, &[1, 2, 3, 4]),
+                (8, &[0x80, 0x25]),
+                (12, &[2, 1, 1]),
+                (16, &[5; 8]),
+                (24, &[6; 8]),
+            ],
+        );
+        put(
+            &mut bytes,
+            &[(32, &[7; 4]), (36, &[8; 2]), (40, &[9]), (48, &[10]), (52, &[11]), (56, &[12; 8])],
+        );
         seal_record(&mut bytes);
         bytes
     }
@@ -333,9 +359,18 @@ mod tests {
     fn a_records_fields_are_where_the_page_says() {
         let bytes = record();
         let header = RecordHeader::decode(&bytes).unwrap();
-        assert_eq!((header.payload_crc, header.length, header.kind), (0x0403_0201, 9_600, Kind::Audio));
-        assert_eq!((header.is_last, header.is_erased, header.chained_crc), (true, false, u32_at(&bytes, 0)));
-        assert_eq!((header.call, header.seq, header.offset, header.batch), (0x0505_0505_0505_0505, 9, 10, 11));
+        assert_eq!(
+            (header.payload_crc, header.length, header.kind),
+            (0x0403_0201, 9_600, Kind::Audio)
+        );
+        assert_eq!(
+            (header.is_last, header.is_erased, header.chained_crc),
+            (true, false, u32_at(&bytes, 0))
+        );
+        assert_eq!(
+            (header.call, header.seq, header.offset, header.batch),
+            (0x0505_0505_0505_0505, 9, 10, 11)
+        );
         assert_eq!(header.epoch, (0x0707_0707, 0x0606_0606_0606_0606, 0x0808));
         assert_eq!(header.record_size(), 64 + 9_600);
     }
@@ -343,8 +378,21 @@ mod tests {
     #[test]
     fn a_batchs_fields_are_where_the_page_says() {
         let mut bytes = vec![0; LINE_SIZE];
-        put(&mut bytes, &[(0, b"XBAT"), (4, &[1]), (6, &[64]), (8, &[0, 0x30, 2]), (12, &[1, 2]), (14, &[3, 4])]);
-        put(&mut bytes, &[(16, &[5; 16]), (32, &[6; 8]), (40, &[7; 8]), (48, &[8; 8]), (56, &[9; 4])]);
+        put(
+            &mut bytes,
+            &[
+                (0, b"XBAT"),
+                (4, &[1]),
+                (6, &[64]),
+                (8, &[0, 0x30, 2]),
+                (12, &[1, 2]),
+                (14, &[3, 4]),
+            ],
+        );
+        put(
+            &mut bytes,
+            &[(16, &[5; 16]), (32, &[6; 8]), (40, &[7; 8]), (48, &[8; 8]), (56, &[9; 4])],
+        );
         let crc = crc32c::crc32c(&bytes[..60]);
         bytes[60..].copy_from_slice(&crc.to_le_bytes());
         let expected = BatchHeader {
@@ -392,7 +440,7 @@ mod tests {
             (12, 0, "unknown kind"),
             (12, 5, "unknown kind"),
             (12, 4, "pad that is not blank"),
-            (12, 3, "frame number where none belongs"),
+            (12, 3, "frame number in a record without audio"),
             (13, 4, "reserved bits"),
             (14, 2, "unknown version"),
             (15, 1, "reserved bits"),
@@ -409,8 +457,15 @@ mod tests {
         erased[13] = 3;
         seal_record(&mut erased);
         let erased = RecordHeader::decode(&erased).unwrap();
-        assert_eq!((erased.is_erased, erased.chained_crc), (true, 0x0403_0201), "the checksum from before goes on to count");
+        assert_eq!(
+            (erased.is_erased, erased.chained_crc),
+            (true, 0x0403_0201),
+            "the checksum from before goes on to count"
+        );
         assert!(erased.check_payload(&[0; 9], &[0]).is_ok());
-        assert!(erased.check_payload(&[0, 1], &[]).is_err() && erased.check_payload(&[0], &[1]).is_err());
+        assert!(
+            erased.check_payload(&[0, 1], &[]).is_err()
+                && erased.check_payload(&[0], &[1]).is_err()
+        );
     }
 }

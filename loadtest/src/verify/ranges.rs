@@ -1,17 +1,17 @@
-//! Sets of frame numbers: nearly always one range that grows at its end.
+//! Sets of frame numbers. Nearly always a set is one range that grows at its end.
 
 /// Numbers in ranges, ascending, none touching the next.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ranges(Vec<(u64, u64)>);
 
-/// What became of a number.
+/// The outcome of an insertion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inserted {
-    /// It is greater than all before.
-    Behind,
-    /// It is new, and a greater one was there.
+    /// The number is greater than all others.
+    Last,
+    /// It is new, and there was a greater one.
     Between,
-    /// It was there.
+    /// It was there already.
     Twice,
 }
 
@@ -23,7 +23,7 @@ impl Ranges {
             Some((_, last)) if number <= *last => return self.insert_between(number),
             _ => self.0.push((number, number)),
         }
-        Inserted::Behind
+        Inserted::Last
     }
 
     fn insert_between(&mut self, number: u64) -> Inserted {
@@ -86,21 +86,28 @@ mod tests {
     #[test]
     fn numbers_in_any_order_make_the_same_set() {
         let numbers = [1, 2, 3, 5, 9, 10, 4, 7, 8, 6];
-        for turn in 0..numbers.len() {
+        for shift in 0..numbers.len() {
             let mut order = numbers;
-            order.rotate_left(turn);
+            order.rotate_left(shift);
             let mut ranges = Ranges::default();
             let mut model = std::collections::BTreeSet::new();
             for number in order {
                 let greatest = model.last().copied().unwrap_or(0);
-                assert_eq!(ranges.insert(number), if number > greatest { Inserted::Behind } else { Inserted::Between });
+                assert_eq!(
+                    ranges.insert(number),
+                    if number > greatest { Inserted::Last } else { Inserted::Between }
+                );
                 assert_eq!(ranges.insert(number), Inserted::Twice);
                 model.insert(number);
                 assert!(ranges.iter().eq(model.iter().copied()), "{ranges:?}");
                 for last in 0..12 {
                     assert_eq!(ranges.count_to(last), model.range(..=last).count() as u64);
-                    let gaps = ranges.gaps_to(last).into_iter().flat_map(|(first, last)| first..=last);
-                    assert!(gaps.eq((1..=last).filter(|number| !model.contains(number))), "{ranges:?} to {last}");
+                    let gaps =
+                        ranges.gaps_to(last).into_iter().flat_map(|(first, last)| first..=last);
+                    assert!(
+                        gaps.eq((1..=last).filter(|number| !model.contains(number))),
+                        "{ranges:?} to {last}"
+                    );
                     assert_eq!(ranges.contains(last), model.contains(&last));
                 }
             }

@@ -1,8 +1,8 @@
-//! One segment: opened, locked as readers do, and read batch by batch up to where it ended.
+//! One segment: opened, locked as readers do, and read batch by batch up to its end.
 //!
-//! A bad batch with a sound one behind it is damage; one with nothing behind it is the end, unless the next segment says
-//! that this one went further. Nothing in a damaged batch is guessed: what cannot be read is not there, and the frames that
-//! were promised and were in it are then missing by their names.
+//! A bad batch before a sound one is damage. A bad batch with nothing after it is the end, unless
+//! the next segment says that this one went further. Nothing in a damaged batch is guessed: what
+//! cannot be read counts as absent, and its promised frames are reported as missing.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use super::format::{BATCH_SIZE_MAX, BLOCK_SIZE, BatchHeader, Fault, Kind, LINE_SIZE, RecordHeader, SegmentHeader};
+use super::format::{
+    BATCH_SIZE_MAX, BLOCK_SIZE, BatchHeader, Fault, Kind, LINE_SIZE, RecordHeader, SegmentHeader,
+};
 use super::window::{self, Window};
 
 /// A segment that is open for reading.
@@ -23,7 +25,7 @@ pub struct Segment {
     pub path: PathBuf,
     /// Its number in its name.
     pub id: u64,
-    /// Its first block; the fault where it is bad. None if it was allocated and not begun.
+    /// Its first block, or the fault in it. None if the file was allocated and not used yet.
     pub header: Option<Result<SegmentHeader, Fault>>,
     file: File,
     size: u64,
@@ -42,17 +44,18 @@ pub struct Record<'a> {
 
 /// Takes what a scan finds.
 pub trait Sink {
-    /// A batch with a sound header. Its records follow.
+    /// Takes a batch with a sound header. Its records follow.
     fn batch(&mut self, batch: &BatchHeader);
-    /// A record, `offset` bytes into the file.
+    /// Takes a record, `offset` bytes into the file.
     fn record(&mut self, record: &Record<'_>, path: &Path, offset: u64);
-    /// Something that is not as it should be, and what follows from it.
+    /// Takes a fault, and what follows from it.
     fn damage(&mut self, path: &Path, offset: u64, what: &str);
 }
 
 impl Segment {
-    /// Opens `path` and takes a reader's lock. A refused one means that the segment is being written: it is read all the
-    /// same, what was acked is complete. None if retention was faster.
+    /// Opens `path` and takes a reader's lock. If the lock is refused, the node is writing the
+    /// segment: it is read without one, because all acknowledged frames are complete. None if
+    /// retention has removed the file.
     pub fn open(path: &Path, (run, shard, id): (u64, u16, u64)) -> io::Result<Option<Self>> {
         let file = match window::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -63,14 +66,16 @@ impl Segment {
             Err(error) => return Err(error.into()),
         }
         let open = file.metadata()?;
-        let named = fs::metadata(path).ok().filter(|named| (named.dev(), named.ino()) == (open.dev(), open.ino()));
+        let named = fs::metadata(path)
+            .ok()
+            .filter(|named| (named.dev(), named.ino()) == (open.dev(), open.ino()));
         if named.is_none() {
             return Ok(None); // removed or recycled between opening and locking
         }
         let mut window = Window::new(BLOCK_SIZE);
         let block = window.bytes(&file, 0, BLOCK_SIZE)?;
         let header = match SegmentHeader::decode(block) {
-            // A recycled file that was not begun holds the header of its former use.
+            // A recycled file that is not used yet holds the header of its former use.
             Ok(header) if (header.run, header.shard, header.id) != (run, shard, id) => None,
             Err(_) if !block.is_empty() && block.iter().all(|byte| *byte == 0) => None,
             decoded => Some(decoded),
@@ -83,15 +88,22 @@ impl Segment {
         self.size
     }
 
-    /// When its first batch was sealed, Unix time in microseconds: everything in the segments before it was sealed earlier.
+    /// When its first batch was sealed, Unix time in microseconds. All batches of earlier segments
+    /// were sealed before.
     pub fn first_sealed_at(&self, window: &mut Window) -> io::Result<Option<u64>> {
         let Some(Ok(header)) = self.header else { return Ok(None) };
         window.forget();
         Ok(self.batch_at(BLOCK_SIZE as u64, &header, 0, window)?.ok().map(|batch| batch.sealed_at))
     }
 
-    /// Reads all batches, up to `end` where the next segment names it. Returns the bytes that were read.
-    pub fn scan(&self, end: Option<u64>, window: &mut Window, sink: &mut impl Sink) -> io::Result<u64> {
+    /// Reads all batches, up to `end` where the next segment names it. Returns the bytes that were
+    /// read.
+    pub fn scan(
+        &self,
+        end: Option<u64>,
+        window: &mut Window,
+        sink: &mut impl Sink,
+    ) -> io::Result<u64> {
         let Some(Ok(header)) = self.header else { return Ok(0) };
         window.forget();
         let ends_at = end.map(|end| end.wrapping_sub(header.start));
@@ -105,7 +117,11 @@ impl Segment {
                         sink.damage(
                             &self.path,
                             offset,
-                            &format!("batches {} to {} are missing", last_number + 1, batch.number - 1),
+                            &format!(
+                                "batches {} to {} are missing",
+                                last_number + 1,
+                                batch.number - 1
+                            ),
                         );
                     }
                     last_number = batch.number;
@@ -116,21 +132,35 @@ impl Segment {
                 }
                 Err(fault) => fault,
             };
-            match self.find_batch(offset + BLOCK_SIZE as u64, limit, &header, last_number, window)? {
+            match self.find_batch(
+                offset + BLOCK_SIZE as u64,
+                limit,
+                &header,
+                last_number,
+                window,
+            )? {
                 Some(next) => {
-                    sink.damage(&self.path, offset, &format!("{fault}; the next sound batch is {} bytes on", next - offset));
+                    sink.damage(
+                        &self.path,
+                        offset,
+                        &format!("{fault}; the next sound batch is {} bytes on", next - offset),
+                    );
                     offset = next;
                 }
                 None => break,
             }
         }
         if let Some(end) = ends_at.filter(|end| *end > offset) {
-            sink.damage(&self.path, offset, &format!("{} bytes are missing up to its end", end - offset));
+            sink.damage(
+                &self.path,
+                offset,
+                &format!("{} bytes are missing up to its end", end - offset),
+            );
         }
         Ok(offset.min(self.size))
     }
 
-    /// The header of the batch at `offset`, if it is one of this segment, for there.
+    /// The header of the batch at `offset`, if it was written for this place in this segment.
     fn batch_at(
         &self,
         offset: u64,
@@ -142,8 +172,9 @@ impl Segment {
             Ok(batch) => batch,
             Err(fault) => return Ok(Err(fault)),
         };
-        // Another use's batch, as a recycled file holds them, or one that was written elsewhere.
-        let is_ours = batch.segment == segment.uuid && batch.lsn == segment.start.wrapping_add(offset);
+        // A batch of the file's former use, or one that was written for another place, is not ours.
+        let is_ours =
+            batch.segment == segment.uuid && batch.lsn == segment.start.wrapping_add(offset);
         let is_next = last_number == 0 || batch.number > last_number;
         let is_whole = offset + batch.size as u64 <= self.size;
         Ok(match (is_ours && is_next, is_whole) {
@@ -171,9 +202,16 @@ impl Segment {
         Ok(None)
     }
 
-    fn read_batch(&self, batch: &BatchHeader, offset: u64, window: &mut Window, sink: &mut impl Sink) -> io::Result<()> {
+    fn read_batch(
+        &self,
+        batch: &BatchHeader,
+        offset: u64,
+        window: &mut Window,
+        sink: &mut impl Sink,
+    ) -> io::Result<()> {
         let bytes = window.bytes(&self.file, offset, batch.size)?;
-        // All headers before the first payload: their common checksum tells whether an older batch shows through.
+        // Check all headers before any payload: their common checksum fails where an older batch
+        // shows through.
         let (mut chain, mut count) = (0, 0u32);
         let walked = walk(bytes, batch, |_, header| {
             chain = crc32c::crc32c_append(chain, &header.chained_crc.to_le_bytes());
@@ -181,31 +219,50 @@ impl Segment {
         });
         match walked {
             Err((at, fault)) => {
-                sink.damage(&self.path, offset + at as u64, &format!("{fault}; the rest of its batch cannot be read"));
+                sink.damage(
+                    &self.path,
+                    offset + at as u64,
+                    &format!("{fault}; the rest of the batch cannot be read"),
+                );
             }
             Ok(()) if chain != batch.records_crc => {
-                sink.damage(&self.path, offset, "checksum over the record headers wrong; its batch cannot be trusted");
+                sink.damage(
+                    &self.path,
+                    offset,
+                    "checksum over the record headers is wrong; the batch is not used",
+                );
                 return Ok(());
             }
-            Ok(()) if count != u32::from(batch.record_count) => sink.damage(&self.path, offset, "number of records wrong"),
+            Ok(()) if count != u32::from(batch.record_count) => {
+                sink.damage(&self.path, offset, "number of records wrong")
+            }
             Ok(()) => {}
         }
-        // What lies in front of a bad header is sound by its own checksums.
+        // Records before a bad header have their own checksums, and can be read.
         let _ = walk(bytes, batch, |at, header| {
-            let behind = &bytes[at + LINE_SIZE..at + header.record_size()];
-            let (payload, padding) = behind.split_at(header.length);
+            let content = &bytes[at + LINE_SIZE..at + header.record_size()];
+            let (payload, padding) = content.split_at(header.length);
             let is_sound = header.check_payload(payload, padding);
-            sink.record(&Record { header: *header, payload, is_sound }, &self.path, offset + at as u64);
+            sink.record(
+                &Record { header: *header, payload, is_sound },
+                &self.path,
+                offset + at as u64,
+            );
         });
         Ok(())
     }
 }
 
-/// Gives each record of a batch out; the place and fault of a header that is bad.
-fn walk(bytes: &[u8], batch: &BatchHeader, mut each: impl FnMut(usize, &RecordHeader)) -> Result<(), (usize, Fault)> {
+/// Calls `each` for each record of a batch. The error is the place and fault of a bad header.
+fn walk(
+    bytes: &[u8],
+    batch: &BatchHeader,
+    mut each: impl FnMut(usize, &RecordHeader),
+) -> Result<(), (usize, Fault)> {
     let mut at = LINE_SIZE;
     while at < batch.size {
-        let header = RecordHeader::decode(bytes.get(at..).unwrap_or_default()).map_err(|fault| (at, fault))?;
+        let header = RecordHeader::decode(bytes.get(at..).unwrap_or_default())
+            .map_err(|fault| (at, fault))?;
         if header.batch != batch.number as u32 {
             return Err((at, "record of another batch"));
         }
@@ -218,9 +275,9 @@ fn walk(bytes: &[u8], batch: &BatchHeader, mut each: impl FnMut(usize, &RecordHe
     Ok(())
 }
 
-/// The segments of a shard, open and locked, oldest first. Names that are no segment's are passed over.
+/// Opens and locks the segments of a shard, oldest first. Other files are ignored.
 pub fn open_all(directory: &Path, run: u64, shard: u16) -> io::Result<Vec<Segment>> {
-    /// Retention may remove segments while they are opened; it starts over from what is left.
+    /// Retention may remove segments meanwhile. Then we start again with those that are left.
     const ATTEMPTS_MAX: usize = 10;
     let mut segments = Vec::new();
     for _ in 0..ATTEMPTS_MAX {
@@ -247,7 +304,10 @@ fn ids(directory: &Path) -> io::Result<Vec<u64>> {
     let mut ids = Vec::new();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
-        let digits = name.to_str().and_then(|name| name.strip_suffix(".segment")).filter(|digits| digits.len() == 16);
+        let digits = name
+            .to_str()
+            .and_then(|name| name.strip_suffix(".segment"))
+            .filter(|digits| digits.len() == 16);
         ids.extend(digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()));
     }
     ids.sort_unstable();

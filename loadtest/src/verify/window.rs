@@ -1,5 +1,5 @@
-//! Bytes of a segment file, a few megabytes at a time, around the page cache where the filesystem allows it: what comes
-//! back is what the disk holds, and a live node's memory is left alone.
+//! Reads a segment file a few megabytes at a time, past the page cache where the filesystem allows
+//! it. So the bytes are those on the disk, and the memory of a live node stays untouched.
 
 use std::fs::File;
 use std::io;
@@ -23,7 +23,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 #[derive(Debug)]
 pub struct Window {
     buffer: Vec<u8>,
-    /// Where the buffer's first whole block starts: direct reads want their memory aligned.
+    /// Where the buffer's first whole block starts: direct reads need aligned memory.
     first: usize,
     size: usize,
     /// Where the bytes held are in the file, and how many there are.
@@ -39,7 +39,7 @@ impl Window {
         Self { buffer, first, size, offset: 0, held: 0 }
     }
 
-    /// What is held is another file's.
+    /// Drops what is held, before another file is read.
     pub fn forget(&mut self) {
         self.held = 0;
     }
@@ -50,7 +50,8 @@ impl Window {
         let skip = offset.checked_sub(self.offset).and_then(|skip| usize::try_from(skip).ok());
         let from = match skip.filter(|skip| *skip < self.held) {
             Some(skip) if skip + size <= self.held => skip,
-            // Files are read forwards: what is left moves to the front, whole blocks of it, and the rest is read behind it.
+            // Files are read forwards: whole blocks that are left move to the front, and the rest
+            // is read after them.
             Some(skip) if skip.is_multiple_of(BLOCK_SIZE) => {
                 self.buffer.copy_within(self.first + skip..self.first + self.held, self.first);
                 self.held -= skip;
@@ -68,7 +69,7 @@ impl Window {
         Ok(&self.buffer[self.first + from.min(to)..self.first + to])
     }
 
-    /// Reads behind what is held, up to the window's size.
+    /// Reads more after what is held, up to the window's size.
     fn fill(&mut self, file: &File) -> io::Result<()> {
         // A read that ended within a block was the file's last.
         while self.held < self.size && self.held.is_multiple_of(BLOCK_SIZE) {
@@ -105,7 +106,9 @@ mod tests {
         let mut window = Window::new(4 * BLOCK_SIZE);
         let mut offsets: Vec<usize> = (0..12).collect();
         offsets.extend([3, 9, 0, 1, 1, 5, 4, 10, 11, 2]);
-        for (block, blocks) in offsets.into_iter().flat_map(|block| (1..=4).map(move |blocks| (block, blocks))) {
+        for (block, blocks) in
+            offsets.into_iter().flat_map(|block| (1..=4).map(move |blocks| (block, blocks)))
+        {
             let (from, size) = (block * BLOCK_SIZE, blocks * BLOCK_SIZE);
             let to = (from + size).min(content.len());
             let bytes = window.bytes(&file, from as u64, size).unwrap();

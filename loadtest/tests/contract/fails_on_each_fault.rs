@@ -85,7 +85,10 @@ fn an_early_close() {
     fails(Fault::CloseEarly(4429), &[], "closed_4429");
     let output = exo_load(&Node::start(Fault::CloseEarly(4429)).url, &[]);
     let table = String::from_utf8(output.stdout).unwrap();
-    assert!(table.contains("429 too_fast: slow down") && table.trim_end().ends_with("FAIL"), "{table}");
+    assert!(
+        table.contains("429 too_fast: slow down") && table.trim_end().ends_with("FAIL"),
+        "{table}"
+    );
 }
 
 #[test]
@@ -123,7 +126,8 @@ fn a_frame_the_rfc_forbids() {
 
 #[test]
 fn a_missed_objective() {
-    let (code, json) = result(&Node::start(Fault::None), &["--slo", "ack.p50<1ns", "--slo", "ack.p50<1h"]);
+    let (code, json) =
+        result(&Node::start(Fault::None), &["--slo", "ack.p50<1ns", "--slo", "ack.p50<1h"]);
     assert_eq!(code, 2, "{json:#}");
     assert_eq!(json["failures"], serde_json::json!({}));
     assert_eq!(json["slos"][0]["held"], false);

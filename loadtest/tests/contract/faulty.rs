@@ -1,8 +1,8 @@
-//! A small node on threads and tungstenite's server role, right or wrong in one chosen way, and a way to run
-//! `exo-load` against it.
+//! A small node on threads and tungstenite's server role, right or wrong in one chosen way, and a
+//! way to run `exo-load` against it.
 
-use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::io::{ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +43,15 @@ pub enum Fault {
     Refuse(u16),
     /// The first upgrades are refused with 503, this many, then all is well.
     RefuseFirst(u64),
+    /// After so many upgrades the next ones are refused, this many, then all is well.
+    RefuseLater {
+        /// With this status.
+        status: u16,
+        /// Upgrades that are well.
+        after: u64,
+        /// Upgrades that are refused.
+        count: u64,
+    },
     /// More calls than this at a time are refused with 503.
     Full(u64),
     /// 101 with a wrong accept key.
@@ -53,7 +62,8 @@ pub enum Fault {
     DropEarly,
     /// The first connection ends without a Close after frame 15; later ones are well.
     DropFirst,
-    /// The second connection ends without a Close once it has said nothing for a second; the others are well.
+    /// The second connection ends without a Close once it has said nothing for a second; the others
+    /// are well.
     DropIdle,
     /// `stopped` counts one frame too many.
     StoppedFrames,
@@ -65,7 +75,7 @@ pub enum Fault {
     StopIgnored,
     /// The last Close has code 1011.
     CloseWrong,
-    /// A message nobody asked for after frame 5.
+    /// An unexpected message after frame 5.
     Chatter,
     /// A binary message after frame 5.
     ChatterBinary,
@@ -88,6 +98,8 @@ pub struct Node {
     pub heard: Arc<Heard>,
     /// In the order in which it came.
     pub hung_up: Arc<HungUp>,
+    upgrades: Arc<AtomicU64>,
+    resets: Arc<AtomicU64>,
 }
 
 impl Node {
@@ -95,14 +107,21 @@ impl Node {
     pub fn start(fault: Fault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("ws://{}/v1/ingest", listener.local_addr().expect("an address"));
-        let node = Self { url, heard: Arc::default(), hung_up: Arc::default() };
+        let node = Self {
+            url,
+            heard: Arc::default(),
+            hung_up: Arc::default(),
+            upgrades: Arc::default(),
+            resets: Arc::default(),
+        };
         let (heard, hung_up) = (node.heard.clone(), node.hung_up.clone());
+        let (upgrades, resets) = (node.upgrades.clone(), node.resets.clone());
         thread::spawn(move || {
-            let upgrades = Arc::new(AtomicU64::new(0));
             let up = Arc::new(AtomicU64::new(0));
             for stream in listener.incoming() {
-                let (stream, upgrades, up) = (stream.expect("accept"), upgrades.clone(), up.clone());
-                let (heard, hung_up) = (heard.clone(), hung_up.clone());
+                let (stream, upgrades, up) =
+                    (stream.expect("accept"), upgrades.clone(), up.clone());
+                let (heard, hung_up, resets) = (heard.clone(), hung_up.clone(), resets.clone());
                 // Whatever ends a connection is the generator's to report.
                 thread::spawn(move || {
                     let others = up.fetch_add(1, Ordering::SeqCst);
@@ -110,7 +129,7 @@ impl Node {
                         Fault::Full(calls_max) if others >= calls_max => Fault::Refuse(503),
                         fault => fault,
                     };
-                    let served = serve(stream, fault, &upgrades, &heard, &hung_up);
+                    let served = serve(stream, fault, &upgrades, &resets, &heard, &hung_up);
                     up.fetch_sub(1, Ordering::SeqCst);
                     served
                 });
@@ -118,9 +137,41 @@ impl Node {
         });
         node
     }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        let address = self.url.strip_prefix("ws://").and_then(|rest| rest.split('/').next());
+        address.and_then(|address| address.parse().ok()).expect("an address")
+    }
+
+    /// Upgrades that were asked for so far.
+    pub fn upgrades(&self) -> u64 {
+        self.upgrades.load(Ordering::SeqCst)
+    }
+
+    /// Connections that ended with a RST so far.
+    pub fn resets(&self) -> u64 {
+        self.resets.load(Ordering::SeqCst)
+    }
+
+    /// Waits until so many frames have come, of all calls together.
+    pub fn wait_for_frames(&self, count: usize) {
+        let begin = Instant::now();
+        while self.heard.lock().expect("lock").len() < count {
+            assert!(begin.elapsed() < Duration::from_secs(60), "no {count} frames come");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
-fn serve(mut stream: TcpStream, fault: Fault, upgrades: &AtomicU64, heard: &Heard, hung_up: &HungUp) -> Option<()> {
+fn serve(
+    mut stream: TcpStream,
+    fault: Fault,
+    upgrades: &AtomicU64,
+    resets: &AtomicU64,
+    heard: &Heard,
+    hung_up: &HungUp,
+) -> Option<()> {
     if stream.peek(&mut [0]).ok()? == 0 {
         return None; // the generator's knock
     }
@@ -128,17 +179,24 @@ fn serve(mut stream: TcpStream, fault: Fault, upgrades: &AtomicU64, heard: &Hear
     let refusal = match fault {
         Fault::Refuse(status) => Some(status),
         Fault::RefuseFirst(count) if nth < count => Some(503),
+        Fault::RefuseLater { status, after, count } if (after..after + count).contains(&nth) => {
+            Some(status)
+        }
         _ => None,
     };
     if fault == Fault::AcceptWrong {
-        let head = "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: AAAA\r\n\r\n";
+        let head = "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                Sec-WebSocket-Accept: AAAA\r\n\r\n";
         stream.write_all(head.as_bytes()).ok()?;
         thread::sleep(Duration::from_millis(200));
         return None;
     }
     #[allow(clippy::result_large_err, reason = "tungstenite's callback type")]
     let answer = |request: &Request, response: Response| {
-        let bearer = request.headers().get("Authorization").is_some_and(|value| value.as_bytes().starts_with(b"Bearer e"));
+        let bearer = request
+            .headers()
+            .get("Authorization")
+            .is_some_and(|value| value.as_bytes().starts_with(b"Bearer e"));
         let status = refusal.or((!bearer).then_some(401));
         match status {
             None => Ok(response),
@@ -153,7 +211,18 @@ fn serve(mut stream: TcpStream, fault: Fault, upgrades: &AtomicU64, heard: &Hear
     if fault == Fault::DropIdle && nth == 1 {
         socket.get_ref().set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
     }
-    Session { socket, fault, nth, heard, hung_up, frames: 0, bytes: 0, interaction: String::new() }.run()
+    Session {
+        socket,
+        fault,
+        nth,
+        heard,
+        hung_up,
+        resets,
+        frames: 0,
+        bytes: 0,
+        interaction: String::new(),
+    }
+    .run()
 }
 
 struct Session<'a> {
@@ -162,6 +231,7 @@ struct Session<'a> {
     nth: u64,
     heard: &'a Heard,
     hung_up: &'a HungUp,
+    resets: &'a AtomicU64,
     frames: u64,
     bytes: u64,
     interaction: String,
@@ -170,7 +240,15 @@ struct Session<'a> {
 impl Session<'_> {
     fn run(mut self) -> Option<()> {
         loop {
-            match self.socket.read().ok()? {
+            let read = self.socket.read();
+            let is_reset = |error: &tungstenite::Error| {
+                matches!(error, tungstenite::Error::Io(error)
+                    if error.kind() == ErrorKind::ConnectionReset)
+            };
+            if read.as_ref().is_err_and(is_reset) {
+                self.resets.fetch_add(1, Ordering::SeqCst);
+            }
+            match read.ok()? {
                 Message::Text(text) => {
                     let event: Value = serde_json::from_str(&text).ok()?;
                     match event["event"].as_str()? {
@@ -184,7 +262,10 @@ impl Session<'_> {
                 Message::Binary(audio) => {
                     self.frames += 1;
                     self.bytes += audio.len() as u64;
-                    self.heard.lock().expect("lock").push((self.interaction.clone(), audio.to_vec()));
+                    self.heard
+                        .lock()
+                        .expect("lock")
+                        .push((self.interaction.clone(), audio.to_vec()));
                     self.after_frame()?;
                 }
                 Message::Close(_) => self.note_hang_up(),
@@ -209,8 +290,12 @@ impl Session<'_> {
         self.interaction = start["interaction_id"].as_str()?.to_owned();
         let name = &self.interaction;
         match self.fault {
-            Fault::StartedForeign => self.say(format!(r#"{{"event":"started","interaction_id":"{name}x"}}"#)),
-            Fault::StartedMore => self.say(format!(r#"{{"event":"started","interaction_id":"{name}","v":1}}"#)),
+            Fault::StartedForeign => {
+                self.say(format!(r#"{{"event":"started","interaction_id":"{name}x"}}"#))
+            }
+            Fault::StartedMore => {
+                self.say(format!(r#"{{"event":"started","interaction_id":"{name}","v":1}}"#))
+            }
             Fault::StartedNever => Some(()),
             _ => self.say(format!(r#"{{"event":"started","interaction_id":"{name}"}}"#)),
         }
@@ -220,11 +305,16 @@ impl Session<'_> {
         let frames = self.frames;
         match self.fault {
             Fault::Chatter if frames == 5 => self.say(r#"{"event":"hello"}"#.to_owned())?,
-            Fault::ChatterBinary if frames == 5 => self.socket.send(Message::binary("hello")).ok()?,
-            Fault::Masked if frames == 5 => self.socket.get_mut().write_all(b"\x81\x82\0\0\0\0hi").ok()?,
+            Fault::ChatterBinary if frames == 5 => {
+                self.socket.send(Message::binary("hello")).ok()?
+            }
+            Fault::Masked if frames == 5 => {
+                self.socket.get_mut().write_all(b"\x81\x82\0\0\0\0hi").ok()?
+            }
             Fault::Ping if frames == 5 => {
-                self.socket.send(Message::Ping("are you there".into())).ok()?;
-                while !matches!(self.socket.read().ok()?, Message::Pong(pong) if pong == "are you there") {
+                const ASKED: &str = "are you there";
+                self.socket.send(Message::Ping(ASKED.into())).ok()?;
+                while !matches!(self.socket.read().ok()?, Message::Pong(pong) if pong == ASKED) {
                     self.frames += 1;
                     self.bytes += 2 * 480;
                 }
@@ -234,9 +324,11 @@ impl Session<'_> {
                 return Some(());
             }
             Fault::CloseEarly(code) if frames == 15 => {
-                self.say(
-                    r#"{"event":"error","code":429,"reason":"too_fast","message":"slow down","retryable":true}"#.to_owned(),
-                )?;
+                let event = concat!(
+                    r#"{"event":"error","code":429,"reason":"too_fast","#,
+                    r#""message":"slow down","retryable":true}"#
+                );
+                self.say(event.to_owned())?;
                 return self.close(code);
             }
             Fault::DropEarly if frames == 15 => return None,
@@ -273,17 +365,19 @@ impl Session<'_> {
             Fault::StoppedNever => {}
             _ => {
                 let name = &self.interaction;
-                let rest = format!(r#""duration_ms":{},"durable_seq":null"#, bytes / 2 * 1_000 / 24_000);
-                self.say(format!(
-                    r#"{{"event":"stopped","interaction_id":"{name}","seq":{frames},"bytes":{bytes},{rest}}}"#
-                ))?;
+                let duration_ms = bytes / 2 * 1_000 / 24_000;
+                let head = format!(r#"{{"event":"stopped","interaction_id":"{name}""#);
+                let counts = format!(r#""seq":{frames},"bytes":{bytes}"#);
+                let rest = format!(r#""duration_ms":{duration_ms},"durable_seq":null}}"#);
+                self.say(format!("{head},{counts},{rest}"))?;
             }
         }
         self.close(if self.fault == Fault::CloseWrong { 1011 } else { 1000 })
     }
 
     fn close(&mut self, code: u16) -> Option<()> {
-        let close = tungstenite::protocol::CloseFrame { code: CloseCode::from(code), reason: "".into() };
+        let close =
+            tungstenite::protocol::CloseFrame { code: CloseCode::from(code), reason: "".into() };
         self.socket.close(Some(close)).ok()?;
         while self.socket.read().is_ok() {}
         None
@@ -291,10 +385,12 @@ impl Session<'_> {
 }
 
 /// A token that looks like one; the node here does not verify it.
-pub const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJ0ZW5hbnRfaWQiOiJ0IiwiaW50ZXJhY3Rpb25faWQiOiJpIn0.AAAA";
+pub const TOKEN: &str =
+    "eyJhbGciOiJSUzI1NiJ9.eyJ0ZW5hbnRfaWQiOiJ0IiwiaW50ZXJhY3Rpb25faWQiOiJpIn0.AAAA";
 
-/// Flags of a short run: three calls, 20 ms frames of 960 bytes, a second. The test machine may be busy, so that only what
-/// the node does can fail a run. No ramp: a main thread that wakes up late would find the steady part over.
+/// Flags of a short run: three calls, 20 ms frames of 960 bytes, a second. The test machine may be
+/// busy, so that only what the node does can fail a run. No ramp: a main thread that wakes up late
+/// would find the steady part over.
 pub const SHORT: [&str; 14] = [
     "--calls",
     "3",
@@ -322,7 +418,11 @@ pub fn command(url: &str, more: &[&str]) -> Command {
 /// Its arguments.
 pub fn flags<'a>(url: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let with_short = SHORT.chunks(2).filter(|pair| !more.contains(&pair[0]));
-    ["run", "--url", url].into_iter().chain(with_short.flatten().copied()).chain(more.iter().copied()).collect()
+    ["run", "--url", url]
+        .into_iter()
+        .chain(with_short.flatten().copied())
+        .chain(more.iter().copied())
+        .collect()
 }
 
 /// Runs it.
@@ -330,13 +430,19 @@ pub fn exo_load(url: &str, more: &[&str]) -> Output {
     command(url, more).output().expect("exo-load starts")
 }
 
-/// Exit code and failure counts of a run with `--json`.
+/// Exit code and result of a run.
 pub fn result(node: &Node, more: &[&str]) -> (i32, Value) {
+    result_at(&node.url, more)
+}
+
+/// The same at any URL.
+pub fn result_at(url: &str, more: &[&str]) -> (i32, Value) {
     let more: Vec<&str> = more.iter().copied().chain(["--json"]).collect();
-    let output = exo_load(&node.url, &more);
+    let output = exo_load(url, &more);
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    let json = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{errors}"));
+    let json =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}{errors}"));
     crate::schema::check(&json);
     (output.status.code().expect("an exit code"), json)
 }

@@ -10,7 +10,7 @@ fn a_right_node_passes() {
     let (code, json) = result(&node, &[]);
     assert_eq!(code, 0, "{json:#}");
     assert_eq!(json["verdict"], "pass");
-    assert_eq!(json["schema"], serde_json::json!({"name": "exo-load/result", "version": 1}));
+    assert_eq!(json["schema"], serde_json::json!({"name": "exo-load/result", "version": 2}));
     assert_eq!(json["counts"]["calls_completed"], 3);
     assert_eq!(json["counts"]["calls_failed"], 0);
     assert_eq!(json["failures"], serde_json::json!({}));
@@ -37,7 +37,10 @@ fn every_frame_of_every_call_is_distinct_and_in_order() {
     for (call, audio) in heard.iter() {
         let number = numbers.entry(call).or_default();
         *number += 1;
-        assert_eq!(audio[..4], call.strip_prefix("call/").unwrap().parse::<u32>().unwrap().to_le_bytes());
+        assert_eq!(
+            audio[..4],
+            call.strip_prefix("call/").unwrap().parse::<u32>().unwrap().to_le_bytes()
+        );
         assert_eq!(audio[8..16], number.to_le_bytes());
     }
     let mut calls: Vec<&str> = numbers.into_keys().collect();
@@ -70,14 +73,16 @@ fn a_bare_close_ends_a_call_too() {
 fn two_pinned_workers_share_the_calls() {
     // CPU 0 twice is one worker; machines with a single CPU run this too.
     let cpus = if std::thread::available_parallelism().unwrap().get() > 1 { "0,1" } else { "0" };
-    let (code, json) = result(&Node::start(Fault::None), &["--cpus", cpus, "--calls", "8", "--audio", "sine"]);
+    let (code, json) =
+        result(&Node::start(Fault::None), &["--cpus", cpus, "--calls", "8", "--audio", "sine"]);
     assert_eq!(code, 0, "{json:#}");
     assert_eq!(json["counts"]["calls_completed"], 8);
 }
 
 #[test]
 fn the_table_ends_with_the_verdict() {
-    let output = exo_load(&Node::start(Fault::None).url, &["--slo", "ack.p99<1h", "--slo", "setup.max<=1h"]);
+    let output =
+        exo_load(&Node::start(Fault::None).url, &["--slo", "ack.p99<1h", "--slo", "setup.max<=1h"]);
     let table = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{table}");
     assert!(table.trim_end().ends_with("PASS"), "{table}");

@@ -1,4 +1,5 @@
-//! `--realtime`: workers go before ordinary threads where that is allowed, and nothing is played where it is not.
+//! `--realtime`: workers run before ordinary threads if that is allowed. If it is not, nothing is
+//! played.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -27,12 +28,12 @@ fn policies(pid: u32) -> Vec<(String, u32)> {
     stats.filter_map(policy).collect()
 }
 
-/// Exit code 1, one sentence that says what to do, and the node has heard nothing.
+/// Exit code 1, one sentence that says what to do, and no call at the node.
 #[track_caller]
 fn assert_refused(output: &Output, node: &Node) {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{errors}");
-    for part in ["--realtime", "CAP_SYS_NICE", "ulimit -r", "leave the flag away"] {
+    for part in ["--realtime", "CAP_SYS_NICE", "ulimit -r", "leave out the flag"] {
         assert!(errors.contains(part), "'{part}' is not in: {errors}");
     }
     assert_eq!(errors.lines().count(), 1, "{errors}");
@@ -44,7 +45,8 @@ fn workers_go_before_ordinary_threads() {
     const FIFO: u32 = 1;
     let node = Node::start(Fault::None);
     let mut command = command(&node.url, &REALTIME);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("exo-load starts");
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("exo-load starts");
     let mut worker_seen = false;
     while child.try_wait().expect("a child").is_none() {
         for (name, policy) in policies(child.id()) {
@@ -61,7 +63,11 @@ fn workers_go_before_ordinary_threads() {
     }
     let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     crate::schema::check(&json);
-    assert_eq!((output.status.code(), &json["run"]["realtime"]), (Some(0), &Value::Bool(true)), "{json:#}");
+    assert_eq!(
+        (output.status.code(), &json["run"]["realtime"]),
+        (Some(0), &Value::Bool(true)),
+        "{json:#}"
+    );
     assert!(worker_seen, "no worker had the policy");
 }
 
@@ -71,7 +77,9 @@ fn without_permission_nothing_is_played() {
     let directory = tempfile::tempdir().expect("a directory");
     let binary = directory.path().join("exo-load");
     fs::copy(env!("CARGO_BIN_EXE_exo-load"), &binary).expect("a copy");
-    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("permissions");
+    let open = |path: &Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("permissions")
+    };
     open(directory.path());
     open(&binary);
     let mut command = Command::new("sh");
@@ -79,6 +87,10 @@ fn without_permission_nothing_is_played() {
     if rustix::process::geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
-    let output = command.args(flags(&node.url, &REALTIME)).env("JWT_TOKEN", TOKEN).output().expect("sh starts");
+    let output = command
+        .args(flags(&node.url, &REALTIME))
+        .env("JWT_TOKEN", TOKEN)
+        .output()
+        .expect("sh starts");
     assert_refused(&output, &node);
 }

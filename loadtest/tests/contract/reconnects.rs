@@ -1,8 +1,10 @@
-//! `--reconnect`: a lost call comes back, and the loss is counted; what will never work is not tried again.
+//! `--reconnect`: a lost call comes back, and the loss is counted; what will never work is not
+//! tried again.
 
 use crate::faulty::{Fault, Node, result};
 
-const RECONNECT: [&str; 7] = ["--reconnect", "--reconnect-interval", "50ms", "--duration", "1200ms", "--calls", "2"];
+const RECONNECT: [&str; 7] =
+    ["--reconnect", "--reconnect-interval", "50ms", "--duration", "1200ms", "--calls", "2"];
 
 #[test]
 fn a_dropped_call_comes_back() {
@@ -20,9 +22,16 @@ fn a_dropped_call_comes_back() {
 fn a_call_that_is_lost_before_it_hangs_up_comes_back_too() {
     let node = Node::start(Fault::DropIdle);
     // The second call has said everything three seconds before its time to hang up.
-    let (code, json) = result(&node, &[&RECONNECT[..3], &["--duration", "300ms", "--ramp", "6s", "--calls", "2"]].concat());
+    let (code, json) = result(
+        &node,
+        &[&RECONNECT[..3], &["--duration", "300ms", "--ramp", "6s", "--calls", "2"]].concat(),
+    );
     assert_eq!(code, 0, "{json:#}");
-    assert_eq!((&json["counts"]["reconnects"], &json["counts"]["calls_completed"]), (&1.into(), &2.into()), "{json:#}");
+    assert_eq!(
+        (&json["counts"]["reconnects"], &json["counts"]["calls_completed"]),
+        (&1.into(), &2.into()),
+        "{json:#}"
+    );
     // Those after the last ack; after the end none was due.
     assert!(json["counts"]["frames_lost"].as_u64() <= Some(9), "{json:#}");
 }

@@ -5,7 +5,8 @@ use serde_json::Value;
 /// Panics where `result` is not what the schema says.
 #[track_caller]
 pub fn check(result: &Value) {
-    let schema: Value = serde_json::from_str(include_str!("../../result.schema.json")).expect("JSON");
+    let schema: Value =
+        serde_json::from_str(include_str!("../../result.schema.json")).expect("JSON");
     if let Err(fault) = check_value(&schema, &schema, result, "result") {
         panic!("{fault}\n{result:#}");
     }
@@ -13,7 +14,8 @@ pub fn check(result: &Value) {
 
 fn check_value(root: &Value, schema: &Value, value: &Value, path: &str) -> Result<(), String> {
     if let Some(name) = schema["$ref"].as_str() {
-        let definition = root.pointer(name.trim_start_matches('#')).ok_or(format!("no {name} in the schema"))?;
+        let definition =
+            root.pointer(name.trim_start_matches('#')).ok_or(format!("no {name} in the schema"))?;
         return check_value(root, definition, value, path);
     }
     if schema.get("const").is_some_and(|constant| constant != value) {
@@ -64,11 +66,11 @@ fn is_a(name: &str, value: &Value) -> bool {
 
 #[test]
 fn what_does_not_fit_is_found() {
-    let result = serde_json::json!({"schema": {"name": "exo-load/result", "version": 2}});
+    let result = serde_json::json!({"schema": {"name": "exo-load/result", "version": 3}});
     let schema: Value = serde_json::from_str(include_str!("../../result.schema.json")).unwrap();
     assert!(check_value(&schema, &schema, &result, "r").unwrap_err().contains("r has no verdict"));
     for (name, value, fault) in [
-        ("schema", &result["schema"], "version is 2"),
+        ("schema", &result["schema"], "version is 3"),
         ("counts", &serde_json::json!({"frames": "many"}), "frames is \"many\""),
         ("latency_ns", &serde_json::json!({"ack": {}}), "has no setup"),
         ("run", &serde_json::json!([]), "and no"),

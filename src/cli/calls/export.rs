@@ -6,14 +6,18 @@ use super::name::{CallName, display};
 use super::view::seconds;
 use super::wav::{DATA_SIZE_MAX, header};
 use super::{DataDir, Failure, find, print_json, progress, remark};
-use crate::journal::reader::{Call, GapReason, Journal, Turn};
+use crate::archive::reader::{Call, CallEpoch, GapReason, Journal};
 use audio::{Audio, Exported, Stop};
 use clap::{Args, ValueEnum};
+use exo_output::Output;
 use serde::Serialize;
-use std::fs::{File, OpenOptions};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 use std::io::{self, BufWriter, ErrorKind, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 mod audio;
 
@@ -23,18 +27,19 @@ mod audio;
 pub(in crate::cli) struct ExportArgs {
     #[command(flatten)]
     name: CallName,
-    /// The file to write; - for standard output
+    /// File to write, readable by this user only; a pipe or device is written to as it is; - is
+    /// standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// One epoch by its number in `calls list`, or all of them in order
+    /// One epoch, by its number in `calls list`, or all of them in order
     #[arg(long, value_name = "N|all", default_value = "all", value_parser = parse_epoch)]
     epoch: Epochs,
-    /// What to put where audio is missing
+    /// What to write where audio is missing
     #[arg(long, value_name = "WHAT", default_value = "none")]
     gaps: Gaps,
     #[command(flatten)]
     data_dir: DataDir,
-    /// What was written and what is missing, as JSON on standard output
+    /// Print what was written and what is missing, as JSON on standard output
     #[arg(long)]
     json: bool,
 }
@@ -44,22 +49,23 @@ Examples:
   exo-ingest calls export acme/call-1 -o call.wav --data-dir /var/lib/exo-ingest
   exo-ingest calls export --tenant acme --interaction a/b -o - | ffmpeg -i - call.ogg
 
-The file has a header of 44 bytes and the audio as it came: nothing is inserted where some is missing, unless \
---gaps silence fills it by the time at which audio was received.";
+The file has a header of 44 bytes and the audio as received. Missing audio leaves no gap in the \
+file. With --gaps silence, silence fills the gaps; its length comes from the times at which audio \
+was received.";
 
-/// Which epochs.
+/// The epochs to export.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Epochs {
     All,
     One(usize),
 }
 
-/// What to put where audio is missing.
+/// What to write where audio is missing.
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 enum Gaps {
     /// Nothing
     None,
-    /// Silence, by the time at which audio was received
+    /// Silence, as long as the times at which audio was received say
     Silence,
 }
 
@@ -85,17 +91,21 @@ struct Document<'a> {
 pub(super) fn export(args: &ExportArgs) -> Result<(), Failure> {
     let to_stdout = args.output == Path::new("-");
     if to_stdout && args.json {
-        return Err(Failure::Usage(
-            "standard output takes the audio or the JSON: give -o a file, or leave --json out".into(),
-        ));
+        return Err(both_on_stdout());
     }
     let (journal, catalog) = args.data_dir.catalog()?;
     let call = find(&catalog, &args.name)?;
     let name = display(&call.identity);
-    let turns = chosen(call, args.epoch, &name)?;
-    let sample_rate = common_rate(&turns)?;
-    let audio = Audio { journal: &journal, turns: &turns, sample_rate, fills: args.gaps == Gaps::Silence };
-    let exported = if to_stdout { to_pipe(&audio)? } else { to_file(&audio, &args.output)? };
+    let call_epochs = chosen(call, args.epoch, &name)?;
+    let sample_rate = common_rate(&call_epochs)?;
+    let audio = Audio {
+        journal: &journal,
+        epochs: &call_epochs,
+        sample_rate,
+        fills: args.gaps == Gaps::Silence,
+    };
+    let exported =
+        if to_stdout { to_pipe(&audio, io::stdout().lock())? } else { to_path(&audio, args)? };
     for gap in &exported.gaps {
         remark(&gap.to_string());
     }
@@ -104,7 +114,13 @@ pub(super) fn export(args: &ExportArgs) -> Result<(), Failure> {
     }
     let seconds = seconds(exported.bytes, sample_rate);
     if args.json {
-        return print_json(&Document { call: &name, output: &args.output, sample_rate, seconds, exported: &exported });
+        return print_json(&Document {
+            call: &name,
+            output: &args.output,
+            sample_rate,
+            seconds,
+            exported: &exported,
+        });
     }
     if !to_stdout {
         remark(&format!("{name}: {seconds:.1} s at {sample_rate} Hz in {}", args.output.display()));
@@ -112,91 +128,146 @@ pub(super) fn export(args: &ExportArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The turns that were asked for, with their numbers. A call that was deleted has no audio to give.
-fn chosen<'a>(call: &'a Call, epochs: Epochs, name: &str) -> Result<Vec<(usize, &'a Turn)>, Failure> {
-    let mut turns: Vec<(usize, &Turn)> = call.turns.iter().enumerate().map(|(place, turn)| (place + 1, turn)).collect();
-    if let Epochs::One(number) = epochs {
-        turns.retain(|(epoch, _)| *epoch == number);
-        if turns.is_empty() {
-            let count = call.turns.len();
-            return Err(Failure::Run(format!("{name} has no epoch {number}: it has {count}, counted from 1")));
-        }
-    }
-    let (frames, erased) =
-        turns.iter().fold((0, 0), |(frames, erased), (_, turn)| (frames + turn.frames.count(), erased + turn.erased));
-    if frames > 0 && frames == erased {
-        return Err(Failure::Run(format!("the audio of {name} was deleted: there is nothing to export")));
-    }
-    Ok(turns)
+fn both_on_stdout() -> Failure {
+    Failure::Usage(
+        "standard output can take the audio or the JSON, not both: give -o a file, or omit --json"
+            .into(),
+    )
 }
 
-fn common_rate(turns: &[(usize, &Turn)]) -> Result<u32, Failure> {
-    let rate = |turn: &Turn| turn.facts.as_ref().map_or(0, |facts| facts.sample_rate);
-    let first = turns.first().map_or(0, |(_, turn)| rate(turn));
-    if turns.iter().all(|(_, turn)| rate(turn) == first) {
+/// A recording is personal data, so the file is private. A pipe or device is written to as it is.
+fn to_path(audio: &Audio<'_>, args: &ExportArgs) -> Result<Exported, Failure> {
+    let path = &args.output;
+    let failed =
+        |error: io::Error| Failure::Run(format!("cannot write {}: {error}", path.display()));
+    let stop = stop_on_signals().map_err(failed)?;
+    let output = Output::create(path, exo_output::PRIVATE).map_err(failed)?;
+    if output.is_new() {
+        return to_file(audio, output, path, &stop);
+    }
+    if output.is_stdout() && args.json {
+        return Err(both_on_stdout());
+    }
+    // There is nothing to clean up: the first signal ends it at once.
+    stop.store(true, Ordering::Relaxed);
+    to_pipe(audio, output.file())
+}
+
+/// The chosen epochs, with their numbers. A deleted call has no audio to export.
+fn chosen<'a>(
+    call: &'a Call,
+    epochs: Epochs,
+    name: &str,
+) -> Result<Vec<(usize, &'a CallEpoch)>, Failure> {
+    let mut call_epochs: Vec<(usize, &CallEpoch)> =
+        call.epochs.iter().enumerate().map(|(place, call_epoch)| (place + 1, call_epoch)).collect();
+    if let Epochs::One(number) = epochs {
+        call_epochs.retain(|(epoch, _)| *epoch == number);
+        if call_epochs.is_empty() {
+            let count = call.epochs.len();
+            return Err(Failure::Run(format!(
+                "{name} has no epoch {number}: it has {count}, counted from 1"
+            )));
+        }
+    }
+    let (frames, erased) = call_epochs.iter().fold((0, 0), |(frames, erased), (_, call_epoch)| {
+        (frames + call_epoch.frames.count(), erased + call_epoch.erased)
+    });
+    if frames > 0 && frames == erased {
+        return Err(Failure::Run(format!(
+            "the audio of {name} was deleted: there is nothing to export"
+        )));
+    }
+    Ok(call_epochs)
+}
+
+/// The rate of all epochs that hold audio. The others do not matter for the file.
+fn common_rate(call_epochs: &[(usize, &CallEpoch)]) -> Result<u32, Failure> {
+    let rate =
+        |call_epoch: &CallEpoch| call_epoch.facts.as_ref().map_or(0, |facts| facts.sample_rate);
+    let heard: Vec<_> = call_epochs.iter().filter(|(_, call_epoch)| call_epoch.bytes > 0).collect();
+    let first = heard
+        .first()
+        .copied()
+        .or(call_epochs.first())
+        .map_or(0, |(_, call_epoch)| rate(call_epoch));
+    if heard.iter().all(|(_, call_epoch)| rate(call_epoch) == first) {
         return Ok(first);
     }
-    let rates: Vec<String> = turns.iter().map(|(epoch, turn)| format!("epoch {epoch}: {} Hz", rate(turn))).collect();
+    let rates: Vec<String> = heard
+        .iter()
+        .map(|(epoch, call_epoch)| format!("epoch {epoch}: {} Hz", rate(call_epoch)))
+        .collect();
     Err(Failure::Run(format!(
-        "a WAV file has one rate and this call has more: pick one with --epoch ({})",
+        "a WAV file has one sample rate and this call has several: choose an epoch with --epoch \
+         ({})",
         rates.join(", ")
     )))
 }
 
-/// Whole or not at all: a file that is not finished has another name.
-fn to_file(audio: &Audio<'_>, path: &Path) -> Result<Exported, Failure> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let failed = |error: io::Error| Failure::Run(format!("cannot write {}: {error}", path.display()));
-    // Recordings are nobody else's business.
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(failed)?;
-    let done = write_file(audio, &file).and_then(|exported| {
-        std::fs::rename(&part, path).map_err(failed)?;
-        Ok(exported)
-    });
-    if done.is_err() {
-        let _ = std::fs::remove_file(&part);
-    }
-    done
-}
-
-fn write_file(audio: &Audio<'_>, file: &File) -> Result<Exported, Failure> {
-    let failed = |error: io::Error| Failure::Run(format!("cannot write the file: {error}"));
+/// Complete or not at all: the file has another name until it is finished.
+fn to_file(
+    audio: &Audio<'_>,
+    output: Output,
+    path: &Path,
+    stop: &AtomicBool,
+) -> Result<Exported, Failure> {
+    let failed =
+        |error: io::Error| Failure::Run(format!("cannot write {}: {error}", path.display()));
     let bar = progress(audio.frame_count(), "exporting frames");
-    let mut out = BufWriter::new(file);
+    let mut out = BufWriter::new(output.file());
     out.write_all(&header(audio.sample_rate, 0)).map_err(failed)?;
-    let exported = audio.write(&mut |bytes| out.write_all(bytes), &bar)?;
+    let mut write = |bytes: &[u8]| match stop.load(Ordering::Relaxed) {
+        true => {
+            Err(io::Error::other("a signal ended the export, and no part of the file was kept"))
+        }
+        false => out.write_all(bytes),
+    };
+    let exported = audio.write(&mut write, &bar)?;
     out.flush().map_err(failed)?;
-    file.write_all_at(&header(audio.sample_rate, exported.bytes), 0).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
+    drop(out);
+    output.file().write_all_at(&header(audio.sample_rate, exported.bytes), 0).map_err(failed)?;
+    output.finish().map_err(failed)?;
     bar.finish_and_clear();
     Ok(exported)
 }
 
-/// The header comes first, and says how much follows: so the audio is read twice.
-fn to_pipe(audio: &Audio<'_>) -> Result<Exported, Failure> {
+/// Becomes true at the first signal that asks this process to end, so that half a recording is not
+/// left. The second signal ends the process at once.
+fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        flag::register_conditional_default(signal, Arc::clone(&stop))?;
+        flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
+/// The header comes first and says how much follows, so the audio is read twice.
+fn to_pipe(audio: &Audio<'_>, out: impl Write) -> Result<Exported, Failure> {
     let bar = progress(2 * audio.frame_count(), "exporting frames");
     let counted = audio.write(&mut |_| Ok(()), &bar)?;
-    let mut stdout = BufWriter::new(io::stdout().lock());
+    let mut out = BufWriter::new(out);
     let mut left = counted.bytes;
-    let announced = stdout.write_all(&header(audio.sample_rate, counted.bytes)).map_err(Stop::Output);
+    let announced = out.write_all(&header(audio.sample_rate, counted.bytes)).map_err(Stop::Output);
     let result = announced.and_then(|()| {
-        // A live call has more by now: what was announced is written.
+        // A live call has more by now: only the announced size is written.
         let mut write = |bytes: &[u8]| {
             let size = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
             left -= size as u64;
-            stdout.write_all(&bytes[..size])
+            out.write_all(&bytes[..size])
         };
         audio.write(&mut write, &bar)?;
-        stdout.flush().map_err(Stop::Output)
+        out.flush().map_err(Stop::Output)
     });
     bar.finish_and_clear();
     match result {
-        // A reader that has heard enough is no failure.
+        // A reader that has read enough is not a failure.
         Err(Stop::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(counted),
         Err(stop) => Err(stop.into()),
-        Ok(()) if left > 0 => Err(Failure::Run(format!("{left} bytes of audio expired while they were exported"))),
+        Ok(()) if left > 0 => {
+            Err(Failure::Run(format!("{left} bytes of audio expired while they were exported")))
+        }
         Ok(()) => Ok(counted),
     }
 }

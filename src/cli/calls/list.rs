@@ -4,6 +4,7 @@
 
 use super::view::{CallView, EpochView, table};
 use super::{DataDir, Failure, print, print_json, remark};
+use crate::archive::recovery::counted;
 use clap::Args;
 use serde::Serialize;
 
@@ -13,10 +14,10 @@ use serde::Serialize;
 pub(in crate::cli) struct ListArgs {
     #[command(flatten)]
     data_dir: DataDir,
-    /// Only this tenant's
+    /// Only calls of this tenant
     #[arg(long, value_name = "T")]
     tenant: Option<String>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -25,31 +26,44 @@ const EXAMPLES: &str = "\
 Example:
   exo-ingest calls list --data-dir /var/lib/exo-ingest --tenant acme
 
-A call has an epoch for each connection that played it. ENDED is `live` while it goes on, `cut` where the node ended \
-first, else the reason.";
+A call has one epoch for each connection that sent its audio. ENDED is `live` while the epoch \
+goes on, `cut` if the node stopped first, and otherwise the reason.";
 
 #[derive(Serialize)]
 struct Document {
     calls: Vec<CallView>,
-    /// Epochs of which no record is left that says whose they are.
+    /// Epochs without a record that names their call.
     epochs_nameless: usize,
 }
 
-/// Prints a row for each epoch of each call.
+/// Prints one row for each epoch of each call.
 pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
     let (_, catalog) = args.data_dir.catalog()?;
     let is_wanted = |tenant: &str| args.tenant.as_deref().is_none_or(|wanted| wanted == tenant);
-    let calls = catalog.calls.iter().filter(|call| is_wanted(&call.identity.tenant)).map(CallView::new).collect();
+    let calls = catalog
+        .calls
+        .iter()
+        .filter(|call| is_wanted(&call.identity.tenant))
+        .map(CallView::new)
+        .collect();
     let document = Document { calls, epochs_nameless: catalog.nameless.len() };
     if args.json {
         return print_json(&document);
     }
     if document.epochs_nameless > 0 {
-        let count = document.epochs_nameless;
-        remark(&format!("{count} epochs are not shown: the records that say whose they are have expired or are damaged"));
+        let epochs = counted(document.epochs_nameless as u64, "epoch");
+        remark(&format!(
+            "not shown: {epochs}, because the records that name their calls have expired or are \
+             damaged"
+        ));
     }
-    let head = ["CALL", "EPOCH", "STARTED", "RATE", "FRAMES", "SECONDS", "ENDED"].map(str::to_owned).to_vec();
-    let rows = document.calls.iter().flat_map(|call| call.epochs.iter().map(|epoch| row(&call.call, epoch)));
+    let head = ["CALL", "EPOCH", "STARTED", "RATE", "FRAMES", "SECONDS", "ENDED"]
+        .map(str::to_owned)
+        .to_vec();
+    let rows = document
+        .calls
+        .iter()
+        .flat_map(|call| call.epochs.iter().map(|epoch| row(&call.call, epoch)));
     print(&table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()))
 }
 
@@ -58,7 +72,7 @@ fn row(call: &str, epoch: &EpochView) -> Vec<String> {
     let missing: u64 = epoch.gaps.iter().map(|gap| (gap.last - gap.first).saturating_add(1)).sum();
     for (count, what) in [(missing, "missing"), (epoch.frames_erased, "deleted")] {
         if count > 0 {
-            ended += &format!(", {count} frames {what}");
+            ended += &format!(", {} {what}", counted(count, "frame"));
         }
     }
     vec![

@@ -1,5 +1,5 @@
 #![forbid(unsafe_code)]
-//! `exo-ingest calls`: reads the journal, offline or beside a live node.
+//! `exo-ingest calls`: reads the journal, offline or while a node runs.
 
 mod delete;
 mod export;
@@ -12,7 +12,7 @@ mod view;
 mod wav;
 
 use super::{Failure, print};
-use crate::journal::reader::{Call, Catalog, Journal};
+use crate::archive::reader::{Call, Catalog, Journal};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use name::CallName;
@@ -30,7 +30,7 @@ pub(super) enum CallsCommand {
     Delete(delete::DeleteArgs),
 }
 
-/// Where the journal is.
+/// Directory of the journal.
 #[derive(Debug, Args)]
 struct DataDir {
     /// The node's data directory
@@ -51,7 +51,7 @@ pub(super) fn run(command: &CallsCommand) -> Result<(), Failure> {
 }
 
 impl DataDir {
-    /// The journal as it is now, and its calls.
+    /// The current journal, and its calls.
     fn catalog(&self) -> Result<(Journal, Catalog), Failure> {
         let journal = self.open()?;
         let bar = progress(journal.segment_count(), "looking through segments");
@@ -62,28 +62,30 @@ impl DataDir {
 
     fn open(&self) -> Result<Journal, Failure> {
         Journal::open(&self.data_dir).map_err(|error| {
-            Failure::Run(format!("{error}; --data-dir names the directory that the node was given by its own --data-dir"))
+            Failure::Run(format!("{error}; give the same --data-dir as to the node"))
         })
     }
 }
 
-/// The call that was named, or the sentence that says what to do.
+/// The call with this name, or an error that says what to do.
 fn find<'a>(catalog: &'a Catalog, name: &CallName) -> Result<&'a Call, Failure> {
     let identity = name.identity()?;
     catalog.call(&identity).ok_or_else(|| {
-        let known: Vec<String> = catalog.calls.iter().map(|call| name::display(&call.identity)).collect();
+        let known: Vec<String> =
+            catalog.calls.iter().map(|call| name::display(&call.identity)).collect();
         let wanted = name::display(&identity);
         let near = known.iter().map(|known| (strsim::jaro_winkler(known, &wanted), known));
-        let near = near.filter(|(near, _)| *near > 0.8).max_by(|one, other| one.0.total_cmp(&other.0));
+        let near =
+            near.filter(|(near, _)| *near > 0.8).max_by(|one, other| one.0.total_cmp(&other.0));
         let hint = match near {
             Some((_, known)) => format!("did you mean {known}?"),
-            None => "`exo-ingest calls list` shows what there is".to_owned(),
+            None => "`exo-ingest calls list` shows all calls".to_owned(),
         };
         Failure::Run(format!("there is no call {wanted} in the journal: {hint}"))
     })
 }
 
-/// A bar on standard error, if that is a terminal.
+/// A progress bar on standard error, if that is a terminal.
 fn progress(count: usize, what: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(count as u64).with_message(what);
     match ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {eta}") {
@@ -92,14 +94,14 @@ fn progress(count: usize, what: &'static str) -> ProgressBar {
     }
 }
 
-/// Prints a document.
+/// Prints a document as JSON.
 fn print_json(document: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(document)
         .map_err(|error| Failure::Run(format!("cannot print this as JSON: {error}")))?;
     print(&(text + "\n"))
 }
 
-/// Says something about what is printed, on standard error. Whoever closed that does not want to read it.
+/// Prints a remark about the output on standard error. If that is closed, there is no reader.
 fn remark(sentence: &str) {
     let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{sentence}\n"));
 }

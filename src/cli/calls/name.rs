@@ -1,4 +1,4 @@
-//! How a call is named on the command line: `TENANT/INTERACTION`, or by two flags.
+//! The name of a call on the command line: `TENANT/INTERACTION`, or two flags.
 
 #![forbid(unsafe_code)]
 
@@ -7,7 +7,8 @@ use crate::call::{CallIdentity, valid_id};
 use clap::Args;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-/// What is encoded in `TENANT/INTERACTION`: what would be read as something else there, or by a shell.
+/// Characters that are encoded in `TENANT/INTERACTION`: those with another meaning there or for a
+/// shell.
 const ENCODED: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -30,16 +31,19 @@ const ENCODED: &AsciiSet = &CONTROLS
     .add(b'|')
     .add(b'!');
 
-/// Which call.
+/// Name of a call.
 #[derive(Debug, Args)]
 pub(super) struct CallName {
-    /// The call, as `calls list` shows it; a `/` within an id is written %2F
-    #[arg(value_name = "TENANT/INTERACTION", required_unless_present_all = ["tenant", "interaction"])]
+    /// The call, as `calls list` shows it; write a `/` within an id as %2F
+    #[arg(
+        value_name = "TENANT/INTERACTION",
+        required_unless_present_all = ["tenant", "interaction"]
+    )]
     call: Option<String>,
-    /// The tenant as it is, instead of TENANT/INTERACTION
+    /// The tenant without encoding, instead of TENANT/INTERACTION
     #[arg(long, value_name = "T", requires = "interaction", conflicts_with = "call")]
     tenant: Option<String>,
-    /// The interaction as it is
+    /// The interaction without encoding
     #[arg(long, value_name = "I", requires = "tenant")]
     interaction: Option<String>,
 }
@@ -50,11 +54,16 @@ impl CallName {
         let (tenant, interaction) = match (&self.call, &self.tenant, &self.interaction) {
             (Some(call), ..) => split(call)?,
             (None, Some(tenant), Some(interaction)) => (tenant.clone(), interaction.clone()),
-            _ => return Err(Failure::Usage("name the call: TENANT/INTERACTION, or --tenant and --interaction".into())),
+            _ => {
+                return Err(Failure::Usage(
+                    "name the call: TENANT/INTERACTION, or --tenant and --interaction".into(),
+                ));
+            }
         };
         for id in [&tenant, &interaction] {
             if !valid_id(id) {
-                let sentence = "an id has 1 to 256 bytes and no control characters; `exo-ingest calls list` shows them";
+                let sentence = "an id has 1 to 256 bytes and no control characters; `exo-ingest \
+                                calls list` shows them";
                 return Err(Failure::Usage(sentence.into()));
             }
         }
@@ -65,11 +74,14 @@ impl CallName {
 fn split(call: &str) -> Result<(String, String), Failure> {
     let usage = || {
         Failure::Usage(format!(
-            "{call:?} is no call: write TENANT/INTERACTION with a / within an id as %2F, or use --tenant and --interaction"
+            "{call:?} does not name a call: write TENANT/INTERACTION with a / within an id as \
+             %2F, or use --tenant and --interaction"
         ))
     };
-    let (tenant, interaction) =
-        call.split_once('/').filter(|(_, interaction)| !interaction.contains('/')).ok_or_else(usage)?;
+    let (tenant, interaction) = call
+        .split_once('/')
+        .filter(|(_, interaction)| !interaction.contains('/'))
+        .ok_or_else(usage)?;
     let decoded = |id| percent_decode_str(id).decode_utf8().map(|id| id.into_owned());
     match (decoded(tenant), decoded(interaction)) {
         (Ok(tenant), Ok(interaction)) => Ok((tenant, interaction)),
@@ -77,12 +89,12 @@ fn split(call: &str) -> Result<(String, String), Failure> {
     }
 }
 
-/// As it is given back to a command.
+/// The name, as commands accept it.
 pub(super) fn display(identity: &CallIdentity) -> String {
     format!("{}/{}", encoded(&identity.tenant), encoded(&identity.interaction))
 }
 
-/// Letters of other scripts stay readable: a shell takes them as they are.
+/// Letters of other scripts stay readable, because a shell takes them as they are.
 fn encoded(id: &str) -> String {
     let mut buffer = [0; 4];
     id.chars().fold(String::new(), |mut text, letter| {
@@ -103,10 +115,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_names_the_call() {
-        for (tenant, interaction) in
-            [("acme", "call-1"), ("a/b", "c/d/e"), ("100%", "%2F"), ("Zürich ☎", "a b"), ("a", "2026-01-01T10:00:00+01:00")]
-        {
+    fn the_shown_name_is_accepted() {
+        for (tenant, interaction) in [
+            ("acme", "call-1"),
+            ("a/b", "c/d/e"),
+            ("100%", "%2F"),
+            ("Zürich ☎", "a b"),
+            ("a", "2026-01-01T10:00:00+01:00"),
+        ] {
             let identity = CallIdentity { tenant: tenant.into(), interaction: interaction.into() };
             assert_eq!(name(&display(&identity)).unwrap(), identity, "{}", display(&identity));
         }
@@ -115,8 +131,18 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_call_is_told_what_to_write() {
-        for call in ["acme", "acme/a/b", "", "/", "acme/", "/x", "acme/%00", "acme/%FF", &format!("a/{}", "x".repeat(257))] {
+    fn errors_of_names_say_what_to_write() {
+        for call in [
+            "acme",
+            "acme/a/b",
+            "",
+            "/",
+            "acme/",
+            "/x",
+            "acme/%00",
+            "acme/%FF",
+            &format!("a/{}", "x".repeat(257)),
+        ] {
             let failure = name(call).unwrap_err();
             assert_eq!(failure.exit_code(), 2, "{call}");
         }

@@ -5,13 +5,14 @@
 use super::name::CallName;
 use super::view::{CallView, EpochView};
 use super::{DataDir, Failure, find, print, print_json};
+use crate::archive::recovery::counted;
 use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
 
-/// Show everything the journal knows of one call
+/// Show everything that the journal knows about one call
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(in crate::cli) struct ShowArgs {
@@ -19,7 +20,7 @@ pub(in crate::cli) struct ShowArgs {
     name: CallName,
     #[command(flatten)]
     data_dir: DataDir,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -32,7 +33,7 @@ Example:
 struct Document {
     #[serde(flatten)]
     call: CallView,
-    /// The files that its records are in.
+    /// The files that contain its records.
     files: Vec<PathBuf>,
 }
 
@@ -41,9 +42,11 @@ pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
     let (journal, catalog) = args.data_dir.catalog()?;
     let call = find(&catalog, &args.name)?;
     let mut files = BTreeSet::new();
-    for turn in &call.turns {
-        let shard = journal.shards().get(turn.shard);
-        files.extend(turn.parts.iter().filter_map(|part| shard.map(|shard| shard.path(part.segment))));
+    for call_epoch in &call.epochs {
+        let shard = journal.shards().get(call_epoch.shard);
+        files.extend(
+            call_epoch.parts.iter().filter_map(|part| shard.map(|shard| shard.path(part.segment))),
+        );
     }
     let document = Document { call: CallView::new(call), files: files.into_iter().collect() };
     if args.json { print_json(&document) } else { print(&text(&document)) }
@@ -51,17 +54,28 @@ pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
 
 fn text(document: &Document) -> String {
     let call = &document.call;
-    let mut text = format!("call         {}\ntenant       {}\ninteraction  {}\n", call.call, call.tenant, call.interaction);
+    let mut text = format!(
+        "call         {}\ntenant       {}\ninteraction  {}\n",
+        call.call, call.tenant, call.interaction
+    );
     for epoch in &call.epochs {
         let EpochView { started_at, sample_rate, frames, bytes, seconds, ended, .. } = epoch;
         let _ = writeln!(text, "\nepoch {}", epoch.epoch);
-        let _ = writeln!(text, "  started  {started_at}\n  ended    {ended}\n  rate     {sample_rate} Hz");
-        let _ = writeln!(text, "  audio    {frames} frames, {bytes} bytes, {seconds:.3} s");
+        let _ = writeln!(
+            text,
+            "  started  {started_at}\n  ended    {ended}\n  rate     {sample_rate} Hz"
+        );
+        let (frames, bytes) = (counted(*frames, "frame"), counted(*bytes, "byte"));
+        let _ = writeln!(text, "  audio    {frames}, {bytes}, {seconds:.3} s");
         if epoch.frames_erased > 0 {
-            let _ = writeln!(text, "  deleted  {} frames", epoch.frames_erased);
+            let _ = writeln!(text, "  deleted  {}", counted(epoch.frames_erased, "frame"));
         }
         if epoch.frames_cut > 0 {
-            let _ = writeln!(text, "  cut      {} frames that never completed", epoch.frames_cut);
+            let _ = writeln!(
+                text,
+                "  cut      {} that never completed",
+                counted(epoch.frames_cut, "frame")
+            );
         }
         for gap in &epoch.gaps {
             let reason = format!("{:?}", gap.reason).to_lowercase();

@@ -3,17 +3,17 @@
 #![forbid(unsafe_code)]
 
 use super::{DataDir, Failure, print, print_json, progress};
-use crate::journal::recovery;
+use crate::archive::recovery::{self, counted};
 use clap::Args;
 use serde::Serialize;
 
-/// Check every checksum and sequence in the journal; exit 3 if it is damaged
+/// Check every checksum and sequence in the journal; exits 3 if it is damaged
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(in crate::cli) struct VerifyArgs {
     #[command(flatten)]
     data_dir: DataDir,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -22,9 +22,9 @@ const EXAMPLES: &str = "\
 Example:
   exo-ingest calls verify --data-dir /var/lib/exo-ingest
 
-Reads all of it. A torn tail is what a crash leaves, and so are bytes that were lost before a sync: no damage, nothing
-that was acked as durable is in them. Of the last segment of a node that crashed, damage to what its last syncs made
-durable cannot be told from either.";
+Reads the whole journal. A crash leaves a torn tail, and may lose bytes that were not synced. \
+Neither is damage: they hold nothing that was acked as durable. In the last segment of a node that \
+crashed, damage to the data of its last syncs looks the same as these two.";
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -33,7 +33,7 @@ struct Document<'a> {
     report: &'a recovery::RecoveryReport,
 }
 
-/// Prints what was found.
+/// Prints the result.
 pub(super) fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     let journal = args.data_dir.open()?;
     let bar = progress(journal.segment_count(), "reading segments");
@@ -47,9 +47,12 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     if report.is_sound() {
         return Ok(());
     }
-    let missing: u64 = report.missing.iter().map(|missing| (missing.last - missing.first).saturating_add(1)).sum();
+    let missing: u64 =
+        report.missing.iter().map(|missing| (missing.last - missing.first).saturating_add(1)).sum();
+    let (places, missing) =
+        (counted(report.damages.len() as u64, "place"), counted(missing, "frame"));
     Err(Failure::Damaged(format!(
-        "the journal is damaged in {} places, {missing} frames are missing: what is whole can still be exported",
-        report.damages.len()
+        "the journal is damaged in {places}, with {missing} missing: intact audio can still be \
+         exported"
     )))
 }

@@ -10,13 +10,14 @@
 
 #![forbid(unsafe_code)]
 
-/// Bytes of the header.
+/// Size of the header, bytes.
 pub(super) const HEADER_SIZE: usize = 44;
 
-/// Most bytes of samples that the header can tell: its sizes have 32 bits, and samples two bytes.
+/// Most bytes of samples that the header can describe: its sizes have 32 bits, and samples two
+/// bytes.
 pub(super) const DATA_SIZE_MAX: u64 = (u32::MAX as u64 - 36) / 2 * 2;
 
-/// The header in front of `data_size` bytes of samples, at most [`DATA_SIZE_MAX`].
+/// The header for `data_size` bytes of samples, at most [`DATA_SIZE_MAX`].
 pub(super) fn header(sample_rate: u32, data_size: u64) -> [u8; HEADER_SIZE] {
     let data_size = u32::try_from(data_size.min(DATA_SIZE_MAX)).unwrap_or(u32::MAX);
     let mut header = [0; HEADER_SIZE];
@@ -46,8 +47,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_is_what_the_format_says() {
-        let expected = b"RIFF\x04\x01\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\xc0\x5d\0\0\x80\xbb\0\0\x02\0\x10\0data\xe0\0\0\0";
+    fn a_header_follows_the_format() {
+        let expected = b"RIFF\x04\x01\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\
+                         \xc0\x5d\0\0\x80\xbb\0\0\x02\0\x10\0data\xe0\0\0\0";
         assert_eq!(&header(24_000, 224), expected);
         assert_eq!(header(8_000, DATA_SIZE_MAX)[4..8], (u32::MAX - 1).to_le_bytes());
     }

@@ -1,25 +1,28 @@
-//! What `/metrics` shows: the families, with their series as of one scrape. Names begin with `exo_ingest_`, but for those of the
-//! process, which have the names that dashboards know.
+//! The metric families of `/metrics`, with their series in one scrape. Names begin with
+//! `exo_ingest_`, except for those of the process, which have the names that dashboards know.
 //!
-//! Series are bounded whatever peers send: labels are shards, reasons, and tenants, of which a node counts
-//! [`TENANT_COUNT_MAX`] less one by name. Not "the largest hundred": a tenant that moved in and out of
-//! a row of others would look like a counter that is reset. A call's id is in no label.
+//! The number of series is bounded whatever peers send. Labels are shards, reasons, and tenants. A
+//! node counts [`TENANT_COUNT_MAX`] less one tenants by name. (Rejected: naming the hundred largest
+//! tenants. A tenant that enters and leaves that list looks like a counter that is reset.) No label
+//! holds a call's id.
 
+use super::node_info::{KeyCounts, NodeInfo, Reloads};
 use super::process::Process;
 use super::ready::{NAMES, Reason};
-use super::status::Facts;
-use crate::constants::TENANT_COUNT_MAX;
+use crate::constants::{COMMIT, TENANT_COUNT_MAX};
 use crate::latency::Latencies;
-use crate::metrics::{self, Description};
+use crate::metrics::{self, Description, TLS_FAILURES};
 use crate::node::NodeView;
+use crate::tls::load::LoadedCertificate;
 use hdrhistogram::Histogram;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Upper bounds of a histogram's buckets, microseconds: three a decade, as latencies are read on a logarithmic scale, from what a
-/// turn takes to what a dead disk does. The histograms themselves are finer; quantiles are best taken from `/debug/latency.*`.
+/// Upper bounds of a histogram's buckets, microseconds: three for each decade, because latencies
+/// are read on a logarithmic scale. They reach from the length of a turn to that of a dead disk.
+/// The histograms themselves are finer: take quantiles from `/debug/latency.*`.
 const BOUNDS_US: [u64; 18] = [
-    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
-    5_000_000, 10_000_000, 30_000_000,
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000,
 ];
 
 const MICROS_PER_SEC: f64 = 1e6;
@@ -28,7 +31,7 @@ const MS_PER_SEC: f64 = 1e3;
 /// Name and value.
 pub(super) type Label = (&'static str, String);
 
-/// What a family's name ends in.
+/// The unit of a family. It is the end of the family's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unit {
     Bytes,
@@ -46,7 +49,7 @@ pub(super) enum Kind {
 /// All series of one name.
 #[derive(Clone, Debug)]
 pub(super) struct Family {
-    /// Without unit and suffix.
+    /// The name without unit and suffix.
     pub name: String,
     pub unit: Option<Unit>,
     pub kind: Kind,
@@ -69,7 +72,7 @@ pub(super) enum Value {
     Level(u64),
     LevelReal(f64),
     Info,
-    /// Counts of buckets, not cumulative, with their upper bounds; the last is infinite.
+    /// Counts of buckets, not cumulative, with their upper bounds. The last bound is infinite.
     Distribution {
         sum: f64,
         count: u64,
@@ -77,20 +80,24 @@ pub(super) enum Value {
     },
 }
 
-/// What a scrape is made from.
+/// The data of a scrape.
 pub(super) struct Scrape<'a> {
     pub view: &'a NodeView,
-    pub facts: &'a Facts,
+    pub node_info: &'a NodeInfo,
+    pub keys: KeyCounts,
+    pub certificates: &'a [LoadedCertificate],
+    pub reloads: &'a Reloads,
     pub latencies: &'a Latencies,
-    /// Why the node is not ready.
+    /// The reasons why the node is not ready.
     pub reasons: &'a [Reason],
     pub process: Process,
     pub started: SystemTime,
 }
 
-/// All families, with or without series: which there are does not depend on the scrape.
+/// All families, with or without series. Their list does not depend on the scrape.
 pub(super) fn families(scrape: &Scrape<'_>) -> Vec<Family> {
     let mut families = node(scrape);
+    families.extend(files(scrape));
     families.extend(by_shard(scrape));
     families.extend(by_cause(scrape));
     families.extend(by_tenant(scrape));
@@ -103,7 +110,10 @@ pub(super) fn families(scrape: &Scrape<'_>) -> Vec<Family> {
 pub(super) fn declared() -> Vec<Family> {
     families(&Scrape {
         view: &NodeView { counters: vec![Default::default()], ..NodeView::default() },
-        facts: &Facts { ack: "", calls_max: 0 },
+        node_info: &NodeInfo { ack: "", calls_max: 0 },
+        keys: KeyCounts::default(),
+        certificates: &[],
+        reloads: &Reloads::default(),
         latencies: &Latencies::new(),
         reasons: &[],
         process: Process::default(),
@@ -113,10 +123,17 @@ pub(super) fn declared() -> Vec<Family> {
 
 impl Family {
     fn new(name: &str, kind: Kind, help: &str) -> Family {
-        Family { name: format!("exo_ingest_{name}"), unit: None, kind, labels: &[], help: help.into(), series: Vec::new() }
+        Family {
+            name: format!("exo_ingest_{name}"),
+            unit: None,
+            kind,
+            labels: &[],
+            help: help.into(),
+            series: Vec::new(),
+        }
     }
 
-    /// One whose name is not of ours.
+    /// A family of the process, without our prefix.
     fn of_process(name: &str, kind: Kind, help: &str) -> Family {
         Family { name: format!("process_{name}"), ..Family::new("", kind, help) }
     }
@@ -131,10 +148,11 @@ impl Family {
         self
     }
 
-    /// One more series, with a value for each label.
+    /// Adds a series, with a value for each label.
     fn add<const N: usize>(&mut self, labels: [String; N], value: Value) {
         debug_assert_eq!(self.labels.len(), N, "{}", self.name);
-        self.series.push(Series { labels: self.labels.iter().copied().zip(labels).collect(), value });
+        self.series
+            .push(Series { labels: self.labels.iter().copied().zip(labels).collect(), value });
     }
 
     fn with<const N: usize>(mut self, labels: [String; N], value: Value) -> Family {
@@ -144,30 +162,64 @@ impl Family {
 }
 
 fn node(scrape: &Scrape<'_>) -> Vec<Family> {
-    let Scrape { view, facts, reasons, .. } = scrape;
+    let Scrape { view, node_info, keys, reasons, .. } = scrape;
     let calls_live = view.tenants.as_ref().map_or(0, |tenants| tenants.calls_live());
     let mut not_ready =
-        Family::new("not_ready", Kind::Gauge, "Whether this is a reason why `/ready` says no.").by(&["reason"]);
+        Family::new("not_ready", Kind::Gauge, "Whether this is a reason why `/ready` says no.")
+            .by(&["reason"]);
     for name in NAMES {
         let holds = reasons.iter().any(|reason| reason.name == name);
         not_ready.add([name.into()], Value::Level(holds.into()));
     }
     vec![
-        Family::new("build", Kind::Info, "Which program this is.")
-            .by(&["version"])
-            .with([env!("CARGO_PKG_VERSION").into()], Value::Info),
+        Family::new("build", Kind::Info, "Version and commit of the program.")
+            .by(&["version", "commit"])
+            .with([env!("CARGO_PKG_VERSION").into(), COMMIT.into()], Value::Info),
         Family::new("node", Kind::Info, "What an ACK of this node promises.")
             .by(&["ack"])
-            .with([facts.ack.into()], Value::Info),
-        Family::new("ready", Kind::Gauge, "Whether `/ready` says yes.").with([], Value::Level(reasons.is_empty().into())),
+            .with([node_info.ack.into()], Value::Info),
+        Family::new("ready", Kind::Gauge, "Whether `/ready` says yes.")
+            .with([], Value::Level(reasons.is_empty().into())),
         not_ready,
-        Family::new("calls_live", Kind::Gauge, "Calls connected now.").with([], Value::Level(calls_live as u64)),
-        Family::new("calls_max", Kind::Gauge, "Calls the node takes at most: `limits.calls_max`.")
-            .with([], Value::Level(facts.calls_max as u64)),
+        Family::new("calls_live", Kind::Gauge, "Calls connected now.")
+            .with([], Value::Level(calls_live as u64)),
+        Family::new("calls_max", Kind::Gauge, "Limit on live calls: `limits.calls_max`.")
+            .with([], Value::Level(node_info.calls_max as u64)),
+        Family::new(
+            "keys",
+            Kind::Gauge,
+            "Keys of the key file: `used`, and `skipped` because they cannot verify RS256.",
+        )
+        .by(&["state"])
+        .with(["used".into()], Value::Level(keys.used as u64))
+        .with(["skipped".into()], Value::Level(keys.skipped as u64)),
     ]
 }
 
-/// The shards' counters, under the names and helps that they are declared with.
+/// Files that are read again while the node runs.
+fn files(scrape: &Scrape<'_>) -> [Family; 2] {
+    let reloads = "Reloads of keys, certificates or settings: `taken`, or `refused`, so that the \
+        old ones stay.";
+    let mut reloads = Family::new("reloads", Kind::Counter, reloads).by(&["what", "outcome"]);
+    for (what, outcome, count) in scrape.reloads.counts {
+        reloads.add([what.into(), outcome.into()], Value::Count(count));
+    }
+    let expiry = "When a certificate of the node expires, in Unix time, by file.";
+    let expiry =
+        Family::new("tls_certificate_expiry_timestamp", Kind::Gauge, expiry).in_unit(Unit::Seconds);
+    let mut expiry = expiry.by(&["file"]);
+    for (index, certificate) in scrape.certificates.iter().enumerate() {
+        // The settings may name a file twice, but a series must be unique.
+        if scrape.certificates[..index].iter().any(|other| other.path == certificate.path) {
+            continue;
+        }
+        let file = certificate.path.display().to_string();
+        expiry.add([file], Value::LevelReal(certificate.certificate.not_after as f64));
+    }
+    [reloads, expiry]
+}
+
+/// The shards' counters, with the names and helps of their declaration.
 fn by_shard(scrape: &Scrape<'_>) -> Vec<Family> {
     let mut families: Vec<Family> = Vec::new();
     for (shard, counters) in scrape.view.counters.iter().enumerate() {
@@ -190,7 +242,7 @@ fn by_shard(scrape: &Scrape<'_>) -> Vec<Family> {
     families
 }
 
-/// A unit is the end of a name, and milliseconds become seconds.
+/// The unit becomes the end of the name, and milliseconds become seconds.
 fn declare(Description { name, help, kind, unit }: Description) -> Family {
     let kind = match kind {
         metrics::Kind::Counter => Kind::Counter,
@@ -202,18 +254,23 @@ fn declare(Description { name, help, kind, unit }: Description) -> Family {
         metrics::Unit::Milliseconds => ("_ms", Some(Unit::Seconds)),
     };
     let name = name.strip_suffix(suffix).unwrap_or(name);
-    Family { unit, ..Family::new(name, kind, &help.replace("Milliseconds", "Seconds")) }.by(&["shard"])
+    Family { unit, ..Family::new(name, kind, &help.replace("Milliseconds", "Seconds")) }
+        .by(&["shard"])
 }
 
-/// The families of `IngestCounters::for_each`, and what they mean.
+/// The families of `IngestCounters::for_each`, with their help.
 const CAUSES: [(&str, &str); 4] = [
     ("refusals", "Requests answered with an HTTP status other than 101, by reason."),
-    ("token_failures", "Tokens refused, by what is wrong with them."),
-    ("closes", "Closes sent on our own account, by reason; answers to a peer's Close are not among them."),
-    ("endings", "Calls ended after a valid `start`, by how."),
+    ("token_failures", "Tokens refused, by reason."),
+    (
+        "closes",
+        "Close frames that the node sent first, by reason. Answers to a peer's Close do not count.",
+    ),
+    ("endings", "Calls ended after a valid `start`, by reason."),
 ];
 
-/// What sessions count, summed over the shards: by shard as well there would be a hundred series more for each.
+/// Counts of the sessions, summed over the shards. By shard there would be a hundred series more
+/// for each shard.
 fn by_cause(scrape: &Scrape<'_>) -> Vec<Family> {
     let mut families = Vec::new();
     for (name, help) in CAUSES {
@@ -232,15 +289,25 @@ fn by_cause(scrape: &Scrape<'_>) -> Vec<Family> {
         sums.into_iter().for_each(|(label, sum)| family.add([label.into()], Value::Count(sum)));
         families.push(family);
     }
+    let mut tls =
+        Family::new("tls_failures", Kind::Counter, "TLS connections that failed, by reason.")
+            .by(&["reason"]);
+    for (index, reason) in TLS_FAILURES.into_iter().enumerate() {
+        let sum =
+            scrape.view.counters.iter().map(|counters| counters.tls_failures[index].read()).sum();
+        tls.add([reason.into()], Value::Count(sum));
+    }
+    families.push(tls);
     let (mut texts_after_stop, mut ends_unrecorded) = (0, 0);
     for shared in &scrape.view.ingest {
         texts_after_stop += shared.counters.texts_after_stop.read();
         ends_unrecorded += shared.counters.ends_unrecorded.read();
     }
-    let texts = "Texts that came after `stop`, ignored.";
-    let ends = "Calls whose end the frame ring had no room for: in the journal they look cut.";
+    let texts = "Text messages ignored because they came after `stop`.";
+    let ends = "Calls whose end did not fit into the frame ring. In the journal they look cut off.";
     families.extend([
-        Family::new("texts_after_stop", Kind::Counter, texts).with([], Value::Count(texts_after_stop)),
+        Family::new("texts_after_stop", Kind::Counter, texts)
+            .with([], Value::Count(texts_after_stop)),
         Family::new("ends_unrecorded", Kind::Counter, ends).with([], Value::Count(ends_unrecorded)),
     ]);
     families
@@ -249,14 +316,20 @@ fn by_cause(scrape: &Scrape<'_>) -> Vec<Family> {
 fn by_tenant(scrape: &Scrape<'_>) -> Vec<Family> {
     let named = TENANT_COUNT_MAX - 1;
     let family = |name, kind, help: &str| {
-        let help = format!("{help} `tenant` is empty for all that came after the first {named} tenants, together.");
+        let help = format!("{help} Tenants after the first {named} share an empty `tenant`.");
         Family::new(name, kind, &help).by(&["tenant"])
     };
     let mut live = family("tenant_calls_live", Kind::Gauge, "Calls of a tenant connected now.");
-    let mut calls = family("tenant_calls", Kind::Counter, "Calls of a tenant connected since the start.");
-    let mut frames = family("tenant_frames", Kind::Counter, "Audio frames of a tenant, counted when an ACK is due.");
+    let mut calls =
+        family("tenant_calls", Kind::Counter, "Calls of a tenant connected since the start.");
+    let mut frames = family(
+        "tenant_frames",
+        Kind::Counter,
+        "Audio frames of a tenant, counted when an ACK is due.",
+    );
     let mut bytes =
-        family("tenant_audio", Kind::Counter, "Audio of a tenant, counted when an ACK is due.").in_unit(Unit::Bytes);
+        family("tenant_audio", Kind::Counter, "Audio of a tenant, counted when an ACK is due.")
+            .in_unit(Unit::Bytes);
     let mut rows = Vec::new();
     if let Some(tenants) = &scrape.view.tenants {
         tenants.for_each(|index, name, usage| match name {
@@ -264,7 +337,7 @@ fn by_tenant(scrape: &Scrape<'_>) -> Vec<Family> {
             name => rows.push((index, name.unwrap_or_default().to_owned(), usage)),
         });
     }
-    // In the same order each time.
+    // The same order in each scrape.
     rows.sort_unstable_by_key(|(index, _, _)| *index);
     for (_, name, usage) in rows {
         live.add([name.clone()], Value::Level(usage.calls_live as u64));
@@ -285,14 +358,15 @@ fn latencies(scrape: &Scrape<'_>) -> Vec<Family> {
     families
 }
 
-/// A histogram of microseconds as one of seconds. Its sum is as exact as its values are.
+/// A histogram of microseconds as one of seconds. Its sum is as exact as its values.
 fn distribution(histogram: &Histogram<u64>) -> Value {
-    let mut buckets: Vec<(f64, u64)> = BOUNDS_US.iter().map(|bound| (*bound as f64 / MICROS_PER_SEC, 0)).collect();
+    let mut buckets: Vec<(f64, u64)> =
+        BOUNDS_US.iter().map(|bound| (*bound as f64 / MICROS_PER_SEC, 0)).collect();
     buckets.push((f64::INFINITY, 0));
     let (mut sum, mut count) = (0.0, 0);
     for step in histogram.iter_recorded() {
         let value = step.value_iterated_to();
-        // The least of the values that it stands for: what was recorded as a bound is within it.
+        // Take the least of the equal values, so that a recorded bound is in its own bucket.
         let index = BOUNDS_US.partition_point(|bound| *bound < histogram.lowest_equivalent(value));
         buckets[index].1 += step.count_at_value();
         sum += histogram.median_equivalent(value) as f64 * step.count_at_value() as f64;
@@ -312,10 +386,17 @@ fn process(scrape: &Scrape<'_>) -> Vec<Family> {
         Family::of_process("cpu", Kind::Counter, "User and system CPU time of all threads.")
             .in_unit(Unit::Seconds)
             .with([], Value::CountReal(cpu_seconds)),
-        optional(Family::of_process("resident_memory", Kind::Gauge, "Resident memory.").in_unit(Unit::Bytes), resident_size),
+        optional(
+            Family::of_process("resident_memory", Kind::Gauge, "Resident memory.")
+                .in_unit(Unit::Bytes),
+            resident_size,
+        ),
         optional(Family::of_process("open_fds", Kind::Gauge, "Open descriptors."), open_files),
-        optional(Family::of_process("max_fds", Kind::Gauge, "Descriptors it may open."), open_files_max),
-        Family::of_process("start_time", Kind::Gauge, "When the node started, since 1970.")
+        optional(
+            Family::of_process("max_fds", Kind::Gauge, "Limit on open descriptors."),
+            open_files_max,
+        ),
+        Family::of_process("start_time", Kind::Gauge, "When the node started, in Unix time.")
             .in_unit(Unit::Seconds)
             .with([], Value::LevelReal(started)),
     ]

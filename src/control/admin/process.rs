@@ -1,19 +1,19 @@
-//! What the kernel says about this process. `/proc` is memory: reading it waits for no disk.
+//! The kernel's numbers for this process. `/proc` is memory: reading it waits for no disk.
 
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use std::os::unix::fs::MetadataExt;
 
-/// One look.
+/// The numbers at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Process {
     /// User and system time of all threads.
     pub cpu_seconds: f64,
-    /// Resident memory; none where `/proc` is not there.
+    /// Resident memory; `None` without `/proc`.
     pub resident_size: Option<u64>,
     /// Open descriptors.
     pub open_files: Option<u64>,
-    /// How many it may have; none: as many as it likes.
+    /// Most descriptors that it may have; `None`: no limit.
     pub open_files_max: Option<u64>,
 }
 
@@ -33,7 +33,8 @@ fn resident_size() -> Option<u64> {
     Some(pages * rustix::param::page_size() as u64)
 }
 
-/// The directory's size is their number since Linux 6.2; before, it is zero, and they have to be counted.
+/// Since Linux 6.2 the directory's size is the number of descriptors. Before, it is zero, and they
+/// are counted.
 fn open_files() -> Option<u64> {
     match std::fs::metadata("/proc/self/fd").ok()?.size() {
         0 => Some(std::fs::read_dir("/proc/self/fd").ok()?.count() as u64),
@@ -50,10 +51,14 @@ mod tests {
         let before = sample();
         let files: Vec<_> = (0..100).map(|_| tempfile::tempfile().unwrap()).collect();
         let after = sample();
-        // Other tests of this process open and close their own.
+        // Other tests of this process open and close descriptors too.
         assert!(after.open_files >= Some(100), "{after:?}");
         assert!(after.open_files <= after.open_files_max);
-        assert!(after.resident_size > Some(1 << 20) && after.cpu_seconds >= before.cpu_seconds && before.cpu_seconds > 0.0);
+        assert!(
+            after.resident_size > Some(1 << 20)
+                && after.cpu_seconds >= before.cpu_seconds
+                && before.cpu_seconds > 0.0
+        );
         drop(files);
     }
 }

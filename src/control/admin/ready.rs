@@ -1,22 +1,26 @@
-//! Whether the node should get calls, and why not. The names of reasons are stable: alerts are written against them.
+//! Whether the node should get calls, and if not, why. The names of reasons are stable: alerts use
+//! them.
 
-use super::status::Status;
+use super::node_info::NodeInfo;
 use serde::Serialize;
 
-/// A disk that makes no progress for so long is a reason to send new calls elsewhere. Before that it is an ordinary hiccup.
+/// New calls should go elsewhere once the disk has made no progress for this time. A shorter pause
+/// is normal.
 const STALLED_MS_MAX: u64 = 2_000;
 
-/// What readiness is judged by.
+/// The data that decides readiness.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sight {
+pub(super) struct NodeCondition {
     pub is_draining: bool,
-    /// The longest of all shards.
+    /// The longest of all shards' times.
     pub stalled_ms: u64,
-    /// Of any shard.
+    /// Whether a shard refuses calls.
     pub refuses_calls: bool,
+    /// Whether a shard refuses calls because of its frame ring.
+    pub ring_refuses_calls: bool,
     pub calls_live: usize,
     pub calls_max: usize,
-    /// Shards that do not turn.
+    /// Shards that do not run.
     pub stuck: Vec<usize>,
 }
 
@@ -26,38 +30,56 @@ pub struct Reason {
     /// One of [`NAMES`].
     #[serde(rename = "reason")]
     pub(super) name: &'static str,
-    /// For people.
+    /// Text for people.
     message: String,
 }
 
 const DRAINING: &str = "draining";
 const JOURNAL_STALLED: &str = "journal_stalled";
 const JOURNAL_UNAVAILABLE: &str = "journal_unavailable";
+const RING_NEARLY_FULL: &str = "ring_nearly_full";
 const AT_CAPACITY: &str = "at_capacity";
 const SHARD_STUCK: &str = "shard_stuck";
 
-/// All of them.
-pub(super) const NAMES: [&str; 5] = [DRAINING, JOURNAL_STALLED, JOURNAL_UNAVAILABLE, AT_CAPACITY, SHARD_STUCK];
+/// All names.
+pub(super) const NAMES: [&str; 6] =
+    [DRAINING, JOURNAL_STALLED, JOURNAL_UNAVAILABLE, RING_NEARLY_FULL, AT_CAPACITY, SHARD_STUCK];
 
-/// All that hold.
-pub(super) fn reasons(sight: &Sight) -> Vec<Reason> {
+/// All reasons that hold now.
+pub(super) fn reasons(condition: &NodeCondition) -> Vec<Reason> {
     let mut reasons = Vec::new();
     let mut add = |name, message| reasons.push(Reason { name, message });
-    if sight.is_draining {
-        add(DRAINING, "the node is going away".into());
+    if condition.is_draining {
+        add(DRAINING, "the node is draining: it takes no new calls".into());
     }
-    if sight.stalled_ms > STALLED_MS_MAX {
-        add(JOURNAL_STALLED, format!("the disk has made no progress for {} ms", sight.stalled_ms));
+    if condition.stalled_ms > STALLED_MS_MAX {
+        add(
+            JOURNAL_STALLED,
+            format!("the disk has made no progress for {} ms", condition.stalled_ms),
+        );
     }
-    if sight.refuses_calls {
-        let message = "the disk has less free than journal.reserve, or takes no more: new calls get 503";
+    if condition.refuses_calls {
+        let message =
+            "less than journal.reserve is free, or the disk takes no data: new calls get 503";
         add(JOURNAL_UNAVAILABLE, message.into());
     }
-    if sight.calls_live >= sight.calls_max {
-        add(AT_CAPACITY, format!("{} calls are live, of {} allowed by limits.calls_max", sight.calls_live, sight.calls_max));
+    if condition.ring_refuses_calls {
+        add(
+            RING_NEARLY_FULL,
+            "the disk is too slow and a frame ring is nearly full: new calls get 503".into(),
+        );
     }
-    if !sight.stuck.is_empty() {
-        add(SHARD_STUCK, format!("these shards have not turned for seconds: {:?}", sight.stuck));
+    if condition.calls_live >= condition.calls_max {
+        add(
+            AT_CAPACITY,
+            format!(
+                "calls live: {}, of {} allowed by limits.calls_max",
+                condition.calls_live, condition.calls_max
+            ),
+        );
+    }
+    if !condition.stuck.is_empty() {
+        add(SHARD_STUCK, format!("these shards have not run for seconds: {:?}", condition.stuck));
     }
     reasons
 }
@@ -70,16 +92,40 @@ struct Document<'a> {
     calls_max: usize,
     #[serde(skip_serializing_if = "<[Reason]>::is_empty")]
     reasons: &'a [Reason],
+    /// Things that need attention but keep no call away.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<Warning>,
 }
 
+/// A warning: it is well now and will not stay so.
+#[derive(Debug, Serialize)]
+struct Warning {
+    #[serde(rename = "warning")]
+    name: &'static str,
+    message: String,
+}
+
+/// A certificate expires within two weeks, or has expired. Then clients refuse the node, which
+/// cannot see that.
+const CERTIFICATE_EXPIRES: &str = "certificate_expires";
+
 /// The answer to `/ready`.
-pub(super) fn document(status: &Status, reasons: &[Reason]) -> Result<String, serde_json::Error> {
+pub(super) fn document(
+    node_info: &NodeInfo,
+    calls: usize,
+    reasons: &[Reason],
+    notices: Vec<String>,
+) -> Result<String, serde_json::Error> {
     let document = Document {
         status: if reasons.is_empty() { "ready" } else { "not ready" },
-        ack: status.facts().ack,
-        calls: status.calls_live(),
-        calls_max: status.facts().calls_max,
+        ack: node_info.ack,
+        calls,
+        calls_max: node_info.calls_max,
         reasons,
+        warnings: notices
+            .into_iter()
+            .map(|message| Warning { name: CERTIFICATE_EXPIRES, message })
+            .collect(),
     };
     serde_json::to_string(&document).map(|text| text + "\n")
 }
@@ -88,24 +134,41 @@ pub(super) fn document(status: &Status, reasons: &[Reason]) -> Result<String, se
 mod tests {
     use super::*;
 
-    fn names(change: impl FnOnce(&mut Sight)) -> Vec<&'static str> {
-        let mut sight = Sight { calls_max: 10, calls_live: 9, stalled_ms: 2_000, ..Sight::default() };
-        change(&mut sight);
-        let reasons = reasons(&sight);
-        assert!(reasons.iter().all(|reason| NAMES.contains(&reason.name) && !reason.message.is_empty()));
+    fn names(change: impl FnOnce(&mut NodeCondition)) -> Vec<&'static str> {
+        let mut condition = NodeCondition {
+            calls_max: 10,
+            calls_live: 9,
+            stalled_ms: 2_000,
+            ..NodeCondition::default()
+        };
+        change(&mut condition);
+        let reasons = reasons(&condition);
+        assert!(
+            reasons.iter().all(|reason| NAMES.contains(&reason.name) && !reason.message.is_empty())
+        );
         reasons.into_iter().map(|reason| reason.name).collect()
     }
 
     #[test]
-    fn each_reason_has_its_name_and_they_add_up() {
+    fn each_reason_has_its_name_and_all_that_hold_are_listed() {
         assert_eq!(names(|_| {}), [""; 0]);
-        assert_eq!(names(|sight| sight.is_draining = true), ["draining"]);
-        assert_eq!(names(|sight| sight.stalled_ms = 2_001), ["journal_stalled"]);
-        assert_eq!(names(|sight| sight.refuses_calls = true), ["journal_unavailable"]);
-        assert_eq!(names(|sight| sight.calls_live = 10), ["at_capacity"]);
-        assert_eq!(names(|sight| sight.stuck.push(1)), ["shard_stuck"]);
-        let all = names(|sight| {
-            *sight = Sight { is_draining: true, stalled_ms: 9_999, refuses_calls: true, stuck: vec![0], ..Sight::default() };
+        assert_eq!(names(|condition| condition.is_draining = true), ["draining"]);
+        assert_eq!(names(|condition| condition.stalled_ms = 2_001), ["journal_stalled"]);
+        assert_eq!(names(|condition| condition.refuses_calls = true), ["journal_unavailable"]);
+        assert_eq!(names(|condition| condition.ring_refuses_calls = true), ["ring_nearly_full"]);
+        assert_eq!(names(|condition| condition.calls_live = 10), ["at_capacity"]);
+        assert_eq!(names(|condition| condition.stuck.push(1)), ["shard_stuck"]);
+        let all = names(|condition| {
+            let (stuck, stalled_ms) = (vec![0], 9_999);
+            let (refuses_calls, ring_refuses_calls) = (true, true);
+            *condition = NodeCondition {
+                is_draining: true,
+                stalled_ms,
+                refuses_calls,
+                ring_refuses_calls,
+                stuck,
+                ..NodeCondition::default()
+            };
         });
         assert_eq!(all, NAMES);
     }

@@ -1,44 +1,42 @@
-//! What the admin listener knows of its node, and keeps up to date.
+//! The admin listener's knowledge of its node.
 //!
-//! Counters are read as they stand. Histograms are the shards' own: they are asked for by mail, once a second and for each scrape
-//! ([`LatencyCollector`]). That mail also wakes a shard that has nothing to do; so one that does not turn for some seconds is
-//! stuck, and not idle.
+//! Counters are read directly. The histograms belong to the shards, which are asked for them by
+//! mail, once a second and for each scrape ([`LatencyCollector`]). That mail also wakes an idle
+//! shard. So a shard that makes no turn for some seconds is stuck, not idle.
 
 use super::families::{Family, Scrape, families};
+use super::node_info::{KeyCounts, NodeInfo, Reloads};
 use super::process;
-use super::ready::{Reason, Sight, reasons};
+use super::ready::{NodeCondition, Reason, reasons};
+use crate::control::expiry;
 use crate::latency::{Latencies, LatencyCollector};
 use crate::node::{Node, NodeView};
+use crate::tls::load::LoadedCertificate;
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-/// Scrapes that come together share what the first of them collects.
+/// Scrapes within this time share one collection.
 const COLLECT_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long shards have to answer. What they do not, the next scrape has.
+/// How long shards have to answer. The next scrape gets late answers.
 const ANSWER_WAIT: Duration = Duration::from_millis(20);
 
-/// How often it is looked whether they all have: a turn takes about half of it.
+/// How often to check whether all have answered. A turn takes about half of it.
 const ANSWER_POLL: Duration = Duration::from_millis(1);
 
-/// Looks, of one a second, in which a shard has not turned once: then it is stuck.
+/// A shard is stuck after this many looks without a turn. There is one look a second.
 const STUCK_LOOKS: u32 = 5;
 
-/// What the configuration says.
-#[derive(Clone, Debug)]
-pub struct Facts {
-    /// The promise of an ACK, by its name.
-    pub ack: &'static str,
-    /// `limits.calls_max`.
-    pub calls_max: usize,
-}
-
-/// See the module.
+/// The status of a node: see the module.
 pub struct Status {
     view: NodeView,
-    facts: Facts,
+    node_info: Cell<NodeInfo>,
+    keys: Cell<KeyCounts>,
+    certificates: RefCell<Vec<LoadedCertificate>>,
+    /// Reloads since the start, by what was read and its result.
+    reloads: RefCell<Reloads>,
     started: SystemTime,
     is_draining: Cell<bool>,
     collector: Mutex<LatencyCollector>,
@@ -46,11 +44,11 @@ pub struct Status {
     turns: RefCell<Vec<Turns>>,
 }
 
-/// A shard's turns as of the last look.
+/// A shard's turns at the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Turns {
     count: u64,
-    /// Looks since they last changed.
+    /// Looks since the number last changed.
     looks: u32,
 }
 
@@ -66,13 +64,16 @@ impl Turns {
 }
 
 impl Status {
-    /// Of a node that has just started.
-    pub fn new(node: &Node, facts: Facts) -> Status {
+    /// Status of a node that has just started.
+    pub fn new(node: &Node, node_info: NodeInfo, keys: KeyCounts) -> Status {
         let view = node.view();
         Status {
             turns: RefCell::new(vec![Turns::default(); view.counters.len()]),
             view,
-            facts,
+            node_info: Cell::new(node_info),
+            keys: Cell::new(keys),
+            certificates: RefCell::default(),
+            reloads: RefCell::new(Reloads::default()),
             started: SystemTime::now(),
             is_draining: Cell::new(false),
             collector: Mutex::new(node.latency_collector()),
@@ -80,12 +81,38 @@ impl Status {
         }
     }
 
-    /// The node goes away: from now on it is not ready.
+    /// Reports that the node has new keys.
+    pub fn set_key_counts(&self, keys: KeyCounts) {
+        self.keys.set(keys);
+    }
+
+    /// Reports that the node has new certificates.
+    pub fn set_certificates(&self, certificates: Vec<LoadedCertificate>) {
+        *self.certificates.borrow_mut() = certificates;
+    }
+
+    /// Sets the limit on calls that is shown.
+    pub fn set_calls_max(&self, calls_max: usize) {
+        self.node_info.set(NodeInfo { calls_max, ..self.node_info.get() });
+    }
+
+    /// Reports that `what` (`keys`, `certificates` or `settings`) was read again, and taken or
+    /// refused.
+    pub fn count_reload(&self, what: &'static str, is_taken: bool) {
+        self.reloads.borrow_mut().count(what, is_taken);
+    }
+
+    /// Sentences about certificates that are not valid, or will soon be invalid.
+    pub fn expiry_notices(&self) -> Vec<String> {
+        expiry::notices(&self.certificates.borrow(), SystemTime::now())
+    }
+
+    /// Reports that the node drains: from now on it is not ready.
     pub fn drain(&self) {
         self.is_draining.set(true);
     }
 
-    /// To be called once a second.
+    /// Call it once a second.
     pub async fn look(&self) {
         self.collect().await;
         for (turns, counters) in self.turns.borrow_mut().iter_mut().zip(&self.view.counters) {
@@ -93,17 +120,32 @@ impl Status {
         }
     }
 
-    /// Why the node should get no calls now; nothing: it is ready.
+    /// Why the node should get no calls now. Empty: it is ready.
     pub fn reasons(&self) -> Vec<Reason> {
         let counters = &self.view.counters;
-        let stuck =
-            self.turns.borrow().iter().enumerate().filter(|(_, turns)| turns.is_stuck()).map(|(shard, _)| shard).collect();
-        reasons(&Sight {
+        let stuck = self
+            .turns
+            .borrow()
+            .iter()
+            .enumerate()
+            .filter(|(_, turns)| turns.is_stuck())
+            .map(|(shard, _)| shard)
+            .collect();
+        reasons(&NodeCondition {
             is_draining: self.is_draining.get(),
-            stalled_ms: counters.iter().map(|counters| counters.journal_stalled_ms.read()).max().unwrap_or(0),
-            refuses_calls: counters.iter().any(|counters| counters.journal_refuses_calls.read() != 0),
+            stalled_ms: counters
+                .iter()
+                .map(|counters| counters.journal_stalled_ms.read())
+                .max()
+                .unwrap_or(0),
+            refuses_calls: counters
+                .iter()
+                .any(|counters| counters.journal_refuses_calls.read() != 0),
+            ring_refuses_calls: counters
+                .iter()
+                .any(|counters| counters.ring_refuses_calls.read() != 0),
             calls_live: self.calls_live(),
-            calls_max: self.facts.calls_max,
+            calls_max: self.node_info.get().calls_max,
             stuck,
         })
     }
@@ -113,21 +155,24 @@ impl Status {
         self.view.tenants.as_ref().map_or(0, |tenants| tenants.calls_live())
     }
 
-    pub(super) fn facts(&self) -> &Facts {
-        &self.facts
+    pub(super) fn node_info(&self) -> NodeInfo {
+        self.node_info.get()
     }
 
     pub(super) fn started(&self) -> SystemTime {
         self.started
     }
 
-    /// Everything there is to scrape, as it is now.
+    /// All metric families, with their current values.
     pub(super) async fn families(&self) -> Vec<Family> {
         let reasons = self.reasons();
         self.with_latencies(|latencies| {
             families(&Scrape {
                 view: &self.view,
-                facts: &self.facts,
+                node_info: &self.node_info.get(),
+                keys: self.keys.get(),
+                certificates: &self.certificates.borrow(),
+                reloads: &self.reloads.borrow(),
                 latencies,
                 reasons: &reasons,
                 process: process::sample(),
@@ -137,7 +182,7 @@ impl Status {
         .await
     }
 
-    /// Calls `f` with everything measured since the start, up to now.
+    /// Calls `f` with all latencies since the start, up to now.
     pub(super) async fn with_latencies<T>(&self, f: impl FnOnce(&Latencies) -> T) -> T {
         self.collect().await;
         f(self.collector.lock().await.totals())
@@ -162,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shard_is_stuck_once_it_has_not_turned_for_some_looks_and_no_longer_when_it_turns() {
+    fn a_shard_is_stuck_after_some_looks_without_a_turn_and_until_it_turns() {
         let mut turns = Turns::default();
         turns.look(7);
         for _ in 1..STUCK_LOOKS {

@@ -1,7 +1,7 @@
-//! What there is in a scripted world, and how it answers to a shard's operations.
+//! State of a simulated world, and its answers to a shard's operations.
 
-use super::files::{File, FileOperation};
-use super::log::Event;
+use super::event::Event;
+use super::file::{File, FileOperation};
 use crate::io::{Completion, Socket, UserData, Wait};
 use bytes::BytesMut;
 use rustix::io::Errno;
@@ -12,19 +12,21 @@ use std::time::Duration;
 #[derive(Default)]
 pub(super) struct State {
     pub(super) elapsed: Duration,
-    /// Passes whenever the shard looks at the clock.
+    /// Passes in the next submit.
+    pub(super) sleep: Duration,
+    /// Passes whenever the shard reads the clock.
     pub(super) tick: Duration,
     pub(super) wall_shift_secs: i64,
     pub(super) backlog: VecDeque<Result<Socket, Errno>>,
     pub(super) sockets: BTreeMap<i32, Peer>,
     pub(super) files: HashMap<i32, File>,
-    /// Writes and syncs under way, oldest first, with their numbers.
+    /// Writes and syncs in progress, oldest first, with their numbers.
     pub(super) held: VecDeque<(u64, FileOperation)>,
     pub(super) holds_files: bool,
     pub(super) file_operation_count: u64,
-    /// What has happened, where somebody wants to know.
+    /// Events so far, if a test keeps a log.
     pub(super) log: Option<Vec<Event>>,
-    pub(super) accepting: Option<UserData>,
+    pub(super) accepting: VecDeque<UserData>,
     pub(super) listener_closed: bool,
     pub(super) waking: Option<UserData>,
     pub(super) woken: bool,
@@ -38,13 +40,13 @@ pub(super) struct State {
 /// Both ends of one connection.
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
-    /// Peer to node, not yet received.
+    /// From peer to node, not received yet.
     pub(super) inbound: VecDeque<u8>,
     pub(super) inbound_end: Option<End>,
     pub(super) receive: Option<UserData>,
-    /// Node to peer, as far as sent.
+    /// From node to peer, already sent.
     pub(super) outbound: Vec<u8>,
-    /// Bytes the peer's window still takes; `None` is endless.
+    /// Bytes that the peer's window still accepts; `None` is unlimited.
     pub(super) window: Option<usize>,
     pub(super) sending: Option<(UserData, BytesMut)>,
     pub(super) shut_down: bool,
@@ -57,7 +59,14 @@ pub(super) enum End {
     Reset,
 }
 
-/// Bytes on their way to the receive they belong to.
+/// Result of a read.
+pub(super) struct ReadOutcome {
+    pub(super) result: Result<u32, Errno>,
+    pub(super) bytes: Option<Vec<u8>>,
+    pub(super) socket_has_more: bool,
+}
+
+/// Bytes for the receive that they belong to.
 pub(super) type Delivery = (Vec<u8>, UserData);
 
 impl State {
@@ -66,18 +75,21 @@ impl State {
     }
 
     pub(super) fn complete(&mut self, user_data: UserData, result: Result<u32, Errno>) {
-        self.completions.push_back(Completion { user_data, result, more: false, received: None });
+        let (more, socket_has_more, received) = (false, false, None);
+        self.completions.push_back(Completion {
+            user_data,
+            result,
+            more,
+            socket_has_more,
+            received,
+        });
     }
 
     pub(super) fn deliver_accepts(&mut self) {
-        while let (Some(user_data), Some(next)) = (self.accepting, self.backlog.front().copied()) {
+        while let (false, Some(next)) = (self.accepting.is_empty(), self.backlog.front().copied()) {
+            let Some(user_data) = self.accepting.pop_front() else { return };
             self.backlog.pop_front();
-            let more = next.is_ok();
-            if !more {
-                self.accepting = None;
-            }
-            let result = next.map(|socket| socket.0 as u32);
-            self.completions.push_back(Completion { user_data, result, more, received: None });
+            self.complete(user_data, next.map(|socket| socket.0 as u32));
         }
     }
 
@@ -103,7 +115,8 @@ impl State {
         done.into_iter().for_each(|(user_data, result)| self.complete(user_data, result));
     }
 
-    /// One receive: `None` if there is nothing to tell, `Some(None)` if the receive ended without bytes.
+    /// One receive: `None` if there is nothing to report, `Some(None)` if the receive ended without
+    /// bytes.
     pub(super) fn deliver_receive(&mut self, socket: Socket) -> Option<Option<Delivery>> {
         let size_max = self.receive_size_max;
         let buffers_free = self.receive_buffers_free;
@@ -112,7 +125,10 @@ impl State {
         if peer.inbound.is_empty() {
             let end = peer.inbound_end?;
             peer.receive = None;
-            self.complete(user_data, if end == End::Finished { Ok(0) } else { Err(Errno::CONNRESET) });
+            self.complete(
+                user_data,
+                if end == End::Finished { Ok(0) } else { Err(Errno::CONNRESET) },
+            );
             return Some(None);
         }
         if buffers_free == Some(0) {
@@ -128,9 +144,27 @@ impl State {
         Some(Some((bytes, user_data)))
     }
 
+    /// What a read of the socket brings at once, if a buffer `is_free`.
+    pub(super) fn read(&mut self, socket: Socket, is_free: bool) -> ReadOutcome {
+        let size_max = self.receive_size_max;
+        let peer = self.peer(socket);
+        let (result, bytes) = match (peer.inbound.is_empty(), peer.inbound_end) {
+            (false, _) if !is_free => (Err(Errno::NOBUFS), None),
+            (false, _) => {
+                let size =
+                    peer.inbound.len().min(size_max).min(crate::constants::RECEIVE_BUFFER_SIZE);
+                (Ok(size as u32), Some(peer.inbound.drain(..size).collect()))
+            }
+            (true, Some(End::Finished)) => (Ok(0), None),
+            (true, Some(End::Reset)) => (Err(Errno::CONNRESET), None),
+            (true, None) => (Err(Errno::AGAIN), None),
+        };
+        ReadOutcome { result, bytes, socket_has_more: !peer.inbound.is_empty() }
+    }
+
     pub(super) fn cancel(&mut self, target: UserData) -> bool {
-        if self.accepting == Some(target) {
-            self.accepting = None;
+        if let Some(at) = self.accepting.iter().position(|user_data| *user_data == target) {
+            self.accepting.remove(at);
             self.complete(target, Err(Errno::CANCELED));
             return true;
         }
@@ -141,7 +175,7 @@ impl State {
                 found = true;
             }
             if peer.sending.as_ref().is_some_and(|(user_data, _)| *user_data == target) {
-                // The bytes are not needed any more; take_rest answers with an empty buffer.
+                // The bytes are not needed any more; take_rest returns an empty buffer.
                 peer.sending = None;
                 found = true;
             }

@@ -1,4 +1,4 @@
-//! The script keeps the rules the kernel keeps, as far as shards rely on them.
+//! The simulation follows the kernel's rules, as far as shards rely on them.
 
 use super::*;
 use crate::io::OpKind;
@@ -17,7 +17,7 @@ fn accepted(world: &World, io: &mut Scripted) -> Socket {
 }
 
 #[test]
-fn bytes_come_in_the_cut_the_script_sets_and_end_with_fin() {
+fn bytes_arrive_as_the_script_cuts_them_and_end_with_fin() {
     let world = World::new();
     let mut io = world.io(1, 64);
     let socket = accepted(&world, &mut io);
@@ -129,7 +129,11 @@ fn a_sync_covers_what_had_completed_when_it_was_submitted() {
     assert_eq!([world.live_image(file)[0], world.live_image(file)[512]], [1, 0]);
     assert!(world.crash_image(file, || false) == durable);
     let torn = world.crash_image(file, || true);
-    assert_eq!([torn[0], torn[512], torn[1024]], [1, 2, 3], "a power loss may keep what was under way");
+    assert_eq!(
+        [torn[0], torn[512], torn[1024]],
+        [1, 2, 3],
+        "a power loss may keep writes in progress"
+    );
     assert!(world.finish_file_operation(0) && !world.finish_file_operation(0));
     assert_eq!(world.sync_count(file), 1);
     world.hold_file_operations(false);

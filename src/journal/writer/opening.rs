@@ -1,4 +1,4 @@
-//! What a segment starts with: its header, and the records of calls that are under way.
+//! The start of a segment: its header, and the records of live calls.
 
 #![forbid(unsafe_code)]
 
@@ -6,12 +6,14 @@ use super::segment::{OpenSegment, Stage};
 use crate::call::{Epoch, Seq};
 use crate::clock::{Now, UnixMicros};
 use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
-use crate::frame_ring::{FrameRing, Manifest, RepeatedCall, RingPosition};
-use crate::journal::format::record::{chain_crc, header_crc};
-use crate::journal::format::{BatchHeader, HEADER_SIZE, Lsn, RecordHeader, RecordKind, SegmentUuid, Unsynced, record_size};
+use crate::format::record::{chain_crc, header_crc};
+use crate::format::{
+    BatchHeader, HEADER_SIZE, Lsn, RecordHeader, RecordKind, SegmentUuid, Unsynced, record_size,
+};
+use crate::journal::frame_ring::{FrameRing, RecordHeaders, RepeatedCall, RingPosition};
 
-/// Lays out what comes next at the start of a segment, at the front of `scratch`: the header, and records of the calls that
-/// were begun before the batch at `first`. Returns the stage afterwards, and the size.
+/// Lays out the next part of a segment's start at the front of `scratch`: the header, and records
+/// of the calls that began before the batch at `first`. Returns the next stage and the size.
 pub(super) fn open(
     segment: &mut OpenSegment,
     place: (u16, u64),
@@ -38,7 +40,7 @@ pub(super) fn open(
         unsynced: Unsynced::at(offset, segment.durable),
         sealed_at: now.unix,
     };
-    match write_calls(&mut scratch[size..], calls, place, &mut segment.prepared.manifest) {
+    match write_calls(&mut scratch[size..], calls, place, &mut segment.prepared.headers) {
         Some(batch) if batch.is_cut => (Stage::Calls(batch.last), size + batch.size),
         Some(batch) => (Stage::Batches, size + batch.size),
         None => (Stage::Batches, size),
@@ -54,33 +56,35 @@ struct CallPlace {
     sealed_at: UnixMicros,
 }
 
-/// Call records in a batch of their own.
+/// A batch that holds only call records.
 #[derive(Debug, PartialEq, Eq)]
 struct CallBatch {
-    /// Of the batch, bytes: whole blocks.
+    /// Size of the batch, bytes: whole blocks.
     size: usize,
     /// The last call in it.
     last: Epoch,
-    /// There was no room for all of them.
+    /// It has no room for all of them.
     is_cut: bool,
 }
 
-/// Lays out a batch numbered 0 of as many of `calls` as fit, at the front of `out`; `None` if there are none.
+/// Lays out a batch with number 0 at the front of `out`, with as many of `calls` as fit. `None` if
+/// there are no calls.
 fn write_calls<'a>(
     out: &mut [u8],
     calls: impl Iterator<Item = RepeatedCall<'a>>,
     CallPlace { segment, lsn, unsynced, sealed_at }: CallPlace,
-    manifest: &mut Manifest,
+    headers: &mut RecordHeaders,
 ) -> Option<CallBatch> {
     let room = out.len().min(BATCH_SIZE_MAX);
-    let (mut at, mut record_count, mut records_crc, mut last, mut is_cut) = (HEADER_SIZE, 0, 0, None, false);
+    let (mut at, mut record_count, mut records_crc, mut last, mut is_cut) =
+        (HEADER_SIZE, 0, 0, None, false);
     for call in calls {
         let size = record_size(call.payload.len());
         if at + size > room {
             is_cut = true;
             break;
         }
-        records_crc = write_call(&mut out[at..at + size], &call, records_crc, manifest);
+        records_crc = write_call(&mut out[at..at + size], &call, records_crc, headers);
         at += size;
         record_count += 1;
         last = Some(call.epoch);
@@ -93,14 +97,28 @@ fn write_calls<'a>(
         out[at + HEADER_SIZE..size].fill(0);
         records_crc = chain_crc(records_crc, header_crc(&encoded));
     }
-    let header = BatchHeader { size: size as u32, record_count, unsynced, segment, number: 0, lsn, sealed_at, records_crc };
+    let header = BatchHeader {
+        size: size as u32,
+        record_count,
+        unsynced,
+        segment,
+        number: 0,
+        lsn,
+        sealed_at,
+        records_crc,
+    };
     out[..HEADER_SIZE].copy_from_slice(&header.encode());
-    manifest.count_batch();
+    headers.count_batch();
     Some(CallBatch { size, last, is_cut })
 }
 
-/// Writes one record over all of `out`; returns the batch's running checksum with it.
-fn write_call(out: &mut [u8], call: &RepeatedCall<'_>, records_crc: u32, manifest: &mut Manifest) -> u32 {
+/// Writes one record over all of `out`. Returns the batch's running checksum, with this record.
+fn write_call(
+    out: &mut [u8],
+    call: &RepeatedCall<'_>,
+    records_crc: u32,
+    headers: &mut RecordHeaders,
+) -> u32 {
     let header = RecordHeader {
         payload_crc: crc32c::crc32c(call.payload),
         length: call.payload.len() as u32,
@@ -120,17 +138,17 @@ fn write_call(out: &mut [u8], call: &RepeatedCall<'_>, records_crc: u32, manifes
     front.copy_from_slice(&encoded);
     payload.copy_from_slice(call.payload);
     padding.fill(0);
-    manifest.note(&encoded, call.payload);
+    headers.note(&encoded, call.payload);
     chain_crc(records_crc, header_crc(&encoded))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::batch::BatchReader;
+    use crate::format::batch::BatchReader;
 
     #[test]
-    fn call_records_are_laid_out_like_any_batch_and_cut_where_the_room_ends() {
+    fn call_records_are_laid_out_like_any_batch_and_stop_where_the_room_ends() {
         let payload = [7; 100];
         let epoch = |micros| Epoch { boot: 1, micros, shard: 2 };
         let call = |micros: u64| RepeatedCall {
@@ -140,22 +158,37 @@ mod tests {
             started_at: UnixMicros(micros),
             payload: &payload,
         };
-        // 192 bytes each: 21 fit into a block behind its header, 42 into two.
-        for (count, room, fits) in [(1, 8192, 1), (21, 8192, 21), (22, 8192, 22), (42, 8192, 42), (43, 8192, 42)] {
+        // 192 bytes each: 21 fit into a block after its header, 42 into two.
+        for (count, room, fits) in
+            [(1, 8192, 1), (21, 8192, 21), (22, 8192, 22), (42, 8192, 42), (43, 8192, 42)]
+        {
             let mut out = vec![0xEE; room];
             let unsynced = Unsynced::at(4096, 0);
-            let place = CallPlace { segment: SegmentUuid([9; 16]), lsn: Lsn(4096), unsynced, sealed_at: UnixMicros(5) };
-            let batch = write_calls(&mut out, (1..=count).map(call), place, &mut Manifest::default()).unwrap();
+            let place = CallPlace {
+                segment: SegmentUuid([9; 16]),
+                lsn: Lsn(4096),
+                unsynced,
+                sealed_at: UnixMicros(5),
+            };
+            let batch =
+                write_calls(&mut out, (1..=count).map(call), place, &mut RecordHeaders::default())
+                    .unwrap();
             assert_eq!((batch.last, batch.is_cut), (epoch(fits), fits < count));
             let reader = BatchReader::open(&out).unwrap();
             assert_eq!((reader.header().size as usize, reader.header().number), (batch.size, 0));
             let header = reader.header();
-            assert_eq!((header.segment, header.lsn, header.unsynced), (place.segment, place.lsn, place.unsynced));
+            assert_eq!(
+                (header.segment, header.lsn, header.unsynced),
+                (place.segment, place.lsn, place.unsynced)
+            );
             let numbers: Vec<u64> = reader.map(|record| record.unwrap().header.call).collect();
             assert!(numbers.into_iter().eq((1..=fits).map(|micros| micros * 10)));
         }
         let (segment, unsynced) = (SegmentUuid::default(), Unsynced::UNKNOWN);
         let place = CallPlace { segment, lsn: Lsn(0), unsynced, sealed_at: UnixMicros(0) };
-        assert_eq!(write_calls(&mut [0; 4096], std::iter::empty(), place, &mut Manifest::default()), None);
+        assert_eq!(
+            write_calls(&mut [0; 4096], std::iter::empty(), place, &mut RecordHeaders::default()),
+            None
+        );
     }
 }

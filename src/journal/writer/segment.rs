@@ -1,15 +1,16 @@
-//! The segment that is being written, and what passes between the writer and whoever prepares its files.
+//! The segment that is being written, and the messages between the writer and the part that
+//! prepares its files.
 
 #![forbid(unsafe_code)]
 
-use super::WRITE_SIZE_MAX;
 use crate::call::Epoch;
 use crate::clock::UnixMicros;
-use crate::frame_ring::{FrameRing, Manifest, SealedBatch};
+use crate::format::{Lsn, SegmentHeader, SegmentUuid, Unsynced};
 use crate::io::FileHandle;
-use crate::journal::format::{Lsn, SegmentHeader, SegmentUuid, Unsynced};
+use crate::journal::frame_ring::{FrameRing, RecordHeaders, SealedBatch};
 
-/// A file that is allocated, locked, and durable by name: nothing of this use has been written to it.
+/// A file that is allocated and locked, and whose name is durable. Nothing of this use has been
+/// written to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreparedSegment {
     /// Counts the segments of the shard in this run, from 1.
@@ -22,34 +23,35 @@ pub struct PreparedSegment {
     pub size: u64,
     /// When it was made.
     pub created_at: UnixMicros,
-    /// Room to note in what is written to it.
-    pub manifest: Manifest,
+    /// Space for notes about its contents.
+    pub headers: RecordHeaders,
 }
 
-/// What the writer wants done by whoever prepares its files.
+/// A request of the writer to the part that prepares its files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SegmentRequest {
-    /// One more segment.
+    /// Prepare one more segment.
     Prepare,
-    /// Nothing more is written to this one.
+    /// Nothing more will be written to this segment.
     Retire {
-        /// Which.
+        /// Its number.
         id: u64,
-        /// What is in it and counts, bytes: header and batches that are durable.
+        /// Bytes in it that count: the header and durable batches.
         size: u64,
-        /// A write or sync of it failed: what it held beyond `size` comes again in the segments behind it.
+        /// A write or sync of it failed. Everything beyond `size` is written again, to later
+        /// segments.
         is_fenced: bool,
-        /// What is in it, unless it is fenced.
-        manifest: Manifest,
+        /// Its contents, unless it is fenced.
+        headers: RecordHeaders,
     },
 }
 
-/// How far a segment has been begun.
+/// How much of a segment's start is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Its header is to be written, with call records behind it.
+    /// The header is next, followed by call records.
     Header,
-    /// More call records are to be written: those behind this epoch.
+    /// More call records are next: those after this epoch.
     Calls(Epoch),
     /// Batches follow.
     Batches,
@@ -62,23 +64,32 @@ pub(super) struct OpenSegment {
     pub(super) stage: Stage,
     /// Position of its first byte.
     pub(super) start: Lsn,
-    /// Where the next write goes, bytes. A write under way is before it.
+    /// Where the next write goes, bytes. All writes under way end before it.
     pub(super) offset: u64,
-    /// Everything before it has been written, bytes.
+    /// Everything before this offset is written, without a hole, bytes.
     pub(super) written: u64,
-    /// Everything before it is durable, bytes.
+    /// Everything before this offset is durable, bytes.
     pub(super) durable: u64,
     /// It holds a batch of the ring.
     pub(super) has_batch: bool,
-    /// A write or sync failed: nothing more is done to it.
+    /// A write or sync failed: no further operation uses it.
     pub(super) is_fenced: bool,
 }
 
 impl OpenSegment {
     pub(super) fn new(mut prepared: PreparedSegment, start: Lsn) -> Self {
-        prepared.manifest.begin(prepared.uuid, start);
+        prepared.headers.begin(prepared.uuid, start);
         let (offset, written, durable) = (0, 0, 0);
-        OpenSegment { prepared, stage: Stage::Header, start, offset, written, durable, has_batch: false, is_fenced: false }
+        OpenSegment {
+            prepared,
+            stage: Stage::Header,
+            start,
+            offset,
+            written,
+            durable,
+            has_batch: false,
+            is_fenced: false,
+        }
     }
 
     /// Position of the next write.
@@ -86,13 +97,13 @@ impl OpenSegment {
         Lsn(self.start.0 + self.offset)
     }
 
-    /// Position up to which it is durable.
+    /// Position up to which the segment is durable.
     pub(super) fn durable_end(&self) -> Lsn {
         Lsn(self.start.0 + self.durable)
     }
 
-    /// Whether a batch of `size` bytes still goes into it. Its first one always does: the file then grows, rather than that
-    /// no segment would ever be large enough.
+    /// Whether a batch of `size` bytes fits. The first batch always does: the file grows, or no
+    /// segment would ever be large enough.
     pub(super) fn takes(&self, size: usize) -> bool {
         !self.has_batch || self.offset + size as u64 <= self.prepared.size
     }
@@ -115,22 +126,28 @@ impl OpenSegment {
         }
     }
 
-    /// Stamps the first of `batches`, and those that lie behind it in the ring and go into the segment as well, up to the
-    /// largest write; returns their number and size.
+    /// Stamps the first of `batches`, and those that follow it in the ring and fit into the
+    /// segment, up to `size_max` bytes. Returns their number and size.
     pub(super) fn stamp_run<'a>(
         &self,
         batches: impl Iterator<Item = &'a SealedBatch>,
+        size_max: usize,
         ring: &mut FrameRing,
     ) -> (usize, usize) {
         let (mut count, mut size, mut next) = (0, 0, None);
         for batch in batches {
-            let goes_in =
-                size + batch.size <= WRITE_SIZE_MAX && self.offset + (size + batch.size) as u64 <= self.prepared.size;
+            let goes_in = size + batch.size <= size_max
+                && self.offset + (size + batch.size) as u64 <= self.prepared.size;
             if next.is_some_and(|next| next != ring.batch_offset(batch) || !goes_in) {
                 break;
             }
             let offset = self.offset + size as u64;
-            ring.stamp(batch, self.prepared.uuid, Lsn(self.start.0 + offset), Unsynced::at(offset, self.durable));
+            ring.stamp(
+                batch,
+                self.prepared.uuid,
+                Lsn(self.start.0 + offset),
+                Unsynced::at(offset, self.durable),
+            );
             size += batch.size;
             count += 1;
             next = Some(ring.batch_offset(batch) + batch.size);

@@ -1,9 +1,10 @@
 use super::*;
 
-const LIMITS: FrameLimits = FrameLimits { message_size_max: 1000, text_size_max: 300, fragments_max: 4 };
+const LIMITS: FrameLimits =
+    FrameLimits { message_size_max: 1000, text_size_max: 300, fragments_max: 4 };
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// A client's frame, with its length in the shortest form.
+/// A frame of a client, with its length in the shortest form.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 10];
     let size = write_header(Opcode::Text, payload.len(), &mut bytes);
@@ -20,7 +21,7 @@ fn close(code: u16, reason: &[u8]) -> Vec<u8> {
     frame(0x88, &[&code.to_be_bytes(), reason].concat())
 }
 
-/// What came out: pieces with their flags, unmasked, and control frames as text.
+/// All output: pieces with their flags, unmasked, and control frames as text.
 fn decode_all(decoder: &mut Decoder, input: &[u8]) -> Result<Vec<String>, Violation> {
     let mut input = input.to_vec();
     let mut seen = Vec::new();
@@ -30,7 +31,7 @@ fn decode_all(decoder: &mut Decoder, input: &[u8]) -> Result<Vec<String>, Violat
         assert!(taken > 0, "no progress");
         at += taken;
         match event {
-            Some(WsEvent::Data(DataPiece { kind, first, last, offset, payload, key })) => {
+            Some(WsEvent::Data(DataPiece { kind, first, last, offset, payload, key, .. })) => {
                 key.apply(payload);
                 let (open, shut) = (if first { "[" } else { "" }, if last { "]" } else { "" });
                 seen.push(format!("{kind:?} {offset} {open}{}{shut}", payload.escape_ascii()));
@@ -115,18 +116,22 @@ fn the_decoder_knows_whether_it_is_mid_message() {
 fn closes_are_read() {
     assert_eq!(decode(&frame(0x88, b"")).unwrap(), [r#"Close { code: None, reason: "" }"#]);
     assert_eq!(decode(&close(1000, b"")).unwrap(), [r#"Close { code: Some(1000), reason: "" }"#]);
-    assert_eq!(decode(&close(4999, "tschüß".as_bytes())).unwrap(), [r#"Close { code: Some(4999), reason: "tschüß" }"#]);
+    assert_eq!(
+        decode(&close(4999, "tschüß".as_bytes())).unwrap(),
+        [r#"Close { code: Some(4999), reason: "tschüß" }"#]
+    );
 }
 
 #[test]
 fn close_codes_are_those_that_may_be_sent() {
     for code in 0..=u16::MAX {
-        let allowed = matches!(code, 1000 | 1001 | 1002 | 1003 | 1007..=1014 | 3000..=3999 | 4000..=4999);
+        let allowed =
+            matches!(code, 1000 | 1001 | 1002 | 1003 | 1007..=1014 | 3000..=3999 | 4000..=4999);
         assert_eq!(decode(&close(code, b"")).is_ok(), allowed, "{code}");
     }
 }
 
-/// Every way to break RFC 6455, with the code it gets. `--nocapture` prints the table.
+/// Every way to violate RFC 6455, with the code it gets. `--nocapture` prints the table.
 #[test]
 fn violations_get_their_close_code() {
     let unmasked = |first: u8, second: u8| vec![first, second];
@@ -164,10 +169,26 @@ fn violations_get_their_close_code() {
         ("length of 2^63 - 1", 1009, large(0x82, 0xff, &[0x7f, 255, 255, 255, 255, 255, 255, 255])),
         ("message over its limit, at its header", 1009, frame(0x82, &[0; 1001])[..4].to_vec()),
         ("text over its limit, at its header", 1009, frame(0x81, &[b'a'; 301])[..4].to_vec()),
-        ("fragments over the limit together", 1009, [frame(0x02, &[0; 600]), frame(0x80, &[0; 401])].concat()),
-        ("text fragments over the limit together", 1009, [frame(0x01, &[b'a'; 300]), frame(0x80, b"b")].concat()),
-        ("five fragments, all empty", 1009, [frame(0x02, b""), frame(0x00, b"").repeat(4)].concat()),
-        ("a million fragments of a byte", 1009, [frame(0x02, b""), frame(0x00, b"x").repeat(1_000_000)].concat()),
+        (
+            "fragments over the limit together",
+            1009,
+            [frame(0x02, &[0; 600]), frame(0x80, &[0; 401])].concat(),
+        ),
+        (
+            "text fragments over the limit together",
+            1009,
+            [frame(0x01, &[b'a'; 300]), frame(0x80, b"b")].concat(),
+        ),
+        (
+            "five fragments, all empty",
+            1009,
+            [frame(0x02, b""), frame(0x00, b"").repeat(4)].concat(),
+        ),
+        (
+            "a million fragments of a byte",
+            1009,
+            [frame(0x02, b""), frame(0x00, b"x").repeat(1_000_000)].concat(),
+        ),
     ];
     println!("{:44} close code", "frame");
     for (name, code, input) in rows {
@@ -178,11 +199,12 @@ fn violations_get_their_close_code() {
 }
 
 #[test]
-fn what_is_at_its_limit_passes() {
+fn values_at_their_limit_pass() {
     assert!(decode(&frame(0x82, &[0; 1000])).is_ok());
     assert!(decode(&frame(0x81, &[b'a'; 300])).is_ok());
     assert!(decode(&frame(0x89, &[0; 125])).is_ok());
-    let fragments = [frame(0x02, &[0; 999]), frame(0x00, b"").repeat(2), frame(0x80, b"x")].concat();
+    let fragments =
+        [frame(0x02, &[0; 999]), frame(0x00, b"").repeat(2), frame(0x80, b"x")].concat();
     assert!(decode(&fragments.repeat(2)).is_ok(), "a new message counts anew");
 }
 
@@ -196,7 +218,7 @@ fn after_a_violation_everything_is_refused() {
 }
 
 #[test]
-fn what_precedes_a_violation_is_given_out() {
+fn bytes_before_a_violation_are_returned() {
     let mut input = [frame(0x82, b"good"), frame(0x83, b"bad")].concat();
     let mut decoder = Decoder::default();
     let (taken, event) = decoder.decode(&mut input, &LIMITS).unwrap();
@@ -220,9 +242,13 @@ fn frames_we_send_have_the_shortest_header() {
         out.pop();
         assert_eq!(write_frame(Opcode::Binary, &payload, &mut out), None);
     }
-    for (opcode, first) in
-        [(Opcode::Text, 0x81), (Opcode::Binary, 0x82), (Opcode::Close, 0x88), (Opcode::Ping, 0x89), (Opcode::Pong, 0x8a)]
-    {
+    for (opcode, first) in [
+        (Opcode::Text, 0x81),
+        (Opcode::Binary, 0x82),
+        (Opcode::Close, 0x88),
+        (Opcode::Ping, 0x89),
+        (Opcode::Pong, 0x8a),
+    ] {
         let mut out = [0; 3];
         assert_eq!(write_frame(opcode, b"x", &mut out), Some(3));
         assert_eq!(out, [first, 1, b'x']);

@@ -1,19 +1,34 @@
 use super::*;
 use crate::proto::http::{HeadBuffer, HeadProgress};
 
-const UPGRADE: &str = "Host: node\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+const UPGRADE: &str = "Host: node\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-const ANY: Situation = Situation { plaintext_forbidden: false, draining: false, at_capacity: false };
-const WORST: Situation = Situation { plaintext_forbidden: true, draining: true, at_capacity: true };
+const ANY: Situation = Situation {
+    plaintext_forbidden: false,
+    draining: false,
+    at_capacity: false,
+    is_over_rate: false,
+};
+const WORST: Situation =
+    Situation { plaintext_forbidden: true, draining: true, at_capacity: true, is_over_rate: true };
 
 fn with_head<T>(line: &str, fields: &str, then: impl FnOnce(&Head<'_>) -> T) -> T {
     let mut buffer = HeadBuffer::default();
-    assert_eq!(buffer.push(format!("{line} HTTP/1.1\r\n{fields}\r\n").as_bytes()).1, HeadProgress::Complete);
+    assert_eq!(
+        buffer.push(format!("{line} HTTP/1.1\r\n{fields}\r\n").as_bytes()).1,
+        HeadProgress::Complete
+    );
     then(&buffer.head().expect("a valid head"))
 }
 
-/// The answer to a request; `None` where its token is to be verified.
-fn answer(line: &str, fields: &str, situation: Situation, origins: Option<&[String]>) -> Option<Answer> {
+/// The answer to a request; `None` if its token has to be verified.
+fn answer(
+    line: &str,
+    fields: &str,
+    situation: Situation,
+    origins: Option<&[String]>,
+) -> Option<Answer> {
     with_head(line, fields, |head| match judge(head, situation, origins) {
         Judgement::Answer(answer) => Some(answer),
         Judgement::Upgrade { .. } => None,
@@ -29,17 +44,26 @@ fn written(answer: Answer) -> String {
 #[test]
 fn health_is_answered_whatever_the_situation() {
     for situation in [ANY, WORST] {
-        assert_eq!(answer("GET /health", "Host: a\r\n", situation, Some(&[])), Some(Answer::Health));
-        assert_eq!(answer("GET /health?x", "Host: a\r\nOrigin: b\r\n", situation, Some(&[])), Some(Answer::Health));
-        assert_eq!(answer("HEAD /health", "Host: a\r\n", situation, None), Some(Answer::HealthHead));
+        assert_eq!(
+            answer("GET /health", "Host: a\r\n", situation, Some(&[])),
+            Some(Answer::Health)
+        );
+        assert_eq!(
+            answer("GET /health?x", "Host: a\r\nOrigin: b\r\n", situation, Some(&[])),
+            Some(Answer::Health)
+        );
+        assert_eq!(
+            answer("HEAD /health", "Host: a\r\n", situation, None),
+            Some(Answer::HealthHead)
+        );
         let refused = Answer::refused(Refusal::MethodNotAllowed, false);
         assert_eq!(answer("POST /health", "Host: a\r\n", situation, None), Some(refused));
     }
 }
 
 #[test]
-fn checks_come_in_the_order_of_the_protocol_page() {
-    // Each row has every fault of the rows below it, so that only the order decides.
+fn checks_run_in_the_documented_order() {
+    // Each row has every fault of the rows below it, so only the order decides.
     let origins = ["https://good.example".to_string()];
     let mut situation = WORST;
     let mut fields = String::from("Host: node\r\nOrigin: https://evil.example\r\n");
@@ -55,6 +79,8 @@ fn checks_come_in_the_order_of_the_protocol_page() {
     situation.draining = false;
     check("GET /v1/ingest", &fields, situation, Refusal::Capacity);
     situation.at_capacity = false;
+    check("GET /v1/ingest", &fields, situation, Refusal::AddressRate);
+    situation.is_over_rate = false;
     check("GET /v1/ingest", &fields, situation, Refusal::OriginForbidden);
     fields = fields.replace("evil", "good");
     check("GET /v1/ingest", &fields, situation, Refusal::UpgradeRequired);
@@ -76,7 +102,8 @@ fn an_upgrade_yields_its_token_and_accept_key() {
             assert_eq!(accept.as_bytes(), b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
             let mut out = [0; 256];
             let size = write_switching_protocols(&accept, &mut out);
-            let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+                 Connection: Upgrade\r\n\
                             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
             assert_eq!(&out[..size], expected.as_bytes());
         }
@@ -110,21 +137,29 @@ fn authorization_is_one_bearer_token() {
 }
 
 #[test]
-fn upgrades_are_426_where_not_asked_for_and_400_where_malformed() {
+fn no_upgrade_gets_426_and_a_malformed_one_gets_400() {
     for (from, to, refusal) in [
         ("Upgrade: websocket\r\n", "", Refusal::UpgradeRequired),
         ("Upgrade: websocket", "Upgrade: h2c", Refusal::UpgradeRequired),
         ("Version: 13", "Version: 8", Refusal::UpgradeRequired),
         ("Version: 13", "Version: 13, 8", Refusal::UpgradeRequired),
         ("Sec-WebSocket-Version: 13\r\n", "", Refusal::BadUpgrade),
-        ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13", Refusal::BadUpgrade),
+        (
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13",
+            Refusal::BadUpgrade,
+        ),
         ("keep-alive, Upgrade", "keep-alive", Refusal::BadUpgrade),
         ("Key: dGhlIHNhbXBsZSBub25jZQ==", "Key: dGhlIHNhbXBsZSBub25jZQ", Refusal::BadUpgrade),
         ("Key: dGhlIHNhbXBsZSBub25jZQ==", "Key: dGhlIHNhbXBsZSBub25j", Refusal::BadUpgrade),
         ("Key: dGhlIHNhbXBsZSBub25jZQ==", "Key: dGhlIHNhbXBsZSBub25-ZQ==", Refusal::BadUpgrade),
         ("Key: dGhlIHNhbXBsZSBub25jZQ==", "Key:", Refusal::BadUpgrade),
         ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "", Refusal::BadUpgrade),
-        ("Host: node", "Host: node\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", Refusal::BadUpgrade),
+        (
+            "Host: node",
+            "Host: node\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            Refusal::BadUpgrade,
+        ),
     ] {
         assert!(UPGRADE.contains(from));
         let judged = with_head("GET /any", &UPGRADE.replace(from, to), judge_upgrade);
@@ -132,18 +167,21 @@ fn upgrades_are_426_where_not_asked_for_and_400_where_malformed() {
     }
     assert!(with_head("GET /any", UPGRADE, judge_upgrade).is_ok());
     assert_eq!(with_head("HEAD /any", UPGRADE, judge_upgrade), Err(Refusal::UpgradeRequired));
-    assert_eq!(answer("HEAD /v1/ingest", UPGRADE, ANY, None), Some(Answer::refused(Refusal::UpgradeRequired, true)));
+    assert_eq!(
+        answer("HEAD /v1/ingest", UPGRADE, ANY, None),
+        Some(Answer::refused(Refusal::UpgradeRequired, true))
+    );
 }
 
 #[test]
-fn an_upgrade_in_http_1_0_counts_for_nothing() {
+fn an_upgrade_in_http_1_0_is_ignored() {
     let mut buffer = HeadBuffer::default();
     buffer.push(format!("GET /v1/ingest HTTP/1.0\r\n{UPGRADE}\r\n").as_bytes());
     assert_eq!(judge_upgrade(&buffer.head().unwrap()), Err(Refusal::UpgradeRequired));
 }
 
 #[test]
-fn origins_count_only_where_a_list_is_set() {
+fn origins_are_checked_only_if_a_list_is_set() {
     let fields = |origin: &str| format!("{UPGRADE}{origin}Authorization: Bearer a\r\n");
     let list = ["https://good.example".to_string()];
     for (origin, origins, allowed) in [
@@ -160,7 +198,7 @@ fn origins_count_only_where_a_list_is_set() {
 }
 
 #[test]
-fn every_answer_fits_and_is_sound_http_and_json() {
+fn every_answer_fits_and_is_valid_http_and_json() {
     for (index, refusal) in Refusal::ALL.into_iter().enumerate() {
         assert_eq!(refusal.index(), index);
         let whole = written(Answer::refused(refusal, false));
@@ -189,22 +227,27 @@ fn every_answer_fits_and_is_sound_http_and_json() {
         assert!(body["error"].is_string() && body["message"].is_string());
         assert!(refusal.label().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
     }
-    let labels: std::collections::BTreeSet<_> = Refusal::ALL.iter().map(|refusal| refusal.label()).collect();
+    let labels: std::collections::BTreeSet<_> =
+        Refusal::ALL.iter().map(|refusal| refusal.label()).collect();
     assert_eq!(labels.len(), Refusal::COUNT);
 }
 
 #[test]
 fn answers_go_out_byte_for_byte() {
-    let health = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 34\r\n\r\n";
+    let health = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\n\
+                  Content-Length: 34\r\n\r\n";
     assert_eq!(written(Answer::HealthHead), health);
-    assert_eq!(written(Answer::Health), format!("{health}{{\"status\":\"ok\",\"service\":\"ingest\"}}"));
+    assert_eq!(
+        written(Answer::Health),
+        format!("{health}{{\"status\":\"ok\",\"service\":\"ingest\"}}")
+    );
     assert_eq!((Answer::Health.status(), Answer::HealthHead.status()), (200, 200));
 
     let missing = written(Answer::refused(Refusal::TokenMissing, false));
     let invalid = written(Answer::refused(Refusal::TokenInvalid, false));
-    assert!(
-        missing
-            .starts_with("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"ingest\"\r\nConnection: close\r\n")
-    );
+    assert!(missing.starts_with(
+        "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm=\"ingest\"\r\n\
+                 Connection: close\r\n"
+    ));
     assert_eq!(invalid.replace(", error=\"invalid_token\"", ""), missing);
 }

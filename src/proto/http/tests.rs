@@ -1,6 +1,6 @@
 use super::*;
 
-/// What pushing `input` at once comes to, and how many of its bytes were taken.
+/// Result of pushing `input` at once, and how many of its bytes were taken.
 fn push(input: &[u8]) -> (usize, HeadProgress) {
     HeadBuffer::default().push(input)
 }
@@ -9,7 +9,7 @@ fn refused(refusal: Refusal) -> HeadProgress {
     HeadProgress::Refused(refusal)
 }
 
-/// Method and path, or the refusal, of a whole head.
+/// Method and path of a whole head, or the refusal.
 fn parse(input: &[u8]) -> Result<(String, String), Refusal> {
     let mut buffer = HeadBuffer::default();
     match buffer.push(input).1 {
@@ -20,7 +20,8 @@ fn parse(input: &[u8]) -> Result<(String, String), Refusal> {
 }
 
 fn parse_target(method: &str, target: &str) -> Result<String, Refusal> {
-    parse(format!("{method} {target} HTTP/1.1\r\nHost: node\r\n\r\n").as_bytes()).map(|(_, path)| path)
+    parse(format!("{method} {target} HTTP/1.1\r\nHost: node\r\n\r\n").as_bytes())
+        .map(|(_, path)| path)
 }
 
 #[test]
@@ -34,7 +35,7 @@ fn a_head_ends_at_its_empty_line() {
 }
 
 #[test]
-fn a_head_is_refused_at_the_byte_that_spoils_it() {
+fn a_head_is_refused_at_its_first_wrong_byte() {
     let bad = refused(Refusal::BadRequest);
     for (input, taken) in [
         (&b"\x16\x03\x01\x02\x00\x01"[..], 1), // TLS
@@ -57,8 +58,16 @@ fn a_head_is_refused_at_the_byte_that_spoils_it() {
         let (got_taken, progress) = push(input);
         assert_eq!((got_taken, &progress), (taken, &bad), "{}", input.escape_ascii());
         let mut buffer = HeadBuffer::default();
-        assert_eq!(buffer.push(&input[..taken - 1]).1, HeadProgress::Incomplete, "{}", input.escape_ascii());
-        assert_eq!(buffer.push(&input[taken - 1..]), (1, HeadProgress::Refused(Refusal::BadRequest)));
+        assert_eq!(
+            buffer.push(&input[..taken - 1]).1,
+            HeadProgress::Incomplete,
+            "{}",
+            input.escape_ascii()
+        );
+        assert_eq!(
+            buffer.push(&input[taken - 1..]),
+            (1, HeadProgress::Refused(Refusal::BadRequest))
+        );
         assert_eq!(buffer.head().unwrap_err(), Refusal::BadRequest);
     }
 }
@@ -113,7 +122,16 @@ fn targets_name_a_path() {
 
 #[test]
 fn hosts_are_checked() {
-    for host in ["node", "node:8443", "node:", "10.0.0.1:80", "[::1]", "[::ffff:10.0.0.1]:443", "my_node.example", "a%20b"] {
+    for host in [
+        "node",
+        "node:8443",
+        "node:",
+        "10.0.0.1:80",
+        "[::1]",
+        "[::ffff:10.0.0.1]:443",
+        "my_node.example",
+        "a%20b",
+    ] {
         assert!(is_host(host.as_bytes()), "{host}");
     }
     for host in [
@@ -144,42 +162,54 @@ fn a_head_has_a_size_limit() {
     };
     assert_eq!(push(&head(HEAD_SIZE_MAX)), (HEAD_SIZE_MAX, HeadProgress::Complete));
     assert_eq!(push(&head(HEAD_SIZE_MAX + 1)), (HEAD_SIZE_MAX, refused(Refusal::HeadTooLarge)));
-    assert_eq!(push(&vec![b'a'; 2 * HEAD_SIZE_MAX]), (HEAD_SIZE_MAX, refused(Refusal::HeadTooLarge)));
-    // A bad line in front of the limit is found first.
+    assert_eq!(
+        push(&vec![b'a'; 2 * HEAD_SIZE_MAX]),
+        (HEAD_SIZE_MAX, refused(Refusal::HeadTooLarge))
+    );
+    // A bad line before the limit is found first.
     let bad_early = [&b"GET / HTTP/1.0\r\n:\r\n"[..], &head(HEAD_SIZE_MAX + 1)].concat();
     assert_eq!(push(&bad_early).1, refused(Refusal::BadRequest));
 }
 
 #[test]
 fn a_head_has_a_limit_on_fields() {
-    let head = |fields: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(fields - 1)).into_bytes();
+    let head = |fields: usize| {
+        format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(fields - 1)).into_bytes()
+    };
     assert!(parse(&head(HEAD_FIELDS_MAX)).is_ok());
     assert_eq!(parse(&head(HEAD_FIELDS_MAX + 1)), Err(Refusal::HeadTooLarge));
     assert_eq!(parse(&head(300)), Err(Refusal::HeadTooLarge), "the count does not wrap");
 }
 
 #[test]
-fn a_head_in_collection_is_small() {
+fn an_incomplete_head_is_small() {
     let mut buffer = HeadBuffer::default();
     assert_eq!(buffer.bytes.capacity(), 0);
     for size in [1, 600, 1448, 1448, 1448, 1448] {
         buffer.push(&vec![b'a'; size]);
-        assert!(buffer.bytes.capacity() <= HEAD_SIZE_MAX && buffer.bytes.capacity() <= 2 * buffer.bytes.len().max(256));
+        assert!(
+            buffer.bytes.capacity() <= HEAD_SIZE_MAX
+                && buffer.bytes.capacity() <= 2 * buffer.bytes.len().max(256)
+        );
     }
     assert!(size_of::<HeadBuffer>() <= 64);
 }
 
 #[test]
 fn empty_lines_before_a_request_are_skipped() {
-    assert_eq!(parse(b"\r\n\r\nGET /health HTTP/1.0\r\n\r\n").unwrap(), ("GET".into(), "/health".into()));
+    assert_eq!(
+        parse(b"\r\n\r\nGET /health HTTP/1.0\r\n\r\n").unwrap(),
+        ("GET".into(), "/health".into())
+    );
 }
 
 #[test]
 fn fields_are_read_in_any_case_and_spread() {
     let mut buffer = HeadBuffer::default();
     let (_, progress) = buffer.push(
-        b"GET / HTTP/1.1\r\nhOST: a\r\nUPGRADE: h2c, WebSocket\r\nConnection: keep-alive\r\nconnection:,UpGrade\t\r\n\
-          Sec-WebSocket-Version:13\r\nX-Name: Zo\xeb\r\nOrigin: a\r\nOrigin: b\r\nExpect: 100-continue\r\n\
+        b"GET / HTTP/1.1\r\nhOST: a\r\nUPGRADE: h2c, WebSocket\r\nConnection: keep-alive\r\n\
+          connection:,UpGrade\t\r\nSec-WebSocket-Version:13\r\nX-Name: Zo\xeb\r\n\
+          Origin: a\r\nOrigin: b\r\nExpect: 100-continue\r\n\
           Content-Length: 0\r\nAuthorization:   Bearer x  \r\n\r\n",
     );
     assert_eq!(progress, HeadProgress::Complete);
@@ -192,7 +222,7 @@ fn fields_are_read_in_any_case_and_spread() {
 }
 
 #[test]
-fn an_incomplete_head_is_no_head() {
+fn an_incomplete_head_is_not_parsed() {
     let mut buffer = HeadBuffer::default();
     assert!(buffer.is_empty());
     buffer.push(b"GET / HTTP/1.0\r\n");

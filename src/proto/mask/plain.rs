@@ -1,20 +1,22 @@
-//! Portable unmasking: eight bytes at a time, the checksum by the `crc32c` crate (hardware on ARM, tables elsewhere).
+//! Portable unmasking, eight bytes at a time. The `crc32c` crate makes the checksum (in hardware on
+//! ARM, with tables elsewhere).
 
 #![forbid(unsafe_code)]
 
 use super::super::MaskKey;
 
-/// Bytes copied before they are summed: they are still in the first-level cache then, at half its usual size.
+/// Bytes that are copied before they are summed. They fill half of a first-level cache of usual
+/// size, so they are still in it.
 const BLOCK_SIZE: usize = 16 * 1024;
 
-/// The key over eight bytes.
+/// The key, repeated over eight bytes.
 fn wide(key: MaskKey) -> u64 {
     let word = u64::from(u32::from_le_bytes(key.0));
     word | word << 32
 }
 
-/// See [`super::unmask_copy`]. Both slices have the same length; `BLOCK_SIZE` is a multiple of the key's, so that every
-/// block starts with the same byte of it.
+/// See [`super::unmask_copy`]. Both slices have the same length. `BLOCK_SIZE` is a multiple of the
+/// key size, so every block starts with the same byte of the key.
 pub(super) fn unmask_copy(destination: &mut [u8], masked: &[u8], key: MaskKey) -> u32 {
     let mut crc = 0;
     for (to, from) in destination.chunks_mut(BLOCK_SIZE).zip(masked.chunks(BLOCK_SIZE)) {

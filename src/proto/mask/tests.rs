@@ -16,7 +16,8 @@ fn reference_crc(bytes: &[u8]) -> u32 {
 }
 
 fn reference(masked: &[u8], key: MaskKey) -> (Vec<u8>, u32) {
-    let bytes: Vec<u8> = masked.iter().enumerate().map(|(index, byte)| byte ^ key.0[index % 4]).collect();
+    let bytes: Vec<u8> =
+        masked.iter().enumerate().map(|(index, byte)| byte ^ key.0[index % 4]).collect();
     let crc = reference_crc(&bytes);
     (bytes, crc)
 }
@@ -24,7 +25,8 @@ fn reference(masked: &[u8], key: MaskKey) -> (Vec<u8>, u32) {
 fn noise(size: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     };
     std::iter::repeat_with(next).take(size).collect()
@@ -50,25 +52,36 @@ impl Arena {
 
 const KEY: MaskKey = MaskKey([0x37, 0xFA, 0x21, 0x3D]);
 
-/// Runs every kernel from and to the given misalignments and compares bytes, checksum and the bytes around the destination.
+/// Runs every kernel with the given misalignments of source and destination. Compares the bytes,
+/// the checksum and the bytes around the destination.
 fn compare(masked: &[u8], key: MaskKey, from: usize, to: usize, expected: &(Vec<u8>, u32)) {
     let mut source = Arena::new(masked.len() + from);
     source.slice(from, masked.len()).copy_from_slice(masked);
     let mut target = Arena::new(masked.len() + to + 1);
     for kernel in Kernel::available() {
         target.bytes.fill(0xA5);
-        let crc = unmask_copy(kernel, target.slice(to, masked.len()), source.slice(from, masked.len()), key);
+        let crc = unmask_copy(
+            kernel,
+            target.slice(to, masked.len()),
+            source.slice(from, masked.len()),
+            key,
+        );
         fence();
-        let what = || format!("{kernel:?}, {} bytes from {from} to {to}, key {key:?}", masked.len());
+        let what =
+            || format!("{kernel:?}, {} bytes from {from} to {to}, key {key:?}", masked.len());
         assert_eq!(crc, expected.1, "checksum: {}", what());
         assert!(target.slice(to, masked.len()) == expected.0, "bytes: {}", what());
         assert_eq!(target.slice(to + masked.len(), 1), [0xA5], "wrote past the end: {}", what());
-        assert!(target.slice(0, to).iter().all(|byte| *byte == 0xA5), "wrote before the start: {}", what());
+        assert!(
+            target.slice(0, to).iter().all(|byte| *byte == 0xA5),
+            "wrote before the start: {}",
+            what()
+        );
     }
 }
 
 #[test]
-fn the_check_value_of_crc32c_comes_out() {
+fn the_check_value_of_crc32c_is_right() {
     let mut out = [0; 9];
     for kernel in Kernel::available() {
         assert_eq!(unmask_copy(kernel, &mut out, b"123456789", MaskKey::default()), 0xE306_9283);
@@ -111,7 +124,13 @@ fn short_copies_agree_at_every_length_alignment_and_key_rotation() {
         for size in 0..=300 {
             let expected = reference(&masked[..size], key);
             for alignment in 0..LINE_SIZE {
-                compare(&masked[..size], key, (alignment * 5 + size) % LINE_SIZE, alignment, &expected);
+                compare(
+                    &masked[..size],
+                    key,
+                    (alignment * 5 + size) % LINE_SIZE,
+                    alignment,
+                    &expected,
+                );
             }
         }
     }
@@ -143,7 +162,7 @@ fn a_line_is_stored_wherever_it_goes() {
 }
 
 #[test]
-fn small_payloads_are_unmasked_where_they_are() {
+fn small_payloads_are_unmasked_in_place() {
     let masked = noise(300, 5);
     for size in 0..300 {
         let mut bytes = masked[..size].to_vec();
@@ -158,7 +177,17 @@ fn the_fastest_kernel_is_the_last_of_the_available_ones() {
     assert_eq!(kernels[0], Kernel::Plain);
     assert_eq!(Some(&Kernel::detect()), kernels.last());
     #[cfg(target_arch = "x86_64")]
-    assert_eq!(is_x86_feature_detected!("sse4.2"), kernels.iter().any(|kernel| kernel.name() == "sse4.2"));
+    for (name, has) in [
+        ("sse4.2", is_x86_feature_detected!("sse4.2")),
+        ("avx2", is_x86_feature_detected!("avx2")),
+        (
+            "avx2-vpclmulqdq",
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("vpclmulqdq"),
+        ),
+        ("avx512", is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("vpclmulqdq")),
+    ] {
+        assert_eq!(kernels.iter().any(|kernel| kernel.name() == name), has, "{name}");
+    }
 }
 
 proptest! {
@@ -173,7 +202,10 @@ proptest! {
     }
 
     #[test]
-    fn a_copy_in_two_pieces_is_the_copy_in_one(bytes in prop::collection::vec(any::<u8>(), 0..700), cut in 0usize..700) {
+    fn a_copy_in_two_pieces_is_the_copy_in_one(
+        bytes in prop::collection::vec(any::<u8>(), 0..700),
+        cut in 0usize..700,
+    ) {
         let cut = cut.min(bytes.len());
         let whole = reference(&bytes, KEY);
         for kernel in Kernel::available() {

@@ -1,29 +1,38 @@
 //! The kernels for x86-64.
 //!
 //! # The checksum as polynomial arithmetic
-//! CRC-32C is the remainder of the message, a polynomial over GF(2), by P. The representation is reflected: in a word of `w`
-//! bits, bit `i` is the coefficient of x^(w-1-i), so the first byte in memory holds the highest powers. What is needed:
+//! CRC-32C is the remainder of the message, a polynomial over GF(2), by P. The representation is
+//! reflected: in a word of `w` bits, bit `i` is the coefficient of x^(w-1-i). So the first byte in
+//! memory holds the highest powers. Three facts are needed:
 //!
-//! - `crc32 r64, m64` computes `(R·x^32 + M)·x^32 mod P`, R the running remainder (it lies over M's highest 32 powers).
-//! - A carry-less product of two reflected 64-bit words, read as a reflected 128-bit word, is `A·B·x`: one power too many,
-//!   because two 64-bit factors give 127 bits and not 128.
-//! - A 32-bit constant K in the low half of a 64-bit word reads as `K·x^32`. So multiplying by it gives `A·K·x^33`.
+//! - `crc32 r64, m64` computes `(R·x^32 + M)·x^32 mod P`, where R is the running remainder (it
+//!   covers M's highest 32 powers).
+//! - A carry-less product of two reflected 64-bit words, read as a reflected 128-bit word, is
+//!   `A·B·x`. That is one power too many, because two 64-bit factors give 127 bits and not 128.
+//! - A 32-bit constant K in the low half of a 64-bit word reads as `K·x^32`, so multiplying by it
+//!   gives `A·K·x^33`.
 //!
-//! *Folding*: to move a 128-bit block `lo·x^64 + hi` (`lo` is first in memory) forward by D bits, onto the block that lies D
-//! bits later, it must be replaced by something congruent to it times x^D: `lo·x^(D+64) = lo·K·x^33` gives `K = x^(D+31) mod
-//! P` for the low word, `hi·x^D = hi·K·x^33` gives `K = x^(D-33) mod P` for the high one.
+//! *Folding* moves a 128-bit block `lo·x^64 + hi` (`lo` is first in memory) forward by D bits, onto
+//! the block that lies D bits later. The block must be replaced by something congruent to it times
+//! x^D. For the low word, `lo·x^(D+64) = lo·K·x^33` gives `K = x^(D+31) mod P`. For the high word,
+//! `hi·x^D = hi·K·x^33` gives `K = x^(D-33) mod P`.
 //!
-//! *Joining lanes*: a 32-bit remainder R moved forward by D bits is `R·x^D`. Both factors in low halves, the low word of
-//! the product, read as a reflected 64-bit word, is `R·K·x`; `crc32` of it gives `R·K·x^33`: again `K = x^(D-33) mod P`.
+//! *Joining lanes*: a 32-bit remainder R moved forward by D bits is `R·x^D`. With both factors in
+//! low halves, the low word of the product, read as a reflected 64-bit word, is `R·K·x`. Its
+//! `crc32` is `R·K·x^33`, so again `K = x^(D-33) mod P`.
 //!
-//! Start value and final inversion are those of the CRC: all ones over the first 32 bits, and `!` at the end.
+//! The start value and the final inversion are those of the CRC: all ones over the first 32 bits,
+//! and `!` at the end.
 //!
 //! # Streaming stores
-//! They pass by the cache and are not ordered with other stores: another thread or a device may see them late, until
-//! [`fence`]. The thread that made them sees them at once, as x86 has it for all of its own stores. The frame ring, which is
-//! the only user, gives out nothing but the bytes of sealed batches, and sealing fences.
+//! These stores bypass the cache and are not ordered with other stores. Another thread or a device
+//! may see them late, until [`fence`]. The thread that made them sees them at once, as x86
+//! guarantees for all own stores. The frame ring is the only user. It gives out only the bytes of
+//! sealed batches, and sealing calls the fence.
 
-#![allow(unsafe_code)] // the one file of the data path's pure half that has any
+#![allow(unsafe_code)] // unsafe code of the data path's pure half is only here and in `avx2`
+
+pub(super) mod avx2;
 
 use super::super::MaskKey;
 use super::{LINE_SIZE, Supported};
@@ -32,11 +41,12 @@ use std::arch::x86_64::*;
 /// P of CRC-32C (Castagnoli) without x^32, reflected.
 const POLYNOMIAL: u32 = 0x82F6_3B78;
 
-/// One lane of the SSE kernel, bytes. Six blocks of three such lanes and a short rest make a frame of 9,600 bytes.
+/// Lane of the SSE and AVX2 kernels, bytes. A frame of 9,600 bytes is six blocks of three such
+/// lanes, and a short rest.
 const LANE_SIZE: usize = 512;
 
-/// Bytes of one 512-bit register and of the four that are folded in parallel: VPCLMULQDQ gives a result each cycle, four
-/// cycles late or more.
+/// Bytes of one 512-bit register. Four of them are folded in parallel, because VPCLMULQDQ gives a
+/// result each cycle, with a latency of four cycles or more.
 const VECTOR_SIZE: usize = 64;
 const STRIDE_SIZE: usize = 4 * VECTOR_SIZE;
 
@@ -47,18 +57,20 @@ const fn x_to_the(power: usize) -> u32 {
     let mut remainder = 0x8000_0000; // x^0
     let mut left = power;
     while left > 0 {
-        remainder = (remainder >> 1) ^ (POLYNOMIAL * (remainder & 1)); // times x; x^32 is replaced by P's other terms
+        // times x; the other terms of P replace x^32
+        remainder = (remainder >> 1) ^ (POLYNOMIAL * (remainder & 1));
         left -= 1;
     }
     remainder
 }
 
-/// The pair that moves a 128-bit block forward by `size` bytes: for its low word, for its high word.
+/// The pair of constants that moves a 128-bit block forward by `size` bytes: for its low word, for
+/// its high word.
 const fn fold_by(size: usize) -> (i64, i64) {
     (x_to_the(size * 8 + 31) as i64, x_to_the(size * 8 - 33) as i64)
 }
 
-/// Moves a remainder forward by `size` bytes.
+/// The constant that moves a remainder forward by `size` bytes.
 const fn shift_by(size: usize) -> i64 {
     x_to_the(size * 8 - 33) as i64
 }
@@ -68,7 +80,7 @@ pub(super) fn has_sse42() -> bool {
     is_x86_feature_detected!("sse4.2") && is_x86_feature_detected!("pclmulqdq")
 }
 
-/// Whether this CPU (and the operating system, which has to save the registers) runs the AVX-512 kernel.
+/// Whether this CPU runs the AVX-512 kernel; the operating system has to save the registers.
 pub(super) fn has_avx512() -> bool {
     has_sse42() && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("vpclmulqdq")
 }
@@ -84,47 +96,68 @@ fn word(key: MaskKey) -> i32 {
     i32::from_le_bytes(key.0)
 }
 
+/// The key, repeated over eight bytes.
+fn wide_word(key: MaskKey) -> u64 {
+    u64::from(word(key) as u32) * 0x1_0000_0001
+}
+
 fn is_aligned(bytes: &[u8]) -> bool {
     bytes.as_ptr().addr().is_multiple_of(LINE_SIZE)
 }
 
 /// See [`super::unmask_copy`]. Both slices have the same length.
 #[inline]
-pub(super) fn unmask_copy_sse42(_: Supported, destination: &mut [u8], masked: &[u8], key: MaskKey) -> u32 {
+pub(super) fn unmask_copy_sse42(
+    _: Supported<1>,
+    destination: &mut [u8],
+    masked: &[u8],
+    key: MaskKey,
+) -> u32 {
     if is_aligned(destination) {
-        // SAFETY: `Supported` exists only where `has_sse42` held (see `Kernel::available`); the destination is aligned.
+        // SAFETY: `Supported` exists only if `has_sse42` held (see `Kernel::available`); the
+        // destination is aligned.
         unsafe { copy_sse42::<true>(destination, masked, key) }
     } else {
-        // SAFETY: as above; without STREAM no alignment is asked for.
+        // SAFETY: as above; without STREAM no alignment is needed.
         unsafe { copy_sse42::<false>(destination, masked, key) }
     }
 }
 
 /// See [`super::unmask_copy`]. Both slices have the same length.
 #[inline]
-pub(super) fn unmask_copy_avx512(_: Supported, destination: &mut [u8], masked: &[u8], key: MaskKey) -> u32 {
+pub(super) fn unmask_copy_avx512(
+    _: Supported<4>,
+    destination: &mut [u8],
+    masked: &[u8],
+    key: MaskKey,
+) -> u32 {
     if destination.len() < VECTOR_SIZE {
-        // SAFETY: `Supported` exists only where `has_avx512` held, which includes `has_sse42`; no alignment is asked for.
+        // SAFETY: `Supported` exists only if `has_avx512` held, which includes `has_sse42`; no
+        // alignment is needed.
         unsafe { copy_sse42::<false>(destination, masked, key) }
     } else if is_aligned(destination) {
         // SAFETY: `Supported` as above; at least one vector long; the destination is aligned.
         unsafe { copy_avx512::<true>(destination, masked, key) }
     } else {
-        // SAFETY: as above; without STREAM no alignment is asked for.
+        // SAFETY: as above; without STREAM no alignment is needed.
         unsafe { copy_avx512::<false>(destination, masked, key) }
     }
 }
 
 /// See [`super::store_line`].
 #[inline]
-pub(super) fn store_line_sse42(_: Supported, destination: &mut [u8; LINE_SIZE], line: &[u8; LINE_SIZE]) {
+pub(super) fn store_line_sse42(
+    _: Supported<1>,
+    destination: &mut [u8; LINE_SIZE],
+    line: &[u8; LINE_SIZE],
+) {
     if !is_aligned(destination) {
         *destination = *line;
         return;
     }
     for offset in (0..LINE_SIZE).step_by(16) {
-        // SAFETY: `offset + 16` is within both arrays; destination + offset is 16-byte aligned, checked above; SSE2 is part
-        // of x86-64.
+        // SAFETY: `offset + 16` is within both arrays. The check above makes destination + offset
+        // 16-byte aligned. SSE2 is part of x86-64.
         unsafe {
             let value = _mm_loadu_si128(line.as_ptr().add(offset).cast());
             _mm_stream_si128(destination.as_mut_ptr().add(offset).cast(), value);
@@ -134,29 +167,33 @@ pub(super) fn store_line_sse42(_: Supported, destination: &mut [u8; LINE_SIZE], 
 
 /// See [`super::store_line`].
 #[inline]
-pub(super) fn store_line_avx512(_: Supported, destination: &mut [u8; LINE_SIZE], line: &[u8; LINE_SIZE]) {
+pub(super) fn store_line_avx512(
+    _: Supported<4>,
+    destination: &mut [u8; LINE_SIZE],
+    line: &[u8; LINE_SIZE],
+) {
     #[target_feature(enable = "avx512f")]
     unsafe fn store(destination: *mut u8, line: *const u8) {
         // SAFETY: the caller passes 64 readable and 64 writable bytes, the latter aligned.
         unsafe { _mm512_stream_si512(destination.cast(), _mm512_loadu_si512(line.cast())) };
     }
     if is_aligned(destination) {
-        // SAFETY: `Supported` exists only where `has_avx512` held; both arrays have 64 bytes; the alignment is checked
-        // above.
+        // SAFETY: `Supported` exists only if `has_avx512` held; both arrays have 64 bytes; the
+        // alignment is checked above.
         unsafe { store(destination.as_mut_ptr(), line.as_ptr()) };
     } else {
         *destination = *line;
     }
 }
 
-/// Loads 16 bytes, unmasks and stores them; returns them as two words in memory order.
+/// Loads 16 bytes, unmasks them, stores them, and returns them as two words in memory order.
 ///
 /// # Safety
-/// 16 bytes are readable at `from` and writable at `to`, which is 16-byte aligned where `STREAM`.
+/// 16 bytes are readable at `from` and writable at `to`, which is 16-byte aligned if `STREAM`.
 #[inline]
 #[target_feature(enable = "sse4.2")]
 unsafe fn step_16<const STREAM: bool>(to: *mut u8, from: *const u8, key: __m128i) -> (u64, u64) {
-    // SAFETY: exactly what this function asks of its caller.
+    // SAFETY: the caller guarantees exactly this.
     let value = unsafe {
         let value = _mm_xor_si128(_mm_loadu_si128(from.cast()), key);
         if STREAM {
@@ -169,54 +206,67 @@ unsafe fn step_16<const STREAM: bool>(to: *mut u8, from: *const u8, key: __m128i
     (_mm_cvtsi128_si64(value) as u64, _mm_extract_epi64::<1>(value) as u64)
 }
 
-/// `remainder · x^D mod P`, D as `constant` was made for by [`shift_by`].
+/// `remainder · x^D mod P`, for the D that [`shift_by`] made `constant` for.
 #[inline]
 #[target_feature(enable = "sse4.2,pclmulqdq")]
 fn shift(remainder: u64, constant: i64) -> u64 {
-    let product = _mm_clmulepi64_si128::<0>(_mm_cvtsi64_si128(remainder as i64), _mm_cvtsi64_si128(constant));
+    let product =
+        _mm_clmulepi64_si128::<0>(_mm_cvtsi64_si128(remainder as i64), _mm_cvtsi64_si128(constant));
     _mm_crc32_u64(0, _mm_cvtsi128_si64(product) as u64)
 }
 
 /// # Safety
-/// The CPU has the features; `destination` is aligned to 16 bytes where `STREAM`. Both slices have the same length.
+/// The CPU has the features; `destination` is aligned to 16 bytes if `STREAM`; both slices have the
+/// same length.
 #[target_feature(enable = "sse4.2,pclmulqdq")]
-unsafe fn copy_sse42<const STREAM: bool>(destination: &mut [u8], masked: &[u8], key: MaskKey) -> u32 {
+unsafe fn copy_sse42<const STREAM: bool>(
+    destination: &mut [u8],
+    masked: &[u8],
+    key: MaskKey,
+) -> u32 {
     let wide_key = _mm_set1_epi32(word(key));
     let mut remainder = u64::from(u32::MAX);
     let mut to_blocks = destination.chunks_exact_mut(3 * LANE_SIZE);
     let mut from_blocks = masked.chunks_exact(3 * LANE_SIZE);
     for (to, from) in to_blocks.by_ref().zip(from_blocks.by_ref()) {
-        // One `crc32` each three cycles is its latency, one each cycle its rate: so three lanes, joined at the block's end.
+        // `crc32` has a latency of three cycles and a rate of one each cycle. So three lanes run at
+        // once and are joined at the end of the block.
         let mut lanes = [remainder, 0, 0];
         for line in (0..LANE_SIZE).step_by(LINE_SIZE) {
             for (index, lane) in lanes.iter_mut().enumerate() {
                 for part in (0..LINE_SIZE).step_by(16) {
                     let at = index * LANE_SIZE + line + part;
-                    // SAFETY: `at + 16` is at most `3 * LANE_SIZE`, the length of both blocks; `at` and the block's offset
-                    // are multiples of 16, so alignment is the destination's, which the caller vouches for.
-                    let (low, high) = unsafe { step_16::<STREAM>(to.as_mut_ptr().add(at), from.as_ptr().add(at), wide_key) };
+                    // SAFETY: `at + 16` is at most `3 * LANE_SIZE`, the length of both blocks. `at`
+                    // and the offset of the block are multiples of 16, so the alignment is that of
+                    // the destination, which the caller guarantees.
+                    let (low, high) = unsafe {
+                        step_16::<STREAM>(to.as_mut_ptr().add(at), from.as_ptr().add(at), wide_key)
+                    };
                     *lane = _mm_crc32_u64(_mm_crc32_u64(*lane, low), high);
                 }
             }
         }
-        let joined = shift(lanes[0], const { shift_by(2 * LANE_SIZE) }) ^ shift(lanes[1], const { shift_by(LANE_SIZE) });
+        let joined = shift(lanes[0], const { shift_by(2 * LANE_SIZE) })
+            ^ shift(lanes[1], const { shift_by(LANE_SIZE) });
         remainder = joined ^ lanes[2];
     }
     let mut to_parts = to_blocks.into_remainder().chunks_exact_mut(16);
     let mut from_parts = from_blocks.remainder().chunks_exact(16);
     for (to, from) in to_parts.by_ref().zip(from_parts.by_ref()) {
-        // SAFETY: both are 16 bytes; they start at a multiple of 16 from the destination's start.
+        // SAFETY: both have 16 bytes and start at a multiple of 16 from the start of the
+        // destination.
         let (low, high) = unsafe { step_16::<STREAM>(to.as_mut_ptr(), from.as_ptr(), wide_key) };
         remainder = _mm_crc32_u64(_mm_crc32_u64(remainder, low), high);
     }
     !copy_rest(to_parts.into_remainder(), from_parts.remainder(), key, remainder)
 }
 
-/// The last bytes of a copy, fewer than a vector: eight at a time and then single ones. Returns the remainder after them.
+/// The last bytes of a copy, fewer than a vector: eight at a time, then single ones. Returns the
+/// remainder after them.
 #[inline]
 #[target_feature(enable = "sse4.2")]
 fn copy_rest(destination: &mut [u8], masked: &[u8], key: MaskKey, remainder: u64) -> u32 {
-    let wide_key = u64::from(word(key) as u32) * 0x1_0000_0001;
+    let wide_key = wide_word(key);
     let (to_words, to_bytes) = destination.as_chunks_mut::<8>();
     let (from_words, from_bytes) = masked.as_chunks::<8>();
     let mut remainder = remainder;
@@ -233,14 +283,14 @@ fn copy_rest(destination: &mut [u8], masked: &[u8], key: MaskKey, remainder: u64
     remainder
 }
 
-/// Loads 64 bytes, unmasks and stores them; returns them.
+/// Loads 64 bytes, unmasks them, stores them, and returns them.
 ///
 /// # Safety
-/// 64 bytes are readable at `from` and writable at `to`, which is 64-byte aligned where `STREAM`.
+/// 64 bytes are readable at `from` and writable at `to`, which is 64-byte aligned if `STREAM`.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn step_64<const STREAM: bool>(to: *mut u8, from: *const u8, key: __m512i) -> __m512i {
-    // SAFETY: exactly what this function asks of its caller.
+    // SAFETY: the caller guarantees exactly this.
     unsafe {
         let value = _mm512_xor_si512(_mm512_loadu_si512(from.cast()), key);
         if STREAM {
@@ -252,14 +302,14 @@ unsafe fn step_64<const STREAM: bool>(to: *mut u8, from: *const u8, key: __m512i
     }
 }
 
-/// A constant pair of [`fold_by`] over all four 128-bit blocks of a register.
+/// A constant pair of [`fold_by`], for all four 128-bit blocks of a register.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn pair((low, high): (i64, i64)) -> __m512i {
     _mm512_set_epi64(high, low, high, low, high, low, high, low)
 }
 
-/// Moves the four blocks of `sum` forward as `constants` say, onto those of `next`.
+/// Moves the four blocks of `sum` forward by `constants`, onto those of `next`.
 #[inline]
 #[target_feature(enable = "avx512f,vpclmulqdq")]
 fn fold(sum: __m512i, constants: __m512i, next: __m512i) -> __m512i {
@@ -268,32 +318,40 @@ fn fold(sum: __m512i, constants: __m512i, next: __m512i) -> __m512i {
     _mm512_ternarylogic_epi64::<0x96>(low, high, next) // 0x96: exclusive or of all three
 }
 
-/// The remainder of a register that ends the message so far: its four blocks moved onto the last one, then 128 bits to 32.
+/// The remainder of a register that ends the message so far: moves its four blocks onto the last
+/// one, then reduces 128 bits to 32.
 #[inline]
 #[target_feature(enable = "avx512f,vpclmulqdq,sse4.2")]
 fn reduce(sum: __m512i) -> u64 {
     let (k0, k1, k2) = const { (fold_by(48), fold_by(32), fold_by(16)) };
     let constants = _mm512_set_epi64(0, 0, k2.1, k2.0, k1.1, k1.0, k0.1, k0.0);
-    // The constants of the last block are zero: it is added as it is.
+    // The constants of the last block are zero, so it is added unchanged.
     let last = _mm512_maskz_mov_epi64(0b1100_0000, sum);
     let moved = fold(sum, constants, last);
-    let halves = _mm256_xor_si256(_mm512_castsi512_si256(moved), _mm512_extracti64x4_epi64::<1>(moved));
-    let block = _mm_xor_si128(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+    let halves =
+        _mm256_xor_si256(_mm512_castsi512_si256(moved), _mm512_extracti64x4_epi64::<1>(moved));
+    let block =
+        _mm_xor_si128(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
     let remainder = _mm_crc32_u64(0, _mm_cvtsi128_si64(block) as u64);
     _mm_crc32_u64(remainder, _mm_extract_epi64::<1>(block) as u64)
 }
 
 /// # Safety
-/// The CPU has the features; the slices have the same length, at least one vector; `destination` is 64-byte aligned where
-/// `STREAM`.
+/// The CPU has the features; the slices have the same length, at least one vector; `destination` is
+/// 64-byte aligned if `STREAM`.
 #[target_feature(enable = "avx512f,vpclmulqdq,sse4.2,pclmulqdq")]
-unsafe fn copy_avx512<const STREAM: bool>(destination: &mut [u8], masked: &[u8], key: MaskKey) -> u32 {
+unsafe fn copy_avx512<const STREAM: bool>(
+    destination: &mut [u8],
+    masked: &[u8],
+    key: MaskKey,
+) -> u32 {
     let wide_key = _mm512_set1_epi32(word(key));
     let start = _mm512_zextsi128_si512(_mm_cvtsi32_si128(-1)); // all ones over the first 32 bits
-    let (by_one, by_four) = (pair(const { fold_by(VECTOR_SIZE) }), pair(const { fold_by(STRIDE_SIZE) }));
+    let (by_one, by_four) =
+        (pair(const { fold_by(VECTOR_SIZE) }), pair(const { fold_by(STRIDE_SIZE) }));
     let (to, from, size) = (destination.as_mut_ptr(), masked.as_ptr(), destination.len());
-    // SAFETY: used below only with `at + 64 <= size`, the length of both slices; every `at` is a multiple of 64, so
-    // alignment is the destination's, which the caller vouches for.
+    // SAFETY: used below only with `at + 64 <= size`, the length of both slices. Every `at` is a
+    // multiple of 64, so the alignment is that of the destination, which the caller guarantees.
     let step = |at: usize| unsafe { step_64::<STREAM>(to.add(at), from.add(at), wide_key) };
 
     let mut sum;

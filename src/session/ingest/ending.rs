@@ -1,11 +1,12 @@
-//! How a call ended on a connection, as end records keep it.
+//! How a call ended on a connection, as stored in end records.
 
 #![forbid(unsafe_code)]
 
 use crate::proto::close::Closing;
 
-/// Why no more audio of a call comes on a connection. The numbers are part of the journal's format: they are never given a
-/// new meaning, and 0 is none of them. A call without an end record was cut by the node's own end.
+/// Why a connection brings no more audio of a call. The numbers are part of the journal's format:
+/// they never get a new meaning, and 0 is not one of them. If a call has no end record, the node
+/// itself ended first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Ending {
@@ -15,33 +16,33 @@ pub enum Ending {
     PeerClosed = 2,
     /// The peer ended its side of the connection without a Close.
     Finished = 3,
-    /// The connection was reset, or failed otherwise.
+    /// The connection was reset, or failed in another way.
     Reset = 4,
     /// A later connection took the call over.
     Superseded = 5,
     /// The node drained.
     Drained = 6,
-    /// The journal could not take more.
+    /// The journal could not accept more.
     Storage = 7,
     /// Nothing came for too long.
     IdleTimeout = 8,
     /// The peer did not read.
     AckStalled = 9,
-    /// Audio ran too far ahead of the clock.
+    /// Audio ran too far ahead of real time.
     TooFast = 10,
     /// The peer sent an event or a frame that the session does not allow.
     Refused = 11,
-    /// The peer broke RFC 6455, or a limit on messages.
+    /// The peer violated RFC 6455, or a limit on messages.
     Violation = 12,
-    /// The token ran out.
+    /// The token expired.
     TokenExpired = 13,
 }
 
 impl Ending {
-    /// How many there are.
+    /// Number of variants.
     pub const COUNT: usize = 13;
 
-    /// All, in order of [`Ending::index`].
+    /// All variants, in the order of [`Ending::index`].
     pub const ALL: [Ending; Ending::COUNT] = [
         Ending::Stopped,
         Ending::PeerClosed,
@@ -58,22 +59,22 @@ impl Ending {
         Ending::TokenExpired,
     ];
 
-    /// The number in end records.
+    /// Number in end records.
     pub const fn number(self) -> u16 {
         self as u16
     }
 
-    /// From the number in an end record; `None` for one that a later version wrote.
+    /// From the number in an end record; `None` if a later version wrote it.
     pub fn from_number(number: u16) -> Option<Ending> {
         Ending::ALL.into_iter().find(|ending| ending.number() == number)
     }
 
-    /// Its place in arrays of [`Ending::COUNT`].
+    /// Index in arrays of [`Ending::COUNT`] elements.
     pub const fn index(self) -> usize {
         self as usize - 1
     }
 
-    /// A name for counters and listings.
+    /// Label of counters and listings.
     pub const fn label(self) -> &'static str {
         match self {
             Ending::Stopped => "stopped",
@@ -92,7 +93,7 @@ impl Ending {
         }
     }
 
-    /// What a Close of ours makes of a call that is live.
+    /// The ending of a live call that we close with `closing`.
     pub const fn of_closing(closing: Closing) -> Ending {
         match closing {
             Closing::Normal => Ending::Stopped,
@@ -109,7 +110,9 @@ impl Ending {
             Closing::TooFast => Ending::TooFast,
             Closing::Storage => Ending::Storage,
             Closing::Draining => Ending::Drained,
-            Closing::Protocol | Closing::NotUtf8 | Closing::TooBig | Closing::Flood => Ending::Violation,
+            Closing::Protocol | Closing::NotUtf8 | Closing::TooBig | Closing::Flood => {
+                Ending::Violation
+            }
         }
     }
 }
@@ -118,9 +121,9 @@ impl Ending {
 mod tests {
     use super::*;
 
-    /// Journals outlive the program that wrote them: this list may only grow.
+    /// A journal may be older than the program that reads it, so this list may only grow.
     #[test]
-    fn numbers_stay_what_they_are() {
+    fn numbers_never_change() {
         let numbers = Ending::ALL.map(|ending| (ending.number(), ending.label()));
         let expected = [
             (1, "stopped"),

@@ -1,11 +1,12 @@
-//! What a session owes its peer, and how it goes out.
+//! What a session still has to send to its peer, and in which order.
 //!
-//! Debts are numbers and flags, so that nothing here grows with what a peer sends and does not read: how many `started`, up
-//! to which frame acks, the latest ping's payload, whether a ping of ours. They are paid in this order; what is begun is
-//! finished first:
+//! The debts are numbers and flags, so a peer that sends without reading makes nothing grow here.
+//! They are: the number of `started`, the last frame to ack, the payload of the latest ping, and
+//! whether a ping of ours is due. They are sent in the order below; a message that was begun is
+//! finished first.
 //!
 //! ```text
-//! begun ► started ► pong ► ping ► acks, each tenth frame ► farewell: [stopped] [error] Close
+//! begun ► started ► pong ► ping ► acks, each tenth frame ► close frames: [stopped] [error] Close
 //! ```
 
 #![forbid(unsafe_code)]
@@ -15,10 +16,11 @@ use crate::proto::close::Closing;
 use crate::proto::event::{self, ACK_TEXT_SIZE_MAX, Stopped};
 use crate::proto::frame::{Opcode, write_frame, write_header};
 
-/// Most bytes of a frame header of ours.
+/// Largest frame header that we send, bytes.
 const HEADER_SIZE_MAX: usize = 10;
 
-/// Bytes that go out as they are, in as many pieces as it takes. Only for messages that come once or twice in a call.
+/// Bytes that are sent as they are, in as many pieces as needed. Only for messages that occur once
+/// or twice in a call.
 #[derive(Debug)]
 struct Remainder {
     bytes: Vec<u8>,
@@ -30,7 +32,7 @@ impl Remainder {
         Box::new(Remainder { bytes, taken: 0 })
     }
 
-    /// Moves what fits to the front of `out`; returns how much.
+    /// Moves what fits to the start of `out`; returns how much.
     fn give(&mut self, out: &mut [u8]) -> usize {
         let rest = &self.bytes[self.taken..];
         let size = rest.len().min(out.len());
@@ -44,36 +46,36 @@ impl Remainder {
     }
 }
 
-/// The payload of a ping that has to be answered.
+/// The payload of a ping that must be answered.
 #[derive(Debug)]
 struct PongOwed {
     size: u8,
     payload: [u8; CONTROL_PAYLOAD_SIZE_MAX],
 }
 
-/// What a session owes its peer.
+/// What a session still has to send to its peer.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    /// The last frame whose ack has been given out; a multiple of the ACK interval.
+    /// The last frame whose ack was written; a multiple of the ACK interval.
     acked: u64,
-    /// The last frame whose ack is owed; as above, and not below it.
+    /// The last frame whose ack is owed; also a multiple, and at least `acked`.
     ack_owed: u64,
     begun: Option<Box<Remainder>>,
     pong: Option<Box<PongOwed>>,
-    farewell: Option<Box<Remainder>>,
+    close_frames: Option<Box<Remainder>>,
     started_owed: u32,
     ping_owed: bool,
-    /// The farewell waits for acks that are not owed yet.
-    is_farewell_held: bool,
+    /// The close frames wait for acks that are not owed yet.
+    are_close_frames_held: bool,
 }
 
 impl Outbox {
-    /// One more `started`: each `start` is answered.
+    /// One more `started`, because each `start` is answered.
     pub(super) fn owe_started(&mut self) {
         self.started_owed = self.started_owed.saturating_add(1);
     }
 
-    /// The acks of every frame up to `seq`; returns how many are new.
+    /// Owes the acks of all frames up to `seq`; returns how many are new.
     pub(super) fn owe_acks(&mut self, seq: u64) -> u64 {
         let owed = seq - seq % ACK_INTERVAL_FRAMES;
         let new = owed.saturating_sub(self.ack_owed);
@@ -81,12 +83,12 @@ impl Outbox {
         new / ACK_INTERVAL_FRAMES
     }
 
-    /// The last frames whose ack has been given out, and whose ack is owed.
+    /// The last frame whose ack was written, and the last one whose ack is owed.
     pub(super) fn acks(&self) -> (u64, u64) {
         (self.acked, self.ack_owed)
     }
 
-    /// A pong with this payload, in place of one that has not gone out yet (RFC 6455 §5.5.3).
+    /// Owes a pong with this payload. It replaces a pong that was not sent yet (RFC 6455 §5.5.3).
     pub(super) fn owe_pong(&mut self, payload: &[u8]) {
         let size = payload.len().min(CONTROL_PAYLOAD_SIZE_MAX);
         let fresh = || Box::new(PongOwed { size: 0, payload: [0; CONTROL_PAYLOAD_SIZE_MAX] });
@@ -95,36 +97,50 @@ impl Outbox {
         pong.size = size as u8;
     }
 
-    /// A ping of ours; one at a time.
+    /// Owes a ping of ours; at most one at a time.
     pub(super) fn owe_ping(&mut self) {
         self.ping_owed = true;
     }
 
-    /// The last bytes: what is owed already goes before them, but for a ping of ours, to which no answer would be read. A pong
-    /// is owed even so (RFC 6455 §5.5.2): its ping came before we decided to close.
-    pub(super) fn owe_farewell(&mut self, farewell: Vec<u8>) {
-        self.farewell = Some(Remainder::new(farewell));
+    /// Owes the last bytes. What is already owed goes first, except a ping of ours, because its
+    /// answer would not be read. A pong is still sent (RFC 6455 §5.5.2), because its ping came
+    /// before we decided to close.
+    pub(super) fn owe_close_frames(&mut self, close_frames: Vec<u8>) {
+        self.close_frames = Some(Remainder::new(close_frames));
         self.ping_owed = false;
     }
 
-    /// As [`Outbox::owe_farewell`], but it does not go out before [`Outbox::let_farewell_go`]: acks may still come.
-    pub(super) fn hold_farewell(&mut self, farewell: Vec<u8>) {
-        self.owe_farewell(farewell);
-        self.is_farewell_held = true;
+    /// Like [`Outbox::owe_close_frames`], but the close frames wait for
+    /// [`Outbox::release_close_frames`]: acks may still be added.
+    pub(super) fn hold_close_frames(&mut self, close_frames: Vec<u8>) {
+        self.owe_close_frames(close_frames);
+        self.are_close_frames_held = true;
     }
 
-    /// The farewell is held back no longer.
-    pub(super) fn let_farewell_go(&mut self) {
-        self.is_farewell_held = false;
+    /// Holds the close frames no longer.
+    pub(super) fn release_close_frames(&mut self) {
+        self.are_close_frames_held = false;
     }
 
-    /// Forgets what is owed, and keeps what was acked: the connection is gone, or the peer has had its time.
+    /// Drops what is owed and keeps what was acked: the connection is gone, or the peer's time is
+    /// over.
     pub(super) fn clear(&mut self) {
         *self = Outbox { acked: self.acked, ack_owed: self.acked, ..Outbox::default() };
     }
 
-    /// Writes what is owed and fits to the front of `out`; returns its length, and whether the farewell is out to its last
-    /// byte.
+    /// Whether [`Outbox::transmit`] has something to do.
+    #[inline]
+    pub(super) fn has_output(&self) -> bool {
+        self.acked < self.ack_owed
+            || self.begun.is_some()
+            || self.started_owed > 0
+            || self.pong.is_some()
+            || self.ping_owed
+            || (self.close_frames.is_some() && !self.are_close_frames_held)
+    }
+
+    /// Writes what is owed and fits to the start of `out`. Returns its length, and whether the last
+    /// byte of the close frames is written.
     pub(super) fn transmit(&mut self, interaction_id: &str, out: &mut [u8]) -> (usize, bool) {
         let mut size = 0;
         loop {
@@ -143,32 +159,39 @@ impl Outbox {
         }
         let (written, fitted) = self.transmit_frames(&mut out[size..]);
         size += written;
-        if let (true, Some(farewell)) = (fitted && !self.is_farewell_held, &mut self.farewell) {
-            size += farewell.give(&mut out[size..]);
-            return (size, farewell.is_empty());
+        if let (true, Some(close_frames)) =
+            (fitted && !self.are_close_frames_held, &mut self.close_frames)
+        {
+            size += close_frames.give(&mut out[size..]);
+            return (size, close_frames.is_empty());
         }
         (size, false)
     }
 
-    /// Pong, ping and acks, whole frames only; also returns whether all of them fitted.
+    /// Pong, ping and acks, only as whole frames. Also returns whether all of them fitted.
     fn transmit_frames(&mut self, out: &mut [u8]) -> (usize, bool) {
         let mut size = 0;
         if let Some(pong) = &self.pong {
-            let Some(written) = write_frame(Opcode::Pong, &pong.payload[..usize::from(pong.size)], out) else {
+            let Some(written) =
+                write_frame(Opcode::Pong, &pong.payload[..usize::from(pong.size)], out)
+            else {
                 return (size, false);
             };
             size += written;
             self.pong = None;
         }
         if self.ping_owed {
-            let Some(written) = write_frame(Opcode::Ping, &[], &mut out[size..]) else { return (size, false) };
+            let Some(written) = write_frame(Opcode::Ping, &[], &mut out[size..]) else {
+                return (size, false);
+            };
             size += written;
             self.ping_owed = false;
         }
         while self.acked < self.ack_owed {
             let mut text = [0; ACK_TEXT_SIZE_MAX];
             let text_size = event::write_ack(self.acked + ACK_INTERVAL_FRAMES, &mut text);
-            let Some(written) = write_frame(Opcode::Text, &text[..text_size], &mut out[size..]) else {
+            let Some(written) = write_frame(Opcode::Text, &text[..text_size], &mut out[size..])
+            else {
                 return (size, false);
             };
             size += written;
@@ -186,22 +209,29 @@ fn started_frame(interaction_id: &str) -> Vec<u8> {
     frame
 }
 
-/// Our Close on our own account, with the error event that precedes it where there is one. `message` overrides the usual
-/// one.
+/// The frames of a Close that we decide on, with the error event before it if there is one.
+/// `message` overrides the usual message.
 pub(super) fn refusal_frames(closing: Closing, message: Option<&str>) -> Vec<u8> {
     let mut frames = Vec::new();
     if closing.has_event() {
         let message = message.unwrap_or(closing.message());
         let mut text = Vec::new();
-        event::push_error(closing.event_code(), closing.reason(), message, closing.is_retryable(), &mut text);
+        event::push_error(
+            closing.event_code(),
+            closing.reason(),
+            message,
+            closing.is_retryable(),
+            &mut text,
+        );
         push_frame(Opcode::Text, &text, &mut frames);
     }
     push_close(Some(closing.code()), closing.reason(), &mut frames);
     frames
 }
 
-/// The end of a call that went well: `stopped`, where the peer asked for it, and a Close with `code`.
-pub(super) fn parting_frames(stopped: Option<&Stopped<'_>>, code: Option<u16>) -> Vec<u8> {
+/// The frames at the normal end of a call: `stopped`, if the peer asked for it, and a Close with
+/// `code`.
+pub(super) fn closing_frames(stopped: Option<&Stopped<'_>>, code: Option<u16>) -> Vec<u8> {
     let mut frames = Vec::new();
     if let Some(stopped) = stopped {
         let mut text = Vec::new();
@@ -233,8 +263,9 @@ fn push_frame(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
 impl Outbox {
     /// Bytes held on the heap.
     pub(super) fn size_on_heap(&self) -> usize {
-        let remainders = [&self.begun, &self.farewell].into_iter().flatten();
-        let remainders: usize = remainders.map(|remainder| size_of::<Remainder>() + remainder.bytes.capacity()).sum();
+        let remainders = [&self.begun, &self.close_frames].into_iter().flatten();
+        let remainders: usize =
+            remainders.map(|remainder| size_of::<Remainder>() + remainder.bytes.capacity()).sum();
         remainders + self.pong.iter().map(|_| size_of::<PongOwed>()).sum::<usize>()
     }
 }

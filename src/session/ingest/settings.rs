@@ -1,9 +1,9 @@
-//! What the sessions of a node agree on, and what those of a shard count together.
+//! Settings that all sessions of a node share, and counters that those of one shard share.
 
 #![forbid(unsafe_code)]
 
 use super::Ending;
-use crate::auth::TokenError;
+use crate::auth::{ClientTenant, TokenError};
 use crate::limits::Limits;
 use crate::metrics::Counter;
 use crate::proto::close::Closing;
@@ -11,33 +11,37 @@ use crate::proto::handshake::Refusal;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How far a `start` has to agree with the token's claims.
+/// How far a `start` must match the token's claims.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ClaimMatch {
-    /// In both ids.
+    /// Both ids must match.
     #[default]
     Strict,
-    /// In the tenant.
+    /// The tenant must match.
     Tenant,
-    /// Not at all. The tenant's quota and counters stay with the token's tenant.
+    /// Nothing must match. Quota and counters use the token's tenant.
     Off,
 }
 
-/// The node's choices about its calls.
+/// Settings of the node for its calls.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IngestSettings {
-    /// Limits and timers.
+    /// Limits and timeouts.
     pub limits: Limits,
     /// `--claim-match`.
     pub claim_match: ClaimMatch,
-    /// `--allowed-origins`: an `Origin` outside of these is refused; `None` ignores it.
+    /// `--allowed-origins`: any other `Origin` is refused; `None` ignores `Origin`.
     pub allowed_origins: Option<Vec<String>>,
-    /// `on_expiry = "close"`: close a call with 4401 when its token runs out.
+    /// `on_expiry = "close"`: close a call with 4401 when its token expires.
     pub close_on_expiry: bool,
-    /// Tolerance past `exp` before that: the same that the token was admitted with, else a token within it would be admitted
-    /// and closed at once.
+    /// Tolerance after `exp` before the close. It equals the tolerance at admission, so a token
+    /// that was admitted within it is not closed at once.
     pub expiry_leeway: Duration,
-    /// A journal keeps what comes: `stopped` then says up to which frame it is known to be durable, whatever acks promise.
+    /// `tls.client_tenant`: which name of a client's certificate must equal the tenant of its
+    /// calls.
+    pub client_tenant: ClientTenant,
+    /// There is a journal, so `stopped` says up to which frame the audio is known to be durable,
+    /// whatever acks promise.
     pub has_journal: bool,
 }
 
@@ -50,31 +54,32 @@ impl IngestSettings {
             allowed_origins: None,
             close_on_expiry: false,
             expiry_leeway: Duration::from_secs(5),
+            client_tenant: ClientTenant::Off,
             has_journal: false,
         }
     }
 }
 
-/// What the ingest sessions of one shard have counted, by cause; like [`crate::metrics::Counters`], written by that shard
-/// alone.
+/// Counters of the ingest sessions of one shard, by cause. Like [`crate::metrics::Counters`], only
+/// that shard writes them.
 #[derive(Debug, Default)]
 pub struct IngestCounters {
     /// Requests refused, by [`Refusal::index`].
     pub refusals: [Counter; Refusal::COUNT],
     /// Tokens refused, by [`TokenError::index`].
     pub token_failures: [Counter; TokenError::COUNT],
-    /// Closes sent on our own account, by [`Closing::index`]; answers to a peer's Close are not among them.
+    /// Closes that we decided on, by [`Closing::index`]; answers to a peer's Close are not counted.
     pub closes: [Counter; Closing::COUNT],
     /// Calls ended, by [`Ending::index`].
     pub endings: [Counter; Ending::COUNT],
-    /// Texts that came after `stop`, ignored.
+    /// Texts after `stop`, which are ignored.
     pub texts_after_stop: Counter,
-    /// Calls whose end the frame ring had no room for: in the journal they look cut.
+    /// Calls whose end record did not fit the frame ring: in the journal they look cut.
     pub ends_unrecorded: Counter,
 }
 
 impl IngestCounters {
-    /// Calls `visit(family, label, value)` for every counter that is kept by cause.
+    /// Calls `visit(family, label, value)` for every counter by cause.
     pub fn for_each(&self, mut visit: impl FnMut(&'static str, &'static str, u64)) {
         for (refusal, counter) in Refusal::ALL.into_iter().zip(&self.refusals) {
             visit("refusals", refusal.label(), counter.read());
@@ -91,17 +96,17 @@ impl IngestCounters {
     }
 }
 
-/// What all sessions of a shard share: one pointer in each.
+/// What all sessions of a shard share: one pointer in each session.
 #[derive(Debug)]
 pub struct IngestShared {
-    /// The node's choices.
+    /// Settings of the node.
     pub settings: Arc<IngestSettings>,
-    /// The shard's counters.
+    /// Counters of the shard.
     pub counters: IngestCounters,
 }
 
 impl IngestShared {
-    /// For one shard.
+    /// Makes one for a shard.
     pub fn new(settings: Arc<IngestSettings>) -> Arc<IngestShared> {
         Arc::new(IngestShared { settings, counters: IngestCounters::default() })
     }

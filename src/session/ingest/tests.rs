@@ -1,4 +1,5 @@
-//! The session, driven through its verbs one step at a time, on tiny limits and a clock that only the test moves.
+//! The session, driven by its methods one step at a time. Limits are tiny, and only the test moves
+//! the clock.
 
 #![forbid(unsafe_code)]
 
@@ -6,6 +7,7 @@ mod audio;
 mod closes;
 mod disorder;
 mod ends;
+mod floods;
 mod records;
 mod refusals;
 mod starts;
@@ -15,18 +17,20 @@ use super::*;
 use crate::call::EpochSource;
 use crate::clock::UnixMicros;
 use crate::constants::CONTROL_PAYLOAD_SIZE_MAX;
-use crate::frame_ring::{FrameRing, SealedBatch};
+use crate::format::batch::BatchReader;
+use crate::format::{EndRecord, Lsn, RecordHeader, RecordKind, SegmentUuid, Unsynced};
 use crate::io::memory::Region;
-use crate::journal::batch::BatchReader;
-use crate::journal::format::{EndRecord, Lsn, RecordHeader, RecordKind, SegmentUuid, Unsynced};
+use crate::journal::frame_ring::{FrameRing, SealedBatch};
 use crate::limits::Limits;
 use crate::metrics::Counters;
 use crate::proto::MaskKey;
 use crate::proto::mask::Kernel;
 use crate::tenants::{TenantIndex, TenantUse, Tenants};
 
-const START: &str =
-    r#"{"event":"start","interaction_id":"call-123","tenant_id":"tenant-abc","sample_rate":24000,"encoding":"pcm16"}"#;
+const START: &str = concat!(
+    r#"{"event":"start","interaction_id":"call-123","tenant_id":"tenant-abc","#,
+    r#""sample_rate":24000,"encoding":"pcm16"}"#
+);
 const STARTED: &str = r#"{"event":"started","interaction_id":"call-123"}"#;
 const STOP: &str = r#"{"event":"stop"}"#;
 const KEY: MaskKey = MaskKey([0x11, 0x22, 0x33, 0x44]);
@@ -37,7 +41,7 @@ const fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
-/// One frame of ours as a peer sees it.
+/// A frame of ours as the peer sees it.
 fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match u16::try_from(payload.len()).expect("a test's frame is small") {
@@ -60,7 +64,9 @@ fn ack(seq: u64) -> Vec<u8> {
 }
 
 fn stopped(seq: u64, bytes: u64, duration_ms: u64, durable_seq: &str) -> Vec<u8> {
-    let numbers = format!(r#""seq":{seq},"bytes":{bytes},"duration_ms":{duration_ms},"durable_seq":{durable_seq}"#);
+    let numbers = format!(
+        r#""seq":{seq},"bytes":{bytes},"duration_ms":{duration_ms},"durable_seq":{durable_seq}"#
+    );
     text(&format!(r#"{{"event":"stopped","interaction_id":"call-123",{numbers}}}"#))
 }
 
@@ -68,21 +74,22 @@ fn close(code: u16, reason: &str) -> Vec<u8> {
     frame(0x8, &[&code.to_be_bytes(), reason.as_bytes()].concat())
 }
 
-/// The error event and the Close of a refusal, in the words of `message`.
+/// The error event and the Close of a refusal, with the text `message`.
 fn refusal(code: u16, reason: &str, message: &str, retryable: bool) -> Vec<u8> {
     let event_code = if code >= 4000 { code - 4000 } else { code };
     let event = format!(
-        r#"{{"event":"error","code":{event_code},"reason":"{reason}","message":"{message}","retryable":{retryable}}}"#
+        "{{\"event\":\"error\",\"code\":{event_code},\"reason\":\"{reason}\",\
+         \"message\":\"{message}\",\"retryable\":{retryable}}}"
     );
     [text(&event), close(code, reason)].concat()
 }
 
-/// As [`refusal`], with the usual message of `closing`.
+/// Like [`refusal`], with the usual message of `closing`.
 fn refusal_of(closing: Closing) -> Vec<u8> {
     refusal(closing.code(), closing.reason(), closing.message(), closing.is_retryable())
 }
 
-/// A session and everything that a shard would lend it.
+/// A session, and everything that a shard lends it.
 struct Harness {
     session: IngestSession,
     ring: FrameRing,
@@ -93,11 +100,11 @@ struct Harness {
     now: Now,
     actions: Vec<Action>,
     questions: Vec<u64>,
-    /// Everything in the ring: nothing is released.
+    /// Everything in the ring; nothing is released.
     batches: Vec<SealedBatch>,
-    /// Size of the buffers that output is taken in.
+    /// Size of the buffers for output.
     out_size: usize,
-    /// Whether each question is answered at once, as at level `received`.
+    /// Each question is answered at once, as at level `received`.
     promises_at_once: bool,
 }
 
@@ -106,14 +113,22 @@ impl Harness {
         Harness::with(|_| {})
     }
 
-    /// With `change` made to the tiny settings.
+    /// Applies `change` to the tiny settings.
     fn with(change: impl FnOnce(&mut IngestSettings)) -> Self {
         let mut settings = IngestSettings::new(Limits::tiny());
         change(&mut settings);
-        let now = Now { moment: Moment::from_nanos(77_000_000_000), unix: UnixMicros(EPOCH_OF_UNIX * 1_000_000) };
+        let now = Now {
+            moment: Moment::from_nanos(77_000_000_000),
+            unix: UnixMicros(EPOCH_OF_UNIX * 1_000_000),
+        };
         let tenants = Tenants::new(settings.limits.calls_max, None);
         let identity = CallIdentity { tenant: "tenant-abc".into(), interaction: "call-123".into() };
-        let claims = Claims { identity, issued_at: EPOCH_OF_UNIX - 60, expires_at: EPOCH_OF_UNIX + 1 };
+        let claims = Claims {
+            identity,
+            issued_at: EPOCH_OF_UNIX - 60,
+            expires_at: EPOCH_OF_UNIX + 1,
+            allowed_tenants: Default::default(),
+        };
         let permit = tenants.admit(&claims.identity.tenant).expect("there is no quota");
         let memory = Region::allocate(settings.limits.ring_size).expect("a test gets its memory");
         let shared = IngestShared::new(Arc::new(settings));
@@ -133,7 +148,7 @@ impl Harness {
         }
     }
 
-    /// A session whose `start` has been answered.
+    /// A session whose `start` was answered.
     fn live() -> Self {
         Harness::live_with(|_| {})
     }
@@ -144,16 +159,18 @@ impl Harness {
         harness
     }
 
-    /// One verb, then everything drained; returns what went out.
+    /// Calls one method, then drains everything; returns the output.
     fn step(&mut self, verb: impl FnOnce(&mut IngestSession, Now, &mut Context<'_>)) -> Vec<u8> {
         self.step_without_output(verb);
         self.transmit()
     }
 
-    fn step_without_output(&mut self, verb: impl FnOnce(&mut IngestSession, Now, &mut Context<'_>)) {
-        let limits = &self.shared.settings.limits;
+    fn step_without_output(
+        &mut self,
+        verb: impl FnOnce(&mut IngestSession, Now, &mut Context<'_>),
+    ) {
         let (ring, epochs, counters) = (&mut self.ring, &mut self.epochs, &self.counters);
-        let mut context = Context { ring, epochs, limits, counters };
+        let mut context = Context { ring, epochs, counters };
         verb(&mut self.session, self.now, &mut context);
         while let Some(action) = self.session.poll_action() {
             self.actions.push(action);
@@ -179,12 +196,37 @@ impl Harness {
         }
     }
 
-    fn piece(&mut self, kind: MessageKind, first: bool, last: bool, offset: usize, bytes: &[u8]) -> Vec<u8> {
+    fn piece(
+        &mut self,
+        kind: MessageKind,
+        first: bool,
+        last: bool,
+        offset: usize,
+        bytes: &[u8],
+    ) -> Vec<u8> {
+        self.fragment(kind, first, last, offset, 1, bytes)
+    }
+
+    /// Like [`Harness::piece`], for a message that has had `fragments` fragments so far.
+    fn fragment(
+        &mut self,
+        kind: MessageKind,
+        first: bool,
+        last: bool,
+        offset: usize,
+        fragments: u32,
+        bytes: &[u8],
+    ) -> Vec<u8> {
         let mut payload = bytes.to_vec();
         let key = KEY.advanced(offset);
         key.apply(&mut payload);
         self.step(|session, now, context| {
-            session.handle_data(now, DataPiece { kind, first, last, offset, payload: &mut payload, key }, context);
+            let payload = &mut payload[..];
+            session.handle_data(
+                now,
+                DataPiece { kind, first, last, offset, fragments, payload, key },
+                context,
+            );
         })
     }
 
@@ -217,7 +259,7 @@ impl Harness {
         self.step(|session, now, context| session.handle_violation(now, violation, context))
     }
 
-    /// Everything in the ring becomes durable; nobody is told.
+    /// Everything in the ring becomes durable; the session is not told.
     fn sync(&mut self) {
         self.ring.seal();
         self.batches.extend(std::iter::from_fn(|| self.ring.poll_sealed()));
@@ -227,11 +269,13 @@ impl Harness {
     }
 
     fn promise(&mut self, seq: u64) -> Vec<u8> {
-        self.step(|session, now, context| session.handle_promise(now, Seq(seq), context))
+        self.step(|session, now, context| {
+            session.handle_promise(now, Seq(seq), context);
+        })
     }
 
     fn summary(&self) -> Summary<'_> {
-        self.session.summary(self.ring.durable()).expect("a call has ended here")
+        self.session.summary(self.ring.durable()).expect("the call has ended")
     }
 
     fn disconnect(&mut self, disconnect: Disconnect) -> Vec<u8> {
@@ -246,15 +290,18 @@ impl Harness {
         self.session.handle_output(self.now, output);
     }
 
-    /// Lets time pass and wakes the session as a shard would: whenever it asked to be, and at the end. Returns what went
-    /// out.
+    /// Lets time pass, and wakes the session as a shard would: whenever it asked for it, and at the
+    /// end. Returns the output.
     fn pass(&mut self, duration: Duration) -> Vec<u8> {
         let mut all = Vec::new();
         let end = self.now.moment + duration;
         while let Some(wake_at) = self.session.poll_timeout().filter(|wake_at| *wake_at <= end) {
             self.set_time(wake_at);
             all.extend(self.step(|session, now, context| session.handle_timeout(now, context)));
-            assert!(self.session.poll_timeout().is_none_or(|next| next > wake_at), "a shard would spin here");
+            assert!(
+                self.session.poll_timeout().is_none_or(|next| next > wake_at),
+                "a shard would spin here"
+            );
         }
         self.set_time(end);
         all
@@ -275,13 +322,13 @@ impl Harness {
         found
     }
 
-    /// All records in the ring, payloads checked.
+    /// All records in the ring, with checked payloads.
     fn records(&mut self) -> Vec<(RecordHeader, Vec<u8>)> {
         self.ring.seal();
         self.batches.extend(std::iter::from_fn(|| self.ring.poll_sealed()));
         let mut records = Vec::new();
         for batch in &self.batches {
-            // Its header lacks only what the journal adds.
+            // The header lacks only what the journal adds.
             self.ring.stamp(batch, SegmentUuid::default(), Lsn::default(), Unsynced::UNKNOWN);
             let reader = BatchReader::open(self.ring.batch_bytes(batch)).expect("a sound batch");
             for record in reader.map(|record| record.expect("a sound record")) {
@@ -291,7 +338,8 @@ impl Harness {
         records
     }
 
-    /// Asserts that the call ended once, this way, that its record says so, and that the node was told.
+    /// Asserts that the call ended once and in this way, that its record says so, and that the node
+    /// was told.
     fn assert_ended(&mut self, ending: Ending) {
         for other in Ending::ALL {
             let expected = u64::from(other == ending);
@@ -301,10 +349,11 @@ impl Harness {
         let (call, epoch) = (self.session.call, self.session.epoch);
         assert_eq!(self.actions, [Action::Claim { call, epoch }, Action::Release { call, epoch }]);
         let records = self.records();
-        let ends: Vec<_> = records.iter().filter(|(header, _)| header.kind == RecordKind::End).collect();
+        let ends: Vec<_> =
+            records.iter().filter(|(header, _)| header.kind == RecordKind::End).collect();
         assert_eq!(ends.len() as u64 + self.shared.counters.ends_unrecorded.read(), 1);
         for (header, payload) in ends {
-            let end = EndRecord::decode(payload).expect("a sound end record");
+            let end = EndRecord::decode(payload).expect("a valid end record");
             assert_eq!((header.call, header.epoch), (call.record_number(), epoch));
             assert_eq!((end.ending, end.frames), (ending.number(), self.counters.frames.read()));
         }
@@ -312,7 +361,7 @@ impl Harness {
 
     fn assert_finished(&self) {
         assert!(self.session.is_finished() && !self.session.is_live());
-        assert_eq!(self.tenants.calls_live(), 0, "the call's permit is given back");
+        assert_eq!(self.tenants.calls_live(), 0, "the permit of the call is returned");
     }
 }
 
@@ -326,9 +375,12 @@ fn a_session_is_small() {
 }
 
 #[test]
-fn the_quick_references_call_byte_for_byte() {
+fn the_call_of_the_quick_reference_byte_for_byte() {
     let mut call = Harness::with(|settings| settings.limits = Limits::production());
-    assert_eq!(call.text(START), b"\x81\x2f{\"event\":\"started\",\"interaction_id\":\"call-123\"}");
+    assert_eq!(
+        call.text(START),
+        b"\x81\x2f{\"event\":\"started\",\"interaction_id\":\"call-123\"}"
+    );
     for seq in 1..=25 {
         let out = call.audio(&[0; 9600]);
         match seq {

@@ -1,9 +1,8 @@
-//! Accepts that fail, and more connections than there are slots.
+//! Accepts that fail. What happens when places run short is in `places`.
 
 #![forbid(unsafe_code)]
 
 use super::*;
-use crate::constants::SHED_CONNECTIONS_MAX;
 use rustix::io::Errno;
 
 #[test]
@@ -39,7 +38,7 @@ fn a_peer_that_gave_up_in_the_queue_does_not_keep_the_next_one_waiting() {
         rig.connect();
         rig.quiet();
         assert_eq!(rig.connections(), 1, "{error}");
-        assert_eq!(rig.shard.accepting, Accepting::Armed);
+        assert!(rig.shard.admission.is_accepting());
         rig.end();
     }
 }
@@ -52,51 +51,6 @@ fn a_peer_that_is_gone_before_it_was_looked_at_takes_no_slot() {
     rig.quiet();
     assert_eq!(rig.connections(), 0);
     rig.assert_closed(socket);
-    rig.end();
-}
-
-#[test]
-fn with_all_slots_taken_a_connection_gets_503_until_one_is_free() {
-    let mut rig = Rig::tiny();
-    let sockets: Vec<_> = (0..16).map(|_| rig.connect()).collect();
-    rig.quiet();
-    let late = rig.connect();
-    rig.quiet();
-    let answer = String::from_utf8(rig.world.peer_reads(late)).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nRetry-After: "), "{answer}");
-    assert!(rig.world.is_shut_down(late) && !rig.world.is_closed(late), "its request is still to come");
-    rig.send(late, &head("late"));
-    rig.world.peer_finishes(late);
-    rig.quiet();
-    rig.assert_closed(late);
-    assert_eq!((rig.counters.connections_shed.read(), rig.counters.requests_refused.read()), (1, 1));
-    rig.world.peer_resets(sockets[3]);
-    rig.quiet();
-    let next = rig.connect();
-    rig.quiet();
-    assert!(rig.world.is_reading(next) && rig.connections() == 16);
-    rig.end();
-}
-
-/// They hold no more sockets than there are places for them, and those not for long; nobody goes without an answer.
-#[test]
-fn a_flood_of_those_who_are_shed_is_bounded_in_number_and_time() {
-    let mut rig = Rig::tiny();
-    for _ in 0..16 {
-        rig.connect();
-    }
-    rig.quiet();
-    let flood: Vec<_> = (0..3 * SHED_CONNECTIONS_MAX).map(|_| rig.connect()).collect();
-    rig.quiet();
-    assert!(flood.iter().all(|socket| rig.said(*socket) == ["503"]));
-    let open = flood.iter().filter(|socket| !rig.world.is_closed(**socket)).count();
-    assert_eq!((open, rig.connections()), (SHED_CONNECTIONS_MAX, 16 + SHED_CONNECTIONS_MAX));
-    rig.pass(Limits::tiny().close_timeout + millis(20));
-    assert!(flood.iter().all(|socket| rig.world.is_closed(*socket)), "they never end, and are closed");
-    assert_eq!(rig.counters.connections_shed.read(), flood.len() as u64);
-    let next = rig.connect();
-    rig.quiet();
-    assert!(rig.said(next) == ["503"] && !rig.world.is_closed(next), "there is a place again");
     rig.end();
 }
 

@@ -1,18 +1,19 @@
-//! A frame ring without room, and a kernel without receive buffers: nobody is read, nothing is lost, and it is not held against
-//! the peers.
+//! A frame ring without room, and a kernel without receive buffers: no connection is read, nothing
+//! is lost, and it is not held against the peers.
 
 #![forbid(unsafe_code)]
 
 use super::disk::STALL_TIMEOUT;
 use super::*;
-use crate::ack::AckLevel;
+use crate::ack_level::AckLevel;
 use crate::constants::ring_size_min;
+use crate::journal::writer::Backlog;
 use crate::journal::writer::pace::AGE_MAX;
 
 /// Room for next to nothing: for no more than a few small frames.
 const LITTLE: usize = 8 * 1024;
 
-/// A live call on a ring that someone holds and that is full.
+/// A live call on a ring that a consumer holds and that is full.
 fn held() -> (Rig, Socket, ConsumerId) {
     let mut rig = Rig::with(|limits| limits.max_ahead = None);
     let consumer = rig.hold_ring();
@@ -24,12 +25,15 @@ fn held() -> (Rig, Socket, ConsumerId) {
 #[test]
 fn a_full_ring_defers_what_came_and_stops_reading() {
     let (mut rig, socket, consumer) = held();
-    let other = rig.call_behind_a_full_ring();
+    let other = rig.call_on_a_full_ring();
     let sent = [frames(9, 1000), text("x"), frames(30, 1000)].concat();
     assert_eq!(rig.ask(socket, &sent), Vec::<String>::new());
     assert!(!rig.world.is_reading(socket), "the receive is cancelled: TCP pushes back");
     assert!(rig.world.is_reading(other), "nothing has come from it");
-    assert_eq!((rig.counters.receives_deferred.read(), rig.counters.deferred_waiting.read()), (1, 1));
+    assert_eq!(
+        (rig.counters.receives_deferred.read(), rig.counters.deferred_waiting.read()),
+        (1, 1)
+    );
     assert_eq!(rig.counters.ring_size_bytes.read(), Limits::tiny().ring_size as u64);
     assert_eq!(rig.counters.frames.read(), 0);
     rig.send(socket, &frames(10, 500));
@@ -47,7 +51,7 @@ fn a_full_ring_defers_what_came_and_stops_reading() {
 
 impl Rig {
     /// A connection that has been upgraded, and no more.
-    fn call_behind_a_full_ring(&mut self) -> Socket {
+    fn call_on_a_full_ring(&mut self) -> Socket {
         self.upgraded("other")
     }
 }
@@ -74,7 +78,7 @@ fn deferred_frames_keep_their_order_and_are_acked_at_once_when_there_is_room() {
 }
 
 #[test]
-fn a_fin_behind_deferred_bytes_stays_behind_them() {
+fn a_fin_after_deferred_bytes_stays_after_them() {
     for reset in [false, true] {
         let (mut rig, socket, consumer) = held();
         rig.send(socket, &frames(15, 900));
@@ -93,9 +97,10 @@ fn a_fin_behind_deferred_bytes_stays_behind_them() {
     }
 }
 
-/// A connection can be told dead twice while its bytes wait: by its own FIN, and by a send that fails.
+/// A connection can be told dead twice while its bytes wait: by its own FIN, and by a send that
+/// fails.
 #[test]
-fn two_ends_behind_deferred_bytes_are_one() {
+fn two_ends_after_deferred_bytes_are_one() {
     let (mut rig, socket, consumer) = held();
     rig.send(socket, &frames(10, 10));
     rig.quiet();
@@ -127,7 +132,11 @@ fn a_peer_we_do_not_read_is_not_called_idle() {
     let wakes = rig.pass(Duration::from_secs(60));
     assert!(wakes < 20, "{wakes}");
     assert_eq!(rig.said(deferred), Vec::<String>::new());
-    assert_eq!(rig.said(silent), ["error start_timeout", "close 4408"], "we read this one: it says nothing");
+    assert_eq!(
+        rig.said(silent),
+        ["error start_timeout", "close 4408"],
+        "we read this one: it says nothing"
+    );
     rig.let_ring_go(consumer);
     rig.quiet();
     assert_eq!(rig.said(deferred), ["ack 10"]);
@@ -152,7 +161,10 @@ fn bytes_that_come_one_at_a_time_take_no_more_room_than_there_is() {
     rig.send(one, &sent);
     rig.send(other, &frames(10, 100));
     rig.quiet();
-    assert!(!rig.shard.deferred.is_empty(), "each byte is a record of two lines: the ring cannot hold them all");
+    assert!(
+        !rig.shard.deferred.is_empty(),
+        "each byte is a record of two lines: the ring cannot hold them all"
+    );
     assert_eq!(rig.counters.sessions_refused.read(), 0);
     rig.let_ring_go(consumer);
     rig.quiet();
@@ -176,7 +188,11 @@ fn the_end_of_every_call_fits_whatever_came_before() {
     rig.quiet();
     let ended = |rig: &Rig| rig.counters.calls_ended.read();
     // Ended by the node, while their bytes wait.
-    rig.shard.shards[0].try_send(Message::Drain { window: Duration::ZERO }).unwrap();
+    rig.shard
+        .mail
+        .sender(0)
+        .try_send(Message::Drain { grace: Duration::ZERO, window: Duration::ZERO })
+        .unwrap();
     rig.quiet();
     rig.pass(millis(20));
     assert_eq!((ended(&rig), rig.ingest.counters.ends_unrecorded.read()), (6, 0));
@@ -186,8 +202,9 @@ fn the_end_of_every_call_fits_whatever_came_before() {
 
 #[test]
 fn room_that_comes_with_the_end_of_a_turn_is_noticed() {
-    // One turn's receives of one-byte frames are several rings full: what is deferred gets room when the turn's batches are
-    // released, and nothing else happens then, for the peers do not read their acks.
+    // One turn's receives of one-byte frames are several rings full: what is deferred gets room
+    // when the turn's batches are released, and nothing else happens then, for the peers do not
+    // read their acks.
     let mut rig = Rig::with(|limits| {
         limits.max_ahead = None;
         limits.completions_per_turn = 256;
@@ -220,7 +237,7 @@ fn early_bytes_wait_for_room_too() {
     rig.world.peer_finishes(socket);
     rig.let_ring_go(consumer);
     rig.quiet();
-    assert_eq!(rig.said(socket), ["started", "ack 10"], "with its FIN nothing is owed any more");
+    assert_eq!(rig.said(socket), ["started", "ack 10", "ack 20"]);
     assert_eq!(rig.counters.frames.read(), 20);
     rig.assert_closed(socket);
     rig.end();
@@ -243,7 +260,8 @@ fn without_receive_buffers_a_receive_is_armed_again_at_the_end_of_the_turn() {
 }
 
 #[test]
-fn without_receive_buffers_and_without_room_nobody_is_armed_or_called_idle_until_there_is_room() {
+fn without_receive_buffers_and_without_room_calls_are_not_read_or_called_idle_and_requests_are_answered()
+ {
     let (mut rig, hog, consumer) = held();
     let starved = rig.call_in_spite_of_the_ring("b");
     let late = rig.connect();
@@ -255,19 +273,26 @@ fn without_receive_buffers_and_without_room_nobody_is_armed_or_called_idle_until
     rig.send(late, &head("c"));
     rig.quiet();
     assert_eq!(rig.counters.receive_buffers_exhausted.read(), 2);
-    let armed = rig.counters.receives_armed.read();
+    assert_eq!(rig.said(late), ["101"], "a request needs no room in the ring");
+    assert!(!rig.world.is_reading(starved));
     let wakes = rig.pass(Duration::from_secs(60));
-    assert!(wakes < 20, "{wakes}");
-    assert_eq!(rig.counters.receives_armed.read(), armed);
-    assert_eq!((rig.said(starved), rig.said(late)), (vec![], vec![]));
+    assert!(wakes < 30, "{wakes}");
+    assert!(!rig.world.is_reading(starved));
+    assert_eq!(
+        (rig.said(starved), rig.said(late)),
+        (vec![], words(&["error start_timeout", "close 4408"]))
+    );
     rig.let_ring_go(consumer);
     rig.quiet();
     assert_eq!(
         (rig.said(hog), rig.said(starved)),
-        (vec!["ack 10".into(), "ack 20".into(), "ack 30".into()], vec!["ack 10".into()])
+        (words(&["ack 10", "ack 20", "ack 30"]), words(&["ack 10"]))
     );
-    assert_eq!(rig.said(late), ["101"]);
     rig.end();
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 impl Rig {
@@ -292,8 +317,12 @@ fn a_connection_that_is_given_up_while_its_bytes_wait_costs_nothing_until_they_c
     rig.quiet();
     let wakes = rig.pass(Duration::from_secs(60));
     assert!(wakes < 20, "{wakes}");
-    assert_eq!(rig.connections(), 2, "its bytes wait behind the other's");
-    assert!(rig.shard.deferred.len() <= 3, "its end is noted again and again: {}", rig.shard.deferred.len());
+    assert_eq!(rig.connections(), 2, "its bytes wait after the other's");
+    assert!(
+        rig.shard.deferred.len() <= 3,
+        "its end is noted again and again: {}",
+        rig.shard.deferred.len()
+    );
     assert_eq!(rig.counters.calls_ended.read(), 1, "it did not read");
     rig.let_ring_go(consumer);
     rig.quiet();
@@ -302,8 +331,9 @@ fn a_connection_that_is_given_up_while_its_bytes_wait_costs_nothing_until_they_c
     rig.end();
 }
 
-/// A node that is told to drain while its disk stands still: calls end one after another, and what has come of them by then fills
-/// the ring. An end record whose batch is sealed behind it would take a block, and the reserve is a few lines for each.
+/// A node that is told to drain while its disk stands still: calls end one after another, and what
+/// has come of them by then fills the ring. An end record whose batch is sealed after it would
+/// take a block, and the reserve is a few lines for each.
 #[test]
 fn ends_that_come_one_by_one_fit_a_full_ring_whose_disk_stands_still() {
     for level in [AckLevel::Received, AckLevel::Written, AckLevel::Durable] {
@@ -313,10 +343,15 @@ fn ends_that_come_one_by_one_fit_a_full_ring_whose_disk_stands_still() {
         calls.iter().for_each(|socket| rig.send(*socket, &frames(40, 1)));
         rig.quiet();
         assert!(!rig.shard.deferred.is_empty(), "the ring is full");
-        // Longer than a record waits for its batch to be sealed, and too short for calls to be told of the disk.
+        // Longer than a record waits for its batch to be sealed, and too short for calls to be told
+        // of the disk.
         let window = STALL_TIMEOUT * 3 / 4;
         assert!(window > AGE_MAX);
-        rig.shard.shards[0].try_send(Message::Drain { window }).unwrap();
+        rig.shard
+            .mail
+            .sender(0)
+            .try_send(Message::Drain { grace: Duration::ZERO, window })
+            .unwrap();
         rig.quiet();
         rig.pass(window);
         let unrecorded = rig.ingest.counters.ends_unrecorded.read();
@@ -325,13 +360,18 @@ fn ends_that_come_one_by_one_fit_a_full_ring_whose_disk_stands_still() {
         rig.world.hold_file_operations(false);
         while rig.world.finish_file_operation(0) {}
         rig.pass(Duration::from_secs(5));
-        assert_eq!(rig.shard.ring.durable(), rig.shard.ring.head(), "a disk that does as it should is written to");
+        assert_eq!(
+            rig.shard.ring.durable(),
+            rig.shard.ring.head(),
+            "a disk that does as it should is written to"
+        );
         assert!(rig.finished, "{level:?}");
     }
 }
 
-/// As [`ends_that_come_one_by_one_fit_a_full_ring_whose_disk_stands_still`], where batches are sealed again and again: it is the
-/// flush that stands still, and each batch is written at once. A reserve of a few blocks would not be enough.
+/// As [`ends_that_come_one_by_one_fit_a_full_ring_whose_disk_stands_still`], where batches are
+/// sealed again and again: it is the flush that stands still, and each batch is written at once. A
+/// reserve of a few blocks would not be enough.
 #[test]
 fn ends_that_come_one_by_one_fit_a_full_ring_whose_disk_does_not_flush() {
     for level in [AckLevel::Received, AckLevel::Written, AckLevel::Durable] {
@@ -360,7 +400,11 @@ fn ends_that_come_one_by_one_fit_a_full_ring_whose_disk_does_not_flush() {
         rig.world.hold_file_operations(false);
         while rig.world.finish_file_operation(0) {}
         rig.pass(Duration::from_secs(5));
-        assert_eq!(rig.shard.ring.durable(), rig.shard.ring.head(), "a disk that does as it should is written to");
+        assert_eq!(
+            rig.shard.ring.durable(),
+            rig.shard.ring.head(),
+            "a disk that does as it should is written to"
+        );
         assert_eq!(rig.ingest.counters.ends_unrecorded.read(), 0);
         rig.end();
     }
@@ -369,9 +413,14 @@ fn ends_that_come_one_by_one_fit_a_full_ring_whose_disk_does_not_flush() {
 /// Sixteen calls whose disk has just stopped.
 fn calls_on_a_disk(level: AckLevel) -> (Rig, Vec<Socket>) {
     let count = 16;
-    let limits = Limits { max_ahead: None, completions_per_turn: 256, calls_max: count, ..random::patient() };
+    let limits = Limits {
+        max_ahead: None,
+        completions_per_turn: 256,
+        calls_max: count,
+        ..random::patient()
+    };
     let settings = IngestSettings { has_journal: true, ..settings(limits) };
-    let disk = DiskSettings { level, segment_size: 16 << 20 };
+    let disk = DiskSettings { level, segment_size: 16 << 20, backlog: Backlog::production() };
     let mut rig = rigs_on(1, settings, Some(disk)).pop().expect("one was asked for");
     let calls = (0..count).map(|index| rig.call(&format!("call-{index}"))).collect();
     rig.pass(Duration::from_secs(2));
@@ -389,7 +438,7 @@ fn connections_that_come_and_go_while_the_ring_is_full_leave_nothing() {
     rig.quiet();
     rig.send(silent, b"x");
     rig.quiet();
-    let noted = rig.shard.paused.capacity();
+    let noted = rig.shard.reads.capacity();
     // Beyond those there is place for, the others are turned away after a while.
     for _ in 0..20 {
         for _ in 0..40 {
@@ -399,12 +448,18 @@ fn connections_that_come_and_go_while_the_ring_is_full_leave_nothing() {
         rig.quiet();
         rig.pass(Duration::from_secs(3));
     }
-    assert!(rig.counters.receive_buffers_exhausted.read() > 2 * noted as u64, "this test does not test what it says");
-    assert_eq!(rig.shard.paused.capacity(), noted);
+    assert!(
+        rig.counters.receive_buffers_exhausted.read() > 2 * noted as u64,
+        "this test does not test what it says"
+    );
+    assert_eq!(rig.shard.reads.capacity(), noted);
     assert!(!rig.world.is_reading(silent));
     rig.let_ring_go(consumer);
     rig.quiet();
-    assert!(rig.world.is_reading(hog) && rig.world.is_reading(silent), "who is still there is read again");
+    assert!(
+        rig.world.is_reading(hog) && rig.world.is_reading(silent),
+        "connections that are still there are read again"
+    );
     rig.end();
 }
 

@@ -39,17 +39,24 @@ fn a_peer_that_never_sends_its_fin_is_closed_after_a_while() {
 }
 
 #[test]
-fn a_peer_that_keeps_sending_is_read_for_a_megabyte_and_then_cut() {
+fn a_peer_that_keeps_sending_is_read_for_a_megabyte_and_cut_when_its_time_is_over() {
     let mut rig = Rig::tiny();
     let socket = refused(&mut rig);
     for _ in 0..16 {
         rig.send(socket, &[0; 64 * 1024]);
         rig.quiet();
-        assert!(!rig.world.is_closed(socket));
+        assert!(rig.world.is_reading(socket));
     }
     rig.send(socket, &[0; 1]);
     rig.quiet();
+    rig.send(socket, &[0; 1]);
+    rig.quiet();
+    assert!(!rig.world.is_reading(socket), "TCP pushes back");
+    assert_eq!(rig.world.unread_size(socket), 1);
+    assert!(!rig.world.is_closed(socket), "a reset now would overtake the reason");
+    let wakes = rig.pass(Limits::tiny().close_timeout + millis(20));
     rig.assert_closed(socket);
+    assert!(wakes < 10, "{wakes}");
     rig.end();
 }
 
@@ -75,7 +82,11 @@ fn a_reset_frees_the_slot_at_every_stage() {
             rig.world.peer_resets(socket);
             rig.quiet();
             assert!(rig.world.is_closed(socket), "{stage}, after {turns_before} turns");
-            assert_eq!(rig.counters.calls_started.read(), rig.counters.calls_ended.read(), "{stage}");
+            assert_eq!(
+                rig.counters.calls_started.read(),
+                rig.counters.calls_ended.read(),
+                "{stage}"
+            );
             rig.end();
         }
     }
@@ -89,7 +100,8 @@ fn an_http_answer_goes_out_whole_before_the_connection_ends() {
     rig.quiet();
     let answer = String::from_utf8(rig.world.peer_reads(socket)).unwrap();
     assert!(
-        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with(r#"{"status":"ok","service":"ingest"}"#),
+        answer.starts_with("HTTP/1.1 200 OK\r\n")
+            && answer.ends_with(r#"{"status":"ok","service":"ingest"}"#),
         "{answer}"
     );
     assert!(rig.world.is_shut_down(socket) && !rig.world.is_closed(socket));
@@ -145,7 +157,9 @@ fn a_close_is_answered_and_then_both_fins_meet() {
 
 #[test]
 fn a_peer_that_stops_reading_before_our_last_words_is_cut_after_a_while() {
-    for (what, bytes) in [("refused", text("{")), ("answered", close(1000)), ("stopped", text(STOP))] {
+    for (what, bytes) in
+        [("refused", text("{")), ("answered", close(1000)), ("stopped", text(STOP))]
+    {
         let mut rig = Rig::tiny();
         let socket = rig.call("a");
         rig.world.set_window(socket, Some(3));
@@ -160,7 +174,8 @@ fn a_peer_that_stops_reading_before_our_last_words_is_cut_after_a_while() {
     }
 }
 
-/// A completion that waits in the queue while its cancel goes out: both come, in this order, and neither is lost.
+/// A completion that waits in the queue while its cancel goes out: both come, in this order, and
+/// neither is lost.
 #[test]
 fn a_cancel_that_comes_too_late_does_no_harm() {
     for advance in [millis(490), millis(505), millis(510)] {

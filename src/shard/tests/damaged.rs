@@ -1,5 +1,6 @@
-//! A good call's bytes with some of them damaged, from the request to `stop`, in random cuts: whatever it makes of them, the shard
-//! goes on, and in the end nothing is left. A panic would end a node and all of its calls.
+//! A good call's bytes with some of them damaged, from the request to `stop`, in random cuts:
+//! whatever it makes of them, the shard goes on, and in the end nothing is left. A panic would end
+//! a node and all of its calls.
 
 #![forbid(unsafe_code)]
 
@@ -23,7 +24,7 @@ fn script(dice: &mut Dice) -> Vec<u8> {
 }
 
 fn damage(dice: &mut Dice, script: &mut Vec<u8>) {
-    // Most of it behind the request: what happens to that is told by `tests/head_*.rs`.
+    // Most of it after the request: what happens to that is told by `tests/protocol/head_*.rs`.
     let from = if dice.once_in(4) { 0 } else { head("a").len() };
     for _ in 0..dice.within(1..6) {
         let at = dice.within(from..script.len());
@@ -51,10 +52,10 @@ fn a_shard_survives_whatever_comes() {
         damage(&mut dice, &mut script);
         let mut rest = &script[..];
         while !rest.is_empty() && !rig.world.is_closed(socket) {
-            let (piece, behind) = rest.split_at(dice.within(1..rest.len().min(900) + 1));
+            let (piece, after) = rest.split_at(dice.within(1..rest.len().min(900) + 1));
             rig.send(socket, piece);
             rig.turn();
-            rest = behind;
+            rest = after;
         }
         rig.quiet();
         if dice.once_in(2) && !rig.world.is_closed(socket) {
@@ -62,7 +63,9 @@ fn a_shard_survives_whatever_comes() {
             rig.quiet();
         }
         let heard = rig.said(socket);
-        endings.extend(heard.last().filter(|word| word.starts_with("close") || word.len() == 3).cloned());
+        endings.extend(
+            heard.last().filter(|word| word.starts_with("close") || word.len() == 3).cloned(),
+        );
         assert_eq!(rig.ingest.counters.ends_unrecorded.read(), 0);
         // Others are served as ever.
         let other = rig.call("b");

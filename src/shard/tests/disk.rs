@@ -1,24 +1,25 @@
-//! The disk below a scripted shard, its keeper, and a reader of it that shares nothing with the journal's own but the format of
-//! batches.
+//! The disk below a scripted shard, its store, and a reader of it that shares nothing with the
+//! journal's own but the format of batches.
 
 #![forbid(unsafe_code)]
 
 use super::*;
-use crate::ack::AckLevel;
+use crate::ack_level::AckLevel;
+use crate::archive::index::{IndexBuilder, SegmentIndex};
+use crate::archive::layout::RunName;
+use crate::archive::scan::{Advance, Place, ScanOptions, SegmentScan};
 use crate::constants::BLOCK_SIZE;
-use crate::frame_ring::Manifest;
+use crate::format::batch::BatchReader;
+use crate::format::{RecordKind, SegmentUuid};
 use crate::io::FileHandle;
-use crate::journal::batch::BatchReader;
-use crate::journal::format::{RecordKind, SegmentUuid};
-use crate::journal::index::{IndexBuilder, SegmentIndex};
-use crate::journal::layout::RunName;
-use crate::journal::scan::{Advance, Place, ScanOptions, SegmentScan};
-use crate::journal::writer::{PreparedSegment, SegmentRequest, WriterSettings};
+use crate::journal::frame_ring::RecordHeaders;
+use crate::journal::writer::{Backlog, PreparedSegment, SegmentRequest, WriterSettings};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 /// The run that scripted shards belong to.
-pub(super) const RUN: RunName = RunName { boot: 1, started_at: UnixMicros(SCRIPT_START_UNIX * 1_000_000), pid: 7 };
+pub(super) const RUN: RunName =
+    RunName { boot: 1, started_at: UnixMicros(SCRIPT_START_UNIX * 1_000_000), pid: 7 };
 
 pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -27,6 +28,7 @@ pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct DiskSettings {
     pub(super) level: AckLevel,
     pub(super) segment_size: usize,
+    pub(super) backlog: Backlog,
 }
 
 /// A segment that the shard has done with.
@@ -45,7 +47,7 @@ type Chunks = BTreeMap<(CallEpoch, u64, u32), (Vec<u8>, bool)>;
 /// Complete frames: by turn and number.
 pub(super) type Frames = BTreeMap<(CallEpoch, u64), Vec<u8>>;
 
-/// Answers the shard's requests for segments, as the keeper does.
+/// Answers the shard's requests for segments, as the store does.
 pub(super) struct Disk {
     pub(super) settings: DiskSettings,
     requests: Receiver<(usize, SegmentRequest)>,
@@ -57,8 +59,8 @@ pub(super) struct Disk {
     is_owing: bool,
     /// Segments that were noted whole, and held against what was written.
     pub(super) noted: u64,
-    /// Manifests that are done with.
-    manifests: Vec<Manifest>,
+    /// Record headers that are done with.
+    spare_headers: Vec<RecordHeaders>,
     shard: u16,
     /// What is in segments that do not change any more.
     known: HashMap<u64, Chunks>,
@@ -66,54 +68,81 @@ pub(super) struct Disk {
 
 impl Disk {
     /// A disk, and how the shard with this number asks it for segments.
-    pub(super) fn new(settings: DiskSettings, shard: u16, mailbox: MailboxSender) -> (Disk, ShardJournalConfig) {
+    pub(super) fn new(
+        settings: DiskSettings,
+        shard: u16,
+        mailbox: MailboxSender,
+    ) -> (Disk, ShardJournalConfig) {
         let (sender, requests) = sync_channel(2);
         let writer = WriterSettings {
             level: settings.level,
             sync_interval: millis(20),
             stall_timeout: STALL_TIMEOUT,
+            backlog: settings.backlog,
             shard,
             run: RUN.number(),
         };
         let (files, retired, known) = (Vec::new(), Vec::new(), HashMap::new());
-        let (noted, manifests, has_room, is_owing) = (0, Vec::new(), true, false);
-        let disk = Disk { settings, requests, mailbox, files, retired, has_room, is_owing, noted, manifests, shard, known };
+        let (noted, spare_headers, has_room, is_owing) = (0, Vec::new(), true, false);
+        let disk = Disk {
+            settings,
+            requests,
+            mailbox,
+            files,
+            retired,
+            has_room,
+            is_owing,
+            noted,
+            spare_headers,
+            shard,
+            known,
+        };
         (disk, ShardJournalConfig { settings: writer, requests: sender })
     }
 
-    /// Does what the shard has asked for.
-    pub(super) fn serve(&mut self, world: &World) {
+    /// Does what the shard has asked for. Whether mail for it has come of that, which wakes it.
+    pub(super) fn serve(&mut self, world: &World) -> bool {
+        let mut has_mail = false;
         while let Ok((_, request)) = self.requests.try_recv() {
+            has_mail |= request == SegmentRequest::Prepare;
             match request {
                 SegmentRequest::Prepare if self.has_room => self.give(world),
                 SegmentRequest::Prepare => {
                     self.is_owing = true;
                     self.mailbox.try_send(Message::NoRoom).expect("a mailbox has room for it");
                 }
-                SegmentRequest::Retire { id, size, is_fenced, manifest } => {
-                    if !is_fenced && manifest.records().is_some() {
-                        self.hold_against_what_was_written(world, id, size, &manifest);
+                SegmentRequest::Retire { id, size, is_fenced, headers } => {
+                    if !is_fenced && headers.records().is_some() {
+                        self.hold_against_what_was_written(world, id, size, &headers);
                     }
-                    self.manifests.push(manifest);
+                    self.spare_headers.push(headers);
                     self.retired.push(Retired { position: world.log_size(), id, size, is_fenced });
                 }
             }
         }
+        has_mail
     }
 
     /// The index made from what the writer noted is the one that is made by reading the segment.
-    fn hold_against_what_was_written(&mut self, world: &World, id: u64, size: u64, manifest: &Manifest) {
+    fn hold_against_what_was_written(
+        &mut self,
+        world: &World,
+        id: u64,
+        size: u64,
+        headers: &RecordHeaders,
+    ) {
         let (mut image, run) = (world.durable_image(self.files[id as usize - 1]), RUN.number());
         image.truncate(size as usize);
         let place = Place { run: RUN, shard: self.shard, id, after: None, end: None };
-        let mut scan = SegmentScan::open(&image[..], place, ScanOptions::default()).unwrap().unwrap();
+        let mut scan =
+            SegmentScan::open(&image[..], place, ScanOptions::default()).unwrap().unwrap();
         scan.set_durable_end(size);
         let mut builder = IndexBuilder::default();
         while scan.advance().unwrap() == Advance::Batch {
             scan.records().for_each(|found| builder.add(&found.header, found.payload));
         }
         let read: SegmentIndex = builder.finish(run, self.shard, id, &scan);
-        let noted = IndexBuilder::of_manifest(manifest, run, self.shard, id, size);
+        let noted = IndexBuilder::of_headers(headers, run, self.shard, id, size);
         assert_eq!(noted.as_ref(), Some(&read), "segment {id}");
         self.noted += 1;
     }
@@ -132,8 +161,9 @@ impl Disk {
         self.files.push(file);
         let id = self.files.len() as u64;
         let (uuid, size, created_at) = (SegmentUuid([id as u8; 16]), size as u64, world.now().unix);
-        let manifest = self.manifests.pop().unwrap_or_else(|| Manifest::with_room(size as usize));
-        let segment = PreparedSegment { id, uuid, file, size, created_at, manifest };
+        let headers =
+            self.spare_headers.pop().unwrap_or_else(|| RecordHeaders::with_room(size as usize));
+        let segment = PreparedSegment { id, uuid, file, size, created_at, headers };
         self.mailbox.try_send(Message::Segment(segment)).expect("a mailbox has room for it");
     }
 
@@ -142,7 +172,8 @@ impl Disk {
         self.files.iter().rev().take(2).copied()
     }
 
-    /// All frames that a power loss now would surely leave; or, where that is all that is promised, a kill.
+    /// All frames that a power loss now would surely leave; or, where that is all that is promised,
+    /// a kill.
     pub(super) fn frames(&mut self, world: &World) -> Frames {
         let mut all = Chunks::new();
         for (index, file) in self.files.iter().enumerate() {
@@ -182,9 +213,14 @@ fn chunks_in(image: &[u8]) -> Chunks {
     let (mut chunks, mut at) = (Chunks::new(), BLOCK_SIZE);
     while let Some(Ok(batch)) = image.get(at..).map(BatchReader::open) {
         at += batch.header().size as usize;
-        for record in batch.map_while(Result::ok).filter(|record| record.header.kind == RecordKind::Audio) {
+        for record in
+            batch.map_while(Result::ok).filter(|record| record.header.kind == RecordKind::Audio)
+        {
             let header = record.header;
-            chunks.insert((header.epoch, header.seq.0, header.offset), (record.payload.to_vec(), header.last));
+            chunks.insert(
+                (header.epoch, header.seq.0, header.offset),
+                (record.payload.to_vec(), header.last),
+            );
         }
     }
     chunks

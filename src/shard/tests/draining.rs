@@ -1,4 +1,5 @@
-//! Drain: accepting stops, what is not live goes at once, live calls over the window, and then the shard is finished.
+//! Drain: accepting stops, what is not live goes at once, live calls over the window, and then the
+//! shard is finished.
 
 #![forbid(unsafe_code)]
 
@@ -6,7 +7,7 @@ use super::*;
 use rustix::io::Errno;
 
 fn drain(rig: &mut Rig, window: Duration) {
-    rig.shard.shards[0].try_send(Message::Drain { window }).unwrap();
+    rig.shard.mail.sender(0).try_send(Message::Drain { grace: Duration::ZERO, window }).unwrap();
     rig.quiet();
 }
 
@@ -77,10 +78,13 @@ fn live_calls_are_closed_evenly_over_the_window() {
     rig.end();
 }
 
-/// A peer that reads its Close and never ends its side holds the end up so long and no longer, whatever the settings.
+/// A peer that reads its Close and never ends its side holds the end up so long and no longer,
+/// whatever the settings.
 #[test]
 fn the_last_peer_is_waited_for_so_long_and_no_longer() {
-    for (close_timeout, wait) in [(millis(300), millis(300)), (Duration::from_secs(3600), Duration::from_secs(2))] {
+    for (close_timeout, wait) in
+        [(millis(300), millis(300)), (Duration::from_secs(3600), Duration::from_secs(2))]
+    {
         let mut rig = Rig::with(|limits| {
             limits.close_timeout = close_timeout;
             limits.idle_timeout = Duration::from_secs(3600);
@@ -105,7 +109,8 @@ fn a_call_that_ends_by_itself_meanwhile_is_not_waited_for() {
     let other = rig.call("b");
     drain(&mut rig, Duration::from_secs(3600));
     rig.pass(millis(10));
-    let (gone, left) = if rig.world.is_shut_down(socket) { (socket, other) } else { (other, socket) };
+    let (gone, left) =
+        if rig.world.is_shut_down(socket) { (socket, other) } else { (other, socket) };
     rig.world.peer_finishes(gone);
     assert_eq!(rig.ask(left, &text(STOP)), ["stopped 0", "close 1000"]);
     rig.world.peer_finishes(left);
@@ -117,23 +122,104 @@ fn a_call_that_ends_by_itself_meanwhile_is_not_waited_for() {
 #[test]
 fn a_connection_accepted_while_the_drain_begins_gets_503() {
     let mut rig = Rig::tiny();
-    rig.shard.shards[0].try_send(Message::Drain { window: Duration::ZERO }).unwrap();
+    rig.shard
+        .mail
+        .sender(0)
+        .try_send(Message::Drain { grace: Duration::ZERO, window: Duration::ZERO })
+        .unwrap();
     rig.turn();
     rig.finished = false;
     let socket = rig.world.connect(ADDRESS);
     rig.quiet();
-    // It came behind the cancel: the kernel refuses it when the listener is closed, and the script keeps it in its backlog.
+    // It came after the cancel: the kernel refuses it when the listener is closed, and the script
+    // keeps it in its backlog.
     assert!(!rig.world.is_reading(socket));
 
     let mut rig = Rig::with(|limits| limits.completions_per_turn = 1);
     let (_, late) = (rig.connect(), rig.connect());
-    rig.shard.shards[0].try_send(Message::Drain { window: Duration::ZERO }).unwrap();
+    rig.shard
+        .mail
+        .sender(0)
+        .try_send(Message::Drain { grace: Duration::ZERO, window: Duration::ZERO })
+        .unwrap();
     rig.turn();
     rig.quiet();
     assert_eq!(rig.said(late), ["503"]);
     rig.world.peer_finishes(late);
     rig.quiet();
     rig.assert_closed(late);
+    rig.end();
+}
+
+fn drain_after(rig: &mut Rig, grace: Duration, window: Duration) {
+    rig.shard.mail.sender(0).try_send(Message::Drain { grace, window }).unwrap();
+    rig.quiet();
+}
+
+#[test]
+fn during_the_grace_calls_go_on_and_new_ones_get_503_and_health_200() {
+    const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: node\r\n\r\n";
+    let mut rig = Rig::tiny();
+    let (live, silent, begun) = (rig.call("live"), rig.connect(), rig.upgraded("begun"));
+    rig.quiet();
+    drain_after(&mut rig, millis(400), millis(100));
+    assert!(rig.world.is_listening());
+    assert_eq!(rig.ask(live, &frames(10, 10)), ["ack 10"]);
+    assert_eq!(rig.ask(begun, &start("begun")), ["started"], "its upgrade was in time");
+    for _ in 0..5 {
+        let (late, probe) = (rig.connect(), rig.connect());
+        assert_eq!(rig.ask(late, &head("late")), ["503"]);
+        assert_eq!(rig.ask(probe, HEALTH), ["200"]);
+        [late, probe].into_iter().for_each(|socket| rig.world.peer_finishes(socket));
+        rig.pass(millis(10));
+    }
+    // A probe that had connected before gets its answer too.
+    assert_eq!(rig.ask(silent, HEALTH), ["200"]);
+    rig.pass(millis(300));
+    assert_eq!(rig.said(live), [""; 0]);
+    rig.pass(millis(150));
+    assert_eq!(
+        [rig.said(live), rig.said(begun)],
+        [(); 2].map(|()| vec!["error draining", "close 1001"])
+    );
+    // As long as a call is there, a liveness probe finds a listener.
+    let probe = rig.connect();
+    assert_eq!(rig.ask(probe, HEALTH), ["200"]);
+    assert!(rig.world.is_listening() && !rig.finished);
+    [live, begun, silent, probe].into_iter().for_each(|socket| rig.world.peer_finishes(socket));
+    rig.quiet();
+    assert!(rig.finished && !rig.world.is_listening());
+    rig.end();
+}
+
+#[test]
+fn without_calls_it_is_over_with_the_grace_and_not_before() {
+    let mut rig = Rig::with(|limits| limits.head_timeout = Duration::from_secs(60));
+    let silent = rig.connect();
+    rig.quiet();
+    drain_after(&mut rig, millis(400), Duration::from_secs(30));
+    rig.pass(millis(390));
+    assert!(!rig.finished && rig.world.is_listening());
+    rig.pass(millis(20));
+    assert!(!rig.world.is_listening());
+    assert_eq!(rig.said(silent), ["503"]);
+    rig.world.peer_finishes(silent);
+    rig.quiet();
+    assert!(rig.finished);
+    rig.end();
+}
+
+#[test]
+fn calls_that_end_during_the_grace_do_not_end_it() {
+    let mut rig = Rig::tiny();
+    let live = rig.call("live");
+    drain_after(&mut rig, millis(400), Duration::ZERO);
+    assert_eq!(rig.ask(live, &text(STOP)), ["stopped 0", "close 1000"]);
+    rig.world.peer_finishes(live);
+    rig.pass(millis(300));
+    assert!(!rig.finished && rig.world.is_listening(), "a balancer may still send calls");
+    rig.pass(millis(120));
+    assert!(rig.finished);
     rig.end();
 }
 

@@ -1,4 +1,5 @@
-//! Request heads: judged within a budget, behind the live calls; what comes behind a head waits with it, in order.
+//! Request heads: judged within a budget, after the live calls; what comes after a head waits
+//! with it, in order.
 
 #![forbid(unsafe_code)]
 
@@ -33,7 +34,8 @@ fn heads_are_judged_two_a_turn_and_a_live_calls_frames_come_first() {
     rig.end();
 }
 
-/// Connections whose heads stand in the queue before one more: they keep it waiting for that many turns.
+/// Connections whose heads stand in the queue before one more: they keep it waiting for that many
+/// turns.
 fn queue(rig: &mut Rig, count: usize) {
     for _ in 0..count {
         let socket = rig.connect();
@@ -45,9 +47,9 @@ fn queue(rig: &mut Rig, count: usize) {
 fn early(rig: &mut Rig, count: usize, size: usize) -> (Socket, Vec<u8>) {
     let socket = rig.connect();
     rig.send(socket, &head("early"));
-    let behind = [start("early"), frames(count, size)].concat();
-    rig.send(socket, &behind);
-    (socket, behind)
+    let after = [start("early"), frames(count, size)].concat();
+    rig.send(socket, &after);
+    (socket, after)
 }
 
 #[test]
@@ -64,24 +66,31 @@ fn early_bytes_are_consumed_in_order_once_the_head_is_judged() {
 #[test]
 fn early_bytes_beyond_their_limit_stay_in_the_socket_and_nothing_is_lost() {
     // The frames are of a kilobyte; the last one is cut so that the total is exact.
-    for total in [EARLY_SIZE_MAX - 1, EARLY_SIZE_MAX, EARLY_SIZE_MAX + 1, 3 * EARLY_SIZE_MAX, 5 * EARLY_SIZE_MAX + 77] {
+    for total in [
+        EARLY_SIZE_MAX - 1,
+        EARLY_SIZE_MAX,
+        EARLY_SIZE_MAX + 1,
+        3 * EARLY_SIZE_MAX,
+        5 * EARLY_SIZE_MAX + 77,
+    ] {
         let mut rig = Rig::with(|limits| limits.max_ahead = None);
         queue(&mut rig, 6);
         let socket = rig.connect();
         rig.send(socket, &head("early"));
         rig.turn();
-        let mut behind = start("early");
+        let mut after = start("early");
         let mut count = 0;
-        while behind.len() + 2 * 1032 <= total {
-            behind.extend(audio(1024));
+        while after.len() + 2 * 1032 <= total {
+            after.extend(audio(1024));
             count += 1;
         }
         // What is left is more than a frame and less than three.
-        let half = (total - behind.len()) / 2;
-        let sizes = [half, total - behind.len() - half].map(|wire| if wire < 132 { wire - 6 } else { wire - 8 });
-        sizes.into_iter().for_each(|size| behind.extend(audio(size)));
-        assert_eq!(behind.len(), total);
-        for part in behind.chunks(10_000) {
+        let half = (total - after.len()) / 2;
+        let sizes = [half, total - after.len() - half]
+            .map(|wire| if wire < 132 { wire - 6 } else { wire - 8 });
+        sizes.into_iter().for_each(|size| after.extend(audio(size)));
+        assert_eq!(after.len(), total);
+        for part in after.chunks(10_000) {
             rig.send(socket, part);
         }
         rig.turn();
@@ -143,7 +152,7 @@ fn early_bytes_are_dropped_with_a_connection_whose_token_is_bad() {
 }
 
 #[test]
-fn a_fin_behind_early_bytes_stays_behind_them() {
+fn a_fin_after_early_bytes_stays_after_them() {
     let mut rig = Rig::tiny();
     queue(&mut rig, 5);
     let (socket, _) = early(&mut rig, 12, 100);
@@ -172,7 +181,7 @@ fn a_reset_while_the_head_waits_frees_the_slot_and_the_frames_before_it_count() 
 fn new_keys_apply_to_the_next_head_and_not_to_live_calls() {
     let mut rig = Rig::tiny();
     let live = rig.call("live");
-    rig.shard.shards[0].try_send(Message::Keys(verifier(other_signing_key()))).unwrap();
+    rig.shard.mail.sender(0).try_send(Message::Keys(verifier(other_signing_key()))).unwrap();
     rig.quiet();
     let old = rig.connect();
     assert_eq!(rig.ask(old, &head("old")), ["401"]);

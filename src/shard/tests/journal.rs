@@ -1,22 +1,23 @@
-//! From a peer's frames over the scripted disk to its ACKs, and what it is told when the disk takes no more.
+//! From a peer's frames over the scripted disk to its ACKs, and what it is told when the disk takes
+//! no more.
 
 use super::super::*;
 use super::{latencies, millis};
-use crate::ack::AckLevel;
-use crate::auth::{Claims, Verifier};
+use crate::ack_level::AckLevel;
+use crate::archive::layout::{RunName, create_shard_dir, segment_path};
+use crate::archive::reader::Journal;
+use crate::archive::recovery::verify;
+use crate::auth::{Claims, ClientName, Verifier};
 use crate::call::{CallIdentity, Seq};
 use crate::clock::UnixMicros;
 use crate::constants::{ACK_INTERVAL_FRAMES, BLOCK_SIZE, RECORD_ALIGNMENT};
-use crate::frame_ring::{Manifest, RING_SIZE_MIN};
+use crate::format::batch::BatchReader;
+use crate::format::{Lsn, RecordKind, SegmentHeader, SegmentUuid};
 use crate::io::memory::Region;
 use crate::io::scripted::{Scripted, World};
 use crate::io::{FileHandle, Socket};
-use crate::journal::batch::BatchReader;
-use crate::journal::format::{Lsn, RecordKind, SegmentHeader, SegmentUuid};
-use crate::journal::layout::{RunName, create_shard_dir, segment_path};
-use crate::journal::reader::Journal;
-use crate::journal::recovery::verify;
-use crate::journal::writer::{PreparedSegment, SegmentRequest, WriterSettings};
+use crate::journal::frame_ring::{RING_SIZE_MIN, RecordHeaders};
+use crate::journal::writer::{Backlog, PreparedSegment, SegmentRequest, WriterSettings};
 use crate::latency::Latencies;
 use crate::proto::handshake::{Answer, Situation, judge_upgrade};
 use crate::proto::http::Head;
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 const SEGMENT_SIZE: usize = 1 << 20;
 
-/// Ingest sessions for everybody, without tokens.
+/// Ingest sessions for all peers, without tokens.
 struct OpenService {
     shared: Arc<IngestShared>,
     tenants: Arc<Tenants>,
@@ -38,13 +39,30 @@ struct OpenService {
 impl Service for OpenService {
     type Session = IngestSession;
 
-    fn admit(&mut self, now: Now, head: &Head<'_>, situation: Situation, _: &Counters) -> Admission<IngestSession> {
+    fn admit(
+        &mut self,
+        now: Now,
+        head: &Head<'_>,
+        situation: Situation,
+        _: Option<&ClientName>,
+        _: &Counters,
+    ) -> Admission<IngestSession> {
         if situation.at_capacity {
-            return Admission::Answer(Answer::refused(crate::proto::handshake::Refusal::Capacity, false));
+            return Admission::Answer(Answer::refused(
+                crate::proto::handshake::Refusal::Capacity,
+                false,
+            ));
         }
         let identity = CallIdentity { tenant: "acme".into(), interaction: "call-1".into() };
-        let (claims, permit) =
-            (Claims { identity, issued_at: 0, expires_at: u64::MAX }, self.tenants.admit("acme").unwrap());
+        let (claims, permit) = (
+            Claims {
+                identity,
+                issued_at: 0,
+                expires_at: u64::MAX,
+                allowed_tenants: Default::default(),
+            },
+            self.tenants.admit("acme").unwrap(),
+        );
         let session = IngestSession::new(now, claims, permit, Arc::clone(&self.shared));
         Admission::Upgrade { accept: judge_upgrade(head).unwrap(), session }
     }
@@ -78,21 +96,38 @@ impl Node {
         let (mailbox_sender, mailbox) = mailbox::mailbox().unwrap();
         let (request_sender, requests) = sync_channel(2);
         let (sync_interval, stall_timeout) = (Duration::from_millis(20), Duration::from_secs(5));
-        let settings_of_writer = WriterSettings { level, sync_interval, stall_timeout, shard: 0, run: 1 };
+        let backlog = Backlog::production();
+        let settings_of_writer =
+            WriterSettings { level, sync_interval, stall_timeout, backlog, shard: 0, run: 1 };
         let counters = Arc::new(Counters::default());
         let config = ShardConfig {
             index: 0,
             boot: 4,
-            service: OpenService { shared: IngestShared::new(Arc::new(settings)), tenants: Tenants::new(100, None) },
+            service: OpenService {
+                shared: IngestShared::new(Arc::new(settings)),
+                tenants: Tenants::new(100, None),
+            },
             ring,
-            journal: Some(ShardJournalConfig { settings: settings_of_writer, requests: request_sender }),
+            journal: Some(ShardJournalConfig {
+                settings: settings_of_writer,
+                requests: request_sender,
+            }),
             limits,
             counters: Arc::clone(&counters),
             mailbox,
+            tls: None,
             shards: vec![mailbox_sender.clone()],
         };
         let shard = Shard::new(io, config);
-        Node { world, shard, mailbox: mailbox_sender, requests, files: Vec::new(), has_room: true, counters }
+        Node {
+            world,
+            shard,
+            mailbox: mailbox_sender,
+            requests,
+            files: Vec::new(),
+            has_room: true,
+            counters,
+        }
     }
 
     fn turn(&mut self) -> Turn {
@@ -111,9 +146,19 @@ impl Node {
         let file = self.world.create_file(SEGMENT_SIZE);
         self.files.push(file);
         let id = self.files.len() as u64;
-        let (uuid, size, created_at) = (SegmentUuid([id as u8; 16]), SEGMENT_SIZE as u64, UnixMicros(1));
-        let manifest = Manifest::default();
-        self.mailbox.try_send(Message::Segment(PreparedSegment { id, uuid, file, size, created_at, manifest })).unwrap();
+        let (uuid, size, created_at) =
+            (SegmentUuid([id as u8; 16]), SEGMENT_SIZE as u64, UnixMicros(1));
+        let headers = RecordHeaders::default();
+        self.mailbox
+            .try_send(Message::Segment(PreparedSegment {
+                id,
+                uuid,
+                file,
+                size,
+                created_at,
+                headers,
+            }))
+            .unwrap();
     }
 
     fn turns(&mut self, count: usize) {
@@ -138,7 +183,11 @@ impl Node {
         let (socket, answer) = self.connect();
         assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
         let fields = r#""tenant_id":"acme","sample_rate":8000,"encoding":"pcm16""#;
-        self.send(socket, 0x81, format!(r#"{{"event":"start","interaction_id":"call-1",{fields}}}"#).as_bytes());
+        self.send(
+            socket,
+            0x81,
+            format!(r#"{{"event":"start","interaction_id":"call-1",{fields}}}"#).as_bytes(),
+        );
         self.turns(4);
         assert!(self.read(socket).contains("started"));
         socket
@@ -181,7 +230,9 @@ impl Node {
             let mut rest = &image[BLOCK_SIZE..];
             while let Ok(batch) = BatchReader::open(rest) {
                 rest = &rest[batch.header().size as usize..];
-                let audio = batch.map(Result::unwrap).filter(|record| record.header.kind == RecordKind::Audio);
+                let audio = batch
+                    .map(Result::unwrap)
+                    .filter(|record| record.header.kind == RecordKind::Audio);
                 last = audio.map(|record| record.header.seq).last().or(last);
             }
         }
@@ -200,27 +251,41 @@ fn acks_wait_for_the_sync() {
         assert_eq!(node.read(socket), "", "before {step}");
         assert_eq!(node.durable_seq(), None);
         assert_eq!(node.counters.promises_waiting.read(), 1);
-        assert_eq!(node.counters.journal_undurable_bytes.read(), node.counters.ring_used_bytes.read());
+        assert_eq!(
+            node.counters.journal_undurable_bytes.read(),
+            node.counters.ring_used_bytes.read()
+        );
         assert!(node.world.finish_file_operation(0), "{step}");
     }
     node.turns(3);
     let acks = node.read(socket);
-    assert!(acks.contains(r#"{"event":"ack","seq":10}"#) && acks.contains(r#"{"event":"ack","seq":20}"#), "{acks}");
+    assert!(
+        acks.contains(r#"{"event":"ack","seq":10}"#)
+            && acks.contains(r#"{"event":"ack","seq":20}"#),
+        "{acks}"
+    );
     assert_eq!(node.durable_seq(), Some(Seq(20)));
     assert_eq!(node.counters.journal_syncs.read(), 1);
-    assert_eq!((node.counters.promises_waiting.read(), node.counters.journal_undurable_bytes.read()), (0, 0));
+    assert_eq!(
+        (node.counters.promises_waiting.read(), node.counters.journal_undurable_bytes.read()),
+        (0, 0)
+    );
     node.world.hold_file_operations(false);
     node.frames(socket, 3);
     node.send(socket, 0x81, br#"{"event":"stop"}"#);
     node.turns(40);
     let stopped = node.read(socket);
-    assert!(stopped.contains(r#""seq":23"#) && stopped.contains(r#""durable_seq":23"#), "{stopped}");
+    assert!(
+        stopped.contains(r#""seq":23"#) && stopped.contains(r#""durable_seq":23"#),
+        "{stopped}"
+    );
     assert_eq!(node.durable_seq(), Some(Seq(23)));
 }
 
-/// All in one read: frames, then what is refused. The acks of those frames wait for the disk, and the refusal for them.
+/// All in one read: frames, then what is refused. The acks of those frames wait for the disk, and
+/// the refusal for them.
 #[test]
-fn a_refusal_goes_behind_the_acks_of_the_frames_before_it() {
+fn a_refusal_goes_after_the_acks_of_the_frames_before_it() {
     for level in [AckLevel::Durable, AckLevel::Written, AckLevel::Received] {
         let mut node = Node::new(level);
         let socket = node.call();
@@ -236,7 +301,8 @@ fn a_refusal_goes_behind_the_acks_of_the_frames_before_it() {
             node.turns(40);
         }
         let said = node.read(socket);
-        let places = ["\"seq\":10}", "\"seq\":20}", "\"invalid_start\""].map(|words| said.find(words));
+        let places =
+            ["\"seq\":10}", "\"seq\":20}", "\"invalid_start\""].map(|words| said.find(words));
         assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{level:?}: {said}");
         assert!(said.ends_with("invalid_start"), "the Close is the last: {said}");
         assert_eq!(said.matches("\"ack\"").count(), 2, "{said}");
@@ -266,7 +332,7 @@ fn stopped_knows_the_durable_frames_at_every_level() {
         let mut node = Node::new(level);
         let socket = node.call();
         node.frames(socket, 20);
-        // Long enough for the sync that nobody waits for.
+        // Long enough for the sync that no call waits for.
         node.turns(1200);
         assert_eq!(node.durable_seq(), Some(Seq(20)), "{level:?}");
         node.read(socket);
@@ -274,7 +340,10 @@ fn stopped_knows_the_durable_frames_at_every_level() {
         node.send(socket, 0x81, br#"{"event":"stop"}"#);
         node.turns(5);
         let stopped = node.read(socket);
-        assert!(stopped.contains(r#""seq":23,"#) && stopped.contains(r#""durable_seq":20}"#), "{level:?}: {stopped}");
+        assert!(
+            stopped.contains(r#""seq":23,"#) && stopped.contains(r#""durable_seq":20}"#),
+            "{level:?}: {stopped}"
+        );
     }
 }
 
@@ -289,7 +358,8 @@ fn the_way_of_a_frame_to_its_ack_is_measured() {
     node.world.advance(millis(10));
     node.frames(socket, 8);
     node.turn();
-    // The segment's start, the batch with the first twelve frames, its sync. One turn sees an end, the next submits what follows.
+    // The segment's start, the batch with the first twelve frames, its sync. One turn sees an end,
+    // the next submits what follows.
     for (passes, turns) in [(20, 2), (30, 2), (40, 1)] {
         node.world.advance(millis(passes));
         assert!(node.world.finish_file_operation(0));
@@ -303,7 +373,10 @@ fn the_way_of_a_frame_to_its_ack_is_measured() {
     latencies::assert_values(&measured.frame_durable, &[(100, 12)]);
     latencies::assert_values(&measured.ack, &[(100, 1)]);
     latencies::assert_values(&measured.ack_sent, &[(102, 1)]);
-    assert!(measured.frame_written.histogram().is_empty() && measured.frame_received.histogram().is_empty());
+    assert!(
+        measured.frame_written.histogram().is_empty()
+            && measured.frame_received.histogram().is_empty()
+    );
     // The rest follows, each frame once.
     node.world.hold_file_operations(false);
     while node.world.finish_file_operation(0) {}
@@ -328,7 +401,11 @@ fn on_each_level_a_frame_waits_for_what_is_promised() {
             (AckLevel::Written, &measured.frame_written),
             (AckLevel::Durable, &measured.frame_durable),
         ] {
-            assert_eq!(latency.histogram().len(), if other == level { 10 } else { 0 }, "{other:?} on a node for {level:?}");
+            assert_eq!(
+                latency.histogram().len(),
+                if other == level { 10 } else { 0 },
+                "{other:?} on a node for {level:?}"
+            );
         }
         assert_eq!((measured.ack.histogram().len(), measured.ack_sent.histogram().len()), (1, 1));
     }
@@ -343,7 +420,10 @@ fn a_sync_that_fails_is_not_measured() {
     node.turns(60);
     assert_eq!((node.counters.journal_fences.read(), node.counters.journal_syncs.read()), (1, 1));
     let measured = node.latencies();
-    assert_eq!((measured.journal_sync.histogram().len(), measured.frame_durable.histogram().len()), (1, 10));
+    assert_eq!(
+        (measured.journal_sync.histogram().len(), measured.frame_durable.histogram().len()),
+        (1, 10)
+    );
 }
 
 #[test]
@@ -361,24 +441,31 @@ fn a_segment_that_failed_before_any_of_it_was_durable_is_no_damage() {
     torn[..512].copy_from_slice(&node.world.live_image(node.files[1])[..512]);
     // Of the first one nothing has come to the disk, or a sector of its header.
     for first in [node.world.durable_image(node.files[0]), torn] {
-        for (place, image) in [first, node.world.durable_image(node.files[1])].into_iter().enumerate() {
+        for (place, image) in
+            [first, node.world.durable_image(node.files[1])].into_iter().enumerate()
+        {
             std::fs::write(segment_path(&shard_dir, place as u64 + 1), image).unwrap();
         }
         let report = verify(&Journal::open(dir.path()).unwrap(), &mut || {}).unwrap();
         assert!(report.is_sound() && report.frames == 20, "{report}");
     }
-    // Where the one behind it says that it held something, it is.
+    // Where the next one says that it held something, it is.
     for id in [3, 4] {
         let image = node.world.durable_image(node.files[1]);
         let header = SegmentHeader::decode(image.first_chunk().unwrap()).unwrap();
-        let (start, predecessor) = (Lsn(header.start.0 + SEGMENT_SIZE as u64), SegmentUuid([id as u8 - 1; 16]));
+        let (start, predecessor) =
+            (Lsn(header.start.0 + SEGMENT_SIZE as u64), SegmentUuid([id as u8 - 1; 16]));
         let next = SegmentHeader { id, start, predecessor, predecessor_end: start, ..header };
         let mut block = [0; BLOCK_SIZE];
         next.encode(&mut block);
-        std::fs::write(segment_path(&shard_dir, id), if id == 3 { [0; BLOCK_SIZE] } else { block }).unwrap();
+        std::fs::write(segment_path(&shard_dir, id), if id == 3 { [0; BLOCK_SIZE] } else { block })
+            .unwrap();
     }
     let report = verify(&Journal::open(dir.path()).unwrap(), &mut || {}).unwrap();
-    assert!(report.damages.len() == 1 && report.damages[0].file.ends_with("0000000000000003.segment"), "{report}");
+    assert!(
+        report.damages.len() == 1 && report.damages[0].file.ends_with("0000000000000003.segment"),
+        "{report}"
+    );
 }
 
 #[test]
@@ -411,7 +498,7 @@ fn a_full_disk_closes_calls_and_refuses_new_ones_until_there_is_room() {
     let socket = node.call();
     node.turns(3);
     node.has_room = false;
-    // The segment at hand takes what it can; the one behind it is there already.
+    // The segment at hand takes what it can; the next one is there already.
     for _ in 0..4 {
         for _ in 0..100 {
             node.frames(socket, 20);
@@ -475,11 +562,14 @@ fn a_stalled_disk_closes_calls_after_a_while() {
 #[test]
 fn a_call_whose_promise_finds_no_room_is_closed_and_the_node_goes_on() {
     // The ring takes far more than the queue of promises believes: so that is full first.
-    let limits = Limits { ring_size: 10 * ACK_INTERVAL_FRAMES as usize * RECORD_ALIGNMENT, ..Limits::tiny() };
+    let limits = Limits {
+        ring_size: 10 * ACK_INTERVAL_FRAMES as usize * RECORD_ALIGNMENT,
+        ..Limits::tiny()
+    };
     let room = promise_count_max(limits.ring_size, limits.connections_max);
     let mut node = Node::with(AckLevel::Durable, limits);
     node.world.hold_file_operations(true);
-    // Calls that come and go, and leave their promises behind.
+    // Calls that come and go, and leave their promises in the queue.
     for _ in 0..room {
         let socket = node.call();
         node.frames(socket, 10);
@@ -513,7 +603,9 @@ fn a_shard_that_drains_ends_once_everything_is_durable() {
     node.frames(socket, 7);
     node.turns(2);
     node.world.hold_file_operations(true);
-    node.mailbox.try_send(Message::Drain { window: Duration::ZERO }).unwrap();
+    node.mailbox
+        .try_send(Message::Drain { grace: Duration::ZERO, window: Duration::ZERO })
+        .unwrap();
     node.turns(4);
     node.world.peer_finishes(socket);
     for _ in 0..100 {
@@ -533,7 +625,9 @@ fn a_shard_that_cannot_write_its_last_says_so() {
     let socket = node.call();
     node.world.hold_file_operations(true);
     node.frames(socket, 7);
-    node.mailbox.try_send(Message::Drain { window: Duration::ZERO }).unwrap();
+    node.mailbox
+        .try_send(Message::Drain { grace: Duration::ZERO, window: Duration::ZERO })
+        .unwrap();
     node.world.peer_resets(socket);
     let mut error = None;
     for _ in 0..2_000 {

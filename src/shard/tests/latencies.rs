@@ -20,14 +20,18 @@ pub(super) fn collect(mailbox: MailboxSender, mut turn: impl FnMut()) -> Latenci
 /// Exactly these values, milliseconds, each so many times (or several times in the list).
 #[track_caller]
 pub(super) fn assert_values(latency: &Latency, expected: &[(u64, u64)]) {
-    let expected = expected.iter().map(|(millis, count)| (millis * 1_000, *count)).collect::<Vec<_>>();
+    let expected =
+        expected.iter().map(|(millis, count)| (millis * 1_000, *count)).collect::<Vec<_>>();
     assert_micros(latency, &expected);
 }
 
 #[track_caller]
 fn assert_micros(latency: &Latency, expected: &[(u64, u64)]) {
     let histogram = latency.histogram();
-    let found: Vec<_> = histogram.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
+    let found: Vec<_> = histogram
+        .iter_recorded()
+        .map(|step| (step.value_iterated_to(), step.count_at_value()))
+        .collect();
     for (value, _) in expected {
         let alike = expected.iter().filter(|(other, _)| histogram.equivalent(*other, *value));
         let count = alike.map(|(_, count)| count).sum::<u64>();
@@ -38,7 +42,7 @@ fn assert_micros(latency: &Latency, expected: &[(u64, u64)]) {
 
 impl Rig {
     fn latencies(&mut self) -> Latencies {
-        let mailbox = self.shard.shards[self.shard.index].clone();
+        let mailbox = self.shard.mail.sender(self.shard.index).clone();
         collect(mailbox, || self.turn())
     }
 }
@@ -121,12 +125,12 @@ fn a_turn_and_the_frames_in_it() {
     rig.turn();
     rig.world.set_tick(Duration::ZERO);
     let measured = rig.latencies();
-    // A look at the clock when the submit returns, one behind the frames, one at the end.
+    // A look at the clock when the submit returns, one after the frames, one at the end.
     assert_micros(&measured.frame_ring, &[(50, 10)]);
     assert_micros(&measured.frame_received, &[(0, 10)]);
     // The turn in which it was asked the first time, then this one.
     assert_micros(&measured.turn, &[(0, 1), (100, 1)]);
-    // From the begin of the turn to its end.
+    // From the start of the turn to its end.
     assert_micros(&measured.ack, &[(100, 1)]);
     rig.end();
 }
@@ -138,7 +142,8 @@ fn a_frame_in_pieces_counts_from_its_first() {
     rig.latencies();
     let bytes = frames(4, 1000);
     let frame = bytes.len() / 4;
-    // Half of the first; the rest of it, the second, and a byte of the third (its payload has not begun); that and the fourth.
+    // Half of the first; the rest of it, the second, and a byte of the third (its payload has not
+    // begun); that and the fourth.
     let cuts = [0, frame / 2, 2 * frame + 1, 4 * frame];
     for cut in cuts.windows(2) {
         rig.send(socket, &bytes[cut[0]..cut[1]]);
@@ -199,7 +204,7 @@ fn an_ack_is_sent_once_the_socket_has_taken_it() {
     let measured = rig.latencies();
     assert_values(&measured.ack, &[(0, 2)]);
     assert!(measured.ack_sent.histogram().is_empty());
-    // Two more are owed meanwhile, and go out behind the first.
+    // Two more are owed meanwhile, and go out after the first.
     rig.world.advance(millis(100));
     rig.send(socket, &frames(20, 10));
     rig.quiet();

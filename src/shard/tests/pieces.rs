@@ -16,7 +16,7 @@ fn fragments(opcode: u8, parts: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Conversations by name: what a peer says.
-fn conversations() -> Vec<(&'static str, Vec<u8>)> {
+pub(super) fn conversations() -> Vec<(&'static str, Vec<u8>)> {
     let opened = || [head("a"), start("a")].concat();
     let after = |rest: &[u8]| [opened(), rest.to_vec()].concat();
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: node\r\n\r\n").into_bytes();
@@ -31,11 +31,17 @@ fn conversations() -> Vec<(&'static str, Vec<u8>)> {
         ("two requests", [get("/health"), get("/health")].concat()),
         ("bad token", [head_with_token("a.b.c"), start("a")].concat()),
         ("a whole call", after(&[frames(25, 960), text(STOP)].concat())),
-        ("frames of every size", after(&[(0..130).flat_map(audio).collect(), close(1000)].concat())),
+        (
+            "frames of every size",
+            after(&[(0..130).flat_map(audio).collect(), close(1000)].concat()),
+        ),
         ("closed by the peer", after(&[frames(10, 10), close(1001)].concat())),
         ("a close without a code", after(&masked(0x8, b""))),
         ("pings", after(&[masked(0x9, b"one"), frames(10, 2), masked(0xa, b"")].concat())),
-        ("fragments", after(&[fragments(0x2, &parts).repeat(10), fragments(0x1, &[b"{}", b" "])].concat())),
+        (
+            "fragments",
+            after(&[fragments(0x2, &parts).repeat(10), fragments(0x1, &[b"{}", b" "])].concat()),
+        ),
         ("a ping between fragments", {
             let mut cut = fragments(0x2, &parts);
             cut.splice(308..308, masked(0x9, b"between"));
@@ -61,12 +67,12 @@ fn conversations() -> Vec<(&'static str, Vec<u8>)> {
 
 /// What a conversation comes to.
 #[derive(Debug, PartialEq)]
-struct Outcome {
-    heard: Vec<u8>,
-    counted: [u64; 7],
+pub(super) struct Outcome {
+    pub heard: Vec<u8>,
+    pub counted: [u64; 7],
 }
 
-fn play(bytes: &[u8], receive_size_max: usize, finish: bool) -> Outcome {
+pub(super) fn play(bytes: &[u8], receive_size_max: usize, finish: bool) -> Outcome {
     let mut rig = Rig::with(|limits| {
         limits.completions_per_turn = 100_000;
         limits.max_ahead = Some(Duration::from_secs(1));
@@ -78,6 +84,13 @@ fn play(bytes: &[u8], receive_size_max: usize, finish: bool) -> Outcome {
         rig.world.peer_finishes(socket);
     }
     rig.quiet();
+    let outcome = said_and_counted(rig.world.peer_reads(socket), &rig);
+    rig.end();
+    outcome
+}
+
+/// What was heard, with what a shard has counted.
+pub(super) fn said_and_counted(heard: Vec<u8>, rig: &Rig) -> Outcome {
     let counters = &rig.counters;
     let counted = [
         counters.frames.read(),
@@ -88,9 +101,7 @@ fn play(bytes: &[u8], receive_size_max: usize, finish: bool) -> Outcome {
         counters.requests_refused.read(),
         counters.controls_received.read(),
     ];
-    let outcome = Outcome { heard: rig.world.peer_reads(socket), counted };
-    rig.end();
-    outcome
+    Outcome { heard, counted }
 }
 
 #[test]
@@ -107,7 +118,7 @@ fn one_byte_at_a_time_comes_out_as_in_one_piece() {
 }
 
 #[test]
-fn with_a_fin_behind_it_too() {
+fn with_a_fin_after_it_too() {
     for (name, bytes) in conversations() {
         let counted = play(&bytes, usize::MAX, true).counted;
         for size in [1, 333] {
@@ -119,7 +130,8 @@ fn with_a_fin_behind_it_too() {
 #[test]
 fn the_conversations_are_what_their_names_say() {
     let heard = |name: &str| {
-        let (_, bytes) = conversations().into_iter().find(|(other, _)| *other == name).expect("there is one");
+        let (_, bytes) =
+            conversations().into_iter().find(|(other, _)| *other == name).expect("there is one");
         said(&play(&bytes, usize::MAX, false).heard)
     };
     assert_eq!(heard("health"), ["200"]);
@@ -127,7 +139,10 @@ fn the_conversations_are_what_their_names_say() {
     assert_eq!(heard("no upgrade"), ["426"]);
     assert_eq!(heard("not http"), ["400"]);
     assert_eq!(heard("bad token"), ["401"]);
-    assert_eq!(heard("a whole call"), ["101", "started", "ack 10", "ack 20", "stopped 25", "close 1000"]);
+    assert_eq!(
+        heard("a whole call"),
+        ["101", "started", "ack 10", "ack 20", "stopped 25", "close 1000"]
+    );
     assert_eq!(heard("closed by the peer"), ["101", "started", "ack 10", "close 1001"]);
     assert_eq!(heard("a close without a code"), ["101", "started", "close"]);
     assert_eq!(heard("fragments").last().unwrap(), "close 4400", "an object without an event");

@@ -1,4 +1,5 @@
-//! The same call on two connections: the newer stays, whichever shards they are on and in whatever order the news comes.
+//! The same call on two connections: the newer stays, whichever shards they are on and in whatever
+//! order the news comes.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +12,7 @@ fn shards(count: usize) -> Vec<Rig> {
 }
 
 fn claims(rigs: &[Rig]) -> usize {
-    rigs.iter().map(|rig| rig.shard.claims.count()).sum()
+    rigs.iter().map(|rig| rig.shard.mail.owned_count()).sum()
 }
 
 fn home(interaction: &str, count: usize) -> usize {
@@ -20,7 +21,9 @@ fn home(interaction: &str, count: usize) -> usize {
 
 /// Interactions whose home is each of `count` shards.
 fn interactions(count: usize) -> Vec<String> {
-    let at = |index| (0..).map(|number| format!("call-{number}")).find(|name| home(name, count) == index);
+    let at = |index| {
+        (0..).map(|number| format!("call-{number}")).find(|name| home(name, count) == index)
+    };
     (0..count).map(|index| at(index).expect("there is one")).collect()
 }
 
@@ -40,7 +43,11 @@ fn the_newer_connection_wins_on_any_shards_and_any_home() {
             rigs.iter().for_each(|rig| rig.world.advance(millis(1)));
             let new = rigs[new_shard].call(&interaction);
             quiet_all(&mut rigs);
-            assert_eq!(rigs[old_shard].said(old), SUPERSEDED, "{interaction}: {old_shard} then {new_shard}");
+            assert_eq!(
+                rigs[old_shard].said(old),
+                SUPERSEDED,
+                "{interaction}: {old_shard} then {new_shard}"
+            );
             assert_eq!(rigs[new_shard].ask(new, &frames(10, 10)), ["ack 10"]);
             assert_eq!(claims(&rigs), 1);
             assert_eq!(rigs[old_shard].counters.calls_superseded.read(), 1);
@@ -56,15 +63,15 @@ fn the_newer_connection_wins_even_if_its_claim_comes_first() {
     let old = rigs[1].upgraded(interaction);
     let new = rigs[2].upgraded(interaction);
     rigs[1].send(old, &start(interaction));
-    // Shard 1 takes the older `start`, and its claim lies in the mailbox of a shard that does not turn; the newer one's is put
-    // in front of it.
+    // Shard 1 takes the older `start`, and its claim lies in the mailbox of a shard that does not
+    // turn; the newer one's is put before it.
     rigs[1].quiet();
-    let older = rigs[0].shard.mailbox.try_receive().expect("a claim");
+    let older = rigs[0].shard.mail.poll().expect("a claim");
     rigs.iter().for_each(|rig| rig.world.advance(millis(1)));
     rigs[2].send(new, &start(interaction));
     rigs[2].quiet();
     rigs[0].quiet();
-    rigs[0].shard.shards[0].try_send(older).unwrap();
+    rigs[0].shard.mail.sender(0).try_send(older).unwrap();
     quiet_all(&mut rigs);
     assert_eq!(rigs[1].said(old), ["started", SUPERSEDED[0], SUPERSEDED[1]]);
     assert_eq!(rigs[2].said(new), ["started"]);
@@ -73,7 +80,7 @@ fn the_newer_connection_wins_even_if_its_claim_comes_first() {
 }
 
 #[test]
-fn a_call_that_has_ended_is_forgotten_and_the_next_turn_is_nobodys_rival() {
+fn a_call_that_has_ended_is_forgotten_and_the_next_epoch_has_no_rival() {
     let mut rigs = shards(2);
     for round in 0..4 {
         let socket = rigs[round % 2].call("a");
@@ -87,10 +94,11 @@ fn a_call_that_has_ended_is_forgotten_and_the_next_turn_is_nobodys_rival() {
     end_all(rigs);
 }
 
-/// Fills a mailbox to its last place with news of calls that nobody has.
+/// Fills a mailbox to its last place with news of calls that no connection has.
 fn fill_mailbox(rig: &Rig) {
-    let nothing = || Message::Release { call: crate::call::CallKey(0), epoch: CallEpoch::default() };
-    while rig.shard.shards[rig.shard.index].try_send(nothing()).is_ok() {}
+    let nothing =
+        || Message::Release { call: crate::call::CallKey(0), epoch: CallEpoch::default() };
+    while rig.shard.mail.sender(rig.shard.index).try_send(nothing()).is_ok() {}
 }
 
 #[test]
@@ -104,11 +112,15 @@ fn a_full_mailbox_delays_a_claim_and_loses_nothing() {
     let new = rigs[1].upgraded(interaction);
     rigs[1].send(new, &start(interaction));
     (0..5).for_each(|_| rigs[1].turn());
-    assert_eq!(rigs[1].said(new), ["started"], "it waits for nobody");
+    assert_eq!(rigs[1].said(new), ["started"], "it waits for no other shard");
     assert_eq!(rigs[1].shard.next_wait(), Wait::No, "it tries again");
     assert_eq!(rigs[1].counters.outbox_waiting.read(), 1);
     rigs[0].turn();
-    assert!(rigs[0].counters.mailbox_found.read() >= 4096, "{}", rigs[0].counters.mailbox_found.read());
+    assert!(
+        rigs[0].counters.mailbox_found.read() >= 4096,
+        "{}",
+        rigs[0].counters.mailbox_found.read()
+    );
     rigs[0].turn();
     assert_eq!(rigs[0].counters.mailbox_found.read(), 0);
     assert_eq!(rigs[0].said(old), Vec::<String>::new());
@@ -125,9 +137,10 @@ fn a_release_does_not_overtake_its_claim_when_the_mailbox_was_full() {
     fill_mailbox(&rigs[0]);
     rigs[1].send(socket, &start(interaction));
     rigs[1].turn();
-    // There is room again by the time of the release, which comes in the same turn in which the claim is tried again.
-    rigs[0].shard.mailbox.try_receive().expect("it is full");
-    rigs[0].shard.mailbox.try_receive().expect("it is full");
+    // There is room again by the time of the release, which comes in the same turn in which the
+    // claim is tried again.
+    rigs[0].shard.mail.poll().expect("it is full");
+    rigs[0].shard.mail.poll().expect("it is full");
     rigs[1].send(socket, &text(STOP));
     rigs[1].quiet();
     assert_eq!(rigs[1].said(socket), ["started", "stopped 0", "close 1000"]);
@@ -137,7 +150,7 @@ fn a_release_does_not_overtake_its_claim_when_the_mailbox_was_full() {
 }
 
 #[test]
-fn news_of_a_connection_that_is_gone_reaches_nobody_else_in_its_slot() {
+fn news_of_a_connection_that_is_gone_does_not_reach_the_next_in_its_slot() {
     let mut rigs = shards(1);
     let rig = &mut rigs[0];
     let old = rig.call("a");
@@ -146,7 +159,7 @@ fn news_of_a_connection_that_is_gone_reaches_nobody_else_in_its_slot() {
     rig.quiet();
     let other = rig.call("b");
     assert_eq!(rig.shard.connections.ids().next().unwrap().index, id.index);
-    rig.shard.shards[0].try_send(Message::Superseded { connection: id }).unwrap();
+    rig.shard.mail.sender(0).try_send(Message::Superseded { connection: id }).unwrap();
     assert_eq!(rig.ask(other, &frames(10, 10)), ["ack 10"]);
     end_all(rigs);
 }

@@ -8,7 +8,8 @@ use timers::TICK;
 /// How late a timer may be here: a tick, and one more because a deadline is rounded up to the next.
 const LATE: Duration = Duration::from_nanos(2 * TICK.as_nanos() as u64);
 
-/// Lets time pass to just before `deadline` from now, then over it; returns what is said before and after.
+/// Lets time pass to just before `deadline` from now, then over it; returns what is said before and
+/// after.
 fn around(rig: &mut Rig, socket: Socket, deadline: Duration) -> (Vec<String>, Vec<String>) {
     rig.pass(deadline - Duration::from_nanos(1));
     let before = rig.said(socket);
@@ -23,7 +24,10 @@ fn a_head_that_is_not_complete_in_time_gets_408() {
         let socket = rig.connect();
         rig.send(socket, &head("a")[..part]);
         rig.quiet();
-        assert_eq!(around(&mut rig, socket, Limits::tiny().head_timeout), (vec![], vec!["408".to_owned()]));
+        assert_eq!(
+            around(&mut rig, socket, Limits::tiny().head_timeout),
+            (vec![], vec!["408".to_owned()])
+        );
         rig.end();
     }
 }
@@ -76,7 +80,7 @@ fn each_timer_of_the_session_fires_at_its_tick() {
 }
 
 #[test]
-fn whoever_speaks_now_and_then_is_never_idle() {
+fn a_peer_that_speaks_now_and_then_is_never_idle() {
     let mut rig = Rig::tiny();
     let socket = rig.call("a");
     for _ in 0..20 {
@@ -107,7 +111,7 @@ fn a_step_of_the_wall_clock_fires_nothing_and_keeps_nothing_from_firing() {
 }
 
 #[test]
-fn after_the_machine_has_stood_still_nobody_who_spoke_in_time_is_idle() {
+fn after_the_machine_has_stood_still_no_peer_that_spoke_in_time_is_idle() {
     // More completions wait than one turn reaps.
     let mut rig = Rig::with(|limits| limits.completions_per_turn = 2);
     let calls: Vec<_> = (0..8).map(|index| rig.call(&format!("call-{index}"))).collect();
@@ -132,7 +136,7 @@ fn in_an_overload_that_lasts_timers_fire_all_the_same() {
         rig.world.advance(millis(10));
         rig.turn();
     }
-    assert!(rig.shard.behind_since.is_some());
+    assert!(rig.shard.clock.has_backlog());
     rig.world.set_receive_size_max(usize::MAX);
     rig.quiet();
     assert_eq!(rig.said(silent), ["408"]);

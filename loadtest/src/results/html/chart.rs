@@ -1,97 +1,189 @@
-//! Lines over a linear axis, latencies on a logarithmic one: a few dozen lines of SVG, so that a report needs no library.
+//! A chart as SVG: lines over a linear axis, with latencies on a logarithmic one. The template has
+//! the elements; here is where they are.
 
-use std::fmt::Write as _;
+use std::fmt;
+
+use askama::Template;
 
 use crate::duration::show;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 280.0;
-const LEFT: f64 = 56.0;
-const RIGHT: f64 = 60.0;
-const TOP: f64 = 18.0;
-const BOTTOM: f64 = 26.0;
+const FRAME: Frame =
+    Frame { left: Px(56.0), right: Px(WIDTH - 60.0), top: Px(18.0), bottom: Px(HEIGHT - 26.0) };
 
-/// Classes of the style, told apart by people who do not tell red from green, too.
+/// The least latency that is measured, nanoseconds.
+const LATENCY_MIN: f64 = 1_000.0;
+
+/// Classes of the style. The colours differ for people with a red-green deficiency too.
 const COLOURS: [&str; 4] = ["c0", "c1", "c2", "c3"];
+
+/// Least distance between the names of two lines.
+const NAME_HEIGHT: f64 = 12.0;
 
 /// One line.
 pub struct Series {
-    /// Stands at its end.
+    /// Name, shown at the end of the line.
     pub name: &'static str,
     /// x ascending; y in nanoseconds.
     pub points: Vec<(f64, f64)>,
 }
 
-/// Lines in one frame.
+/// What a chart shows.
 pub struct Chart {
-    /// What it shows, for those who cannot see it.
+    /// Title for screen readers.
     pub title: &'static str,
     /// At most four.
     pub series: Vec<Series>,
-    /// Places on the x axis and what they are called; those beyond the points are left out.
+    /// Places on the x axis with their labels. Those beyond the points are left out.
     pub ticks: Vec<(f64, String)>,
-    /// Moments on the x axis, each with a line and what happens there.
+    /// Events on the x axis, each with a line and its name.
     pub marks: Vec<(f64, &'static str)>,
 }
 
-impl Chart {
-    /// As an `svg` element.
-    pub fn to_svg(&self) -> String {
-        let mut svg = String::new();
-        // Writing to a string does not fail.
-        let _ = self.write(&mut svg);
-        svg
+/// A length in the picture, with one decimal.
+#[derive(Clone, Copy)]
+struct Px(f64);
+
+impl fmt::Display for Px {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1}", self.0)
+    }
+}
+
+/// The edges of the area that lines are drawn in.
+struct Frame {
+    left: Px,
+    right: Px,
+    top: Px,
+    bottom: Px,
+}
+
+/// A line of the grid or a mark, and its text.
+struct Label {
+    at: Px,
+    text_x: Px,
+    text_y: Px,
+    text: String,
+}
+
+struct Line {
+    colour: &'static str,
+    /// `x,y x,y …`.
+    points: String,
+    name: &'static str,
+    name_x: Px,
+    name_y: Px,
+}
+
+#[derive(Template)]
+#[template(path = "chart.svg")]
+struct Picture {
+    width: f64,
+    height: f64,
+    title: &'static str,
+    frame: Frame,
+    left: Vec<Label>,
+    below: Vec<Label>,
+    above: Vec<Label>,
+    lines: Vec<Line>,
+}
+
+impl fmt::Display for Chart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.picture() {
+            Some(picture) => f.write_str(&picture.render().map_err(|_| fmt::Error)?),
+            None => f.write_str("<p>Nothing was measured.</p>"),
+        }
+    }
+}
+
+/// Where values are in the picture.
+struct Axes {
+    x_max: f64,
+    /// Powers of ten at the lower and upper edge.
+    low: f64,
+    high: f64,
+}
+
+impl Axes {
+    fn x(&self, x: f64) -> f64 {
+        FRAME.left.0 + x / self.x_max * (FRAME.right.0 - FRAME.left.0)
     }
 
-    fn write(&self, svg: &mut String) -> std::fmt::Result {
-        let points = || self.series.iter().flat_map(|series| &series.points);
-        if points().count() == 0 {
-            return write!(svg, "<p>Nothing was measured.</p>");
-        }
-        let marks = self.marks.iter().map(|(x, _)| *x);
-        let x_max = points().map(|(x, _)| *x).chain(marks).fold(f64::MIN_POSITIVE, f64::max);
-        // A microsecond is the least that is measured.
-        let decade = |y: f64| y.max(1_000.0).log10();
-        let low = points().map(|(_, y)| decade(*y).floor()).fold(f64::MAX, f64::min);
-        let high = points().map(|(_, y)| decade(*y).ceil()).fold(low + 1.0, f64::max);
-        let place_x = |x: f64| LEFT + x / x_max * (WIDTH - LEFT - RIGHT);
-        let place_y = |y: f64| TOP + (high - decade(y)) / (high - low) * (HEIGHT - TOP - BOTTOM);
+    fn y(&self, nanos: f64) -> f64 {
+        let share = (self.high - decade(nanos)) / (self.high - self.low);
+        FRAME.top.0 + share * (FRAME.bottom.0 - FRAME.top.0)
+    }
+}
 
-        let title = self.title;
-        writeln!(svg, "<div class=\"wide\"><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">")?;
-        for power in low as i32..=high as i32 {
-            let (value, y) = (10f64.powi(power), place_y(10f64.powi(power)));
-            writeln!(svg, "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>", WIDTH - RIGHT)?;
-            let label = show(value as u64);
-            writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>", LEFT - 6.0, y + 4.0)?;
-        }
-        for (x, label) in self.ticks.iter().filter(|(x, _)| *x <= x_max) {
-            let x = place_x(*x);
-            let (bottom, below) = (HEIGHT - BOTTOM, HEIGHT - BOTTOM + 18.0);
-            writeln!(svg, "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>")?;
-            writeln!(svg, "<text x=\"{x:.1}\" y=\"{below}\" text-anchor=\"middle\">{label}</text>")?;
-        }
-        for (x, label) in &self.marks {
-            let (x, bottom) = (place_x(*x), HEIGHT - BOTTOM);
-            writeln!(svg, "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\"/>")?;
-            writeln!(svg, "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{label}</text>", TOP - 6.0)?;
-        }
-        let mut labels: Vec<f64> = Vec::new();
-        for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
-            let Some((x, y)) = series.points.last() else { continue };
-            write!(svg, "<polyline class=\"{colour}\" points=\"")?;
-            series.points.iter().try_for_each(|(x, y)| write!(svg, "{:.1},{:.1} ", place_x(*x), place_y(*y)))?;
-            // The last one again: of a single point there would be nothing to see.
-            writeln!(svg, "{:.1},{:.1}\"/>", place_x(*x), place_y(*y))?;
-            // Names of lines that end close together stand one below the other.
-            let mut label_y = place_y(*y) + 4.0;
-            while labels.iter().any(|taken: &f64| (taken - label_y).abs() < 12.0) {
-                label_y += 1.0;
+fn decade(nanos: f64) -> f64 {
+    nanos.max(LATENCY_MIN).log10()
+}
+
+impl Chart {
+    /// None if there are no points.
+    fn picture(&self) -> Option<Picture> {
+        let axes = self.axes()?;
+        let left = (axes.low as i32..=axes.high as i32).map(|power| {
+            let value = 10f64.powi(power);
+            let y = axes.y(value);
+            Label {
+                at: Px(y),
+                text_x: Px(FRAME.left.0 - 6.0),
+                text_y: Px(y + 4.0),
+                text: show(value as u64),
             }
-            labels.push(label_y);
-            let name_x = place_x(*x) + 6.0;
-            writeln!(svg, "<text class=\"{colour}\" x=\"{name_x:.1}\" y=\"{label_y:.1}\">{}</text>", series.name)?;
+        });
+        let label = |x: f64, text_y: f64, text: &str| {
+            let at = Px(axes.x(x));
+            Label { at, text_x: at, text_y: Px(text_y), text: text.to_owned() }
+        };
+        let ticks = self.ticks.iter().filter(|(x, _)| *x <= axes.x_max);
+        Some(Picture {
+            width: WIDTH,
+            height: HEIGHT,
+            title: self.title,
+            frame: FRAME,
+            left: left.collect(),
+            below: ticks.map(|(x, text)| label(*x, FRAME.bottom.0 + 18.0, text)).collect(),
+            above: self.marks.iter().map(|(x, text)| label(*x, FRAME.top.0 - 6.0, text)).collect(),
+            lines: self.lines(&axes),
+        })
+    }
+
+    fn axes(&self) -> Option<Axes> {
+        let points = || self.series.iter().flat_map(|series| &series.points);
+        points().next()?;
+        let marks = self.marks.iter().map(|(x, _)| *x);
+        let low = points().map(|(_, y)| decade(*y).floor()).fold(f64::MAX, f64::min);
+        Some(Axes {
+            x_max: points().map(|(x, _)| *x).chain(marks).fold(f64::MIN_POSITIVE, f64::max),
+            low,
+            high: points().map(|(_, y)| decade(*y).ceil()).fold(low + 1.0, f64::max),
+        })
+    }
+
+    fn lines(&self, axes: &Axes) -> Vec<Line> {
+        let mut lines: Vec<Line> = Vec::new();
+        for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
+            let Some((last_x, last_y)) = series.points.last().copied() else { continue };
+            // The last point twice: a line of a single point would be invisible.
+            let points = series.points.iter().copied().chain([(last_x, last_y)]);
+            let points = points.map(|(x, y)| format!("{},{}", Px(axes.x(x)), Px(axes.y(y))));
+            // Names of lines that end close together are placed one below the other.
+            let mut name_y = axes.y(last_y) + 4.0;
+            while lines.iter().any(|line| (line.name_y.0 - name_y).abs() < NAME_HEIGHT) {
+                name_y += 1.0;
+            }
+            lines.push(Line {
+                colour,
+                points: points.collect::<Vec<_>>().join(" "),
+                name: series.name,
+                name_x: Px(axes.x(last_x) + 6.0),
+                name_y: Px(name_y),
+            });
         }
-        write!(svg, "</svg></div>")
+        lines
     }
 }

@@ -1,25 +1,18 @@
-//! How values of `result.json` are written for people: with units, in groups of three, and nothing in them that a browser obeys.
+//! Values of `result.json` as text for the page: with units, and digits in groups of three.
 
 use serde_json::Value;
 
 use crate::duration::show;
+use crate::plural::grouped;
+use crate::results::summary::short;
+use crate::results::text;
 
-/// Units that stand in a name, and go with the value instead.
+/// Units in names. They are shown with the value instead.
 const UNITS: [&str; 4] = ["ns", "ms", "s", "percent"];
 
 const MEBIBYTE: u64 = 1 << 20;
 
-/// Reports hold what a peer has said.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-/// A text as it is, anything else as JSON.
-pub fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// Nothing to show.
+/// Whether there is nothing to show.
 pub fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -29,15 +22,16 @@ pub fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// A member's name without its unit: `cpu_ns_per_frame` is the `cpu per frame`.
+/// A member's name without its unit: `cpu_ns_per_frame` is shown as `cpu per frame`.
 pub fn label(name: &str) -> String {
     let words: Vec<&str> = name.split('_').filter(|word| !UNITS.contains(word)).collect();
     words.join(" ")
 }
 
-/// A member's value, with the unit that its name says.
+/// A member's value, with the unit that is in its name.
 pub fn shown(name: &str, value: &Value) -> String {
-    let unit = name.split('_').find(|word| UNITS.contains(word) || *word == "bytes").unwrap_or_default();
+    let unit =
+        name.split('_').find(|word| UNITS.contains(word) || *word == "bytes").unwrap_or_default();
     match value {
         Value::Null => "–".to_owned(),
         Value::Bool(is) => if *is { "yes" } else { "no" }.to_owned(),
@@ -45,7 +39,8 @@ pub fn shown(name: &str, value: &Value) -> String {
             items.iter().map(|item| shown(name, item)).collect::<Vec<_>>().join(", ")
         }
         value if is_empty(value) => "none".to_owned(),
-        Value::Number(number) => match (unit, number.as_u64(), number.as_f64().unwrap_or_default()) {
+        Value::Number(number) => match (unit, number.as_u64(), number.as_f64().unwrap_or_default())
+        {
             ("ns", Some(nanos), _) => show(nanos),
             ("bytes", Some(bytes), _) if bytes >= MEBIBYTE => {
                 format!("{} ({:.1} MiB)", grouped(bytes), bytes as f64 / MEBIBYTE as f64)
@@ -59,22 +54,8 @@ pub fn shown(name: &str, value: &Value) -> String {
     }
 }
 
-/// At most two decimals, and no more than it takes.
-fn short(number: f64) -> String {
-    let text = format!("{number:.2}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-/// 1,234,567.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let first = (digits.len() - 1) % 3 + 1;
-    let (head, tail) = digits.split_at(first);
-    let groups = tail.as_bytes().chunks(3).map(|group| format!(",{}", String::from_utf8_lossy(group)));
-    std::iter::once(head.to_owned()).chain(groups).collect()
-}
-
-/// Unix seconds as date and time of day in UTC; days to dates by Howard Hinnant's `civil_from_days`.
+/// Unix seconds as date and time of day in UTC; days to dates by Howard Hinnant's
+/// `civil_from_days`.
 pub fn utc(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
     let (era, of_era) = (days / 146_097, days % 146_097);
@@ -110,10 +91,11 @@ mod tests {
             ("ills", json!([]), "ills", "none"),
             ("url", json!("ws://x"), "url", "ws://x"),
         ] {
-            assert_eq!((label(name).as_str(), shown(name, &value).as_str()), (label_shown, value_shown));
+            assert_eq!(
+                (label(name).as_str(), shown(name, &value).as_str()),
+                (label_shown, value_shown)
+            );
         }
-        let numbers = [0, 999, 1_000, 12_345, 123_456, 1_234_567].map(grouped);
-        assert_eq!(numbers, ["0", "999", "1,000", "12,345", "123,456", "1,234,567"]);
     }
 
     #[test]

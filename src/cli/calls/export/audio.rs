@@ -1,35 +1,35 @@
-//! A call's samples in order, and what is missing between them.
+//! The samples of a call in order, and the gaps between them.
 
 #![forbid(unsafe_code)]
 
-use super::{DATA_SIZE_MAX, Failure, GapReason, Journal, Turn};
+use super::{CallEpoch, DATA_SIZE_MAX, Failure, GapReason, Journal};
+use crate::archive::reader::{EpochState, Frame};
 use crate::clock::UnixMicros;
-use crate::journal::reader::{Frame, TurnState};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use std::fmt;
 use std::io;
 
-/// Zeros written at once.
+/// Zeros that are written at once.
 static SILENCE: [u8; 16 * 1024] = [0; 16 * 1024];
 
-/// What is to be exported.
+/// The audio to export.
 pub(super) struct Audio<'a> {
     pub journal: &'a Journal,
-    /// With their numbers.
-    pub turns: &'a [(usize, &'a Turn)],
+    /// Epochs, with their numbers.
+    pub epochs: &'a [(usize, &'a CallEpoch)],
     pub sample_rate: u32,
-    /// Whether silence goes where audio is missing.
+    /// Fill gaps with silence.
     pub fills: bool,
 }
 
-/// What was exported.
+/// Result of an export.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Exported {
     pub frames: u64,
-    /// Of samples, silence included.
+    /// Bytes of samples, silence included.
     pub bytes: u64,
-    /// Of them, silence.
+    /// Bytes of silence among them.
     pub bytes_silence: u64,
     pub gaps: Vec<Missing>,
     pub damages: Vec<String>,
@@ -38,11 +38,11 @@ pub(super) struct Exported {
 /// Time without audio.
 #[derive(Debug, Serialize)]
 pub(super) struct Missing {
-    /// The turn it is in, or in front of.
+    /// The epoch that it is in, or that it precedes.
     pub epoch: usize,
-    /// Frames; none between two turns.
+    /// The missing frames; `None` between two epochs.
     pub frames: Option<(u64, u64)>,
-    /// By the time at which audio was received; 0 where nothing came behind it.
+    /// Duration by the times at which audio was received; 0 if nothing came after it.
     pub seconds: f64,
     pub reason: Why,
 }
@@ -70,7 +70,9 @@ impl fmt::Display for Missing {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (epoch, seconds) = (self.epoch, self.seconds);
         match (self.reason, self.frames) {
-            (Why::BetweenEpochs, _) => write!(formatter, "gap: {seconds:.3} s before epoch {epoch}"),
+            (Why::BetweenEpochs, _) => {
+                write!(formatter, "gap: {seconds:.3} s before epoch {epoch}")
+            }
             (reason, frames) => {
                 let (first, last) = frames.unwrap_or_default();
                 let reason = match reason {
@@ -78,48 +80,70 @@ impl fmt::Display for Missing {
                     Why::Erased => "deleted",
                     _ => "damaged",
                 };
-                write!(formatter, "gap: {seconds:.3} s in epoch {epoch}, frames {first} to {last}: {reason}")
+                write!(
+                    formatter,
+                    "gap: {seconds:.3} s in epoch {epoch}, frames {first} to {last}: {reason}"
+                )
             }
         }
     }
 }
 
-/// Where an export is.
+/// State of an export.
 struct Cursor<'a> {
     exported: Exported,
     out: &'a mut dyn FnMut(&[u8]) -> io::Result<()>,
     /// When the audio that was written last ended.
     heard_until: Option<UnixMicros>,
-    /// What is missing since.
+    /// Gaps since then.
     missing: Vec<Missing>,
 }
 
 impl Audio<'_> {
-    /// About how many frames there are: what a progress bar counts up to.
+    /// Approximate number of frames, for a progress bar.
     pub fn frame_count(&self) -> usize {
-        self.turns.iter().map(|(_, turn)| usize::try_from(turn.frames.count()).unwrap_or(0)).sum()
+        self.epochs
+            .iter()
+            .map(|(_, call_epoch)| usize::try_from(call_epoch.frames.count()).unwrap_or(0))
+            .sum()
     }
 
-    /// Gives the samples to `out`.
-    pub fn write(&self, out: &mut dyn FnMut(&[u8]) -> io::Result<()>, bar: &ProgressBar) -> Result<Exported, Stop> {
-        let mut cursor = Cursor { exported: Exported::default(), out, heard_until: None, missing: Vec::new() };
-        for (epoch, turn) in self.turns {
+    /// Writes the samples to `out`.
+    pub fn write(
+        &self,
+        out: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+        bar: &ProgressBar,
+    ) -> Result<Exported, Stop> {
+        let mut cursor =
+            Cursor { exported: Exported::default(), out, heard_until: None, missing: Vec::new() };
+        for (epoch, call_epoch) in self.epochs {
             if cursor.exported.frames > 0 || !cursor.missing.is_empty() {
-                cursor.missing.push(Missing { epoch: *epoch, frames: None, seconds: 0.0, reason: Why::BetweenEpochs });
+                cursor.missing.push(Missing {
+                    epoch: *epoch,
+                    frames: None,
+                    seconds: 0.0,
+                    reason: Why::BetweenEpochs,
+                });
             }
-            self.write_turn(*epoch, turn, &mut cursor, bar)?;
+            self.write_epoch(*epoch, call_epoch, &mut cursor, bar)?;
         }
         let Cursor { mut exported, missing, .. } = cursor;
         exported.gaps.extend(missing);
         Ok(exported)
     }
 
-    fn write_turn(&self, epoch: usize, turn: &Turn, cursor: &mut Cursor<'_>, bar: &ProgressBar) -> Result<(), Stop> {
-        let mut frames = self.journal.frames(turn);
+    fn write_epoch(
+        &self,
+        epoch: usize,
+        call_epoch: &CallEpoch,
+        cursor: &mut Cursor<'_>,
+        bar: &ProgressBar,
+    ) -> Result<(), Stop> {
+        let mut frames = self.journal.frames(call_epoch);
         let mut next = 1;
         while let Some(frame) = frames.next_frame().map_err(|error| Stop::Failed(error.into()))? {
             if frame.seq.0 > next {
-                cursor.missing.push(missing(epoch, turn, next, frame.seq.0 - 1));
+                cursor.missing.push(missing(epoch, call_epoch, next, frame.seq.0 - 1));
             }
             next = frame.seq.0 + 1;
             if frame.is_erased {
@@ -129,24 +153,26 @@ impl Audio<'_> {
             }
             bar.inc(1);
         }
-        if let TurnState::Ended(end) = turn.state
+        if let EpochState::Ended(end) = call_epoch.state
             && end.frames >= next
         {
-            cursor.missing.push(missing(epoch, turn, next, end.frames));
+            cursor.missing.push(missing(epoch, call_epoch, next, end.frames));
         }
-        let damages = frames.damages().iter().map(|(path, damage)| format!("{}: {damage}", path.display()));
+        let damages =
+            frames.damages().iter().map(|(path, damage)| format!("{}: {damage}", path.display()));
         cursor.exported.damages.extend(damages);
         Ok(())
     }
 
     fn write_frame(&self, frame: &Frame<'_>, cursor: &mut Cursor<'_>) -> Result<(), Stop> {
         let samples = &frame.audio[..frame.audio.len() - frame.audio.len() % 2];
-        let micros = (samples.len() as u64 * 500_000).checked_div(u64::from(self.sample_rate)).unwrap_or(0);
+        let micros =
+            (samples.len() as u64 * 500_000).checked_div(u64::from(self.sample_rate)).unwrap_or(0);
         if !cursor.missing.is_empty() {
-            // The audio of a frame that was received now began as long ago as it lasts.
+            // The audio of a frame began before the frame was received, by its own duration.
             let began_at = frame.received_at.0.saturating_sub(micros);
             let gap = cursor.heard_until.map_or(0, |until| began_at.saturating_sub(until.0));
-            // All that is missing here shares the time.
+            // All gaps here share the time.
             if let Some(last) = cursor.missing.last_mut() {
                 last.seconds = gap as f64 / 1e6;
             }
@@ -163,21 +189,28 @@ impl Audio<'_> {
     }
 }
 
-fn missing(epoch: usize, turn: &Turn, first: u64, last: u64) -> Missing {
-    let known = turn.gaps.iter().find(|gap| gap.range.first <= last && first <= gap.range.last);
+fn missing(epoch: usize, call_epoch: &CallEpoch, first: u64, last: u64) -> Missing {
+    let known =
+        call_epoch.gaps.iter().find(|gap| gap.range.first <= last && first <= gap.range.last);
     let reason = known.map_or(Why::Damaged, |gap| gap.reason.into());
     Missing { epoch, frames: Some((first, last)), seconds: 0.0, reason }
 }
 
 impl Cursor<'_> {
     fn erased(&mut self, epoch: usize, seq: u64) {
-        if let Some(Missing { epoch: known, frames: Some((_, last)), reason: Why::Erased, .. }) = self.missing.last_mut()
+        if let Some(Missing { epoch: known, frames: Some((_, last)), reason: Why::Erased, .. }) =
+            self.missing.last_mut()
             && (*known, *last + 1) == (epoch, seq)
         {
             *last = seq;
             return;
         }
-        self.missing.push(Missing { epoch, frames: Some((seq, seq)), seconds: 0.0, reason: Why::Erased });
+        self.missing.push(Missing {
+            epoch,
+            frames: Some((seq, seq)),
+            seconds: 0.0,
+            reason: Why::Erased,
+        });
     }
 
     fn silence(&mut self, size: u64) -> Result<(), Stop> {
@@ -216,7 +249,8 @@ impl From<Stop> for Failure {
             Stop::Failed(failure) => failure,
             Stop::Output(error) => Failure::Run(format!("cannot write the audio: {error}")),
             Stop::TooLarge => Failure::Run(
-                "it is more than the 4 GiB that a WAV file can tell: export it with --epoch, or without --gaps silence"
+                "it is more than the 4 GiB that a WAV file can hold: export it with --epoch, or \
+                 without --gaps silence"
                     .into(),
             ),
         }

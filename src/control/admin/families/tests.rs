@@ -1,4 +1,4 @@
-//! What families there are, and what becomes of counters and histograms in them.
+//! The list of families, and how counters and histograms appear in it.
 
 #![forbid(unsafe_code)]
 
@@ -9,25 +9,49 @@ use crate::tenants::Tenants;
 use std::collections::BTreeSet;
 
 fn family(families: &[Family], name: &str) -> Family {
-    families.iter().find(|family| family.name == name).unwrap_or_else(|| panic!("no {name}")).clone()
+    families
+        .iter()
+        .find(|family| family.name == name)
+        .unwrap_or_else(|| panic!("no {name}"))
+        .clone()
 }
 
 #[test]
 fn names_are_well_formed_and_no_two_families_share_a_sample() {
     let mut names = BTreeSet::new();
     for family in declared() {
-        assert!(family.name.starts_with("exo_ingest_") || family.name.starts_with("process_"), "{}", family.name);
-        assert!(family.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{}", family.name);
-        assert!(!["_total", "_info", "_count", "_sum", "_bucket", "_ms"].iter().any(|end| family.name.ends_with(end)));
+        assert!(
+            family.name.starts_with("exo_ingest_") || family.name.starts_with("process_"),
+            "{}",
+            family.name
+        );
+        assert!(
+            family.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'),
+            "{}",
+            family.name
+        );
+        assert!(
+            !["_total", "_info", "_count", "_sum", "_bucket", "_ms"]
+                .iter()
+                .any(|end| family.name.ends_with(end))
+        );
         assert!(
             family.help.ends_with(['.', ')']) && !family.help.contains("illisecond"),
             "{}: {}",
             family.name,
             family.help
         );
-        assert!(names.insert(format!("{}{:?}", family.name, family.unit)), "{} is there twice", family.name);
+        assert!(
+            names.insert(format!("{}{:?}", family.name, family.unit)),
+            "{} occurs twice",
+            family.name
+        );
         for series in &family.series {
-            assert!(series.labels.iter().map(|(name, _)| *name).eq(family.labels.iter().copied()), "{}", family.name);
+            assert!(
+                series.labels.iter().map(|(name, _)| *name).eq(family.labels.iter().copied()),
+                "{}",
+                family.name
+            );
         }
     }
 }
@@ -42,19 +66,26 @@ fn counters_take_their_type_and_unit_from_how_they_are_declared() {
     assert_eq!(shape("exo_ingest_frames"), (Kind::Counter, None, &["shard"][..]));
     assert_eq!(shape("exo_ingest_audio"), (Kind::Counter, Some(Unit::Bytes), &["shard"][..]));
     assert_eq!(shape("exo_ingest_ring_used"), (Kind::Gauge, Some(Unit::Bytes), &["shard"][..]));
-    assert_eq!(shape("exo_ingest_journal_stalled"), (Kind::Gauge, Some(Unit::Seconds), &["shard"][..]));
+    assert_eq!(
+        shape("exo_ingest_journal_stalled"),
+        (Kind::Gauge, Some(Unit::Seconds), &["shard"][..])
+    );
     assert_eq!(shape("exo_ingest_connections_open"), (Kind::Gauge, None, &["shard"][..]));
 }
 
 #[test]
 fn each_shard_has_its_own_series_and_milliseconds_become_seconds() {
-    let view = NodeView { counters: vec![Default::default(), Default::default()], ..NodeView::default() };
+    let view =
+        NodeView { counters: vec![Default::default(), Default::default()], ..NodeView::default() };
     view.counters[0].frames.add(3);
     view.counters[1].frames.add(4);
     view.counters[1].journal_stalled_ms.set(2_500);
     let families = by_shard(&Scrape {
         view: &view,
-        facts: &Facts { ack: "", calls_max: 0 },
+        node_info: &NodeInfo { ack: "", calls_max: 0 },
+        keys: Default::default(),
+        certificates: &[],
+        reloads: &Default::default(),
         latencies: &Latencies::new(),
         reasons: &[],
         process: Process::default(),
@@ -70,7 +101,7 @@ fn each_shard_has_its_own_series_and_milliseconds_become_seconds() {
 }
 
 #[test]
-fn every_cause_that_is_counted_is_shown() {
+fn every_counted_cause_is_shown() {
     let mut counted = BTreeSet::new();
     IngestCounters::default().for_each(|family, _, _| {
         counted.insert(family);
@@ -82,15 +113,22 @@ fn every_cause_that_is_counted_is_shown() {
 fn a_value_is_in_the_first_bucket_that_holds_it_and_none_is_lost() {
     let mut latencies = Latencies::new();
     let recorded = [0, 50, 51, 1_000, 2_500, 2_600, 30_000_000, 59_000_000, 61_000_000];
-    recorded.iter().for_each(|micros| latencies.ack.record(Moment::ZERO, Moment::from_nanos(micros * 1_000)));
-    let Value::Distribution { sum, count, buckets } = distribution(latencies.ack.histogram()) else { panic!("a histogram") };
+    recorded
+        .iter()
+        .for_each(|micros| latencies.ack.record(Moment::ZERO, Moment::from_nanos(micros * 1_000)));
+    let Value::Distribution { sum, count, buckets } = distribution(latencies.ack.histogram())
+    else {
+        panic!("a histogram")
+    };
     assert_eq!(count, recorded.len() as u64);
     assert_eq!(buckets.iter().map(|(_, count)| count).sum::<u64>(), count);
     let at = |bound: f64| buckets.iter().find(|(found, _)| *found == bound).unwrap().1;
     assert_eq!([at(0.000_05), at(0.000_1), at(0.001), at(0.002_5), at(0.005)], [2, 1, 1, 1, 1]);
     assert_eq!([at(30.0), at(f64::INFINITY)], [1, 2]);
     assert!((149.0..=151.0).contains(&sum), "{sum}");
-    let Value::Distribution { sum, count, .. } = distribution(latencies.turn.histogram()) else { panic!("a histogram") };
+    let Value::Distribution { sum, count, .. } = distribution(latencies.turn.histogram()) else {
+        panic!("a histogram")
+    };
     assert_eq!((sum, count), (0.0, 0));
 }
 
@@ -103,7 +141,10 @@ fn tenants_are_bounded_and_in_the_same_order_each_time() {
     let view = NodeView { tenants: Some(tenants), ..NodeView::default() };
     let scrape = Scrape {
         view: &view,
-        facts: &Facts { ack: "", calls_max: 0 },
+        node_info: &NodeInfo { ack: "", calls_max: 0 },
+        keys: Default::default(),
+        certificates: &[],
+        reloads: &Default::default(),
         latencies: &Latencies::new(),
         reasons: &[],
         process: Process::default(),

@@ -3,14 +3,14 @@
 #![forbid(unsafe_code)]
 
 use super::*;
-use crate::frame_ring::CallEnd;
+use crate::journal::frame_ring::CallEnd;
 
 #[test]
 fn a_frame_counts_with_its_last_piece() {
     let mut call = Harness::live();
     let head = call.ring.head();
     call.piece(MessageKind::Binary, true, false, 0, b"");
-    assert_eq!(call.ring.head(), head, "an empty piece says nothing");
+    assert_eq!(call.ring.head(), head, "an empty piece is ignored");
     call.piece(MessageKind::Binary, false, false, 0, b"abc");
     call.piece(MessageKind::Binary, false, false, 3, b"d");
     assert!(call.ring.head() > head);
@@ -37,7 +37,11 @@ fn strict_pcm_refuses_an_odd_frame_and_keeps_none_of_its_last_piece() {
     let mut call = Harness::live_with(|settings| settings.limits.strict_pcm = true);
     assert_eq!(call.audio(&[1, 2]), b"");
     call.piece(MessageKind::Binary, true, false, 0, &[1]);
-    assert_eq!(call.piece(MessageKind::Binary, false, true, 1, &[2]), b"", "odd pieces make an even frame");
+    assert_eq!(
+        call.piece(MessageKind::Binary, false, true, 1, &[2]),
+        b"",
+        "odd pieces make an even frame"
+    );
     assert_eq!(call.audio(&[1, 2, 3]), refusal_of(Closing::OddLength));
     assert_eq!(call.counters.frames.read(), 2);
     call.assert_ended(Ending::Refused);
@@ -51,7 +55,7 @@ fn every_tenth_frame_asks_once_and_is_acked_when_the_promise_holds() {
     assert_eq!(call.questions, [10, 20, 30]);
     assert_eq!(call.promise(10), ack(10));
     assert_eq!(call.promise(30), [ack(20), ack(30)].concat(), "none skipped, none merged");
-    assert_eq!(call.promise(20), b"", "a late answer to an older question takes nothing back");
+    assert_eq!(call.promise(20), b"", "a late answer to an older question has no effect");
     assert_eq!(call.counters.acks.read(), 3);
 }
 
@@ -61,7 +65,9 @@ fn acks_owed_pass_through_small_buffers_whole() {
     call.promises_at_once = false;
     call.frames(1000, 0);
     let expected: Vec<u8> = (1..=100).flat_map(|tenth| ack(tenth * 10)).collect();
-    call.step_without_output(|session, now, context| session.handle_promise(now, Seq(1000), context));
+    call.step_without_output(|session, now, context| {
+        session.handle_promise(now, Seq(1000), context);
+    });
     let mut all = Vec::new();
     loop {
         let mut out = [0; 256];
@@ -69,7 +75,9 @@ fn acks_owed_pass_through_small_buffers_whole() {
         if size == 0 {
             break;
         }
-        let whole = out[..size].chunk_by(|_, next| *next != 0x81).all(|frame| frame.len() == usize::from(frame[1]) + 2);
+        let whole = out[..size]
+            .chunk_by(|_, next| *next != 0x81)
+            .all(|frame| frame.len() == usize::from(frame[1]) + 2);
         assert!(whole, "a send holds whole acks");
         all.extend_from_slice(&out[..size]);
     }
@@ -77,19 +85,22 @@ fn acks_owed_pass_through_small_buffers_whole() {
 }
 
 #[test]
-fn audio_may_run_ahead_of_the_clock_by_so_much_and_no_more() {
+fn audio_may_run_ahead_by_the_limit_and_no_more() {
     // 8,000 Hz: 16,000 bytes a second, two seconds ahead; 62.5 µs a byte.
     let start = START.replace("24000", "8000");
-    let mut call = Harness::new();
+    let mut call = Harness::with(|settings| settings.limits.frame_time_min = Duration::ZERO);
     call.text(&start);
     assert_eq!(call.frames(32, 1000), [ack(10), ack(20), ack(30)].concat());
     call.pass(Duration::from_nanos(124_999));
     let records = call.counters.audio_records.read();
-    assert_eq!(call.piece(MessageKind::Binary, true, false, 0, &[1, 2]), refusal_of(Closing::TooFast));
-    assert_eq!(call.counters.audio_records.read(), records, "what is too much is not kept");
+    assert_eq!(
+        call.piece(MessageKind::Binary, true, false, 0, &[1, 2]),
+        refusal_of(Closing::TooFast)
+    );
+    assert_eq!(call.counters.audio_records.read(), records, "audio beyond the limit is not stored");
     call.assert_ended(Ending::TooFast);
 
-    let mut call = Harness::new();
+    let mut call = Harness::with(|settings| settings.limits.frame_time_min = Duration::ZERO);
     call.text(&start);
     call.frames(32, 1000);
     call.pass(Duration::from_nanos(125_000));
@@ -137,8 +148,14 @@ fn a_full_ring_ends_the_call_without_a_promise() {
     call.assert_finished();
 
     // The next call on this shard does not even start.
-    let claims_identity = CallIdentity { tenant: "tenant-abc".into(), interaction: "call-123".into() };
-    let claims = Claims { identity: claims_identity, issued_at: 0, expires_at: 0 };
+    let claims_identity =
+        CallIdentity { tenant: "tenant-abc".into(), interaction: "call-123".into() };
+    let claims = Claims {
+        identity: claims_identity,
+        issued_at: 0,
+        expires_at: 0,
+        allowed_tenants: Default::default(),
+    };
     while call.ring.append_end(&END).is_ok() {}
     let permit = call.tenants.admit("tenant-abc").unwrap();
     call.session = IngestSession::new(call.now, claims, permit, Arc::clone(&call.shared));

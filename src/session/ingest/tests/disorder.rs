@@ -1,4 +1,5 @@
-//! Any verbs in any order: what a peer gets to see stays in order, each call ends once, and every session comes to its end.
+//! Any methods in any order: the peer sees everything in order, each call ends once, and every
+//! session ends.
 
 #![forbid(unsafe_code)]
 
@@ -10,15 +11,15 @@ enum Verb {
     Text(&'static str),
     /// A text in two pieces.
     CutText(&'static str),
-    /// So many frames of one size.
+    /// This many frames of one size.
     Audio(u8, u8),
-    /// A frame that its last piece completes only if that comes next.
+    /// The start of a frame; its last piece completes it only if that comes next.
     AudioPiece(bool),
     Ping,
     PeerClose(Option<u16>),
     Violation,
     Notice(Notice),
-    /// Answers the oldest question not answered yet.
+    /// Answers the oldest open question.
     Promise,
     Reading(bool),
     Output(Output),
@@ -29,7 +30,8 @@ enum Verb {
 }
 
 fn verbs() -> impl Strategy<Value = Vec<Verb>> {
-    let texts = || prop::sample::select(vec![START, START, START, STOP, r#"{"event":"mark"}"#, "?"]);
+    let texts =
+        || prop::sample::select(vec![START, START, START, STOP, r#"{"event":"mark"}"#, "?"]);
     let outputs = prop::sample::select(vec![Output::Blocked, Output::Progressed, Output::Drained]);
     let notices = prop::sample::select(vec![Notice::Superseded, Notice::Draining, Notice::Storage]);
     let disconnects = prop::sample::select(vec![Disconnect::Finished, Disconnect::Reset]);
@@ -49,7 +51,7 @@ fn verbs() -> impl Strategy<Value = Vec<Verb>> {
         6 => (0..1000u16).prop_map(Verb::Pass),
         12 => Just(Verb::Transmit),
     ];
-    // Most calls start, else most of what follows would be told to a closed session.
+    // Most calls start; otherwise most steps would reach a closed session.
     (any::<bool>(), prop::collection::vec(verb, 1..60)).prop_map(|(starts, mut verbs)| {
         if starts {
             verbs.insert(0, Verb::Text(START));
@@ -58,11 +60,11 @@ fn verbs() -> impl Strategy<Value = Vec<Verb>> {
     })
 }
 
-/// A session under such verbs: the shard's part of the contract is kept, the peer's is not.
+/// A session under such steps. The shard keeps its part of the contract, and the peer does not.
 struct Disorder {
     call: Harness,
     answered: usize,
-    /// Inside a message of several pieces, so many bytes came.
+    /// Inside a message of several pieces: bytes so far.
     mid_frame: Option<usize>,
     sent: Vec<u8>,
 }
@@ -77,7 +79,9 @@ impl Disorder {
                 self.data(MessageKind::Text, false, true, head.len(), rest);
             }
             Verb::Audio(count, size) => {
-                (0..count).for_each(|_| self.data(MessageKind::Binary, true, true, 0, &vec![1; usize::from(size)]));
+                (0..count).for_each(|_| {
+                    self.data(MessageKind::Binary, true, true, 0, &vec![1; usize::from(size)])
+                });
             }
             Verb::AudioPiece(last) => {
                 let offset = self.mid_frame.unwrap_or(0);
@@ -95,13 +99,17 @@ impl Disorder {
                 session.handle_violation(now, Violation::Protocol("bad opcode"), context);
             }),
             Verb::Notice(notice) => {
-                self.call.step_without_output(|session, now, context| session.handle_notice(now, notice, context));
+                self.call.step_without_output(|session, now, context| {
+                    session.handle_notice(now, notice, context)
+                });
             }
             Verb::Promise => self.promise(),
             Verb::Reading(reading) => self.call.reading(reading),
             Verb::Output(output) => self.call.output(output),
             Verb::Disconnect(disconnect) => {
-                self.call.step_without_output(|session, now, context| session.handle_disconnect(now, disconnect, context));
+                self.call.step_without_output(|session, now, context| {
+                    session.handle_disconnect(now, disconnect, context)
+                });
             }
             Verb::Pass(count) => {
                 let sent = self.call.pass(millis(count.into()));
@@ -115,7 +123,7 @@ impl Disorder {
     }
 
     fn data(&mut self, kind: MessageKind, first: bool, last: bool, offset: usize, bytes: &[u8]) {
-        // A decoder gives out no message within another.
+        // A decoder never returns a message within another.
         if self.mid_frame.is_some() && (first || kind == MessageKind::Text) {
             return;
         }
@@ -123,27 +131,35 @@ impl Disorder {
         let key = KEY.advanced(offset);
         key.apply(&mut payload);
         self.call.step_without_output(|session, now, context| {
-            session.handle_data(now, DataPiece { kind, first, last, offset, payload: &mut payload, key }, context);
+            session.handle_data(
+                now,
+                DataPiece { kind, first, last, offset, fragments: 1, payload: &mut payload, key },
+                context,
+            );
         });
     }
 
     fn promise(&mut self) {
         if let Some(&seq) = self.call.questions.get(self.answered) {
             self.answered += 1;
-            self.call.step_without_output(|session, now, context| session.handle_promise(now, Seq(seq), context));
+            self.call.step_without_output(|session, now, context| {
+                session.handle_promise(now, Seq(seq), context);
+            });
         }
     }
 
-    /// What a peer saw: whole frames, `started` first, acks in order, nothing behind a Close.
+    /// What the peer saw: whole frames, `started` first, acks in order, nothing after a Close.
     fn check_sent(&self) {
         let (mut rest, mut acked, mut started, mut closed) = (&self.sent[..], 0, false, false);
-        while let [first, second, behind @ ..] = rest {
-            assert!(!closed, "nothing goes out behind a Close");
-            let (size, behind) = match (*second, behind) {
-                (126, [high, low, behind @ ..]) => (usize::from(u16::from_be_bytes([*high, *low])), behind),
-                (size, behind) => (usize::from(size), behind),
+        while let [first, second, after @ ..] = rest {
+            assert!(!closed, "nothing is sent after a Close");
+            let (size, after) = match (*second, after) {
+                (126, [high, low, after @ ..]) => {
+                    (usize::from(u16::from_be_bytes([*high, *low])), after)
+                }
+                (size, after) => (usize::from(size), after),
             };
-            let (payload, next) = behind.split_at(size);
+            let (payload, next) = after.split_at(size);
             match first {
                 0x81 if payload.starts_with(b"{\"event\":\"ack\"") => {
                     acked += 10;
@@ -152,7 +168,10 @@ impl Disorder {
                 }
                 0x81 if payload == STARTED.as_bytes() => started = true,
                 0x81 => {
-                    assert!(payload.starts_with(b"{\"event\":\"error\"") || payload.starts_with(b"{\"event\":\"stopped\""))
+                    assert!(
+                        payload.starts_with(b"{\"event\":\"error\"")
+                            || payload.starts_with(b"{\"event\":\"stopped\"")
+                    )
                 }
                 0x88 => closed = true,
                 0x89 | 0x8A => {}
@@ -165,7 +184,11 @@ impl Disorder {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 128,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn order_comes_out_of_disorder(verbs in verbs()) {
@@ -176,7 +199,8 @@ proptest! {
         for verb in &verbs {
             disorder.apply(verb);
         }
-        // Left alone, and heard, every session ends: by its timers, or by the answers it waits for.
+        // If the peer stays silent and reads, every session ends: by its timers, or by the answers
+        // that it waits for.
         disorder.apply(&Verb::Reading(true));
         disorder.apply(&Verb::Pass(10_000));
         while disorder.answered < disorder.call.questions.len() {
@@ -192,7 +216,10 @@ proptest! {
         let records = call.records();
         let ends = records.iter().filter(|(header, _)| header.kind == RecordKind::End).count();
         prop_assert_eq!(ends as u64, ended);
-        let complete = records.iter().filter(|(header, _)| header.kind == RecordKind::Audio && header.last).count();
+        let complete = records
+            .iter()
+            .filter(|(header, _)| header.kind == RecordKind::Audio && header.last)
+            .count();
         prop_assert_eq!(complete as u64, call.counters.frames.read());
     }
 }

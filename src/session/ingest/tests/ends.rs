@@ -1,4 +1,4 @@
-//! The ways a call ends by the peer's will: stop, Close, and the end of its connection.
+//! Ends of a call that the peer causes: `stop`, Close, and the end of its connection.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ fn stop_waits_for_the_promise_of_the_last_frame() {
     call.frames(12, 960);
     let head = call.ring.head();
     assert_eq!(call.text(STOP), b"");
-    assert!(call.ring.head() > head, "the end record stands right behind the audio");
+    assert!(call.ring.head() > head, "the end record directly follows the audio");
     call.assert_ended(Ending::Stopped);
     assert_eq!(call.questions, [10, 12]);
     assert!(call.session.is_live(), "it is still owed an answer");
@@ -43,17 +43,23 @@ fn stop_without_audio_is_answered_at_once() {
     }
 }
 
-/// Where acks promise less than a sync, `stopped` goes when they hold, and says how far the disk is.
+/// If acks promise less than a sync, `stopped` is sent when they hold, and says how far the disk
+/// is.
 #[test]
 fn stopped_says_up_to_which_frame_the_call_is_known_to_be_durable() {
-    // Frames before the sync, frames behind it, and what is known then.
-    for (before, behind, known) in [(0, 0, "0"), (0, 5, "0"), (12, 0, "12"), (25, 3, "20"), (30, 10, "30"), (9, 9, "0")] {
+    // Frames before the sync, frames after it, and what is known then.
+    for (before, after, known) in
+        [(0, 0, "0"), (0, 5, "0"), (12, 0, "12"), (25, 3, "20"), (30, 10, "30"), (9, 9, "0")]
+    {
         let mut call = Harness::live_with(|settings| settings.has_journal = true);
         call.frames(before, 2);
         call.sync();
-        call.frames(behind, 2);
-        let seq = (before + behind) as u64;
-        assert_eq!(call.text(STOP), [stopped(seq, seq * 2, seq * 2 / 48, known), close(1000, "")].concat());
+        call.frames(after, 2);
+        let seq = (before + after) as u64;
+        assert_eq!(
+            call.text(STOP),
+            [stopped(seq, seq * 2, seq * 2 / 48, known), close(1000, "")].concat()
+        );
         call.assert_finished();
         assert_eq!(call.summary().durable, Some(Seq(known.parse().unwrap())));
         call.sync();
@@ -61,9 +67,10 @@ fn stopped_says_up_to_which_frame_the_call_is_known_to_be_durable() {
     }
 }
 
-/// A call that is faster than the disk: each batch is sealed at once, and becomes durable several batches later.
+/// A call that is faster than the disk: each batch is sealed at once, and becomes durable several
+/// batches later.
 #[test]
-fn what_is_known_to_be_durable_lags_and_never_runs_ahead() {
+fn the_known_durable_frame_lags_and_is_never_ahead() {
     let mut call = Harness::live_with(|settings| settings.has_journal = true);
     let mut sealed = std::collections::VecDeque::new();
     let (mut known, mut truth) = (0, 0);
@@ -79,7 +86,10 @@ fn what_is_known_to_be_durable_lags_and_never_runs_ahead() {
             truth = seq;
         }
         let answer = call.session.durable_seq(call.ring.durable()).unwrap();
-        assert!((known..=truth).contains(&answer) && answer + 50 >= truth, "{answer} of {truth}, {known} before");
+        assert!(
+            (known..=truth).contains(&answer) && answer + 50 >= truth,
+            "{answer} of {truth}, {known} before"
+        );
         known = answer;
     }
     assert_eq!(truth, 260);
@@ -88,7 +98,7 @@ fn what_is_known_to_be_durable_lags_and_never_runs_ahead() {
 }
 
 #[test]
-fn a_flood_of_data_behind_a_stop_without_audio_is_counted() {
+fn a_flood_after_a_stop_without_audio_is_counted() {
     let mut call = Harness::live();
     call.step_without_output(|session, now, context| {
         let mut stop = STOP.as_bytes().to_vec();
@@ -96,20 +106,53 @@ fn a_flood_of_data_behind_a_stop_without_audio_is_counted() {
         let payload = &mut stop[..];
         session.handle_data(
             now,
-            DataPiece { kind: MessageKind::Text, first: true, last: true, offset: 0, payload, key: KEY },
+            DataPiece {
+                kind: MessageKind::Text,
+                first: true,
+                last: true,
+                offset: 0,
+                fragments: 1,
+                payload,
+                key: KEY,
+            },
             context,
         );
-        for (kind, last) in [(MessageKind::Binary, true), (MessageKind::Binary, false), (MessageKind::Binary, true)] {
-            session.handle_data(now, DataPiece { kind, first: true, last, offset: 0, payload: &mut [], key: KEY }, context);
+        for (kind, last) in
+            [(MessageKind::Binary, true), (MessageKind::Binary, false), (MessageKind::Binary, true)]
+        {
+            session.handle_data(
+                now,
+                DataPiece {
+                    kind,
+                    first: true,
+                    last,
+                    offset: 0,
+                    fragments: 1,
+                    payload: &mut [],
+                    key: KEY,
+                },
+                context,
+            );
         }
         let kind = MessageKind::Text;
         session.handle_data(
             now,
-            DataPiece { kind, first: true, last: true, offset: 0, payload: &mut [], key: KEY },
+            DataPiece {
+                kind,
+                first: true,
+                last: true,
+                offset: 0,
+                fragments: 1,
+                payload: &mut [],
+                key: KEY,
+            },
             context,
         );
     });
-    assert_eq!((call.counters.frames_after_stop.read(), call.shared.counters.texts_after_stop.read()), (2, 1));
+    assert_eq!(
+        (call.counters.frames_after_stop.read(), call.shared.counters.texts_after_stop.read()),
+        (2, 1)
+    );
     assert_eq!(call.transmit(), [stopped(0, 0, 0, "null"), close(1000, "")].concat());
     call.assert_ended(Ending::Stopped);
 }
@@ -127,7 +170,10 @@ fn data_after_stop_is_ignored_and_counted() {
     for ignored in [STOP, START, "no JSON", r#"{"event":"mark"}"#] {
         assert_eq!(call.text(ignored), b"");
     }
-    assert_eq!((call.counters.frames_after_stop.read(), call.shared.counters.texts_after_stop.read()), (4, 4));
+    assert_eq!(
+        (call.counters.frames_after_stop.read(), call.shared.counters.texts_after_stop.read()),
+        (4, 4)
+    );
     assert_eq!((call.ring.head(), call.counters.events_unknown.read()), (head, 0));
     assert_eq!(call.control(Control::Ping(b"?")), frame(0xA, b"?"), "pings are still answered");
     assert_eq!(call.promise(1), [stopped(1, 2, 0, "null"), close(1000, "")].concat());
@@ -148,12 +194,16 @@ fn a_call_that_has_stopped_is_not_taken_over_nor_drained() {
     call.promises_at_once = false;
     call.frames(1, 2);
     call.text(STOP);
-    assert_eq!(call.notice(Notice::Storage), refusal_of(Closing::Storage), "no promise, no stopped");
+    assert_eq!(
+        call.notice(Notice::Storage),
+        refusal_of(Closing::Storage),
+        "no promise, no stopped"
+    );
     call.assert_ended(Ending::Stopped);
 }
 
 #[test]
-fn silence_counts_while_a_stopped_peer_waits_unless_it_can_not_speak() {
+fn silence_counts_after_stop_unless_the_peer_cannot_send() {
     let mut call = Harness::live();
     call.promises_at_once = false;
     call.frames(1, 2);
@@ -173,7 +223,9 @@ fn silence_counts_while_a_stopped_peer_waits_unless_it_can_not_speak() {
 
 #[test]
 fn a_peers_close_is_answered_with_its_code_after_the_acks_due() {
-    for (code, answer) in [(Some(1000), close(1000, "")), (Some(4999), close(4999, "")), (None, frame(0x8, b""))] {
+    for (code, answer) in
+        [(Some(1000), close(1000, "")), (Some(4999), close(4999, "")), (None, frame(0x8, b""))]
+    {
         let mut call = Harness::live();
         call.promises_at_once = false;
         call.frames(25, 2);
@@ -205,7 +257,7 @@ fn a_peers_close_with_nothing_due_is_answered_at_once() {
 }
 
 #[test]
-fn our_close_waits_so_long_for_acks_and_no_longer() {
+fn our_close_waits_a_limited_time_for_acks() {
     let mut call = Harness::live();
     call.promises_at_once = false;
     call.frames(25, 2);
@@ -238,13 +290,15 @@ fn a_close_after_stop_still_gets_its_stopped_in_time() {
     call.text(STOP);
     call.peer_close(Some(1001));
     assert_eq!(call.pass(millis(500) - NANO), b"");
-    assert_eq!(call.pass(NANO), close(1001, ""), "a promise that does not hold is not made");
+    assert_eq!(call.pass(NANO), close(1001, ""), "no promise is made that does not hold");
     call.assert_finished();
 }
 
 #[test]
 fn a_lost_connection_ends_the_call_with_its_complete_frames() {
-    for (disconnect, ending) in [(Disconnect::Finished, Ending::Finished), (Disconnect::Reset, Ending::Reset)] {
+    for (disconnect, ending) in
+        [(Disconnect::Finished, Ending::Finished), (Disconnect::Reset, Ending::Reset)]
+    {
         let mut call = Harness::live();
         call.frames(2, 2);
         call.piece(MessageKind::Binary, true, false, 0, &[1, 2, 3, 4]);
@@ -280,7 +334,7 @@ fn a_peer_that_ends_its_side_after_its_close_still_gets_ours() {
 }
 
 #[test]
-fn a_reset_while_we_wait_finishes_without_a_word() {
+fn a_reset_while_we_wait_finishes_without_output() {
     let mut call = Harness::live();
     call.promises_at_once = false;
     call.frames(1, 2);

@@ -1,9 +1,9 @@
-//! What of a call stands in the frame ring.
+//! What the frame ring holds of a call.
 
 #![forbid(unsafe_code)]
 
 use super::*;
-use crate::journal::format::CallRecord;
+use crate::format::CallRecord;
 
 #[test]
 fn the_ring_holds_the_call_its_audio_and_its_end() {
@@ -22,10 +22,19 @@ fn the_ring_holds_the_call_its_audio_and_its_end() {
 
     let (header, payload) = &records[0];
     assert_eq!(header.kind, RecordKind::Call);
-    let record = CallRecord::decode(payload).expect("a sound call record");
-    assert_eq!((record.call, record.tenant, record.interaction), (call.session.call, "tenant-abc", "call-123"));
-    assert_eq!((record.sample_rate, record.started_at), (24_000, UnixMicros(EPOCH_OF_UNIX * 1_000_000)));
-    assert_eq!((record.token_issued_at, record.token_expires_at), (EPOCH_OF_UNIX - 60, EPOCH_OF_UNIX + 1));
+    let record = CallRecord::decode(payload).expect("a valid call record");
+    assert_eq!(
+        (record.call, record.tenant, record.interaction),
+        (call.session.call, "tenant-abc", "call-123")
+    );
+    assert_eq!(
+        (record.sample_rate, record.started_at),
+        (24_000, UnixMicros(EPOCH_OF_UNIX * 1_000_000))
+    );
+    assert_eq!(
+        (record.token_issued_at, record.token_expires_at),
+        (EPOCH_OF_UNIX - 60, EPOCH_OF_UNIX + 1)
+    );
 
     let audio: Vec<_> = records[1..5]
         .iter()
@@ -45,7 +54,7 @@ fn the_ring_holds_the_call_its_audio_and_its_end() {
 
     let (header, payload) = &records[5];
     assert_eq!((header.kind, records.len()), (RecordKind::End, 6));
-    let end = EndRecord::decode(payload).expect("a sound end record");
+    let end = EndRecord::decode(payload).expect("a valid end record");
     let ended_at = UnixMicros(EPOCH_OF_UNIX * 1_000_000 + 250_000);
     assert_eq!(end, EndRecord { frames: 3, bytes: 8, ending: Ending::Stopped.number(), ended_at });
 }
@@ -58,8 +67,9 @@ fn a_frame_that_was_cut_is_not_counted_by_the_end_record() {
     call.disconnect(Disconnect::Reset);
     let records = call.records();
     let kinds: Vec<_> = records.iter().map(|(header, _)| (header.kind, header.last)).collect();
-    let expected = [(RecordKind::Call, false), (RecordKind::Audio, true), (RecordKind::Audio, false)];
+    let expected =
+        [(RecordKind::Call, false), (RecordKind::Audio, true), (RecordKind::Audio, false)];
     assert_eq!(kinds[..3], expected);
-    let end = EndRecord::decode(&records[3].1).expect("a sound end record");
+    let end = EndRecord::decode(&records[3].1).expect("a valid end record");
     assert_eq!((end.frames, end.bytes, end.ending), (1, 2, Ending::Reset.number()));
 }

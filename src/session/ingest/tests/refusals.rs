@@ -1,5 +1,5 @@
-//! The protocol page's table "After the upgrade", row by row. `cargo test -- --nocapture after_the_upgrade` prints what each
-//! got.
+//! The table "After the upgrade" of `docs/protocol.md`, row by row. `cargo test -- --nocapture
+//! after_the_upgrade` prints the answers.
 
 #![forbid(unsafe_code)]
 
@@ -8,7 +8,7 @@ use super::*;
 struct Row {
     case: &'static str,
     closing: Closing,
-    /// What the error event says, where it is not the usual message of `closing`.
+    /// Text of the error event, if it is not the usual message of `closing`.
     message: Option<&'static str>,
     provoke: fn() -> (Harness, Vec<u8>),
 }
@@ -48,55 +48,90 @@ const INVALID_STARTS: [Row; 10] = [
         || with_text("hello"),
     ),
     row(
-        "JSON that is no object",
+        "JSON that is not an object",
         Closing::InvalidStart,
         Some("the text is JSON but no object: send an object with an event member"),
         || with_text("[]"),
     ),
     row("no event", Closing::InvalidStart, Some("event is missing: add it"), || with_text("{}")),
-    row("start without interaction_id", Closing::InvalidStart, Some("interaction_id is missing: add it"), || {
-        with_text(r#"{"event":"start","tenant_id":"tenant-abc","sample_rate":24000,"encoding":"pcm16"}"#)
-    }),
-    row("tenant_id of a wrong type", Closing::InvalidStart, Some("tenant_id is a number: send a string"), || {
-        with_text(&START.replace(r#""tenant-abc""#, "7"))
-    }),
+    row(
+        "start without interaction_id",
+        Closing::InvalidStart,
+        Some("interaction_id is missing: add it"),
+        || {
+            with_text(concat!(
+                r#"{"event":"start","tenant_id":"tenant-abc","sample_rate":24000,"#,
+                r#""encoding":"pcm16"}"#
+            ))
+        },
+    ),
+    row(
+        "tenant_id of a wrong type",
+        Closing::InvalidStart,
+        Some("tenant_id is a number: send a string"),
+        || with_text(&START.replace(r#""tenant-abc""#, "7")),
+    ),
     row(
         "sample_rate with a fraction",
         Closing::InvalidStart,
-        Some("sample_rate is a number with a fraction or exponent: send an integer without quotes or fraction"),
+        Some(
+            "sample_rate is a number with a fraction or exponent: send an integer without quotes \
+             or fraction",
+        ),
         || with_text(&START.replace("24000", "24000.0")),
     ),
     row(
-        "sample_rate outside of the set",
+        "sample_rate outside of the allowed set",
         Closing::InvalidStart,
         Some("sample_rate 44100 is not supported: send one of 8000, 16000, 24000, 48000"),
         || with_text(&START.replace("24000", "44100")),
     ),
-    row("another encoding", Closing::InvalidStart, Some("encoding opus is not supported: send pcm16"), || {
-        with_text(&START.replace("pcm16", "opus"))
-    }),
+    row(
+        "another encoding",
+        Closing::InvalidStart,
+        Some("encoding opus is not supported: send pcm16"),
+        || with_text(&START.replace("pcm16", "opus")),
+    ),
     row(
         "an empty id",
         Closing::InvalidStart,
         Some("interaction_id has to be 1 to 256 bytes without control characters: send another id"),
         || with_text(&START.replace("call-123", "")),
     ),
-    row("a member twice, in a live call", Closing::InvalidStart, Some("event appears twice: send it once"), || {
-        live(|call| call.text(r#"{"event":"stop","event":"stop"}"#))
-    }),
+    row(
+        "a member twice, in a live call",
+        Closing::InvalidStart,
+        Some("event appears twice: send it once"),
+        || live(|call| call.text(r#"{"event":"stop","event":"stop"}"#)),
+    ),
 ];
 
-const OTHERS: [Row; 19] = [
+const OTHERS: [Row; 20] = [
     row("binary before start", Closing::StartRequired, None, || {
         waiting(|call| call.piece(MessageKind::Binary, true, false, 0, &[0]))
     }),
+    row(
+        "a start as a binary message",
+        Closing::StartRequired,
+        Some(
+            "the call has not started: the start event came as a binary message, send it as a \
+             text message",
+        ),
+        || waiting(|call| call.piece(MessageKind::Binary, true, false, 0, &START.as_bytes()[..9])),
+    ),
     row("stop before start", Closing::StartRequired, None, || with_text(STOP)),
     row("a different second start", Closing::AlreadyStarted, None, || {
         live(|call| call.text(&START.replace("24000", "8000")))
     }),
-    row("claims and start disagree", Closing::ClaimMismatch, None, || with_text(&START.replace("call-123", "call-124"))),
-    row("the same call connects again", Closing::Superseded, None, || live(|call| call.notice(Notice::Superseded))),
-    row("no start in time", Closing::StartTimeout, None, || waiting(|call| call.pass(millis(1000)))),
+    row("claims and start disagree", Closing::ClaimMismatch, None, || {
+        with_text(&START.replace("call-123", "call-124"))
+    }),
+    row("the same call connects again", Closing::Superseded, None, || {
+        live(|call| call.notice(Notice::Superseded))
+    }),
+    row("no start in time", Closing::StartTimeout, None, || {
+        waiting(|call| call.pass(millis(1000)))
+    }),
     row("nothing at all in time", Closing::IdleTimeout, None, || {
         let mut call = Harness::live();
         call.pass(millis(1500));
@@ -112,10 +147,12 @@ const OTHERS: [Row; 19] = [
         })
     }),
     row("audio too far ahead", Closing::TooFast, None, || {
-        // At 24,000 Hz the third second.
+        // At 24,000 Hz, in the third second.
         live(|call| call.frames(97, 1000)[9 * ack(10).len()..].to_vec())
     }),
-    row("the journal cannot take more", Closing::Storage, None, || live(|call| call.notice(Notice::Storage))),
+    row("the journal cannot take more", Closing::Storage, None, || {
+        live(|call| call.notice(Notice::Storage))
+    }),
     row("an odd frame under strict_pcm", Closing::OddLength, None, || {
         let mut call = Harness::live_with(|settings| settings.limits.strict_pcm = true);
         let out = call.audio(&[0]);
@@ -135,7 +172,9 @@ const OTHERS: [Row; 19] = [
     row("text that is not UTF-8", Closing::NotUtf8, None, || {
         live(|call| call.piece(MessageKind::Text, true, false, 0, b"\xc0"))
     }),
-    row("a close reason that is not UTF-8", Closing::NotUtf8, None, || waiting(|call| call.violation(Violation::NotUtf8))),
+    row("a close reason that is not UTF-8", Closing::NotUtf8, None, || {
+        waiting(|call| call.violation(Violation::NotUtf8))
+    }),
     row("message, text or fragments over limit", Closing::TooBig, None, || {
         live(|call| call.violation(Violation::TooBig("message")))
     }),
@@ -169,7 +208,10 @@ fn every_row_after_the_upgrade_gets_its_close() {
         assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&expected), "{case}");
         assert_eq!(out, expected, "{case}");
         call.assert_finished();
-        assert_eq!(call.shared.counters.closes.iter().map(|counter| counter.read()).sum::<u64>(), 1);
+        assert_eq!(
+            call.shared.counters.closes.iter().map(|counter| counter.read()).sum::<u64>(),
+            1
+        );
         assert_eq!(call.shared.counters.closes[closing.index()].read(), 1, "{case}");
         let refused = u64::from(!matches!(closing.code(), 1000 | 1001));
         assert_eq!(call.counters.sessions_refused.read(), refused, "{case}");

@@ -10,7 +10,7 @@ fn start(interaction: &str, tenant: &str, sample_rate: u32) -> String {
 }
 
 #[test]
-fn a_start_takes_a_turn_at_the_call_and_is_told_to_the_node() {
+fn a_start_gets_an_epoch_and_claims_the_call() {
     let mut call = Harness::new();
     let head = call.ring.head();
     assert!(!call.session.is_live());
@@ -30,7 +30,10 @@ fn a_start_may_come_in_pieces() {
         let mut call = Harness::new();
         assert_eq!(call.piece(MessageKind::Text, true, false, 0, &START.as_bytes()[..cut]), b"");
         assert!(call.session.text.is_some());
-        assert_eq!(call.piece(MessageKind::Text, false, true, cut, &START.as_bytes()[cut..]), text(STARTED));
+        assert_eq!(
+            call.piece(MessageKind::Text, false, true, cut, &START.as_bytes()[cut..]),
+            text(STARTED)
+        );
         assert!(call.session.text.is_none(), "its memory is free again");
     }
 }
@@ -51,7 +54,15 @@ fn each_identical_start_is_answered_and_seq_goes_on() {
         let mut payload = payload.clone();
         call.step_without_output(|session, now, context| {
             let payload = &mut payload[..];
-            let piece = DataPiece { kind: MessageKind::Text, first: true, last: true, offset: 0, payload, key: KEY };
+            let piece = DataPiece {
+                kind: MessageKind::Text,
+                first: true,
+                last: true,
+                offset: 0,
+                fragments: 1,
+                payload,
+                key: KEY,
+            };
             session.handle_data(now, piece, context);
         });
     }
@@ -89,9 +100,14 @@ fn claims_and_start_agree_as_far_as_configured() {
         let head = call.ring.head();
         let out = call.text(&start(interaction, tenant, 8_000));
         if agrees {
-            assert_eq!(out, text(&format!(r#"{{"event":"started","interaction_id":"{interaction}"}}"#)));
+            assert_eq!(
+                out,
+                text(&format!(r#"{{"event":"started","interaction_id":"{interaction}"}}"#))
+            );
             let identity = CallIdentity { tenant: tenant.into(), interaction: interaction.into() };
-            assert!(matches!(call.actions[..], [Action::Claim { call, .. }] if call == identity.key()));
+            assert!(
+                matches!(call.actions[..], [Action::Claim { call, .. }] if call == identity.key())
+            );
         } else {
             assert_eq!(out, refusal_of(Closing::ClaimMismatch));
             assert!(call.actions.is_empty() && call.ring.head() == head);
@@ -111,11 +127,17 @@ fn unknown_events_are_ignored_before_and_after_start() {
 }
 
 #[test]
-fn later_turns_have_greater_epochs() {
+fn later_connections_have_greater_epochs() {
     let mut call = Harness::live();
     let first = call.session.epoch;
-    let claims_identity = CallIdentity { tenant: "tenant-abc".into(), interaction: "call-123".into() };
-    let claims = Claims { identity: claims_identity, issued_at: 0, expires_at: 0 };
+    let claims_identity =
+        CallIdentity { tenant: "tenant-abc".into(), interaction: "call-123".into() };
+    let claims = Claims {
+        identity: claims_identity,
+        issued_at: 0,
+        expires_at: 0,
+        allowed_tenants: Default::default(),
+    };
     let permit = call.tenants.admit("tenant-abc").unwrap();
     call.session = IngestSession::new(call.now, claims, permit, Arc::clone(&call.shared));
     call.text(START);
@@ -136,8 +158,10 @@ fn long_ids_pass_through_small_buffers() {
     call.frames(10, 0);
     assert_eq!(call.text(&start(&id, "tenant-abc", 8_000)), started);
     let out = call.text(STOP);
-    let expected =
-        format!(r#"{{"event":"stopped","interaction_id":"{id}","seq":10,"bytes":0,"duration_ms":0,"durable_seq":null}}"#);
+    let expected = format!(
+        "{{\"event\":\"stopped\",\"interaction_id\":\"{id}\",\"seq\":10,\"bytes\":0,\
+         \"duration_ms\":0,\"durable_seq\":null}}"
+    );
     assert_eq!(out, [text(&expected), close(1000, "")].concat());
     call.assert_finished();
 }

@@ -1,4 +1,4 @@
-//! Every timer to the nanosecond: nothing a nanosecond before, everything at the deadline.
+//! Every timer to the nanosecond: nothing a nanosecond before the deadline, everything at it.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,7 @@ fn assert_at(call: &mut Harness, duration: Duration, out: &[u8]) {
 }
 
 #[test]
-fn start_has_to_come_in_time() {
+fn start_must_come_in_time() {
     let mut call = Harness::new();
     call.pass(millis(900));
     call.control(Control::Pong(b""));
@@ -48,7 +48,7 @@ fn a_long_silence_is_pinged_again_and_again() {
 }
 
 #[test]
-fn whatever_comes_breaks_the_silence() {
+fn any_input_ends_the_silence() {
     let mut call = Harness::live();
     type Sign = fn(&mut Harness) -> Vec<u8>;
     let signs: [Sign; 5] = [
@@ -106,7 +106,7 @@ fn a_peers_timers_stand_still_while_we_do_not_read() {
 }
 
 #[test]
-fn what_was_on_its_way_during_a_pause_counts_from_its_end_at_most() {
+fn input_during_a_pause_counts_at_most_from_its_end() {
     let mut call = Harness::live();
     call.pass(millis(1000));
     call.reading(false);
@@ -118,7 +118,7 @@ fn what_was_on_its_way_during_a_pause_counts_from_its_end_at_most() {
 }
 
 #[test]
-fn a_peer_that_does_not_read_is_closed_unless_bytes_go() {
+fn a_peer_that_does_not_read_is_closed_unless_bytes_are_sent() {
     let mut call = Harness::live();
     call.output(Output::Progressed);
     call.output(Output::Blocked);
@@ -149,11 +149,15 @@ fn a_stalled_peer_is_closed_though_we_do_not_read_it() {
 }
 
 #[test]
-fn last_words_that_nobody_takes_are_given_up() {
+fn unread_last_bytes_are_dropped_in_the_end() {
     let mut call = Harness::live();
     call.output(Output::Blocked);
-    call.step_without_output(|session, now, context| session.handle_notice(now, Notice::Draining, context));
-    let wake = |call: &mut Harness| call.step_without_output(|session, now, context| session.handle_timeout(now, context));
+    call.step_without_output(|session, now, context| {
+        session.handle_notice(now, Notice::Draining, context)
+    });
+    let wake = |call: &mut Harness| {
+        call.step_without_output(|session, now, context| session.handle_timeout(now, context))
+    };
     call.set_time(call.now.moment + (millis(500) - NANO));
     wake(&mut call);
     assert!(!call.session.is_finished() && call.session.is_live());
@@ -164,8 +168,8 @@ fn last_words_that_nobody_takes_are_given_up() {
 }
 
 #[test]
-fn expiry_closes_where_it_is_to() {
-    // The token has a second left, and a leeway on top.
+fn expiry_closes_calls_if_it_is_set_to() {
+    // The token has a second left, and the leeway after that.
     let mut call = Harness::live_with(|settings| {
         settings.close_on_expiry = true;
         settings.expiry_leeway = millis(250);

@@ -1,14 +1,15 @@
-//! What a crash may leave of a scripted shard's files: the log of what happened to them, played up to the cut.
+//! What a crash may leave of a scripted shard's files: the log of what happened to them, played up
+//! to the cut.
 
 #![forbid(unsafe_code)]
 
 use super::Dice;
 use crate::constants::BLOCK_SIZE;
+use crate::format::SegmentHeader;
+use crate::format::batch::BatchReader;
 use crate::io::FileHandle;
 use crate::io::scripted::SECTOR_SIZE;
 use crate::io::scripted::log::Event;
-use crate::journal::batch::BatchReader;
-use crate::journal::format::SegmentHeader;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -33,7 +34,7 @@ struct Write {
 enum Fate {
     /// Under way.
     Pending,
-    /// So many bytes were taken. The others may have come to the disk all the same.
+    /// So many bytes were taken. The others may have come to the disk too.
     Taken(usize),
     /// It failed, or a sync that should have covered it did: no later sync makes it durable.
     Doubtful,
@@ -65,14 +66,19 @@ impl Files {
     pub(super) fn play(&mut self, event: &Event) {
         match event {
             Event::Created { file, size } => {
-                self.files.insert(file.0, File { size: *size, durable: vec![0; *size], writes: BTreeMap::new() });
+                self.files.insert(
+                    file.0,
+                    File { size: *size, durable: vec![0; *size], writes: BTreeMap::new() },
+                );
             }
             Event::Writing { operation, file, offset, bytes } => {
                 let write = Write { offset: *offset, bytes: Rc::clone(bytes), fate: Fate::Pending };
                 self.file(*file).writes.insert(*operation, write);
             }
             Event::Syncing { operation, file } => {
-                let is_covered = |(number, write): (&u64, &Write)| matches!(write.fate, Fate::Taken(_)).then_some(*number);
+                let is_covered = |(number, write): (&u64, &Write)| {
+                    matches!(write.fate, Fate::Taken(_)).then_some(*number)
+                };
                 let covered = self.file(*file).writes.iter().filter_map(is_covered).collect();
                 self.syncs.insert(*operation, (*file, covered));
             }
@@ -80,7 +86,8 @@ impl Files {
                 Some((file, covered)) => self.file(file).synced(&covered, result.is_ok()),
                 None => {
                     let fate = result.map_or(Fate::Doubtful, |size| Fate::Taken(size as usize));
-                    let mut writes = self.files.values_mut().filter_map(|file| file.writes.get_mut(operation));
+                    let mut writes =
+                        self.files.values_mut().filter_map(|file| file.writes.get_mut(operation));
                     writes.next().expect("a write that was submitted").fate = fate;
                 }
             },
@@ -137,11 +144,13 @@ impl File {
         image
     }
 
-    /// Where the first batch is that need not be there as a whole: in front of it nothing may be called damaged, or torn.
+    /// Where the first batch is that need not be there as a whole: before it nothing may be
+    /// called damaged, or torn.
     pub(super) fn sure_end(&self, crash: Crash) -> u64 {
         let image = self.sure(crash);
-        // Without a header nobody knows where the batches are.
-        let has_header = image.first_chunk().is_some_and(|block| SegmentHeader::decode(block).is_ok());
+        // Without a header the places of the batches are unknown.
+        let has_header =
+            image.first_chunk().is_some_and(|block| SegmentHeader::decode(block).is_ok());
         let mut at = if has_header { BLOCK_SIZE } else { 0 };
         while at > 0
             && let Some(Ok(batch)) = image.get(at..).map(BatchReader::open)
@@ -176,8 +185,10 @@ impl File {
                 }
             }
         }
-        // Beyond what is allocated a file grows with a write, and the length alone may have come to the disk.
-        let end = self.writes.values().map(|write| write.offset + write.bytes.len()).max().unwrap_or(0);
+        // Beyond what is allocated a file grows with a write, and the length alone may have come to
+        // the disk.
+        let end =
+            self.writes.values().map(|write| write.offset + write.bytes.len()).max().unwrap_or(0);
         if image.len() < end && dice.once_in(2) {
             image.resize(end, 0);
         }

@@ -1,0 +1,289 @@
+//! Builds an index from a segment's records, in the order in which they were written.
+
+#![forbid(unsafe_code)]
+
+use super::{CallFacts, EpochIndex, SegmentIndex};
+use crate::archive::ranges::SeqRange;
+use crate::archive::scan::SegmentScan;
+use crate::archive::source::Source;
+use crate::call::{CallIdentity, Epoch};
+use crate::clock::UnixMicros;
+use crate::format::{CallRecord, EndRecord, RecordHeader, RecordKind};
+use crate::journal::frame_ring::{Noted, RecordHeaders};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// The part of an epoch's state that changes with each chunk. It is one cache line, so that a frame
+/// costs one cache line even with thousands of epochs.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    /// The frame that is being assembled.
+    seq: u64,
+    /// Where its next chunk starts; greater than any offset once the frame is complete.
+    next_offset: u64,
+    /// The latest run of completed frames without a gap; empty while `last` is 0 and `first` is 1.
+    completed: SeqRange,
+    bytes: u64,
+    first_received_at: UnixMicros,
+    last_received_at: UnixMicros,
+    is_begun: bool,
+    is_whole: bool,
+    is_erased: bool,
+}
+
+const _: () = assert!(size_of::<Progress>() == 64);
+
+/// What a chunk of audio adds to an epoch.
+#[derive(Clone, Copy, Debug)]
+struct ChunkFacts {
+    seq: u64,
+    offset: u64,
+    length: u64,
+    last: bool,
+    erased: bool,
+}
+
+/// A frame has nothing after its last chunk.
+const COMPLETE: u64 = u64::MAX;
+
+/// Takes records and makes an index.
+#[derive(Debug, Default)]
+pub struct IndexBuilder {
+    epochs: Vec<EpochIndex>,
+    progress: Vec<Progress>,
+    places: HashMap<(u64, Epoch), usize>,
+}
+
+/// Positions of epochs, by the microseconds of their ids.
+type PlacesByMicros = HashMap<u64, usize, BuildHasherDefault<MicrosHasher>>;
+
+/// Hashes numbers that no peer chooses: faster than the usual hash.
+#[derive(Clone, Copy, Debug, Default)]
+struct MicrosHasher(u64);
+
+impl Hasher for MicrosHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
+    }
+}
+
+impl IndexBuilder {
+    /// Takes the next record. Does not look at the payload of audio.
+    pub fn add(&mut self, header: &RecordHeader, payload: &[u8]) {
+        self.add_record(header, payload);
+    }
+
+    /// Takes the next record and returns the position of its epoch.
+    fn add_record(&mut self, header: &RecordHeader, payload: &[u8]) -> usize {
+        let place = *self.places.entry((header.call, header.epoch)).or_insert_with(|| {
+            let (call, epoch) = (header.call, header.epoch);
+            self.epochs.push(EpochIndex { call, epoch, ..EpochIndex::default() });
+            self.progress.push(Progress::new(header.received_at));
+            self.epochs.len() - 1
+        });
+        let (call_epoch, progress) = (&mut self.epochs[place], &mut self.progress[place]);
+        progress.receive(header.received_at);
+        match header.kind {
+            RecordKind::Call => {
+                call_epoch.facts = CallRecord::decode(payload).ok().map(|record| facts(&record))
+            }
+            RecordKind::End => call_epoch.end = EndRecord::decode(payload).ok(),
+            RecordKind::Audio => {
+                let (offset, length) = (u64::from(header.offset), u64::from(header.length));
+                let (seq, last, erased) = (header.seq.0, header.last, header.erased);
+                add_chunk(call_epoch, progress, ChunkFacts { seq, offset, length, last, erased });
+            }
+            RecordKind::Pad => {}
+        }
+        place
+    }
+
+    /// The index of the segment, once `scan` has reached its end.
+    pub fn finish<S: Source>(
+        self,
+        run: u64,
+        shard: u16,
+        id: u64,
+        scan: &SegmentScan<S>,
+    ) -> SegmentIndex {
+        SegmentIndex {
+            run,
+            shard,
+            id,
+            uuid: scan.uuid(),
+            start: scan.start(),
+            end: scan.offset(),
+            batches: scan.stats().batches,
+            records: scan.stats().records,
+            torn_at: scan.torn_at(),
+            durable_end: scan.durable_end(),
+            bytes_unsynced: scan.stats().bytes_unsynced,
+            is_lossy: scan.stats().is_lossy,
+            damage_count: u32::try_from(scan.damages().len()).unwrap_or(u32::MAX),
+            epochs: self.into_epochs(),
+        }
+    }
+
+    /// The index of a segment, made from what its writer noted. All of its `end` bytes are durable.
+    /// `None` if the notes are incomplete.
+    pub fn of_headers(
+        headers: &RecordHeaders,
+        run: u64,
+        shard: u16,
+        id: u64,
+        end: u64,
+    ) -> Option<SegmentIndex> {
+        let (mut builder, mut records) = (IndexBuilder::default(), 0);
+        let mut places = PlacesByMicros::default();
+        for record in headers.records()? {
+            records += 1;
+            match record.ok()? {
+                Noted::Chunk(chunk) => {
+                    // The call's record comes before it. If that is missing, only reading the
+                    // segment can identify the call.
+                    let place = *places.get(&chunk.epoch_micros)?;
+                    let (call_epoch, progress) =
+                        (&mut builder.epochs[place], &mut builder.progress[place]);
+                    progress.receive(chunk.received_at);
+                    let (seq, offset, length, last) =
+                        (chunk.seq, chunk.offset, chunk.length, chunk.last);
+                    add_chunk(
+                        call_epoch,
+                        progress,
+                        ChunkFacts { seq, offset, length, last, erased: false },
+                    );
+                }
+                Noted::Record(header, payload) => {
+                    let place = builder.add_record(&header, payload);
+                    let known = places.insert(header.epoch.micros, place);
+                    if known.is_some_and(|known| known != place) {
+                        return None;
+                    }
+                }
+            }
+        }
+        Some(SegmentIndex {
+            run,
+            shard,
+            id,
+            uuid: headers.segment(),
+            start: headers.start(),
+            end,
+            batches: headers.batches(),
+            records,
+            torn_at: None,
+            durable_end: end,
+            bytes_unsynced: 0,
+            is_lossy: false,
+            damage_count: 0,
+            epochs: builder.into_epochs(),
+        })
+    }
+
+    fn into_epochs(mut self) -> Vec<EpochIndex> {
+        for (call_epoch, progress) in self.epochs.iter_mut().zip(self.progress) {
+            call_epoch.frames.add(progress.completed);
+            call_epoch.bytes = progress.bytes;
+            (call_epoch.first_received_at, call_epoch.last_received_at) =
+                (progress.first_received_at, progress.last_received_at);
+            if progress.next_offset != COMPLETE {
+                call_epoch.open_seq = progress.seq;
+            }
+        }
+        self.epochs
+    }
+}
+
+impl Progress {
+    fn new(received_at: UnixMicros) -> Progress {
+        Progress {
+            seq: 0,
+            next_offset: 0,
+            completed: SeqRange { first: 1, last: 0 },
+            bytes: 0,
+            first_received_at: received_at,
+            last_received_at: received_at,
+            is_begun: false,
+            is_whole: false,
+            is_erased: false,
+        }
+    }
+
+    fn receive(&mut self, at: UnixMicros) {
+        self.first_received_at = self.first_received_at.min(at);
+        self.last_received_at = self.last_received_at.max(at);
+    }
+
+    /// Whether the chunk is the whole frame that comes after the completed ones.
+    fn is_next_frame(&self, chunk: &ChunkFacts) -> bool {
+        let is_next = self.seq.checked_add(1) == Some(chunk.seq) && self.completed.last == self.seq;
+        is_next && self.next_offset == COMPLETE && chunk.offset == 0 && chunk.last && !chunk.erased
+    }
+}
+
+fn add_chunk(call_epoch: &mut EpochIndex, progress: &mut Progress, chunk: ChunkFacts) {
+    let ChunkFacts { seq, offset, .. } = chunk;
+    if progress.is_next_frame(&chunk) {
+        (progress.seq, progress.completed.last) = (seq, seq);
+        progress.bytes += chunk.length - chunk.length % 2;
+        return;
+    }
+    if seq < progress.seq || (seq == progress.seq && offset < progress.next_offset) {
+        call_epoch.doubles += 1;
+        return;
+    }
+    if seq > progress.seq {
+        call_epoch.broken += u64::from(progress.seq > 0 && progress.next_offset != COMPLETE);
+        // The segment before may hold chunks of the first frame.
+        progress.is_whole = offset == 0 || !progress.is_begun;
+        (progress.seq, progress.next_offset, progress.is_erased) = (seq, offset, false);
+    }
+    if !progress.is_begun {
+        progress.is_begun = seq > 0;
+        call_epoch.first_seq = seq;
+    }
+    progress.is_whole &= offset == progress.next_offset;
+    progress.is_erased |= chunk.erased;
+    progress.next_offset = offset + chunk.length;
+    if !chunk.last {
+        return;
+    }
+    if progress.is_whole {
+        if progress.completed.last > 0 && progress.completed.last.checked_add(1) == Some(seq) {
+            progress.completed.last = seq;
+        } else {
+            call_epoch.frames.add(progress.completed);
+            progress.completed = SeqRange { first: seq, last: seq };
+        }
+        progress.bytes += progress.next_offset - progress.next_offset % 2;
+        call_epoch.erased += u64::from(progress.is_erased);
+    } else {
+        call_epoch.broken += 1;
+    }
+    progress.next_offset = COMPLETE;
+}
+
+fn facts(record: &CallRecord<'_>) -> CallFacts {
+    CallFacts {
+        identity: CallIdentity {
+            tenant: record.tenant.into(),
+            interaction: record.interaction.into(),
+        },
+        key: record.call,
+        sample_rate: record.sample_rate,
+        started_at: record.started_at,
+        token_issued_at: record.token_issued_at,
+        token_expires_at: record.token_expires_at,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,275 @@
+//! Where the bytes of a segment come from: a file, or an image in memory.
+//!
+//! Files are read around the page cache (O_DIRECT) if the filesystem allows it. So the bytes are
+//! those on the disk. Reading a terabyte of recordings does not evict a live node's memory from the
+//! cache.
+
+#![forbid(unsafe_code)]
+
+use super::lock;
+use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
+use crate::io::memory::Region;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Bytes in one read: a few batches, so that the disk is busy while a batch is checked.
+const WINDOW_SIZE: usize = 4 * BATCH_SIZE_MAX;
+
+/// Bytes that can be read at an offset.
+pub trait Source {
+    /// Number of bytes.
+    fn size(&self) -> u64;
+
+    /// Reads into a buffer that starts on a page. Returns the number of bytes read, 0 at the end.
+    /// The offset and the buffer's size are multiples of the block size.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
+}
+
+impl Source for &[u8] {
+    fn size(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let rest =
+            usize::try_from(offset).ok().and_then(|offset| self.get(offset..)).unwrap_or_default();
+        let size = rest.len().min(into.len());
+        into[..size].copy_from_slice(&rest[..size]);
+        Ok(size)
+    }
+}
+
+/// What holds a segment's file when a reader opens it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Only readers. As long as this reader has it open, it does not change.
+    Readers,
+    /// A writer: more bytes may follow those read.
+    Writer,
+}
+
+/// A segment's file, open for reading.
+#[derive(Debug)]
+pub struct SegmentFile {
+    file: File,
+    path: PathBuf,
+    size: u64,
+    holder: Holder,
+}
+
+impl SegmentFile {
+    /// Opens the file and takes a reader's lock if it can. `NotFound` means that retention removed
+    /// it first.
+    pub fn open(path: &Path) -> io::Result<SegmentFile> {
+        let direct = OFlags::DIRECT.bits().cast_signed();
+        let file = match File::options().read(true).custom_flags(direct).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => File::open(path)?,
+            opened => opened?,
+        };
+        let holder = if lock::try_shared(&file)? { Holder::Readers } else { Holder::Writer };
+        if !lock::is_still(path, &file)? {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(SegmentFile { size: file.metadata()?.len(), file, path: path.to_owned(), holder })
+    }
+
+    /// A file that its owner has already locked, for the owner's purpose.
+    pub(super) fn of_owner(file: File, path: &Path) -> io::Result<SegmentFile> {
+        Ok(SegmentFile {
+            size: file.metadata()?.len(),
+            file,
+            path: path.to_owned(),
+            holder: Holder::Readers,
+        })
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What held the file when it was opened, or at the last [`SegmentFile::refresh`].
+    pub fn holder(&self) -> Holder {
+        self.holder
+    }
+
+    /// Whether the file's name is gone, or names another file.
+    pub fn is_gone(&self) -> io::Result<bool> {
+        lock::is_still(&self.path, &self.file).map(|is_still| !is_still)
+    }
+
+    /// Checks again what holds the file, and how large it is.
+    pub fn refresh(&mut self) -> io::Result<Holder> {
+        self.size = self.file.metadata()?.len();
+        if self.holder == Holder::Writer && lock::try_shared(&self.file)? {
+            self.holder = Holder::Readers;
+        }
+        Ok(self.holder)
+    }
+}
+
+impl Source for SegmentFile {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.file.read_at(into, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    // Some filesystems accept the flag but refuse the read, or refuse the short
+                    // block at the end of a cut file.
+                    let flags = fcntl_getfl(&self.file)?;
+                    if !flags.contains(OFlags::DIRECT) {
+                        return Err(error);
+                    }
+                    fcntl_setfl(&self.file, flags - OFlags::DIRECT)?;
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+/// A stretch of a source in memory; it moves along with reading.
+#[derive(Debug)]
+pub(super) struct Window<S> {
+    source: S,
+    memory: Region,
+    /// Offset in the source of the first byte in memory, and the number of bytes there.
+    start: u64,
+    filled: usize,
+}
+
+impl<S: Source> Window<S> {
+    pub(super) fn new(source: S) -> io::Result<Window<S>> {
+        let wanted =
+            usize::try_from(source.size()).unwrap_or(usize::MAX).clamp(BLOCK_SIZE, WINDOW_SIZE);
+        let memory = Region::allocate(wanted.next_multiple_of(BLOCK_SIZE))?;
+        Ok(Window { source, memory, start: 0, filled: 0 })
+    }
+
+    pub(super) fn source(&self) -> &S {
+        &self.source
+    }
+
+    pub(super) fn source_mut(&mut self) -> &mut S {
+        &mut self.source
+    }
+
+    pub(super) fn into_source(self) -> S {
+        self.source
+    }
+
+    /// Makes the next look read again: the source may have more bytes by then.
+    pub(super) fn forget(&mut self) {
+        self.filled = 0;
+    }
+
+    /// The bytes of the source from `offset`, a multiple of the block size: `size` bytes (at most a
+    /// batch's largest), fewer at its end.
+    pub(super) fn bytes(&mut self, offset: u64, size: usize) -> io::Result<&[u8]> {
+        let held = self.held(offset);
+        let wanted = usize::try_from(self.source.size().saturating_sub(offset))
+            .unwrap_or(usize::MAX)
+            .min(size);
+        if held.len() < wanted {
+            // The rest of the old stretch starts on a block, so it may stay.
+            let kept = held.len() - held.len() % BLOCK_SIZE;
+            let from = held.start;
+            self.memory.copy_within(from..from + kept, 0);
+            self.start = offset;
+            self.filled = kept;
+            while self.filled < self.memory.len() {
+                let read = self
+                    .source
+                    .read_at(offset + self.filled as u64, &mut self.memory[self.filled..])?;
+                self.filled += read;
+                if read == 0 || !self.filled.is_multiple_of(BLOCK_SIZE) {
+                    break;
+                }
+            }
+        }
+        let held = self.held(offset);
+        Ok(&self.memory[held.start..held.end.min(held.start + size)])
+    }
+
+    /// The bytes that [`Window::bytes`] has made available, without another read.
+    pub(super) fn held_bytes(&self, offset: u64) -> &[u8] {
+        &self.memory[self.held(offset)]
+    }
+
+    fn held(&self, offset: u64) -> std::ops::Range<usize> {
+        let skipped =
+            offset.checked_sub(self.start).and_then(|skipped| usize::try_from(skipped).ok());
+        let from = skipped.map_or(self.filled, |skipped| skipped.min(self.filled));
+        from..self.filled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(size: usize) -> Vec<u8> {
+        (0..size).map(|at| (at / BLOCK_SIZE * 7 + at) as u8).collect()
+    }
+
+    #[test]
+    fn a_window_shows_the_bytes_of_the_source_at_every_position() {
+        let bytes = noise(2 * WINDOW_SIZE + BLOCK_SIZE + 5);
+        let mut window = Window::new(&bytes[..]).unwrap();
+        let last = bytes.len() / BLOCK_SIZE;
+        for block in [0, 1, 250, 1023, 1024, 3, 2047, 1500, last - 1, last, last + 1, 0] {
+            for size in [64, BLOCK_SIZE, BATCH_SIZE_MAX] {
+                let at = block * BLOCK_SIZE;
+                let expected = bytes.get(at..).unwrap_or_default();
+                let expected = &expected[..expected.len().min(size)];
+                assert!(
+                    window.bytes(at as u64, size).unwrap() == expected,
+                    "block {block}, {size} bytes"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_reads_as_memory_does_and_keeps_retention_away() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let bytes = noise(3 * BLOCK_SIZE + 100);
+        std::fs::write(file.path(), &bytes).unwrap();
+        let segment = SegmentFile::open(file.path()).unwrap();
+        assert_eq!((segment.size(), segment.holder()), (bytes.len() as u64, Holder::Readers));
+        let retention = File::open(file.path()).unwrap();
+        assert!(!lock::try_exclusive(&retention).unwrap());
+        let mut window = Window::new(segment).unwrap();
+        assert!(window.bytes(0, BATCH_SIZE_MAX).unwrap() == bytes);
+        assert!(
+            window.bytes(2 * BLOCK_SIZE as u64, BATCH_SIZE_MAX).unwrap()
+                == &bytes[2 * BLOCK_SIZE..]
+        );
+        drop(window);
+        assert!(lock::try_exclusive(&retention).unwrap());
+        let mut segment = SegmentFile::open(file.path()).unwrap();
+        assert_eq!(segment.holder(), Holder::Writer);
+        drop(retention);
+        assert_eq!(segment.refresh().unwrap(), Holder::Readers);
+    }
+
+    #[test]
+    fn a_file_that_was_recycled_while_it_was_open_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, recycled) = (dir.path().join("1.segment"), dir.path().join("2.preparing"));
+        std::fs::write(&path, noise(BLOCK_SIZE)).unwrap();
+        let retention = File::open(&path).unwrap();
+        assert!(lock::try_exclusive(&retention).unwrap());
+        let segment = SegmentFile::open(&path).unwrap();
+        assert_eq!((segment.holder(), segment.is_gone().unwrap()), (Holder::Writer, false));
+        std::fs::rename(&path, &recycled).unwrap();
+        assert!(segment.is_gone().unwrap());
+    }
+}

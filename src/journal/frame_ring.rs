@@ -1,0 +1,647 @@
+//! The frame ring: preallocated memory of one shard. Audio is laid out in it as journal records
+//! from the start.
+//!
+//! ```text
+//!   position ─►   released      durable       written       sealed       head
+//!   ──────────────┼─────────────┼─────────────┼─────────────┼────────────┼──────────────┐
+//!     free        │ a consumer  │ not synced  │ to be       │ the open   │ free         │ end of
+//!                 │ still reads │             │ written     │ batch      │              │ the lap
+//!   ──────────────┴─────────────┴─────────────┴─────────────┴────────────┴──────────────┘
+//! ```
+//! Positions are logical and count on over all laps. A batch that might not fit before the end of
+//! the lap starts on the next lap. The bytes between two positions have the journal's format:
+//! batches on blocks, records on lines (see [`crate::format`]). The disk takes them as
+//! they are.
+//!
+//! The ring does no IO and reads no clock. Once a turn the shard tells it the time. The shard takes
+//! sealed batches from it, and reports how far they were written. Without a journal it reports that
+//! at once ([`FrameRing::release_sealed`]).
+
+#![forbid(unsafe_code)]
+
+use crate::call::{Epoch, Seq};
+use crate::clock::{Moment, Now, UnixMicros};
+use crate::constants::{
+    BATCH_SIZE_MAX, BATCH_SIZE_QUEUED, BLOCK_SIZE, CALL_RECORD_SIZE_MAX, END_RECORD_SIZE,
+    RECORD_EXPANSION_MAX, SEAL_SIZE_MAX,
+};
+use crate::format::payload::{CALL_SIZE_MAX, END_SIZE};
+use crate::format::record::{PAYLOAD_SIZE_MAX, chain_crc, header_crc};
+use crate::format::{
+    BatchHeader, CallRecord, EndRecord, HEADER_SIZE, HeaderBytes, Lsn, RecordHeader, RecordKind,
+    SegmentUuid, Unsynced, record_size,
+};
+use crate::io::memory::Region;
+use crate::proto::MaskKey;
+use crate::proto::mask::{self, Kernel};
+use calls::CallTable;
+use record_headers::PendingHeaders;
+use std::collections::VecDeque;
+
+mod calls;
+mod input;
+mod note;
+mod record_headers;
+#[cfg(test)]
+mod tests;
+
+pub use calls::RepeatedCall;
+pub use input::{CallEnd, CallStart, Chunk};
+pub use note::{Noted, NotedChunk, Records};
+pub use record_headers::RecordHeaders;
+
+/// Most consumers of one ring: a live tap, a forwarder, and two more.
+pub const CONSUMERS_MAX: usize = 4;
+
+/// Smallest ring: one batch being filled, one being written, one being synced, and one that may be
+/// skipped at the end of the lap.
+pub const RING_SIZE_MIN: usize = 4 * BATCH_SIZE_MAX;
+
+/// A logical byte position in the frame ring; counts on over all laps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RingPosition(pub u64);
+
+/// There is no room, and nothing was appended. Wait until more is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingFull;
+
+/// A batch that takes no more records. The journal writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealedBatch {
+    /// Counts the shard's batches from 1.
+    pub number: u64,
+    /// Where it starts in the ring.
+    pub start: RingPosition,
+    /// Its size, bytes: whole blocks.
+    pub size: usize,
+    /// Records in it, pads not counted.
+    pub record_count: u16,
+    /// Running checksum over the headers of its records, pads included.
+    pub records_crc: u32,
+    /// When its first record was appended.
+    pub opened_at: Moment,
+    /// When it was sealed.
+    pub sealed_at: UnixMicros,
+    /// Number of its notes for the [`RecordHeaders`] of its segment; `None` if there was no room
+    /// for all of them.
+    note_count: Option<u32>,
+}
+
+impl SealedBatch {
+    /// Where it ends: the position for [`FrameRing::set_written`] and [`FrameRing::set_durable`].
+    pub const fn end(&self) -> RingPosition {
+        RingPosition(self.start.0 + self.size as u64)
+    }
+}
+
+/// A reader of sealed batches beside the journal. It cannot be copied: giving it back ends the
+/// reading.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConsumerId(usize);
+
+/// The batch that takes new records.
+#[derive(Debug)]
+struct OpenBatch {
+    number: u64,
+    start: RingPosition,
+    record_count: u16,
+    records_crc: u32,
+    opened_at: Moment,
+}
+
+/// Preallocated ring of batches of records.
+///
+/// Invariant, asserted once per batch: `released ≤ durable ≤ written ≤ sealed ≤ head`, and
+/// `head - released ≤ size`. `released` is the minimum of `durable` and all consumers' cursors.
+#[derive(Debug)]
+pub struct FrameRing {
+    memory: Region,
+    kernel: Kernel,
+    now: Now,
+    released: RingPosition,
+    durable: RingPosition,
+    written: RingPosition,
+    sealed: RingPosition,
+    head: RingPosition,
+    consumers: [Option<RingPosition>; CONSUMERS_MAX],
+    open: Option<OpenBatch>,
+    /// Sealed batches that were not given out yet. The shard takes them each turn.
+    sealed_batches: VecDeque<SealedBatch>,
+    sealed_count: u64,
+    /// Bytes that no seal may use: see [`FrameRing::set_reserve`].
+    reserve: usize,
+    calls: CallTable,
+    pending_headers: PendingHeaders,
+}
+
+impl FrameRing {
+    /// A ring over all of `memory`. Its size is a multiple of the block size and at least
+    /// [`RING_SIZE_MIN`].
+    pub fn new(memory: Region, kernel: Kernel) -> Self {
+        assert!(memory.len() >= RING_SIZE_MIN, "a frame ring has room for four batches");
+        assert!(memory.len().is_multiple_of(BLOCK_SIZE), "a frame ring is made of whole blocks");
+        assert!(
+            memory.as_ptr().addr().is_multiple_of(BLOCK_SIZE),
+            "a frame ring starts on a block"
+        );
+        let batch_count = memory.len() / BATCH_SIZE_QUEUED;
+        FrameRing {
+            memory,
+            kernel,
+            now: Now::default(),
+            released: RingPosition(0),
+            durable: RingPosition(0),
+            written: RingPosition(0),
+            sealed: RingPosition(0),
+            head: RingPosition(0),
+            consumers: [None; CONSUMERS_MAX],
+            open: None,
+            sealed_batches: VecDeque::with_capacity(batch_count),
+            sealed_count: 0,
+            reserve: 0,
+            calls: CallTable::default(),
+            pending_headers: PendingHeaders::default(),
+        }
+    }
+
+    /// Keeps notes for the record headers of segments from now on, at most `size_max` bytes.
+    /// Without this call all record headers are incomplete.
+    pub fn keep_headers(&mut self, size_max: usize) {
+        assert!(self.head == RingPosition(0), "notes are kept from the first record on");
+        self.pending_headers = PendingHeaders::with_room(size_max);
+    }
+
+    /// Sets the time of the batches that are opened and sealed from now on. Call it once a turn.
+    pub fn set_now(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// Room that an append surely finds, bytes, with record headers and padding ([`record_size`]).
+    /// A call record takes at most [`CALL_RECORD_SIZE_MAX`], an end record [`END_RECORD_SIZE`]. An
+    /// append succeeds if and only if its records take up at most this. The same holds for a series
+    /// of appends together. A [`FrameRing::seal`] between them costs up to [`SEAL_SIZE_MAX`], and
+    /// nothing of the reserve.
+    ///
+    /// It is less than the free bytes, because batches have a cost: a header, and a pad of up to a
+    /// block. The last batch's pad is free: it ends with its block, and each limit that it can meet
+    /// is the end of a block. For the other batches each appended byte is taxed by 1/64.
+    ///
+    /// Why that is enough: let `c` be the bytes of records in the open batch, and let `c/128` be
+    /// saved for closing it. A record of `r` bytes that fits adds `r/128` to the savings, less than
+    /// its tax. A record that does not fit finds `c/128` saved, and must leave `r/128` for its own
+    /// batch. It has to pay for a pad and a header, at most a block. Tax and savings come to
+    /// `r/64+c/128-r/128`, which is `(r+c)/128`. That is a block once `r+c` is half a batch, and
+    /// here `r+c` is more than a whole batch.
+    pub fn free_size(&self) -> usize {
+        match &self.open {
+            Some(open) => {
+                let appended = self.head.0 - open.start.0 - HEADER_SIZE as u64;
+                ((self.usable_size(self.head) * 128).saturating_sub(appended) / 130) as usize
+            }
+            None => self.free_size_between_batches(self.head),
+        }
+    }
+
+    /// [`FrameRing::free_size`] if the head were there and no batch open.
+    fn free_size_between_batches(&self, head: RingPosition) -> usize {
+        (self.usable_size(head).saturating_sub(HEADER_SIZE as u64) * 128 / 130) as usize
+    }
+
+    /// Free bytes after `head`, without the bytes before the end of a lap that a batch may have to
+    /// skip.
+    fn usable_size(&self, head: RingPosition) -> u64 {
+        let (size, limit) = (self.memory.len() as u64, self.released.0 + self.memory.len() as u64);
+        let lap_end = (head.0 / size + 1) * size;
+        let last_start = lap_end - BATCH_SIZE_MAX as u64;
+        let this_lap = limit.min(last_start).saturating_sub(head.0);
+        let next_lap = limit.min(last_start + size).saturating_sub(lap_end);
+        this_lap + next_lap
+    }
+
+    /// Appends a piece of a frame and unmasks it: this is the only copy of audio in the node. A
+    /// piece larger than a batch becomes several records, and only the last one completes the
+    /// frame.
+    pub fn append_audio(
+        &mut self,
+        chunk: Chunk,
+        masked: &[u8],
+        key: MaskKey,
+    ) -> Result<(), RingFull> {
+        let mut header = RecordHeader {
+            payload_crc: 0,
+            length: 0,
+            kind: RecordKind::Audio,
+            last: chunk.last,
+            erased: false,
+            call: chunk.call,
+            epoch: chunk.epoch,
+            seq: chunk.seq,
+            offset: chunk.offset,
+            batch: 0,
+            received_at: chunk.received_at,
+        };
+        if audio_size(masked.len()) > self.free_size() {
+            return Err(RingFull);
+        }
+        let (mut rest, mut key) = (masked, key);
+        while rest.len() > PAYLOAD_SIZE_MAX {
+            let (piece, behind) = rest.split_at(PAYLOAD_SIZE_MAX);
+            header.last = false;
+            self.append(header, piece, key);
+            header.last = chunk.last;
+            header.offset = header.offset.wrapping_add(PAYLOAD_SIZE_MAX as u32);
+            key = key.advanced(PAYLOAD_SIZE_MAX);
+            rest = behind;
+        }
+        self.append(header, rest, key);
+        Ok(())
+    }
+
+    /// Appends a call record.
+    pub fn append_call(&mut self, start: &CallStart<'_>) -> Result<(), RingFull> {
+        let record = CallRecord {
+            call: start.call,
+            tenant: &start.identity.tenant,
+            interaction: &start.identity.interaction,
+            sample_rate: start.sample_rate,
+            started_at: start.started_at,
+            token_issued_at: start.token_issued_at,
+            token_expires_at: start.token_expires_at,
+        };
+        let mut payload = [0; CALL_SIZE_MAX];
+        let size = record.encode(&mut payload);
+        let (call, payload) = (start.call.record_number(), &payload[..size]);
+        self.append_other(RecordKind::Call, call, start.epoch, start.started_at, payload)?;
+        self.calls.begin(start.epoch, call, self.head, start.started_at, payload);
+        Ok(())
+    }
+
+    /// Appends an end record. It is the last record of the call, even if there was no room for it.
+    pub fn append_end(&mut self, end: &CallEnd) -> Result<(), RingFull> {
+        let record = EndRecord {
+            frames: end.frames,
+            bytes: end.bytes,
+            ending: end.ending,
+            ended_at: end.ended_at,
+        };
+        let appended =
+            self.append_other(RecordKind::End, end.call, end.epoch, end.ended_at, &record.encode());
+        self.calls.end(end.epoch, self.head);
+        appended
+    }
+
+    fn append_other(
+        &mut self,
+        kind: RecordKind,
+        call: u64,
+        epoch: Epoch,
+        received_at: UnixMicros,
+        payload: &[u8],
+    ) -> Result<(), RingFull> {
+        if record_size(payload.len()) > self.free_size() {
+            return Err(RingFull);
+        }
+        let header = RecordHeader {
+            payload_crc: 0,
+            length: 0,
+            kind,
+            last: false,
+            erased: false,
+            call,
+            epoch,
+            seq: Seq(0),
+            offset: 0,
+            batch: 0,
+            received_at,
+        };
+        self.append(header, payload, MaskKey::default());
+        Ok(())
+    }
+
+    /// Lays out one record and fills in checksum, length and batch. The caller has made sure that
+    /// there is room.
+    fn append(&mut self, mut header: RecordHeader, masked: &[u8], key: MaskKey) {
+        let size = record_size(masked.len());
+        self.make_way(size);
+        let at = self.index(self.head);
+        let (header_bytes, payload) = self.memory[at..at + size].split_at_mut(HEADER_SIZE);
+        let (payload, padding) = payload.split_at_mut(masked.len());
+        header.payload_crc = mask::unmask_copy(self.kernel, payload, masked, key);
+        padding.fill(0);
+        let open = self.open.as_mut().expect("make_way leaves a batch open");
+        header.length = masked.len() as u32;
+        header.batch = open.number as u32;
+        let encoded = header.encode();
+        mask::store_line(self.kernel, line(header_bytes), &encoded);
+        open.records_crc = chain_crc(open.records_crc, header_crc(&encoded));
+        open.record_count += 1;
+        match header.kind {
+            RecordKind::Audio => self.pending_headers.push_chunk(&header, &encoded),
+            _ => self.pending_headers.push_record(&encoded, payload),
+        }
+        self.head.0 += size as u64;
+    }
+
+    /// Leaves a batch open with room for a record of `size` bytes.
+    fn make_way(&mut self, size: usize) {
+        if let Some(open) = &self.open
+            && (self.head.0 - open.start.0) as usize + size > BATCH_SIZE_MAX
+        {
+            self.close_batch();
+        }
+        if self.open.is_some() {
+            return;
+        }
+        let ring_size = self.memory.len() as u64;
+        let left = ring_size - self.head.0 % ring_size;
+        let skipped = if left < BATCH_SIZE_MAX as u64 { left } else { 0 };
+        let start = RingPosition(self.head.0 + skipped);
+        self.head = RingPosition(start.0 + HEADER_SIZE as u64);
+        let number = self.sealed_count + 1;
+        self.open = Some(OpenBatch {
+            number,
+            start,
+            record_count: 0,
+            records_crc: 0,
+            opened_at: self.now.moment,
+        });
+    }
+
+    /// Reserves `size` bytes of [`FrameRing::free_size`]: no pad may use them. They are for records
+    /// that must find room in every case.
+    pub fn set_reserve(&mut self, size: usize) {
+        self.reserve = size;
+    }
+
+    /// Seals the open batch, if there is one. Then [`FrameRing::poll_sealed`] gives it out. Does
+    /// nothing if the pad would leave less than the reserve. In that case the ring is full of
+    /// sealed batches that are not released yet. The disk has enough to do, and a seal would save
+    /// no time. It can be made once something has been released.
+    ///
+    /// Without this rule the reserve would need a block for each record that it is meant for. While
+    /// a disk stands still, each of these records may come alone and be sealed alone.
+    pub fn seal(&mut self) {
+        if self.reserve > 0 && self.free_size_between_batches(self.block_end()) < self.reserve {
+            return;
+        }
+        self.close_batch();
+    }
+
+    /// End of the block that contains the head.
+    fn block_end(&self) -> RingPosition {
+        RingPosition(self.head.0.next_multiple_of(BLOCK_SIZE as u64))
+    }
+
+    fn close_batch(&mut self) {
+        let Some(mut open) = self.open.take() else { return };
+        let rest = (self.block_end().0 - self.head.0) as usize;
+        if rest > 0 {
+            let at = self.index(self.head);
+            let (header_bytes, payload) = self.memory[at..at + rest].split_at_mut(HEADER_SIZE);
+            let encoded = RecordHeader::pad(rest, open.number as u32).encode();
+            header_bytes.copy_from_slice(&encoded);
+            payload.fill(0);
+            open.records_crc = chain_crc(open.records_crc, header_crc(&encoded));
+            self.head.0 += rest as u64;
+        }
+        let batch = SealedBatch {
+            number: open.number,
+            start: open.start,
+            size: (self.head.0 - open.start.0) as usize,
+            record_count: open.record_count,
+            records_crc: open.records_crc,
+            opened_at: open.opened_at,
+            sealed_at: self.now.unix,
+            note_count: self.pending_headers.close(),
+        };
+        self.sealed = self.head;
+        self.sealed_count += 1;
+        self.stamp(&batch, SegmentUuid::default(), Lsn(0), Unsynced::UNKNOWN);
+        mask::fence();
+        self.sealed_batches.push_back(batch);
+        self.invariants();
+    }
+
+    /// The next sealed batch to be written, in order. Each is given out once. Its bytes stay until
+    /// it is durable.
+    pub fn poll_sealed(&mut self) -> Option<SealedBatch> {
+        self.sealed_batches.pop_front()
+    }
+
+    /// Sets where a batch will be written, for the first time or again. This changes only its
+    /// header. No write of the batch may be under way. `unsynced` says how much of the segment is
+    /// durable.
+    pub fn stamp(
+        &mut self,
+        batch: &SealedBatch,
+        segment: SegmentUuid,
+        lsn: Lsn,
+        unsynced: Unsynced,
+    ) {
+        let header = BatchHeader {
+            size: batch.size as u32,
+            record_count: batch.record_count,
+            unsynced,
+            segment,
+            number: batch.number,
+            lsn,
+            sealed_at: batch.sealed_at,
+            records_crc: batch.records_crc,
+        };
+        self.assert_held(batch);
+        let at = self.index(batch.start);
+        self.memory[at..at + HEADER_SIZE].copy_from_slice(&header.encode());
+    }
+
+    /// The bytes of a batch that is not released yet.
+    pub fn batch_bytes(&self, batch: &SealedBatch) -> &[u8] {
+        self.assert_held(batch);
+        let at = self.index(batch.start);
+        &self.memory[at..at + batch.size]
+    }
+
+    /// Offset of a batch in the ring's memory, bytes. A write from the registered buffer needs it.
+    pub fn batch_offset(&self, batch: &SealedBatch) -> usize {
+        self.assert_held(batch);
+        self.index(batch.start)
+    }
+
+    /// Reports that everything before `position`, the end of a batch, is written.
+    pub fn set_written(&mut self, position: RingPosition) {
+        assert!(
+            self.written <= position && position <= self.sealed,
+            "written moves forward, up to what is sealed"
+        );
+        self.written = position;
+        self.invariants();
+    }
+
+    /// Reports that everything before `position`, the end of a batch, is durable. Its space is
+    /// released once no consumer needs it.
+    pub fn set_durable(&mut self, position: RingPosition) {
+        assert!(
+            self.durable <= position && position <= self.written,
+            "durable moves forward, up to what is written"
+        );
+        self.durable = position;
+        self.release();
+    }
+
+    /// Moves the notes of a batch to its segment's record headers. Call it once for each batch, in
+    /// order, as soon as it is durable.
+    pub fn hand_over_headers(&mut self, batch: &SealedBatch, headers: &mut RecordHeaders) {
+        self.pending_headers.hand_over(batch.note_count, headers);
+    }
+
+    /// For a node without a journal: everything sealed counts as written and durable at once.
+    /// [`FrameRing::poll_sealed`] never gives out what it has not given out yet.
+    pub fn release_sealed(&mut self) {
+        self.sealed_batches.clear();
+        self.written = self.sealed;
+        self.durable = self.sealed;
+        self.release();
+    }
+
+    /// Adds a consumer. Its cursor starts where the next batch will be sealed. `None` if there are
+    /// [`CONSUMERS_MAX`] already.
+    pub fn add_consumer(&mut self) -> Option<ConsumerId> {
+        let index = self.consumers.iter().position(Option::is_none)?;
+        self.consumers[index] = Some(self.sealed);
+        Some(ConsumerId(index))
+    }
+
+    /// Reports that the consumer is done with everything before `position`, the end of a batch.
+    pub fn advance_consumer(&mut self, consumer: &ConsumerId, position: RingPosition) {
+        let cursor =
+            self.consumers[consumer.0].as_mut().expect("a ConsumerId lives as long as its cursor");
+        assert!(
+            *cursor <= position && position <= self.sealed,
+            "a consumer moves forward, up to what is sealed"
+        );
+        *cursor = position;
+        self.release();
+    }
+
+    /// Removes the consumer.
+    pub fn remove_consumer(&mut self, consumer: ConsumerId) {
+        self.consumers[consumer.0] = None;
+        self.release();
+    }
+
+    /// The calls with records in the ring that are not durable yet, or still to come. In order of
+    /// their epochs, starting after `after`.
+    pub fn calls_after(&self, after: Option<Epoch>) -> impl Iterator<Item = RepeatedCall<'_>> {
+        self.calls.iter_after(after)
+    }
+
+    fn release(&mut self) {
+        self.calls.forget(self.durable);
+        self.released =
+            self.consumers.iter().flatten().fold(self.durable, |least, cursor| least.min(*cursor));
+        self.invariants();
+    }
+
+    /// Where the next record goes: everything before it has been appended. That is durable
+    /// (written) once [`FrameRing::durable`] ([`FrameRing::written`]) has reached this position.
+    pub fn head(&self) -> RingPosition {
+        self.head
+    }
+
+    /// Everything before it is in sealed batches.
+    pub fn sealed(&self) -> RingPosition {
+        self.sealed
+    }
+
+    /// Everything before it has been written.
+    pub fn written(&self) -> RingPosition {
+        self.written
+    }
+
+    /// Everything before it is durable.
+    pub fn durable(&self) -> RingPosition {
+        self.durable
+    }
+
+    /// Everything before it may be overwritten.
+    pub fn released(&self) -> RingPosition {
+        self.released
+    }
+
+    /// Bytes in use: appended and not released.
+    pub fn used_size(&self) -> usize {
+        (self.head.0 - self.released.0) as usize
+    }
+
+    /// When the first record of the open batch was appended; `None` if everything is sealed.
+    pub fn open_since(&self) -> Option<Moment> {
+        self.open.as_ref().map(|open| open.opened_at)
+    }
+
+    /// Batches sealed so far, with those that were sealed because they were full.
+    pub fn sealed_count(&self) -> u64 {
+        self.sealed_count
+    }
+
+    /// The memory, for registration with the kernel.
+    pub fn memory(&self) -> &Region {
+        &self.memory
+    }
+
+    fn index(&self, position: RingPosition) -> usize {
+        (position.0 % self.memory.len() as u64) as usize
+    }
+
+    fn assert_held(&self, batch: &SealedBatch) {
+        assert!(
+            self.released <= batch.start && batch.end() <= self.sealed,
+            "the batch's bytes are still in the ring"
+        );
+    }
+
+    /// What holds between any two calls. Checked once per batch.
+    fn invariants(&self) {
+        let cursors = [self.released, self.durable, self.written, self.sealed, self.head];
+        assert!(
+            cursors.is_sorted(),
+            "released, durable, written, sealed, head in order: {cursors:?}"
+        );
+        assert!(
+            self.head.0 - self.released.0 <= self.memory.len() as u64,
+            "nothing overwrites what is not released"
+        );
+        assert!(
+            self.consumers
+                .iter()
+                .flatten()
+                .all(|cursor| (self.released..=self.sealed).contains(cursor))
+        );
+        assert!(self.sealed.0.is_multiple_of(BLOCK_SIZE as u64), "batches end on a block");
+        assert!(
+            self.sealed_batches.front().is_none_or(|batch| self.written <= batch.start),
+            "written after it was given out"
+        );
+        match &self.open {
+            Some(open) => assert!(self.sealed <= open.start && open.start < self.head),
+            None => assert!(self.sealed == self.head),
+        }
+    }
+}
+
+const _: () = assert!(CALL_RECORD_SIZE_MAX == record_size(CALL_SIZE_MAX));
+const _: () = assert!(END_RECORD_SIZE == record_size(END_SIZE));
+const _: () = assert!(SEAL_SIZE_MAX == BLOCK_SIZE);
+const _: () = assert!(
+    RECORD_EXPANSION_MAX * 7 >= record_size(1) && RECORD_EXPANSION_MAX * 6 >= record_size(0)
+);
+
+/// Bytes that [`FrameRing::append_audio`] takes up for a piece of `size` bytes: one record, or
+/// several if the piece is larger than a batch.
+pub const fn audio_size(size: usize) -> usize {
+    let whole = size.saturating_sub(1) / PAYLOAD_SIZE_MAX;
+    whole * record_size(PAYLOAD_SIZE_MAX) + record_size(size - whole * PAYLOAD_SIZE_MAX)
+}
+
+/// The bytes of a header. `split_at_mut` has just made the slice that long.
+fn line(bytes: &mut [u8]) -> &mut HeaderBytes {
+    bytes.try_into().expect("a header is one line")
+}

@@ -1,0 +1,77 @@
+#![forbid(unsafe_code)]
+//! Tests whether a directory could hold a journal, and removes all files of the test again.
+
+use super::StoreError;
+use super::disk::{Disk, free_bytes};
+use crate::archive::lock;
+use rustix::fs::{Access, access};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// Tests `directory` as a node at its start would use it. Returns a description for people. Does
+/// not make a missing directory.
+pub fn try_directory(directory: &Path) -> Result<String, StoreError> {
+    let failed = |step: &'static str| {
+        move |error: io::Error| StoreError { path: directory.to_owned(), step, error }
+    };
+    match directory.metadata() {
+        Ok(found) if found.is_dir() => {
+            let disk = Disk::probe(directory).map_err(failed("writing to the data directory"))?;
+            try_lock(directory).map_err(failed("locking the data directory"))?;
+            let room = free_bytes(directory).map_err(failed("measuring the data directory"))?;
+            Ok(format!("writable, {} MiB free; {}", room.free >> 20, disk.describe()))
+        }
+        Ok(_) => Err(failed("opening the data directory")(io::ErrorKind::NotADirectory.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let above = directory.ancestors().skip(1).find(|above| above.exists());
+            // The last parent of a relative path is empty: it is the current directory.
+            let above =
+                above.filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let is_writable =
+                access(above, Access::WRITE_OK | Access::EXEC_OK).map_err(io::Error::from);
+            is_writable.map_err(failed("making the data directory"))?;
+            Ok(format!("missing, a node will make it in {}", above.display()))
+        }
+        Err(error) => Err(failed("opening the data directory")(error)),
+    }
+}
+
+/// The lock that a starting node takes for a moment.
+fn try_lock(directory: &Path) -> io::Result<()> {
+    let file = File::open(directory)?;
+    match lock::try_exclusive(&file)? {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::WouldBlock, "another process has locked it")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_leaves_a_directory_as_it_was() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("a/b");
+        let found = try_directory(&directory).unwrap();
+        assert!(found.contains("missing") && !directory.exists(), "{found}");
+        std::fs::create_dir_all(&directory).unwrap();
+        assert!(try_directory(&directory).unwrap().starts_with("writable, "));
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_and_a_locked_directory_are_errors() {
+        let parent = tempfile::tempdir().unwrap();
+        let file = parent.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = try_directory(&file).unwrap_err().to_string();
+        assert!(error.contains("choose a directory with --data-dir"), "{error}");
+        assert!(try_directory(&file.join("below")).is_err());
+        let holder = File::open(parent.path()).unwrap();
+        assert!(lock::try_exclusive(&holder).unwrap());
+        let error = try_directory(parent.path()).unwrap_err().to_string();
+        assert!(error.contains("another process has locked it"), "{error}");
+    }
+}

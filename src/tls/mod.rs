@@ -1,0 +1,50 @@
+//! TLS on the data path: rustls does the handshake, and our record layer does everything after it.
+//!
+//! ```text
+//!  ClientHello … Finished ─► handshake (rustls) ─secrets─► records ──► plaintext, in place
+//!                                   │                       │  ▲ open: received records
+//!                                   └── flights, tickets    │  └ seal: records that we send
+//!                                                           └ spill: records in pieces
+//! ```
+//! rustls is used for the handshake only: its buffered connection copies each byte twice more, and
+//! the next version drops its unbuffered one. The record layer needs one AEAD operation of `ring`
+//! per record, in the receive buffer. Its state for a connection is plain bytes
+//! ([`keys::RecordKeys`]), which another process could take over.
+//!
+//! How configurations are made:
+//!
+//! ```text
+//!  files ──control──► texts ──load──► ServerConfig ──mailbox──► shards
+//!                               ├ identity, certificate     a chain and its key
+//!                               ├ by_name                   SNI picks one
+//!                               ├ tickets                   resumes sessions
+//!                               └ client_auth               mTLS: names of the client
+//! ```
+//! This module reads no file and no clock, and does no IO. No other module knows rustls.
+#![forbid(unsafe_code)]
+
+pub mod alert;
+pub mod by_name;
+pub mod certificate;
+pub mod client_auth;
+pub mod failure;
+pub mod handshake;
+pub mod identity;
+pub mod keys;
+pub mod load;
+mod open;
+pub mod records;
+pub mod secrets;
+pub mod server;
+pub mod spill;
+pub mod tickets;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use failure::TlsFailure;
+pub use handshake::{Handshake, Handshaken, Progress};
+pub use records::{Opened, Place, Records};
+pub use rustls::ServerConfig;
+pub use server::complete;
+pub use spill::SpillPool;

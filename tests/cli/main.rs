@@ -1,0 +1,14 @@
+//! The commands of `exo-ingest`, as processes.
+
+#![forbid(unsafe_code)]
+
+mod calls;
+mod check;
+mod config;
+mod export_targets;
+mod help;
+mod sample_configuration;
+mod serve;
+
+/// The program under test.
+const EXO_INGEST: &str = env!("CARGO_BIN_EXE_exo-ingest");
