@@ -35,8 +35,12 @@ fn start(
     })
 }
 
-/// Less than one receive for each ten frames found no buffer. No session was refused, no call
-/// ended.
+/// Few receives found no buffer: less than one for each four frames. No session was refused, no
+/// call ended.
+///
+/// On a quiet machine it is less than one for each ten. A node that gets no CPU for a while finds
+/// more readable sockets than buffers each time it runs, and each of them fails once. In the
+/// collapse that this test keeps out, 13 failed for each frame.
 #[track_caller]
 fn assert_calm(node: &TestNode, frames: usize) {
     assert_eq!(node.count(|counters| &counters.frames), frames as u64);
@@ -47,7 +51,7 @@ fn assert_calm(node: &TestNode, frames: usize) {
         "  {frames} frames: {in_vain} receives without a buffer, {reads} reads, \
          the longest wait {waited} ms"
     );
-    assert!(in_vain * 10 < frames as u64, "{in_vain} receives without a buffer, {frames} frames");
+    assert!(in_vain * 4 < frames as u64, "{in_vain} receives without a buffer, {frames} frames");
     assert_eq!(node.count(|counters| &counters.sessions_refused), 0);
     assert_eq!(node.count(|counters| &counters.calls_ended), 0);
 }
