@@ -12,6 +12,7 @@ own send lag p99.9 over 5 ms, or its cores over 85 %). Invalid runs are marked, 
 """
 
 import argparse
+import itertools
 import json
 import mmap
 import os
@@ -44,8 +45,8 @@ def main():
         if arguments.raw_size:
             raw = disk_rate(out / "raw", arguments.raw_size * MIB)
         for calls in arguments.calls:
-            for level in arguments.levels:
-                run = play(arguments, keys, calls, level, number)
+            for level, frame_ms in itertools.product(arguments.levels, arguments.frame_ms):
+                run = play(arguments, keys, calls, level, frame_ms, number)
                 runs.append({**run, "raw": raw})
                 print(line(runs[-1]), flush=True)
     (out / "runs.json").write_text(json.dumps(runs, indent=1) + "\n")
@@ -59,6 +60,8 @@ def parse():
     add = parser.add_argument
     add("--calls", type=numbers, default=[1000], help="numbers of calls, with commas between them")
     add("--levels", type=levels, default=list(LEVELS), help="ACK levels: " + ",".join(LEVELS))
+    frame_ms = "lengths of an audio frame, milliseconds, such as 20,60,100,200"
+    add("--frame-ms", type=numbers, default=[200], help=frame_ms)
     add("--rounds", type=int, default=3)
     add("--duration", default="15s", help="length of the steady part")
     add("--ramp", default="6s")
@@ -107,9 +110,9 @@ def host(arguments):
     )
 
 
-def play(arguments, keys, calls, level, number):
-    """Plays one run of one level on a new data directory."""
-    place = arguments.out / f"{calls}-{level}-{number}"
+def play(arguments, keys, calls, level, frame_ms, number):
+    """Plays one run of one level and one length of frame on a new data directory."""
+    place = arguments.out / f"{calls}-{level}-{frame_ms}ms-{number}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     data = arguments.out / "data"
@@ -117,7 +120,8 @@ def play(arguments, keys, calls, level, number):
     node, address, admin = start(arguments, keys, level, data, place)
     try:
         before = sectors(arguments.out)
-        verdicts = load(arguments, keys, calls, level, data, place, node.pid, address)
+        what = (calls, level, frame_ms)
+        verdicts = load(arguments, keys, what, data, place, node.pid, address)
         written = (sectors(arguments.out) - before) * 512
         for name in ("metrics", "debug/latency.hlog", "debug/latency.hgrm"):
             (place / f"server.{name.rsplit('/')[-1]}").write_bytes(fetch(admin, name))
@@ -127,7 +131,7 @@ def play(arguments, keys, calls, level, number):
         node.send_signal(signal.SIGTERM)
         node.wait()
     shutil.rmtree(data, ignore_errors=True)
-    return summary(place, calls, level, number, verdicts, written, memory)
+    return summary(place, what, number, verdicts, written, memory)
 
 
 def start(arguments, keys, level, data, place):
@@ -151,8 +155,9 @@ def start(arguments, keys, level, data, place):
     return node, listening.group(1), admin.group(1)
 
 
-def load(arguments, keys, calls, level, data, place, pid, address):
+def load(arguments, keys, what, data, place, pid, address):
     """Plays the calls, with one or several generators. Returns their exit codes."""
+    calls, level, frame_ms = what
     cpus = arguments.generator_cpus.split("/")
     share = calls // len(cpus)
     begin = str(int(time.time()) + 5 + calls // 1000 * len(cpus))
@@ -162,7 +167,7 @@ def load(arguments, keys, calls, level, data, place, pid, address):
         command += ["--key", keys / "private.pem", "--calls", str(share)]
         command += ["--first-call", str(index * share), "--cpus", cpu, "--server-pid", str(pid)]
         command += ["--duration", arguments.duration, "--ramp", arguments.ramp]
-        command += ["--ack-level", level]
+        command += ["--ack-level", level, "--frame-ms", str(frame_ms)]
         command += ["--out", place / str(index), "--note", host(arguments)]
         command += ["--realtime"] if arguments.realtime else []
         command += ["--start-at", begin] if len(cpus) > 1 else []
@@ -199,7 +204,8 @@ def metric(text, name):
     return sum(float(value) for value in values)
 
 
-def summary(place, calls, level, number, ends, written, memory):
+def summary(place, what, number, ends, written, memory):
+    calls, level, frame_ms = what
     source = place / "both" if (place / "both").exists() else place / "0"
     if not (source / "result.json").exists():
         sys.exit(f"no result: {(place / '0.txt').read_text()}")
@@ -211,6 +217,7 @@ def summary(place, calls, level, number, ends, written, memory):
     return {
         "calls": calls,
         "level": level,
+        "frame_ms": frame_ms,
         "round": number,
         "verdict": result["verdict"],
         "exits": ends,
@@ -238,7 +245,7 @@ def line(run):
     if verified:
         verified = f", verified {verified['frames_equal']} of {verified['frames_promised']}"
     return (
-        f"{run['calls']} {run['level']} #{run['round']}: {run['verdict']}, "
+        f"{run['calls']} {run['level']} {run['frame_ms']} ms #{run['round']}: {run['verdict']}, "
         f"{run['completed']} calls, {run['failed']} failed, {run['frames']} frames, "
         f"node {(run['server_ns_per_frame'] or 0) / 1000:.1f} µs a frame "
         f"({run['server_percent'] or 0:.0f} %), "
@@ -252,18 +259,20 @@ def line(run):
 
 def table(runs):
     rows = [
-        "| calls | level | runs (valid) | node's CPU a frame | of a core | ACK p50 | p99 | p99.9 | "
-        "send lag p99.9 | generator | system calls a frame | bytes to disk per byte of audio |",
-        "|" + " --- |" * 12,
+        "| calls | level | frame | runs (valid) | node's CPU a frame | a second of audio | "
+        "of a core | ACK p50 | p99 | p99.9 | send lag p99.9 | generator | system calls a frame | "
+        "bytes to disk per byte of audio |",
+        "|" + " --- |" * 14,
     ]
-    keys = list(dict.fromkeys((run["calls"], run["level"]) for run in runs))
-    for calls, level in keys:
-        group = [run for run in runs if (run["calls"], run["level"]) == (calls, level)]
+    kind = lambda run: (run["calls"], run["level"], run["frame_ms"])
+    for calls, level, frame_ms in dict.fromkeys(map(kind, runs)):
+        group = [run for run in runs if kind(run) == (calls, level, frame_ms)]
         middle = lambda value: statistics.median(value(run) or 0 for run in group)
         valid = sum(run["verdict"] == "pass" for run in group)
         rows.append(
-            f"| {calls:,} | {level} | {len(group)} ({valid}) | "
+            f"| {calls:,} | {level} | {frame_ms} ms | {len(group)} ({valid}) | "
             f"{middle(lambda r: r['server_ns_per_frame']) / 1000:.1f} µs | "
+            f"{middle(lambda r: r['server_ns_per_frame']) / frame_ms:.1f} µs | "
             f"{middle(lambda r: r['server_percent']):.0f} % | "
             + " | ".join(f"{middle(lambda r: r['ack_ms'][i]):.3g} ms" for i in range(3))
             + f" | {middle(lambda r: r['sendlag_p999_ms']):.1f} ms | "
