@@ -24,39 +24,18 @@ while [ $# -gt 1 ]; do
     shift 2
 done
 mkdir -p "$out"
-data=$(mktemp -d "${directory:-$out}/data-XXXXXX") node='' calls=''
+. "$here/node.sh"
+data=$(mktemp -d "${directory:-$out}/data-XXXXXX") calls=''
 finish() {
     [ -z "$calls" ] || kill "$calls" 2>/dev/null || true
-    [ -z "$node" ] || { kill -TERM "$node" 2>/dev/null && wait "$node"; } || true
+    stop_node
     rm -rf "$data"
 }
 trap finish EXIT
 
-[ -f "$out/keys/private.pem" ] || "$binaries/exo-ingest" keygen --out "$out/keys" >/dev/null
-if [ ! -f "$out/tls.pem" ]; then
-    curve='-pkeyopt ec_paramgen_curve:prime256v1'
-    # shellcheck disable=SC2086
-    openssl req -x509 -newkey ec $curve -nodes -days 30 -subj "/CN=herd CA" \
-        -keyout "$out/ca.key" -out "$out/ca.pem" 2>/dev/null
-    # shellcheck disable=SC2086
-    openssl req -newkey ec $curve -nodes -subj /CN=127.0.0.1 \
-        -keyout "$out/tls.key" -out "$out/tls.csr" 2>/dev/null
-    printf 'subjectAltName=IP:127.0.0.1\nbasicConstraints=critical,CA:FALSE\n' >"$out/tls.ext"
-    openssl x509 -req -in "$out/tls.csr" -CA "$out/ca.pem" -CAkey "$out/ca.key" -CAcreateserial \
-        -days 30 -extfile "$out/tls.ext" -out "$out/tls.pem" 2>/dev/null
-    chmod 600 "$out/tls.key"
-fi
-: >"$out/listening"
-"$binaries/exo-ingest" serve --jwt-key "$out/keys/public.pem" --cpus 0 --listen 127.0.0.1:0 \
-    --tls-cert "$out/tls.pem" --tls-key "$out/tls.key" --admin 127.0.0.1:0 --drain 2s \
-    --max-calls "$((live + herd))" --data-dir "$data/journal" --retain-bytes 4GiB \
-    >"$out/listening" 2>"$out/server.log" &
-node=$!
-until grep -q '^listening on ' "$out/listening" && grep -q 'admin=' "$out/server.log"; do
-    kill -0 "$node" || { cat "$out/server.log" >&2; exit 1; }
-    sleep 0.1
-done
-address=$(sed -n 's/^listening on //p' "$out/listening")
+make_certificate
+start_node 0 --tls-cert "$out/tls.pem" --tls-key "$out/tls.key" --max-calls "$((live + herd))" \
+    --data-dir "$data/journal" --retain-bytes 4GiB
 
 # A token takes a millisecond to make, on the CPU that both processes share.
 start=$(($(date +%s) + 10 + (live + herd) / 500)) ramp=$((herd / 400 > 5 ? herd / 400 : 5))

@@ -10,7 +10,8 @@
 # 0, generator on CPU 1 at real-time priority. It needs root, e2fsprogs and util-linux.
 set -euo pipefail
 calls=8000 minutes=5 directory=/var/tmp size=8 out=stalls-result
-binaries=$(dirname "$0")/../target/release
+here=$(dirname "$0")
+binaries=$here/../target/release
 while [ $# -gt 1 ]; do
     case $1 in
     --calls) calls=$2 ;;
@@ -24,12 +25,13 @@ while [ $# -gt 1 ]; do
     shift 2
 done
 mkdir -p "$out"
+. "$here/node.sh"
 : >"$out/freezes"
-image=$(mktemp "$directory/stalls-XXXXXX") mount=$(mktemp -d) device='' node='' freezer=''
+image=$(mktemp "$directory/stalls-XXXXXX") mount=$(mktemp -d) device='' freezer=''
 finish() {
     [ -z "$freezer" ] || kill "$freezer" 2>/dev/null || true
     fsfreeze --unfreeze "$mount" 2>/dev/null || true
-    [ -z "$node" ] || { kill -TERM "$node" 2>/dev/null && wait "$node"; } || true
+    stop_node
     umount "$mount" 2>/dev/null || true
     [ -z "$device" ] || losetup --detach "$device"
     rm -rf "$image" "$mount"
@@ -44,17 +46,7 @@ mkfs.ext4 -q -F -E nodiscard "$image"
 device=$(losetup --direct-io=on --find --show "$image" 2>/dev/null \
     || losetup --find --show "$image")
 mount "$device" "$mount"
-[ -f "$out/keys/private.pem" ] || "$binaries/exo-ingest" keygen --out "$out/keys" >/dev/null
-"$binaries/exo-ingest" serve --jwt-key "$out/keys/public.pem" --cpus 0 --listen 127.0.0.1:0 \
-    --admin 127.0.0.1:0 --drain 2s --data-dir "$mount/data" \
-    --retain-bytes "$((size * 5 / 8))GiB" >"$out/listening" 2>"$out/server.log" &
-node=$!
-until grep -q '^listening on ' "$out/listening" && grep -q 'admin=' "$out/server.log"; do
-    kill -0 "$node" || { cat "$out/server.log" >&2; exit 1; }
-    sleep 0.1
-done
-address=$(sed -n 's/^listening on //p' "$out/listening")
-admin=$(grep -o 'admin=[0-9.:]*' "$out/server.log" | head -n 1 | cut -d= -f2)
+start_node 0 --data-dir "$mount/data" --retain-bytes "$((size * 5 / 8))GiB"
 ramp=$((calls / 500 > 1 ? calls / 500 : 1))
 (
     sleep $((ramp + 15))
