@@ -181,16 +181,24 @@ pub fn looks_like_event(opening: &[u8]) -> bool {
 pub fn parse<'a>(text: &'a str, sample_rates: &[u32]) -> Result<PeerEvent<'a>, EventError> {
     // RFC 8259 §8.1: a parser may ignore the mark.
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    let event: RawEvent<'a> = serde_json::from_str(text)
-        .map_err(|error| EventError::NotJson { line: error.line(), column: error.column() })?;
-    if !event.is_object {
-        return Err(EventError::NotObject);
-    }
+    let event: RawEvent<'a> = serde_json::from_str(text).map_err(|error| explain(text, error))?;
     match &*event.text(Member::Event)? {
         "start" => event.start(sample_rates).map(PeerEvent::Start),
         "stop" => Ok(PeerEvent::Stop),
         _ => Ok(PeerEvent::Unknown),
     }
+}
+
+/// What is wrong with a text that is no object.
+fn explain(text: &str, error: serde_json::Error) -> EventError {
+    // A value of another type ends the parse at its first byte. Read it to learn whether the whole
+    // text is JSON.
+    let error = match error.is_data().then(|| serde_json::from_str::<Value<'_>>(text)) {
+        Some(Ok(_)) => return EventError::NotObject,
+        Some(Err(error)) => error,
+        None => error,
+    };
+    EventError::NotJson { line: error.line(), column: error.column() }
 }
 
 /// Appends `{"event":"started","interaction_id":"…"}` to `out`.
@@ -270,7 +278,6 @@ fn push_number(number: u64, out: &mut Vec<u8>) {
 /// A peer's event. Only its syntax was checked.
 #[derive(Default)]
 struct RawEvent<'a> {
-    is_object: bool,
     values: [Option<Value<'a>>; Member::COUNT],
     repeated: [bool; Member::COUNT],
 }
@@ -331,23 +338,21 @@ fn echo(text: &str) -> &str {
 
 impl<'de> Deserialize<'de> for RawEvent<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(EventVisitor)
+        deserializer.deserialize_map(EventVisitor)
     }
 }
 
 struct EventVisitor;
 
-/// A value that is not an object becomes a `RawEvent` that says so. Only bad syntax is an error of
-/// serde.
 impl<'de> Visitor<'de> for EventVisitor {
     type Value = RawEvent<'de>;
 
     fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("a JSON value")
+        out.write_str("a JSON object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-        let mut event = RawEvent { is_object: true, ..RawEvent::default() };
+        let mut event = RawEvent::default();
         while let Some(Name(member)) = members.next_key()? {
             let Some(member) = member else {
                 members.next_value::<IgnoredAny>()?;
@@ -357,35 +362,6 @@ impl<'de> Visitor<'de> for EventVisitor {
             event.values[member as usize] = Some(members.next_value()?);
         }
         Ok(event)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
-        while elements.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(RawEvent::default())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(RawEvent::default())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(RawEvent::default())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(RawEvent::default())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(RawEvent::default())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(RawEvent::default())
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(RawEvent::default())
     }
 }
 
