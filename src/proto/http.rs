@@ -248,25 +248,18 @@ pub struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    /// `bytes`: a whole head, from the request line to its empty line.
+    /// `bytes`: a whole head, from the request line to its empty line. All lines are valid:
+    /// [`HeadBuffer::end_line`] has checked each when it was complete.
     fn parse(bytes: &'a [u8]) -> Result<Self, Refusal> {
-        let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS_MAX];
-        let mut request = httparse::Request::new(&mut fields);
-        match request.parse(bytes) {
-            Ok(httparse::Status::Complete(size)) if size == bytes.len() => {}
-            Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
-            _ => return Err(Refusal::BadRequest),
-        }
-        let (Some(method), Some(target), Some(version)) =
-            (request.method, request.path, request.version)
-        else {
-            return Err(Refusal::BadRequest);
-        };
-        let is_http_1_0 = version == 0;
+        let text = |part| std::str::from_utf8(part).map_err(|_| Refusal::BadRequest);
+        let mut lines = lines(bytes);
+        let [method, target, version] =
+            lines.next().and_then(split_request_line).ok_or(Refusal::BadRequest)?;
+        let method = text(method)?;
         let mut head = Head {
             method,
-            path: path_of(method, target).ok_or(Refusal::BadRequest)?,
-            is_http_1_0,
+            path: path_of(method, text(target)?).ok_or(Refusal::BadRequest)?,
+            is_http_1_0: version == b"HTTP/1.0",
             upgrade_websocket: false,
             connection_upgrade: false,
             websocket_version: Single::Absent,
@@ -275,36 +268,36 @@ impl<'a> Head<'a> {
             traceparent: Single::Absent,
             authorization: None,
         };
-        head.read_fields(request.headers)?;
+        head.read_fields(lines)?;
         Ok(head)
     }
 
-    fn read_fields(&mut self, fields: &[httparse::Header<'a>]) -> Result<(), Refusal> {
+    fn read_fields(&mut self, lines: impl Iterator<Item = &'a [u8]>) -> Result<(), Refusal> {
         let mut host = Single::Absent;
         let mut content_length = Single::Absent;
         let mut authorization = Single::Absent;
-        for field in fields {
-            let name = field.name;
+        for line in lines {
+            let (name, value) = split_field(line).ok_or(Refusal::BadRequest)?;
             // The lengths differ, so most fields cost one comparison of a length.
-            let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
+            let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
             if is("host") {
-                host.add(field.value);
+                host.add(value);
             } else if is("upgrade") {
-                self.upgrade_websocket |= has_token(field.value, "websocket");
+                self.upgrade_websocket |= has_token(value, "websocket");
             } else if is("connection") {
-                self.connection_upgrade |= has_token(field.value, "upgrade");
+                self.connection_upgrade |= has_token(value, "upgrade");
             } else if is("authorization") {
-                authorization.add(field.value);
+                authorization.add(value);
             } else if is("sec-websocket-key") {
-                self.websocket_key.add(field.value);
+                self.websocket_key.add(value);
             } else if is("sec-websocket-version") {
-                self.websocket_version.add(field.value);
+                self.websocket_version.add(value);
             } else if is("origin") {
-                self.origin.add(field.value);
+                self.origin.add(value);
             } else if is("traceparent") {
-                self.traceparent.add(field.value);
+                self.traceparent.add(value);
             } else if is("content-length") {
-                content_length.add(field.value);
+                content_length.add(value);
             } else if is("transfer-encoding") {
                 return Err(Refusal::BadRequest);
             }
@@ -359,14 +352,27 @@ fn path_of<'a>(method: &str, target: &'a str) -> Option<&'a str> {
     }
 }
 
+/// The lines of a whole head, up to its empty line. There, CR is only at the end of a line.
+fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut start = 0;
+    memchr::memchr_iter(b'\r', head)
+        .map(move |end| {
+            let line = head.get(start..end).unwrap_or_default();
+            start = end + 2;
+            line
+        })
+        .take_while(|line| !line.is_empty())
+}
+
 /// Method, target and version, each separated by one space, and nothing else (RFC 9112 §3).
-fn is_request_line(line: &[u8]) -> bool {
+fn split_request_line(line: &[u8]) -> Option<[&[u8]; 3]> {
     let mut parts = line.split(|&byte| byte == b' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return false;
-    };
+    let whole = [parts.next()?, parts.next()?, parts.next()?];
+    parts.next().is_none().then_some(whole)
+}
+
+fn is_request_line(line: &[u8]) -> bool {
+    let Some([method, target, version]) = split_request_line(line) else { return false };
     let method_valid = !method.is_empty() && method.iter().all(|&byte| is_token_byte(byte));
     let target_valid = !target.is_empty() && target.iter().all(|&byte| is_target_byte(byte));
     // A later minor version would be read as 1.1, if one existed. Other major versions are other
@@ -380,11 +386,17 @@ fn is_target_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'#' | b'"' | b'<' | b'>')
 }
 
+/// The name of a field, and its value with the white space around it.
+fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = memchr::memchr(b':', line)?;
+    Some((&line[..colon], &line[colon + 1..]))
+}
+
 /// A field name that is a token, directly followed by a colon (RFC 9112 §5.1): so no fold, and no
 /// space before the colon. Control bytes were refused when they arrived.
 fn is_field_line(line: &[u8]) -> bool {
-    let name_size = line.iter().position(|&byte| !is_token_byte(byte)).unwrap_or(line.len());
-    name_size > 0 && line.get(name_size) == Some(&b':')
+    split_field(line)
+        .is_some_and(|(name, _)| !name.is_empty() && name.iter().all(|&byte| is_token_byte(byte)))
 }
 
 /// `uri-host [":" port]` (RFC 9110 §7.2), where the host is not empty (§4.2.1).

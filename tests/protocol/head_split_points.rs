@@ -1,9 +1,9 @@
-//! A request head gives the same result wherever its input is cut, and the same result as
-//! tungstenite's server.
+//! A request head gives the same result wherever its input is cut. It says the same as to httparse
+//! and to tungstenite's server.
 
-use exo_ingest::constants::HEAD_SIZE_MAX;
+use exo_ingest::constants::{HEAD_FIELDS_MAX, HEAD_SIZE_MAX};
 use exo_ingest::proto::handshake::{Judgement, Refusal, Situation, judge, judge_upgrade};
-use exo_ingest::proto::http::{HeadBuffer, HeadProgress};
+use exo_ingest::proto::http::{HeadBuffer, HeadProgress, Single};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tungstenite::client::IntoClientRequest;
@@ -161,6 +161,49 @@ fn their_accept(bytes: &[u8]) -> Result<Option<(usize, String)>, Error> {
     Ok(Some((taken, accept.to_string())))
 }
 
+/// Reads a head that our parser accepts with httparse too, and compares. Returns whether it is one.
+fn is_read_as_by_httparse(bytes: &[u8]) -> bool {
+    let mut buffer = HeadBuffer::default();
+    let (taken, HeadProgress::Complete) = buffer.push(bytes) else { return false };
+    let Ok(head) = buffer.head() else { return false };
+    let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS_MAX];
+    let mut theirs = httparse::Request::new(&mut fields);
+    assert_eq!(theirs.parse(bytes), Ok(httparse::Status::Complete(taken)));
+    let values = |name: &str| {
+        let named = theirs.headers.iter().filter(|field| field.name.eq_ignore_ascii_case(name));
+        named.map(|field| field.value).collect::<Vec<_>>()
+    };
+    let single = |name| match values(name)[..] {
+        [] => Single::Absent,
+        [value] => Single::Once(value),
+        _ => Single::Repeated,
+    };
+    assert_eq!(
+        (Some(head.method), Some(u8::from(!head.is_http_1_0))),
+        (theirs.method, theirs.version)
+    );
+    let target = theirs.path.expect("a target");
+    assert!(target.contains(head.path) || head.path == "/", "{target}");
+    for (ours, name) in [
+        (head.websocket_version, "sec-websocket-version"),
+        (head.websocket_key, "sec-websocket-key"),
+        (head.origin, "origin"),
+        (head.traceparent, "traceparent"),
+        (head.authorization.map_or(Single::Absent, Single::Once), "authorization"),
+    ] {
+        assert_eq!(ours, single(name), "{name}");
+    }
+    let names = |name, token: &str| {
+        let lists = values(name).into_iter().map(String::from_utf8_lossy);
+        lists
+            .flat_map(|list| list.split(',').map(|it| it.trim().to_lowercase()).collect::<Vec<_>>())
+            .any(|it| it == token)
+    };
+    assert_eq!(head.upgrade_websocket, names("upgrade", "websocket"));
+    assert_eq!(head.connection_upgrade, names("connection", "upgrade"));
+    true
+}
+
 /// An upgrade request as tungstenite's client writes it.
 fn tungstenite_request() -> Vec<u8> {
     let mut request = "ws://localhost:8443/v1/ingest".into_client_request().expect("a good URL");
@@ -193,6 +236,13 @@ fn good_upgrades_are_accepted_as_tungstenite_accepts_them() {
         let ours = our_accept(&[&head, BEHIND].concat());
         assert!(ours.is_some(), "{}", head.escape_ascii());
         assert_eq!(ours, their_accept(&[&head, BEHIND].concat()).unwrap());
+    }
+}
+
+#[test]
+fn good_heads_are_read_as_by_httparse() {
+    for (name, head) in GOOD {
+        assert!(is_read_as_by_httparse(&[head.as_bytes(), BEHIND].concat()), "{name}");
     }
 }
 
@@ -270,6 +320,11 @@ proptest! {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn damaged_heads_are_read_as_by_httparse(bytes in damaged_head()) {
+        is_read_as_by_httparse(&bytes);
+    }
 
     /// Our parser may be stricter than tungstenite. Where tungstenite is stricter, the reason is
     /// listed.
