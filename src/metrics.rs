@@ -29,18 +29,22 @@ impl Counter {
     }
 }
 
-/// How a number behaves.
+/// How a metric behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// It only grows while its shard lives.
     Counter,
     /// It goes up and down.
     Gauge,
+    /// It counts values by their size. No [`Counter`] does.
+    Histogram,
+    /// It never changes, and its labels tell something. No [`Counter`] does.
+    Info,
 }
 
 /// What a number counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
+pub(crate) enum Unit {
     /// Things, named by the counter.
     Count,
     /// Bytes.
@@ -53,7 +57,7 @@ pub enum Unit {
 
 /// A counter as readers see it: name, help, kind and unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Description {
+pub(crate) struct Description {
     /// Its field's name.
     pub name: &'static str,
     /// Help text: a sentence or two.
@@ -96,15 +100,8 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Calls `visit(name, help, value)` for every counter, in order of declaration.
-            pub fn for_each(&self, mut visit: impl FnMut(&'static str, &'static str, u64)) {
-                self.for_each_kind(|description, value| {
-                    visit(description.name, description.help, value)
-                });
-            }
-
             /// Calls `visit(description, value)` for every counter, in order of declaration.
-            pub fn for_each_kind(&self, mut visit: impl FnMut(Description, u64)) {
+            pub(crate) fn for_each(&self, mut visit: impl FnMut(Description, u64)) {
                 $(
                     let (name, help) = (stringify!($name), concat!($($doc),+).trim());
                     let (kind, unit) = (Kind::$kind, Unit::$unit);
@@ -257,7 +254,7 @@ mod tests {
         counters.frames.add(2);
         counters.frames.add(3);
         let mut seen = Vec::new();
-        counters.for_each(|name, help, value| seen.push((name, help, value)));
+        counters.for_each(|Description { name, help, .. }, value| seen.push((name, help, value)));
         assert!(seen.contains(&("frames", "Audio frames complete in the frame ring.", 5)));
         assert!(seen.iter().all(|(_, help, _)| help.ends_with(['.', ')'])));
     }
@@ -265,7 +262,7 @@ mod tests {
     #[test]
     fn names_end_with_their_unit_and_kinds_are_told() {
         let mut kinds = std::collections::HashMap::new();
-        Counters::default().for_each_kind(|Description { name, unit, kind, .. }, _| {
+        Counters::default().for_each(|Description { name, unit, kind, .. }, _| {
             assert_eq!(unit == Unit::Bytes, name.ends_with("_bytes"), "{name}");
             assert_eq!(unit == Unit::Milliseconds, name.ends_with("_ms"), "{name}");
             assert!(kinds.insert(name, kind).is_none(), "{name} is there twice");

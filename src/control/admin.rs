@@ -6,7 +6,7 @@
 //! ```text
 //! GET /ready                 200 or 503, with the reasons              ready.rs
 //! GET /metrics               OpenMetrics text, or on request           families.rs, exposition.rs
-//!                            the older text                            classic.rs
+//!                            the older text                            format.rs
 //! GET /debug/latency.hlog    HdrHistogram's interval log               percentiles.rs
 //! GET /debug/latency.hgrm    percentile distributions, or one: ?tag=   percentiles.rs
 //! ```
@@ -14,9 +14,9 @@
 //! all are in use, the one that was idle the longest is closed. So forgotten connections never keep
 //! a scrape out.
 
-mod classic;
 mod exposition;
 mod families;
+mod format;
 mod node_info;
 mod percentiles;
 mod process;
@@ -28,6 +28,7 @@ pub(super) use node_info::KeyCounts;
 pub use node_info::NodeInfo;
 pub(super) use status::Status;
 
+use format::Format;
 use hyper::body::{Body, Incoming};
 use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
@@ -66,7 +67,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Why there is no admin listener.
 #[derive(Debug)]
@@ -268,13 +268,11 @@ async fn respond(status: &Status, request: &Request<Incoming>) -> Response<Strin
                 Err(error) => failed(&error),
             }
         }
-        "/metrics" if classic::is_preferred(accepts(request)) => {
-            answer(StatusCode::OK, classic::CONTENT_TYPE, classic::text(&status.families().await))
+        "/metrics" => {
+            let format = Format::preferred(accepts(request));
+            let text = exposition::text(&status.families().await, format);
+            answer(StatusCode::OK, format.content_type(), text)
         }
-        "/metrics" => match exposition::text(status.families().await) {
-            Ok(text) => answer(StatusCode::OK, OPENMETRICS, text),
-            Err(error) => failed(&error),
-        },
         "/debug/latency.hlog" => {
             match status.with_latencies(|all| percentiles::log(all, status.started())).await {
                 Ok(text) => answer(StatusCode::OK, TEXT, text),

@@ -1,76 +1,86 @@
-//! Families as OpenMetrics text, and as the list in docs/metrics.md.
+//! Families as text for scrapers, and as the list in docs/metrics.md.
 
-use super::families::{Family, Kind, Label, Unit, Value};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::{Registry, Unit as EncodedUnit};
-use std::fmt;
+use super::families::{Family, Label, Value};
+use super::format::Format;
+use crate::metrics::Kind;
+use std::fmt::Display;
 
-/// The whole text, with its end mark.
-pub(super) fn text(families: Vec<Family>) -> Result<String, fmt::Error> {
-    // A registry for one scrape: the shards keep what it would keep.
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(Exposition(families)));
+/// The whole text.
+pub(super) fn text(families: &[Family], format: Format) -> String {
     let mut text = String::new();
-    text::encode(&mut text, &registry)?;
-    Ok(text)
-}
-
-#[derive(Debug)]
-struct Exposition(Vec<Family>);
-
-impl Collector for Exposition {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for family in &self.0 {
-            let unit = family.unit.map(|unit| match unit {
-                Unit::Bytes => EncodedUnit::Bytes,
-                Unit::Seconds => EncodedUnit::Seconds,
-            });
-            let kind = match family.kind {
-                Kind::Counter => MetricType::Counter,
-                Kind::Gauge => MetricType::Gauge,
-                Kind::Histogram => MetricType::Histogram,
-                Kind::Info => MetricType::Info,
-            };
-            let mut metric = encoder.encode_descriptor(
-                &family.name,
-                &escape(&family.help),
-                unit.as_ref(),
-                kind,
-            )?;
+    for family in families {
+        if format == Format::OpenMetrics || !family.series.is_empty() {
+            declare(&mut text, family, format);
+            let name = family.sample_name();
             for series in &family.series {
-                if series.labels.is_empty() || matches!(series.value, Value::Info) {
-                    encode(&mut metric, &series.labels, &series.value)?;
-                } else {
-                    encode(&mut metric.encode_family(&series.labels)?, &[], &series.value)?;
-                }
+                samples(&mut text, &name, &series.labels, &series.value);
             }
         }
-        Ok(())
+    }
+    if format == Format::OpenMetrics {
+        text += "# EOF\n";
+    }
+    text
+}
+
+fn declare(text: &mut String, family: &Family, format: Format) {
+    let kind = match (family.kind, format) {
+        (Kind::Counter, _) => "counter",
+        (Kind::Gauge, _) | (Kind::Info, Format::Classic) => "gauge",
+        (Kind::Histogram, _) => "histogram",
+        (Kind::Info, Format::OpenMetrics) => "info",
+    };
+    let (name, help) = match format {
+        Format::OpenMetrics => (family.full_name(), escape(&family.help)),
+        Format::Classic => (family.sample_name(), escape_line(&family.help)),
+    };
+    *text += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    if let (Some(unit), Format::OpenMetrics) = (family.unit, format) {
+        *text += &format!("# UNIT {name} {}\n", unit.name());
     }
 }
 
-fn encode(
-    metric: &mut MetricEncoder<'_>,
-    labels: &[Label],
-    value: &Value,
-) -> Result<(), fmt::Error> {
+fn samples(text: &mut String, name: &str, labels: &[Label], value: &Value) {
     match value {
-        Value::Count(count) => metric.encode_counter::<NoLabelSet, u64, u64>(count, None),
-        Value::CountReal(count) => metric.encode_counter::<NoLabelSet, f64, f64>(count, None),
-        Value::Level(level) => metric.encode_gauge(level),
-        Value::LevelReal(level) => metric.encode_gauge(level),
-        Value::Info => metric.encode_info(&labels),
+        Value::Whole(value) => sample(text, name, labels, value),
+        Value::Real(value) => sample(text, name, labels, real(*value)),
         Value::Distribution { sum, count, buckets } => {
-            metric.encode_histogram::<NoLabelSet>(*sum, *count, buckets, None)
+            sample(text, &format!("{name}_sum"), labels, real(*sum));
+            sample(text, &format!("{name}_count"), labels, count);
+            let mut below = 0;
+            for (bound, count) in buckets {
+                below += count;
+                let labels = [labels, &[("le", real(*bound))]].concat();
+                sample(text, &format!("{name}_bucket"), &labels, below);
+            }
         }
     }
 }
 
-/// Escapes a help, because the encoder does not.
-fn escape(help: &str) -> String {
-    help.replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"")
+fn sample(text: &mut String, name: &str, labels: &[Label], value: impl Display) {
+    let labels: Vec<_> =
+        labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escape(value))).collect();
+    let labels =
+        if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+    *text += &format!("{name}{labels} {value}\n");
+}
+
+/// With a decimal point in each number, as OpenMetrics asks for. The older format gets the same, so
+/// that a scraper which changes formats sees the same series.
+fn real(value: f64) -> String {
+    match value {
+        _ if value.is_infinite() => "+Inf".to_owned(),
+        _ if value.fract() == 0.0 => format!("{value:.1}"),
+        _ => value.to_string(),
+    }
+}
+
+fn escape(text: &str) -> String {
+    escape_line(text).replace('"', "\\\"")
+}
+
+fn escape_line(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\n', "\\n")
 }
 
 /// Columns of a line of the documentation.
@@ -80,25 +90,15 @@ const COLUMNS: usize = 100;
 pub(super) fn reference(families: &[Family]) -> String {
     let mut text = String::new();
     for family in families {
-        let unit = family.unit.map_or("", |unit| match unit {
-            Unit::Bytes => "_bytes",
-            Unit::Seconds => "_seconds",
-        });
-        // A counter's sample ends in `_total`, an info's in `_info`: these names go into a query.
-        let (suffix, kind) = match family.kind {
-            Kind::Counter => ("_total", "Counter"),
-            Kind::Gauge => ("", "Gauge"),
-            Kind::Histogram => ("", "Histogram"),
-            Kind::Info => ("_info", "Info"),
-        };
         let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
         let labels = match labels.len() {
             0 => String::new(),
             1 => format!(", label {}", labels[0]),
             _ => format!(", labels {}", labels.join(", ")),
         };
-        let (name, help) = (&family.name, &family.help);
-        text += &list_item(&format!("**`{name}{unit}{suffix}`**: {help} {kind}{labels}."));
+        // The name of its samples: this goes into a query.
+        let (name, help, kind) = (family.sample_name(), &family.help, family.kind);
+        text += &list_item(&format!("**`{name}`**: {help} {kind:?}{labels}."));
     }
     text
 }
@@ -120,50 +120,82 @@ pub fn list_item(words: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::families::Series;
+    use super::super::families::{Series, Unit};
     use super::*;
 
-    #[test]
-    fn labels_and_helps_are_escaped_and_suffixes_are_added() {
-        let family = |name: &str, kind, unit, series| Family {
+    /// A family of each kind, with what must be escaped.
+    fn families() -> Vec<Family> {
+        let family = |name: &str, kind, unit, labels: &[Label], value| Family {
             name: name.into(),
             unit,
             kind,
-            labels: &["tenant"],
+            labels: &[],
             help: "A \"help\"\\\nof two lines.".into(),
-            series,
+            series: vec![Series { labels: labels.to_vec(), value }],
         };
-        let tenant = |value| Series { labels: vec![("tenant", "a\"b\\c\nd".into())], value };
-        let buckets = vec![(0.5, 1), (f64::INFINITY, 2)];
-        let text = text(vec![
-            family("x", Kind::Counter, Some(Unit::Bytes), vec![tenant(Value::Count(7))]),
-            family(
-                "y",
-                Kind::Gauge,
-                None,
-                vec![Series { labels: Vec::new(), value: Value::LevelReal(0.5) }],
-            ),
-            family(
-                "z",
-                Kind::Histogram,
-                Some(Unit::Seconds),
-                vec![tenant(Value::Distribution { sum: 1.5, count: 3, buckets })],
-            ),
-            family("i", Kind::Info, None, vec![tenant(Value::Info)]),
-        ])
-        .unwrap();
-        for line in [
-            "# HELP x_bytes A \\\"help\\\"\\\\\\nof two lines.",
-            "# UNIT x_bytes bytes",
-            r#"x_bytes_total{tenant="a\"b\\c\nd"} 7"#,
-            "y 0.5",
-            r#"z_seconds_bucket{le="0.5",tenant="a\"b\\c\nd"} 1"#,
-            r#"z_seconds_bucket{le="+Inf",tenant="a\"b\\c\nd"} 3"#,
-            r#"z_seconds_count{tenant="a\"b\\c\nd"} 3"#,
-            r#"i_info{tenant="a\"b\\c\nd"} 1"#,
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
-        }
-        assert!(text.ends_with("# EOF\n"));
+        let tenant = [("tenant", "a\"b\\c\nd".to_owned())];
+        let buckets = vec![(0.5, 1), (1.0, 0), (f64::INFINITY, 2)];
+        let distribution = Value::Distribution { sum: 2.0, count: 3, buckets };
+        let info = [("v", "1".to_owned()), ("w", "2".to_owned())];
+        let mut families = vec![
+            family("x", Kind::Counter, Some(Unit::Bytes), &tenant, Value::Whole(7)),
+            family("y", Kind::Gauge, None, &[], Value::Real(0.5)),
+            family("z", Kind::Histogram, Some(Unit::Seconds), &tenant, distribution),
+            family("i", Kind::Info, None, &info, Value::Whole(1)),
+        ];
+        families.push(Family { name: "e".into(), series: Vec::new(), ..families[0].clone() });
+        families
+    }
+
+    #[test]
+    fn open_metrics_are_written_as_the_format_says() {
+        let expected = concat!(
+            "# HELP x_bytes A \\\"help\\\"\\\\\\nof two lines.\n",
+            "# TYPE x_bytes counter\n",
+            "# UNIT x_bytes bytes\n",
+            "x_bytes_total{tenant=\"a\\\"b\\\\c\\nd\"} 7\n",
+            "# HELP y A \\\"help\\\"\\\\\\nof two lines.\n",
+            "# TYPE y gauge\n",
+            "y 0.5\n",
+            "# HELP z_seconds A \\\"help\\\"\\\\\\nof two lines.\n",
+            "# TYPE z_seconds histogram\n",
+            "# UNIT z_seconds seconds\n",
+            "z_seconds_sum{tenant=\"a\\\"b\\\\c\\nd\"} 2.0\n",
+            "z_seconds_count{tenant=\"a\\\"b\\\\c\\nd\"} 3\n",
+            "z_seconds_bucket{tenant=\"a\\\"b\\\\c\\nd\",le=\"0.5\"} 1\n",
+            "z_seconds_bucket{tenant=\"a\\\"b\\\\c\\nd\",le=\"1.0\"} 1\n",
+            "z_seconds_bucket{tenant=\"a\\\"b\\\\c\\nd\",le=\"+Inf\"} 3\n",
+            "# HELP i A \\\"help\\\"\\\\\\nof two lines.\n",
+            "# TYPE i info\n",
+            "i_info{v=\"1\",w=\"2\"} 1\n",
+            "# HELP e_bytes A \\\"help\\\"\\\\\\nof two lines.\n",
+            "# TYPE e_bytes counter\n",
+            "# UNIT e_bytes bytes\n",
+            "# EOF\n",
+        );
+        assert_eq!(text(&families(), Format::OpenMetrics), expected);
+    }
+
+    #[test]
+    fn the_older_text_is_written_as_the_format_says() {
+        let expected = concat!(
+            "# HELP x_bytes_total A \"help\"\\\\\\nof two lines.\n",
+            "# TYPE x_bytes_total counter\n",
+            "x_bytes_total{tenant=\"a\\\"b\\\\c\\nd\"} 7\n",
+            "# HELP y A \"help\"\\\\\\nof two lines.\n",
+            "# TYPE y gauge\n",
+            "y 0.5\n",
+            "# HELP z_seconds A \"help\"\\\\\\nof two lines.\n",
+            "# TYPE z_seconds histogram\n",
+            "z_seconds_sum{tenant=\"a\\\"b\\\\c\\nd\"} 2.0\n",
+            "z_seconds_count{tenant=\"a\\\"b\\\\c\\nd\"} 3\n",
+            "z_seconds_bucket{tenant=\"a\\\"b\\\\c\\nd\",le=\"0.5\"} 1\n",
+            "z_seconds_bucket{tenant=\"a\\\"b\\\\c\\nd\",le=\"1.0\"} 1\n",
+            "z_seconds_bucket{tenant=\"a\\\"b\\\\c\\nd\",le=\"+Inf\"} 3\n",
+            "# HELP i_info A \"help\"\\\\\\nof two lines.\n",
+            "# TYPE i_info gauge\n",
+            "i_info{v=\"1\",w=\"2\"} 1\n",
+        );
+        assert_eq!(text(&families(), Format::Classic), expected);
     }
 }

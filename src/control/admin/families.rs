@@ -11,7 +11,7 @@ use super::process::Process;
 use super::ready::{NAMES, Reason};
 use crate::constants::{COMMIT, TENANT_COUNT_MAX};
 use crate::latency::Latencies;
-use crate::metrics::{self, Description, TLS_FAILURES};
+use crate::metrics::{self, Description, Kind, TLS_FAILURES};
 use crate::node::NodeView;
 use crate::tls::load::LoadedCertificate;
 use hdrhistogram::Histogram;
@@ -38,12 +38,13 @@ pub(super) enum Unit {
     Seconds,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Counter,
-    Gauge,
-    Histogram,
-    Info,
+impl Unit {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Unit::Bytes => "bytes",
+            Unit::Seconds => "seconds",
+        }
+    }
 }
 
 /// All series of one name.
@@ -67,11 +68,8 @@ pub(super) struct Series {
 
 #[derive(Clone, Debug)]
 pub(super) enum Value {
-    Count(u64),
-    CountReal(f64),
-    Level(u64),
-    LevelReal(f64),
-    Info,
+    Whole(u64),
+    Real(f64),
     /// Counts of buckets, not cumulative, with their upper bounds. The last bound is infinite.
     Distribution {
         sum: f64,
@@ -122,6 +120,24 @@ pub(super) fn declared() -> Vec<Family> {
 }
 
 impl Family {
+    /// The name with its unit.
+    pub(super) fn full_name(&self) -> String {
+        match self.unit {
+            Some(unit) => format!("{}_{}", self.name, unit.name()),
+            None => self.name.clone(),
+        }
+    }
+
+    /// The name of its samples: the full name, and what tells its kind.
+    pub(super) fn sample_name(&self) -> String {
+        let kind = match self.kind {
+            Kind::Counter => "_total",
+            Kind::Gauge | Kind::Histogram => "",
+            Kind::Info => "_info",
+        };
+        self.full_name() + kind
+    }
+
     fn new(name: &str, kind: Kind, help: &str) -> Family {
         Family {
             name: format!("exo_ingest_{name}"),
@@ -169,30 +185,30 @@ fn node(scrape: &Scrape<'_>) -> Vec<Family> {
             .by(&["reason"]);
     for name in NAMES {
         let holds = reasons.iter().any(|reason| reason.name == name);
-        not_ready.add([name.into()], Value::Level(holds.into()));
+        not_ready.add([name.into()], Value::Whole(holds.into()));
     }
     vec![
         Family::new("build", Kind::Info, "Version and commit of the program.")
             .by(&["version", "commit"])
-            .with([env!("CARGO_PKG_VERSION").into(), COMMIT.into()], Value::Info),
+            .with([env!("CARGO_PKG_VERSION").into(), COMMIT.into()], Value::Whole(1)),
         Family::new("node", Kind::Info, "What an ACK of this node promises.")
             .by(&["ack"])
-            .with([node_info.ack.into()], Value::Info),
+            .with([node_info.ack.into()], Value::Whole(1)),
         Family::new("ready", Kind::Gauge, "Whether `/ready` says yes.")
-            .with([], Value::Level(reasons.is_empty().into())),
+            .with([], Value::Whole(reasons.is_empty().into())),
         not_ready,
         Family::new("calls_live", Kind::Gauge, "Calls connected now.")
-            .with([], Value::Level(calls_live as u64)),
+            .with([], Value::Whole(calls_live as u64)),
         Family::new("calls_max", Kind::Gauge, "Limit on live calls: `limits.calls_max`.")
-            .with([], Value::Level(node_info.calls_max as u64)),
+            .with([], Value::Whole(node_info.calls_max as u64)),
         Family::new(
             "keys",
             Kind::Gauge,
             "Keys of the key file: `used`, and `skipped` because they cannot verify RS256.",
         )
         .by(&["state"])
-        .with(["used".into()], Value::Level(keys.used as u64))
-        .with(["skipped".into()], Value::Level(keys.skipped as u64)),
+        .with(["used".into()], Value::Whole(keys.used as u64))
+        .with(["skipped".into()], Value::Whole(keys.skipped as u64)),
     ]
 }
 
@@ -202,7 +218,7 @@ fn files(scrape: &Scrape<'_>) -> [Family; 2] {
         old ones stay.";
     let mut reloads = Family::new("reloads", Kind::Counter, reloads).by(&["what", "outcome"]);
     for (what, outcome, count) in scrape.reloads.counts {
-        reloads.add([what.into(), outcome.into()], Value::Count(count));
+        reloads.add([what.into(), outcome.into()], Value::Whole(count));
     }
     let expiry = "When a certificate of the node expires, in Unix time, by file.";
     let expiry =
@@ -214,7 +230,7 @@ fn files(scrape: &Scrape<'_>) -> [Family; 2] {
             continue;
         }
         let file = certificate.path.display().to_string();
-        expiry.add([file], Value::LevelReal(certificate.certificate.not_after as f64));
+        expiry.add([file], Value::Real(certificate.certificate.not_after as f64));
     }
     [reloads, expiry]
 }
@@ -224,16 +240,14 @@ fn by_shard(scrape: &Scrape<'_>) -> Vec<Family> {
     let mut families: Vec<Family> = Vec::new();
     for (shard, counters) in scrape.view.counters.iter().enumerate() {
         let mut index = 0;
-        counters.for_each_kind(|description, value| {
+        counters.for_each(|description, value| {
             if shard == 0 {
                 families.push(declare(description));
             }
             let family = &mut families[index];
-            let is_gauge = family.kind == Kind::Gauge;
-            let value = match (is_gauge, family.unit) {
-                (true, Some(Unit::Seconds)) => Value::LevelReal(value as f64 / MS_PER_SEC),
-                (true, _) => Value::Level(value),
-                (false, _) => Value::Count(value),
+            let value = match family.unit {
+                Some(Unit::Seconds) => Value::Real(value as f64 / MS_PER_SEC),
+                _ => Value::Whole(value),
             };
             family.add([shard.to_string()], value);
             index += 1;
@@ -244,10 +258,6 @@ fn by_shard(scrape: &Scrape<'_>) -> Vec<Family> {
 
 /// The unit becomes the end of the name, and milliseconds become seconds.
 fn declare(Description { name, help, kind, unit }: Description) -> Family {
-    let kind = match kind {
-        metrics::Kind::Counter => Kind::Counter,
-        metrics::Kind::Gauge => Kind::Gauge,
-    };
     let (suffix, unit) = match unit {
         metrics::Unit::Count | metrics::Unit::Flag => ("", None),
         metrics::Unit::Bytes => ("_bytes", Some(Unit::Bytes)),
@@ -286,7 +296,7 @@ fn by_cause(scrape: &Scrape<'_>) -> Vec<Family> {
             });
         }
         let mut family = Family::new(name, Kind::Counter, help).by(&["reason"]);
-        sums.into_iter().for_each(|(label, sum)| family.add([label.into()], Value::Count(sum)));
+        sums.into_iter().for_each(|(label, sum)| family.add([label.into()], Value::Whole(sum)));
         families.push(family);
     }
     let mut tls =
@@ -295,7 +305,7 @@ fn by_cause(scrape: &Scrape<'_>) -> Vec<Family> {
     for (index, reason) in TLS_FAILURES.into_iter().enumerate() {
         let sum =
             scrape.view.counters.iter().map(|counters| counters.tls_failures[index].read()).sum();
-        tls.add([reason.into()], Value::Count(sum));
+        tls.add([reason.into()], Value::Whole(sum));
     }
     families.push(tls);
     let (mut texts_after_stop, mut ends_unrecorded) = (0, 0);
@@ -307,8 +317,8 @@ fn by_cause(scrape: &Scrape<'_>) -> Vec<Family> {
     let ends = "Calls whose end did not fit into the frame ring. In the journal they look cut off.";
     families.extend([
         Family::new("texts_after_stop", Kind::Counter, texts)
-            .with([], Value::Count(texts_after_stop)),
-        Family::new("ends_unrecorded", Kind::Counter, ends).with([], Value::Count(ends_unrecorded)),
+            .with([], Value::Whole(texts_after_stop)),
+        Family::new("ends_unrecorded", Kind::Counter, ends).with([], Value::Whole(ends_unrecorded)),
     ]);
     families
 }
@@ -340,10 +350,10 @@ fn by_tenant(scrape: &Scrape<'_>) -> Vec<Family> {
     // The same order in each scrape.
     rows.sort_unstable_by_key(|(index, _, _)| *index);
     for (_, name, usage) in rows {
-        live.add([name.clone()], Value::Level(usage.calls_live as u64));
-        calls.add([name.clone()], Value::Count(usage.calls));
-        frames.add([name.clone()], Value::Count(usage.frames));
-        bytes.add([name], Value::Count(usage.bytes));
+        live.add([name.clone()], Value::Whole(usage.calls_live as u64));
+        calls.add([name.clone()], Value::Whole(usage.calls));
+        frames.add([name.clone()], Value::Whole(usage.frames));
+        bytes.add([name], Value::Whole(usage.bytes));
     }
     vec![live, calls, frames, bytes]
 }
@@ -379,13 +389,13 @@ fn process(scrape: &Scrape<'_>) -> Vec<Family> {
     let Process { cpu_seconds, resident_size, open_files, open_files_max } = scrape.process;
     let started = scrape.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let optional = |family: Family, value: Option<u64>| match value {
-        Some(value) => family.with([], Value::Level(value)),
+        Some(value) => family.with([], Value::Whole(value)),
         None => family,
     };
     vec![
         Family::of_process("cpu", Kind::Counter, "User and system CPU time of all threads.")
             .in_unit(Unit::Seconds)
-            .with([], Value::CountReal(cpu_seconds)),
+            .with([], Value::Real(cpu_seconds)),
         optional(
             Family::of_process("resident_memory", Kind::Gauge, "Resident memory.")
                 .in_unit(Unit::Bytes),
@@ -398,7 +408,7 @@ fn process(scrape: &Scrape<'_>) -> Vec<Family> {
         ),
         Family::of_process("start_time", Kind::Gauge, "When the node started, in Unix time.")
             .in_unit(Unit::Seconds)
-            .with([], Value::LevelReal(started)),
+            .with([], Value::Real(started)),
     ]
 }
 

@@ -96,8 +96,8 @@ fn each_shard_has_its_own_series_and_milliseconds_become_seconds() {
         series.map(|series| format!("{:?} {:?}", series.labels, series.value)).collect::<Vec<_>>()
     };
     let frames = shown("exo_ingest_frames");
-    assert_eq!(frames, [r#"[("shard", "0")] Count(3)"#, r#"[("shard", "1")] Count(4)"#]);
-    assert_eq!(shown("exo_ingest_journal_stalled")[1], r#"[("shard", "1")] LevelReal(2.5)"#);
+    assert_eq!(frames, [r#"[("shard", "0")] Whole(3)"#, r#"[("shard", "1")] Whole(4)"#]);
+    assert_eq!(shown("exo_ingest_journal_stalled")[1], r#"[("shard", "1")] Real(2.5)"#);
 }
 
 #[test]
@@ -154,6 +154,6 @@ fn tenants_are_bounded_and_in_the_same_order_each_time() {
     let frames = family(&families, "exo_ingest_tenant_frames");
     assert_eq!(frames.series.len(), TENANT_COUNT_MAX);
     assert_eq!(frames.series[0].labels, [("tenant", String::new())]);
-    assert!(matches!(frames.series[0].value, Value::Count(154)), "{:?}", frames.series[0]);
+    assert!(matches!(frames.series[0].value, Value::Whole(154)), "{:?}", frames.series[0]);
     assert_eq!(frames.series[1].labels, [("tenant", "tenant 0".to_owned())]);
 }
