@@ -76,6 +76,11 @@ pub struct ControlConfig {
 /// The control plane of a node that has not started yet.
 pub struct Control {
     runtime: tokio_uring::Runtime,
+    parts: Parts,
+}
+
+/// What it serves with.
+struct Parts {
     signals: UnboundedReceiver<Signal>,
     files: Files,
     key_counts: KeyCounts,
@@ -83,6 +88,8 @@ pub struct Control {
     listener: Option<AdminListener>,
     drain: Duration,
     drain_grace: Duration,
+    /// Whether an operation on one of the files is under way.
+    is_reading: Rc<Cell<bool>>,
 }
 
 /// The files read for a node that has not started yet.
@@ -187,25 +194,22 @@ impl Control {
         }
         let certificates =
             prepared.tls.as_ref().map_or_else(Vec::new, |loaded| loaded.certificates.clone());
-        let (drain, drain_grace) = (config.drain, config.drain_grace);
-        Ok((
-            Control {
-                runtime,
-                signals,
-                files,
-                key_counts,
-                certificates,
-                listener,
-                drain,
-                drain_grace,
-            },
-            prepared,
-        ))
+        let parts = Parts {
+            signals,
+            files,
+            key_counts,
+            certificates,
+            listener,
+            drain: config.drain,
+            drain_grace: config.drain_grace,
+            is_reading: Rc::default(),
+        };
+        Ok((Control { runtime, parts }, prepared))
     }
 
     /// The admin address with its real port.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.listener.as_ref().map(AdminListener::address)
+        self.parts.listener.as_ref().map(AdminListener::address)
     }
 
     /// Serves until the node has ended: after a signal and its drain, or because a shard failed.
@@ -215,33 +219,9 @@ impl Control {
         node_info: NodeInfo,
         notifier: &Notifier,
     ) -> Result<(), ControlError> {
-        let Control {
-            runtime,
-            signals,
-            files,
-            key_counts,
-            certificates,
-            listener,
-            drain,
-            drain_grace,
-        } = self;
-        let is_reading = Rc::new(Cell::new(false));
-        let shared = Rc::clone(&is_reading);
-        let outcome = runtime.block_on(serve(
-            node,
-            Parts {
-                signals,
-                files,
-                key_counts,
-                certificates,
-                listener,
-                drain,
-                drain_grace,
-                is_reading: shared,
-            },
-            node_info,
-            notifier,
-        ));
+        let Control { runtime, parts } = self;
+        let is_reading = Rc::clone(&parts.is_reading);
+        let outcome = runtime.block_on(serve(node, parts, node_info, notifier));
         if is_reading.get() {
             // Dropping it would wait for a read that a dead disk may never finish. The process ends
             // next.
@@ -288,18 +268,6 @@ pub fn try_keys(keys: PathBuf, policy: TokenPolicy) -> Result<Verifier, ControlE
 pub fn try_tls(settings: TlsSettings) -> Result<Loaded, ControlError> {
     let runtime = runtime()?;
     runtime.block_on(TlsFiles::open(settings)).map(|(_, loaded)| loaded).map_err(ControlError::Tls)
-}
-
-struct Parts {
-    signals: UnboundedReceiver<Signal>,
-    files: Files,
-    key_counts: KeyCounts,
-    certificates: Vec<LoadedCertificate>,
-    listener: Option<AdminListener>,
-    drain: Duration,
-    drain_grace: Duration,
-    /// Whether an operation on one of the files is under way.
-    is_reading: Rc<Cell<bool>>,
 }
 
 async fn serve(

@@ -12,6 +12,7 @@ use crate::auth::Verifier;
 use crate::node::Node;
 use crate::tls::load::Loaded;
 use std::cell::Cell;
+use std::fmt::Display;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -118,10 +119,7 @@ fn apply_settings(node: &Node, status: &Status, outcome: Result<ReadOutcome, Str
                 pending => format!("settings reloaded, {pending} take a restart: see the log"),
             }
         }
-        Err(error) => {
-            tracing::warn!("settings not reloaded, the old ones stay: {error}");
-            format!("settings not reloaded, the old ones stay: {error}")
-        }
+        Err(error) => keep_old("settings", &error),
     }
 }
 
@@ -139,10 +137,7 @@ fn apply_keys(node: &Node, status: &Status, outcome: Result<Verifier, KeyFileErr
                 skipped => format!("keys reloaded, {skipped} of them are not used: see the log"),
             }
         }
-        Err(error) => {
-            tracing::warn!("keys not reloaded, the old ones stay: {error}");
-            format!("keys not reloaded, the old ones stay: {error}")
-        }
+        Err(error) => keep_old("keys", &error),
     }
 }
 
@@ -161,11 +156,15 @@ fn apply_tls(node: &Node, status: &Status, outcome: Result<Loaded, TlsFileError>
             tracing::info!(count, "certificates reloaded");
             "certificates reloaded".to_owned()
         }
-        Err(error) => {
-            tracing::warn!("certificates not reloaded, the old ones stay: {error}");
-            format!("certificates not reloaded, the old ones stay: {error}")
-        }
+        Err(error) => keep_old("certificates", &error),
     }
+}
+
+/// Logs why the old ones stay, and returns the same sentence.
+fn keep_old(what: &str, error: &dyn Display) -> String {
+    let sentence = format!("{what} not reloaded, the old ones stay: {error}");
+    tracing::warn!("{sentence}");
+    sentence
 }
 
 /// Logs a line for each certificate, and one for each thing that looks wrong.
