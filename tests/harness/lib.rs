@@ -32,6 +32,7 @@ pub use process::NodeProcess;
 pub use token::{INTERACTION, Keys, TENANT, mint, now_secs, sign};
 
 use exo_ingest::io::probe::KernelFeatures;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest wait for anything that must come.
@@ -70,5 +71,17 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(start.elapsed() < PATIENCE, "it did not happen: {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Sets a flag when it is dropped, on a panic too. The end of a scope waits for its threads. If
+/// they wait for a flag that is set only after the assertions, then one that fails makes the test
+/// hang.
+#[derive(Debug)]
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }

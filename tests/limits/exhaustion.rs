@@ -4,7 +4,8 @@
 use crate::EXO_INGEST;
 use exo_ingest::constants::visitors_max;
 use exo_ingest_harness::{
-    Keys, Peer, TENANT, TestNode, eventually, heavy_test, mint, on_both_kernels, timed_test, wire,
+    Keys, Peer, SetOnDrop, TENANT, TestNode, eventually, heavy_test, mint, on_both_kernels,
+    timed_test, wire,
 };
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -112,10 +113,11 @@ fn a_liveness_probe_is_answered_among_slow_sockets() {
             (0..64).map(|number| node.call_as(TENANT, &number.to_string())).collect();
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
+            let _stop = SetOnDrop(&stop);
             for _ in 0..4 {
                 scope.spawn(|| {
                     let mut slow = VecDeque::new();
-                    while !stop.load(Ordering::Relaxed) {
+                    while !stop.load(Ordering::Acquire) {
                         if slow.len() == 160 {
                             slow.pop_front();
                         }
@@ -132,7 +134,6 @@ fn a_liveness_probe_is_answered_among_slow_sockets() {
             let answered = (0..50).filter(|_| is_healthy(node.address())).count();
             calls.iter_mut().for_each(|call| call.send_frames(10, 960));
             calls.iter_mut().for_each(|call| call.expect_ack(10));
-            stop.store(true, Ordering::Relaxed);
             assert_eq!(answered, 50);
         });
     });

@@ -4,8 +4,8 @@
 use crate::EXO_INGEST;
 use exo_ingest_harness::wire::{self, FIN, PING, PONG};
 use exo_ingest_harness::{
-    KERNEL_PATHS, Message, NodeProcess, Peer, Played, Player, TENANT, assert_sound, audit,
-    eventually, heavy_test, mint, timed_test,
+    KERNEL_PATHS, Message, NodeProcess, Peer, Played, Player, SetOnDrop, TENANT, assert_sound,
+    audit, eventually, heavy_test, mint, timed_test,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, sleep};
@@ -61,6 +61,7 @@ fn neither_talkers_nor_calls_that_answer_pings_are_cut() {
             .collect();
         let is_over = AtomicBool::new(false);
         let played: Vec<Played> = scope(|scope| {
+            let over = SetOnDrop(&is_over);
             let listen = |peer| scope.spawn(|| answer_pings(peer, &is_over));
             let listeners: Vec<_> = listeners.into_iter().map(listen).collect();
             eventually("all are acked", || talkers.iter().all(|call| call.acked() >= 10));
@@ -79,7 +80,7 @@ fn neither_talkers_nor_calls_that_answer_pings_are_cut() {
                     || talkers.iter().zip(&acked).all(|(call, acked)| call.acked() > *acked);
                 eventually("acks go on", || acks_go_on() || talkers.iter().any(Player::is_over));
             }
-            is_over.store(true, Ordering::Release);
+            drop(over);
             listeners.into_iter().for_each(|listener| listener.join().expect("it is not cut"));
             talkers.into_iter().map(Player::finish).collect()
         });
