@@ -4,8 +4,8 @@
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Output};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,8 @@ pub enum Fault {
         /// Upgrades that are refused.
         count: u64,
     },
-    /// More calls than this at a time are refused with 503.
+    /// More calls than this at a time are refused with 503. Places become free all at once, when
+    /// none is taken: on a busy machine the first calls of a run may end before the last one opens.
     Full(u64),
     /// 101 with a wrong accept key.
     AcceptWrong,
@@ -86,10 +87,10 @@ pub enum Fault {
 }
 
 /// Audio payloads with the call's `interaction_id`.
-type Heard = std::sync::Mutex<Vec<(String, Vec<u8>)>>;
+type Heard = Mutex<Vec<(String, Vec<u8>)>>;
 
 /// When each call hung up, by `stop` or by Close.
-type HungUp = std::sync::Mutex<Vec<(String, Instant)>>;
+type HungUp = Mutex<Vec<(String, Instant)>>;
 
 /// The node.
 pub struct Node {
@@ -117,21 +118,17 @@ impl Node {
         let (heard, hung_up) = (node.heard.clone(), node.hung_up.clone());
         let (upgrades, resets) = (node.upgrades.clone(), node.resets.clone());
         thread::spawn(move || {
-            let up = Arc::new(AtomicU64::new(0));
+            let places = Places::new(match fault {
+                Fault::Full(count) => count,
+                _ => u64::MAX,
+            });
             for stream in listener.incoming() {
-                let (stream, upgrades, up) =
-                    (stream.expect("accept"), upgrades.clone(), up.clone());
+                let (stream, upgrades, places) =
+                    (stream.expect("accept"), upgrades.clone(), places.clone());
                 let (heard, hung_up, resets) = (heard.clone(), hung_up.clone(), resets.clone());
                 // Whatever ends a connection is the generator's to report.
                 thread::spawn(move || {
-                    let others = up.fetch_add(1, Ordering::SeqCst);
-                    let fault = match fault {
-                        Fault::Full(calls_max) if others >= calls_max => Fault::Refuse(503),
-                        fault => fault,
-                    };
-                    let served = serve(stream, fault, &upgrades, &resets, &heard, &hung_up);
-                    up.fetch_sub(1, Ordering::SeqCst);
-                    served
+                    serve(stream, fault, &places, &upgrades, &resets, &heard, &hung_up)
                 });
             }
         });
@@ -164,9 +161,55 @@ impl Node {
     }
 }
 
+/// The places of a node for calls.
+#[derive(Clone)]
+struct Places {
+    state: Arc<Mutex<PlacesState>>,
+    count: u64,
+}
+
+#[derive(Default)]
+struct PlacesState {
+    /// Places given since all were free.
+    given: u64,
+    /// Calls that are up.
+    taken: u64,
+}
+
+impl Places {
+    fn new(count: u64) -> Self {
+        Self { state: Arc::default(), count }
+    }
+
+    /// A place, unless all have been given.
+    fn take(&self) -> Option<Place> {
+        let mut state = self.state.lock().expect("lock");
+        if state.given == self.count {
+            return None;
+        }
+        state.given += 1;
+        state.taken += 1;
+        Some(Place(self.clone()))
+    }
+}
+
+/// A call's place. It becomes free when this is dropped.
+struct Place(Places);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock().expect("lock");
+        state.taken -= 1;
+        if state.taken == 0 {
+            state.given = 0;
+        }
+    }
+}
+
 fn serve(
     mut stream: TcpStream,
     fault: Fault,
+    places: &Places,
     upgrades: &AtomicU64,
     resets: &AtomicU64,
     heard: &Heard,
@@ -176,7 +219,9 @@ fn serve(
         return None; // the generator's knock
     }
     let nth = upgrades.fetch_add(1, Ordering::SeqCst);
+    let place = places.take();
     let refusal = match fault {
+        Fault::Full(_) if place.is_none() => Some(503),
         Fault::Refuse(status) => Some(status),
         Fault::RefuseFirst(count) if nth < count => Some(503),
         Fault::RefuseLater { status, after, count } if (after..after + count).contains(&nth) => {
@@ -215,6 +260,7 @@ fn serve(
         socket,
         fault,
         nth,
+        place,
         heard,
         hung_up,
         resets,
@@ -229,6 +275,8 @@ struct Session<'a> {
     socket: WebSocket<TcpStream>,
     fault: Fault,
     nth: u64,
+    /// Given up before the last Close, so that a generator which has read it finds the place free.
+    place: Option<Place>,
     heard: &'a Heard,
     hung_up: &'a HungUp,
     resets: &'a AtomicU64,
@@ -376,6 +424,7 @@ impl Session<'_> {
     }
 
     fn close(&mut self, code: u16) -> Option<()> {
+        self.place = None;
         let close =
             tungstenite::protocol::CloseFrame { code: CloseCode::from(code), reason: "".into() };
         self.socket.close(Some(close)).ok()?;

@@ -6,7 +6,9 @@ use serde_json::Value;
 
 use crate::faulty::{Fault, Node, TOKEN};
 
-/// Exit code and what was found. The generator is as busy as it likes.
+/// Exit code and what was found. The generator is as busy as it likes. A call may come up 0.9 s late
+/// on a busy machine: it still sends the ten frames after which an ack is due. A run without that
+/// proves nothing, and is played twice.
 fn capacity(node: &Node, flags: &[&str]) -> (Option<i32>, Value) {
     let output = Command::new(env!("CARGO_BIN_EXE_exo-load"))
         .args([
@@ -14,11 +16,11 @@ fn capacity(node: &Node, flags: &[&str]) -> (Option<i32>, Value) {
             "--url",
             &node.url,
             "--duration",
-            "300ms",
+            "1s",
             "--ramp",
             "0s",
             "--frame-ms",
-            "20",
+            "10",
         ])
         .args(["--cpu-max", "100000", "--calls-min", "4", "--json"])
         .args(flags)
@@ -33,7 +35,9 @@ fn capacity(node: &Node, flags: &[&str]) -> (Option<i32>, Value) {
     )
 }
 
-const WIDE: [&str; 4] = ["--sendlag-max", "1h", "--slo", "ack.p50<1h"];
+/// Objectives that each run meets, however busy the machine is. Not of the ack latency: acks that
+/// come after the end of the audio are not in it, and then nothing was measured.
+const WIDE: [&str; 4] = ["--sendlag-max", "1h", "--slo", "setup.p50<1h"];
 
 #[test]
 fn a_node_that_is_full_at_eleven() {
