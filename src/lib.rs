@@ -122,7 +122,7 @@
 //!
 //! # Two implementations of IO
 //! A shard is generic over [`io::Io`]: sockets, files, memory, clocks. [`io::uring::Uring`] is the
-//! kernel's ring. [`io::scripted::Scripted`] is a simulation in memory, which a test moves step by
+//! kernel's ring. `io::scripted::Scripted` is a simulation in memory, which a test moves step by
 //! step. The loop, the sessions and the frame ring are the same code on both. The node asks the
 //! kernel once, at start, what it supports ([`io::probe`]). `--kernel-features 6.1` selects the
 //! older code paths on a newer kernel, so tests run both.

@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod erase;
+#[cfg(any(test, feature = "test-doubles"))]
 pub mod image;
 pub mod index;
 pub mod layout;

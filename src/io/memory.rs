@@ -78,8 +78,9 @@ impl Lease {
         self.mapping.size
     }
 
-    /// Copies `size` bytes from byte `start` on, for a simulated disk. Only [`super::scripted`]
-    /// calls it, and its worlds cannot leave their thread.
+    /// Copies `size` bytes from byte `start` on, for a simulated disk. Only `scripted` calls it,
+    /// and its worlds cannot leave their thread.
+    #[cfg(any(test, feature = "test-doubles"))]
     pub(super) fn copy(&self, start: usize, size: usize) -> Vec<u8> {
         assert!(start + size <= self.mapping.size, "a copy lies within the memory");
         // SAFETY: the range is within the mapping, which is initialised and lives as long as self.

@@ -1,6 +1,6 @@
 //! What a shard needs from outside: a clock, sockets, files, memory. One trait has two
 //! implementations: the kernel's ring ([`uring::Uring`]), and a simulation in memory
-//! ([`scripted::Scripted`]) that tests drive step by step.
+//! (`scripted::Scripted`, with the feature `test-doubles`) that tests drive step by step.
 //!
 //! Nothing here knows HTTP, WebSocket, sessions or the journal's format. The methods below queue
 //! operations. [`Io::submit`] passes them to the kernel together. They come back as [`Completion`]s
@@ -20,6 +20,7 @@ pub mod inherited;
 pub mod memory;
 pub mod pieces;
 pub mod probe;
+#[cfg(any(test, feature = "test-doubles"))]
 pub mod scripted;
 pub mod socket;
 pub mod uring;
