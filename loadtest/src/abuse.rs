@@ -1,23 +1,24 @@
 //! `abuse`: hostile peers beside live calls. The live calls are those of `run`, with all its
 //! checks. Peers and new calls have their own threads.
 //!
-//! [`kind`] lists the kinds of peers and [`plays`] what each does. [`ending`] counts how the node
+//! [`kind`] lists the kinds of peers and [`plays`] what each does. [`endings`] counts how the node
 //! ended them, [`phases`] sorts the figures of the live calls, and [`verdict`] judges.
 
 #![forbid(unsafe_code)]
 
-pub mod args;
 mod attack;
 mod bytes;
 mod ear;
 mod ending;
-mod kind;
+pub mod endings;
+pub mod kind;
 mod pace;
 mod peer;
 mod phases;
 mod plays;
 mod probe;
 mod report;
+pub mod times;
 mod verdict;
 mod watch;
 
@@ -27,15 +28,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use self::args::AbuseArgs;
 use self::attack::Attack;
-use self::ending::Endings;
+use self::endings::Endings;
 use self::kind::Kind;
-use self::phases::Times;
 use self::probe::{Probe, Probed};
 use self::report::Findings;
+use self::times::Times;
 use self::watch::{Seen, Watch};
-use crate::cli::RunArgs;
+use crate::cli::{AbuseArgs, RunArgs};
 use crate::identities::{self, CallIds};
 use crate::plan::Plan;
 use crate::report::Report;

@@ -15,9 +15,10 @@ use serde::Serialize;
 
 use crate::duration::show;
 use crate::plural::counted;
-use crate::report::{INTERRUPTED, Report, Verdict};
+use crate::report::Report;
 use crate::results::table::why_invalid;
 use crate::stats::Metric;
+use crate::verdict::{INTERRUPTED, Verdict};
 
 /// How often a number of calls is played before it counts as too many.
 const ATTEMPTS: usize = 2;

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::duration;
 
+mod abuse;
 mod capacity;
 pub mod handshakes;
 mod results;
@@ -12,7 +13,7 @@ mod storms;
 pub mod tls;
 mod verify;
 
-pub use crate::abuse::args::AbuseArgs;
+pub use abuse::AbuseArgs;
 pub use capacity::CapacityArgs;
 pub use handshakes::HandshakesArgs;
 pub use results::{CompareArgs, MergeArgs, PlanArgs, ReportArgs};

@@ -11,10 +11,10 @@ use crate::cli::{
 };
 use crate::ledger::Ledger;
 use crate::plural::counted;
-use crate::report::Verdict;
 use crate::results::compare::Comparison;
 use crate::results::sizing::{self, Question};
 use crate::results::{self, RunDir};
+use crate::verdict::Verdict;
 use crate::{engine, files, handshakes, host, verify};
 
 /// An exit code, or why nothing was done.

@@ -10,8 +10,9 @@ use serde_json::Value;
 use crate::cli::RunArgs;
 use crate::ledger::Ledger;
 use crate::plan::{HEAD_START, Plan};
-use crate::report::{INTERRUPTED, Report};
+use crate::report::Report;
 use crate::stats::Recorder;
+use crate::verdict::INTERRUPTED;
 use crate::{admin, files, host, monitor, player, results, ring, tls, verify};
 
 /// A run that is over.

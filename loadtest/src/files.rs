@@ -14,8 +14,7 @@ use crate::host;
 use crate::ledger;
 use crate::monitor::Outcome;
 use crate::report::Report;
-use crate::results::LOGGED;
-use crate::stats::Metric;
+use crate::stats::{LOGGED, Metric};
 
 /// What `result.json` holds.
 pub const SCHEMA: &str = include_str!("../result.schema.json");

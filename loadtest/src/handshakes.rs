@@ -17,11 +17,12 @@ use crate::duration::show;
 use crate::failure::{Failure, Reason};
 use crate::gate::Gate;
 use crate::plural::{counted, grouped};
-use crate::report::{self, INTERRUPTED, Verdict};
+use crate::report;
 use crate::socket::{Handshake, Socket};
 use crate::stats::{Metric, Recorder, Stats};
 use crate::target::Target;
 use crate::tls::{self, Tls};
+use crate::verdict::{INTERRUPTED, Verdict};
 use crate::{host, ring};
 
 /// A client waits this long after a failure, so that it does not flood a node that refuses.

@@ -55,6 +55,7 @@ mod storm;
 mod target;
 mod tls;
 mod token;
+mod verdict;
 mod verify;
 mod wire;
 mod worker;

@@ -16,8 +16,7 @@ use crate::host::{self, HostError, ServerSample};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::plural::counted;
-use crate::results::LOGGED;
-use crate::stats::{Metric, Recorder, Stats};
+use crate::stats::{LOGGED, Metric, Recorder, Stats};
 
 /// Nanoseconds from one collection to the next.
 const INTERVAL: u64 = 1_000_000_000;

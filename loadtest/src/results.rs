@@ -10,8 +10,8 @@ use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 use serde_json::Value;
 
-use crate::report::{RESULT_VERSION, RESULT_VERSION_MIN, Verdict};
-use crate::stats::{Metric, Stats};
+use crate::stats::{LOGGED, Metric, Stats};
+use crate::verdict::Verdict;
 
 pub mod compare;
 mod connections;
@@ -21,19 +21,11 @@ pub mod sizing;
 mod summary;
 pub mod table;
 
-/// The metrics that `latency.hlog` holds, where they were measured.
-pub const LOGGED: [Metric; 10] = [
-    Metric::Ack,
-    Metric::Setup,
-    Metric::Sendlag,
-    Metric::Tls,
-    Metric::StormSetup,
-    Metric::StormBack,
-    Metric::AckBefore,
-    Metric::AckDuring,
-    Metric::AckAfter,
-    Metric::ChurnSetup,
-];
+/// Version of `result.json`. Version 2 adds TLS, storms and churn to version 1. Readers take both.
+pub const RESULT_VERSION: u32 = 2;
+
+/// The oldest version that is read.
+pub const RESULT_VERSION_MIN: u32 = 1;
 
 /// The times in the log are rounded to milliseconds, so they can be off by this, seconds.
 const ROUNDING: f64 = 0.000_5;

@@ -99,6 +99,20 @@ impl Metric {
     }
 }
 
+/// The metrics that `latency.hlog` holds, where they were measured.
+pub const LOGGED: [Metric; 10] = [
+    Metric::Ack,
+    Metric::Setup,
+    Metric::Sendlag,
+    Metric::Tls,
+    Metric::StormSetup,
+    Metric::StormBack,
+    Metric::AckBefore,
+    Metric::AckDuring,
+    Metric::AckAfter,
+    Metric::ChurnSetup,
+];
+
 /// Everything that was measured in a time span.
 #[derive(Debug, Clone)]
 pub struct Stats {

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use tokio::task::LocalSet;
 
-use super::ending::{Ending, Endings};
+use super::ending::Ending;
+use super::endings::Endings;
 use super::kind::Kind;
 use super::pace::Pace;
 use super::peer::Node;

@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::ear::Ear;
-use super::ending::{Ending, LATE_MAX};
+use super::ending::Ending;
+use super::endings::LATE_MAX;
 use crate::target::Target;
 use crate::tls::Tls;
 

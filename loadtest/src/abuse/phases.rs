@@ -5,26 +5,11 @@
 use serde_json::{Value, json};
 
 use super::probe::Probed;
+use super::times::Times;
 use super::watch::Seen;
 use crate::report::figures;
 use crate::results::Interval;
 use crate::stats::{Metric, Stats};
-
-/// When the parts begin and end, nanoseconds of the run's clock.
-#[derive(Debug, Clone, Copy)]
-pub struct Times {
-    /// All live calls are up.
-    pub calm: u64,
-    /// The first hostile peer connects.
-    pub attack: u64,
-    /// The attack is over: no more peers connect. If they take their whole time, the node must have
-    /// ended the last one by now.
-    pub attack_end: u64,
-    /// The wait for late peers is over.
-    pub settled: u64,
-    /// The live calls' audio ends.
-    pub end: u64,
-}
 
 /// One part.
 pub struct Phase {
@@ -36,27 +21,6 @@ pub struct Phase {
     pub new_calls_failed: Vec<String>,
     /// CPU in percent of a core, and memory.
     pub node: Option<(f64, u64)>,
-}
-
-impl Times {
-    /// Start and end of each part: before, during, after.
-    pub fn parts(&self) -> [(u64, u64); 3] {
-        [(self.calm, self.attack), (self.attack, self.attack_end), (self.settled, self.end)]
-    }
-
-    /// The part that a second of the log belongs to. A second that overlaps the attack belongs to
-    /// it.
-    fn part_of(&self, begin: u64, end: u64) -> Option<usize> {
-        if begin < self.calm || end > self.end {
-            None
-        } else if end <= self.attack {
-            Some(0)
-        } else if begin < self.attack_end {
-            Some(1)
-        } else {
-            (begin >= self.settled).then_some(2)
-        }
-    }
 }
 
 /// Sorts all figures into the three parts.

@@ -6,15 +6,17 @@ use std::fmt::{Result, Write as _};
 
 use serde_json::{Value, json};
 
-use super::args::AbuseArgs;
-use super::ending::{self, Endings};
-use super::phases::{Phase, Times};
+use super::endings::{self, Endings};
+use super::phases::Phase;
+use super::times::Times;
 use super::verdict;
 use super::watch::Seen;
+use crate::cli::AbuseArgs;
 use crate::duration::show;
 use crate::monitor::Outcome;
 use crate::plural::{counted, grouped};
-use crate::report::{Report, Verdict};
+use crate::report::Report;
+use crate::verdict::Verdict;
 
 /// Version of `abuse.json`: raised when a field changes its meaning or goes.
 const VERSION: u32 = 1;
@@ -179,7 +181,7 @@ fn write_peers(out: &mut String, endings: &Value) -> Result {
     let expected = endings["expected"].as_str().unwrap_or_default();
     writeln!(out, "\npeers: {connections}, {megabytes:.1} MB sent; expected: {expected}")?;
     for (name, figures) in endings["endings"].as_object().into_iter().flatten() {
-        writeln!(out, "  {}", ending::words(name, figures))?;
+        writeln!(out, "  {}", endings::words(name, figures))?;
     }
     for example in items(&endings["examples"]) {
         writeln!(out, "  not as expected: {}", example.as_str().unwrap_or_default())?;

@@ -4,13 +4,13 @@
 
 use serde::Serialize;
 
-use super::ending::Endings;
+use super::endings::Endings;
 use super::phases::Phase;
 use crate::duration::show;
 use crate::plural::{counted, grouped};
-use crate::report::Verdict;
 use crate::slo::Slo;
 use crate::stats::Metric;
+use crate::verdict::Verdict;
 
 /// An ACK p99 up to this is never too much: a little noise of the scheduler is not a slowdown.
 const ACK_FLOOR: u64 = 20_000_000;

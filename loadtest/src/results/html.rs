@@ -14,8 +14,8 @@ use super::{RunDir, compare, connections, items, text};
 use crate::duration::show;
 use crate::files;
 use crate::plural::{counted, grouped};
-use crate::report::Verdict;
 use crate::stats::{Metric, Stats};
+use crate::verdict::Verdict;
 
 mod chart;
 mod charts;

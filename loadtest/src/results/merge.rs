@@ -9,11 +9,12 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 use serde_json::{Map, Value, json};
 
-use super::{Interval, LOGGED, RunDir, number};
+use super::{Interval, RESULT_VERSION, RunDir, number};
 use crate::files;
-use crate::report::{RESULT_VERSION, Verdict, figures};
+use crate::report::figures;
 use crate::slo::Slo;
-use crate::stats::{Metric, Stats};
+use crate::stats::{LOGGED, Metric, Stats};
+use crate::verdict::Verdict;
 
 /// Adds up runs and writes the directory of the sum. Returns its result.
 pub fn merge(

@@ -8,8 +8,8 @@ use super::summary::summary;
 use super::{compare, connections, items, number, text};
 use crate::duration::show;
 use crate::plural::{counted, grouped};
-use crate::report::Verdict;
 use crate::stats::Metric;
+use crate::verdict::Verdict;
 
 /// Shown if nothing was measured: a zero would mean that it took no time.
 const UNMEASURED: &str = "-";

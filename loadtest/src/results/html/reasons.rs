@@ -4,9 +4,9 @@ use serde_json::Value;
 
 use crate::duration::show;
 use crate::plural::counted;
-use crate::report::Verdict;
 use crate::results::table::why_invalid;
 use crate::results::{items, text};
+use crate::verdict::Verdict;
 
 /// A verdict in a sentence, for readers that do not know exo-load.
 pub fn meaning(verdict: Verdict, result: &Value) -> String {

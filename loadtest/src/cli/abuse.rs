@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 
-use super::ending::LATE_MAX;
-use super::kind::Kind;
-use super::phases::Times;
-use crate::cli::tls::TlsArgs;
-use crate::cli::{Cli, Command, RunArgs};
+use super::tls::TlsArgs;
+use super::{Cli, Command, RunArgs};
+use crate::abuse::endings::LATE_MAX;
+use crate::abuse::kind::Kind;
+use crate::abuse::times::Times;
 use crate::duration;
 use crate::schedule::Schedule;
 use crate::slo::Slo;
