@@ -8,9 +8,10 @@ use super::connections::{Connection, ConnectionId, Connections, Open, Reply, Sta
 use super::deferred::Deferred;
 use super::drain::Drain;
 use super::ends::Ends;
-use super::places::{Places, Standing};
+use super::places::Places;
 use super::rates::AddressRates;
 use super::refusals::log_request;
+use super::standing::Standing;
 use crate::address::PeerAddress;
 use crate::clock::{Moment, Now};
 use crate::constants::HANDSHAKE_TIME_MAX;

@@ -11,8 +11,8 @@
 #![forbid(unsafe_code)]
 
 use super::ends::Ends;
-use super::places::Standing;
 use super::reading::{Lane, Reading};
+use super::standing::Standing;
 use super::timing::{Micros32, Timing};
 use crate::ack::PromiseTicket;
 use crate::address::PeerAddress;

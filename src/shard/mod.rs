@@ -10,9 +10,9 @@
 //!
 //! | file | part |
 //! | --- | --- |
-//! | `connections` | the table of connections; `reading`, `ends`, `timing`: parts of their state |
+//! | `connections` | the table of connections; `reading`, `standing`, `ends`, `timing`: parts of their state |
 //! | `timers` | one deadline for each connection |
-//! | `reading` | the read queue: connections that wait to be read, and how many a turn reads |
+//! | `read_queue` | connections that wait to be read, and how many a turn reads |
 //! | `deferred` | bytes that wait until the frame ring has room |
 //! | `send_queue` | connections that wait for a send slot |
 //! | `admission` | accepts, places, request heads that wait to be judged |
@@ -26,8 +26,8 @@
 //! | `standstill` | the pace of turns; deadlines after the process stood still |
 //! | `latency_recorder` | how long things take |
 //!
-//! `receive` and `transmit` are the ways in and out: received bytes → head, frames → session → send
-//! slots → socket.
+//! `receive` with `feed` and `transmit` are the ways in and out: received bytes → head, frames →
+//! session → send slots → socket.
 #![forbid(unsafe_code)]
 
 use crate::ack::{Promise, PromiseQueue, promise_count_max, promise_count_usual};
@@ -53,7 +53,7 @@ pub use journal::ShardJournalConfig;
 use latency_recorder::LatencyRecorder;
 use mail::Mail;
 use mailbox::{Mailbox, MailboxSender, Message};
-use reading::ReadQueue;
+use read_queue::ReadQueue;
 use refusals::RefusalLog;
 use send_queue::SendQueue;
 use standstill::TurnClock;
@@ -67,6 +67,7 @@ pub mod connections;
 mod deferred;
 mod drain;
 mod ends;
+mod feed;
 mod journal;
 mod latency_recorder;
 mod mail;
@@ -75,10 +76,12 @@ pub mod ownership;
 mod places;
 mod pressure;
 mod rates;
+mod read_queue;
 pub mod reading;
 mod receive;
 mod refusals;
 mod send_queue;
+mod standing;
 mod standstill;
 pub mod timers;
 mod timing;

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 use super::connections::{Connection, ConnectionId, Connections, Stage};
+use super::standing::Standing;
 use crate::clock::Moment;
 use crate::constants::{FREE_SHARE_OF_VISITORS, visitors_max};
 use crate::limits::Limits;
@@ -24,19 +25,6 @@ use std::time::Duration;
 /// How long a connection keeps its place at least. A request follows the end of TCP's handshake at
 /// once, so it is read within a turn or two. Under a flood the backlog of 4,096 passes in a second.
 const PLACE_TIME_MIN: Duration = Duration::from_millis(10);
-
-/// Whether a connection may have to give way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Its request is not complete.
-    Incomplete,
-    /// It was answered, and has not ended its side.
-    Lingering,
-    /// It does not: its request is complete, or its answer on its way out.
-    Settled,
-    /// It gives way: nothing is waited for once its answer has gone out.
-    Leaving,
-}
 
 /// Connections of one standing, the oldest first, and since when they have it. Some entries are
 /// outdated: their connections have moved on, or are gone.

@@ -11,7 +11,7 @@
 use super::Shard;
 use super::connections::{Connection, ConnectionId, Early, Stage};
 use super::ends::Ends;
-use super::receive::{Fed, Feeder};
+use super::feed::{Fed, Feeder};
 use super::timing::Micros32;
 use crate::clock::{Moment, Now};
 use crate::io::Io;

@@ -4,9 +4,9 @@
 use super::Shard;
 use super::connections::{Connection, ConnectionId, Reply, Sending, Stage};
 use super::ends::Ends;
-use super::places::Standing;
 use super::reading::Reading;
 use super::refusals::{log_end, log_session, log_start};
+use super::standing::Standing;
 use super::tls::{TlsEnd, count_failure};
 use crate::ack::Promise;
 use crate::call::Seq;
