@@ -98,9 +98,9 @@ const FILE_LENGTH_MAX: usize = 720;
 const FILE_LENGTH_NOTED: usize = 500;
 
 /// A source file.
-struct Source {
+pub(crate) struct Source {
     /// Below the workspace's root, with `/`.
-    path: String,
+    pub(crate) path: String,
     text: String,
 }
 
@@ -111,13 +111,13 @@ impl Source {
         below.split(['/', '.']).next().expect("a name")
     }
 
-    fn is_test(&self) -> bool {
+    pub(crate) fn is_test(&self) -> bool {
         self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
     /// Its lines without comments, strings left as they are, and without what is compiled for tests
     /// alone.
-    fn code(&self) -> Vec<&str> {
+    pub(crate) fn code(&self) -> Vec<&str> {
         let mut code = Vec::new();
         let mut lines = self.text.lines();
         while let Some(line) = lines.next() {
@@ -176,7 +176,7 @@ fn collect(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn sources(dirs: &[&str]) -> Vec<Source> {
+pub(crate) fn sources(dirs: &[&str]) -> Vec<Source> {
     let mut paths = Vec::new();
     dirs.iter().for_each(|dir| collect(&root().join(dir), &mut paths));
     paths.sort();

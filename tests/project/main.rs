@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod circles;
 mod dependencies;
 mod doc_examples;
 mod doc_links;
