@@ -5,139 +5,124 @@
 
 use super::Violation;
 
-/// Why we send a Close: one variant for each row of the table in `docs/protocol.md`, and the normal
-/// end of a call.
-///
-/// A Close of the peer is answered with the peer's code and has no variant here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Closing {
-    /// 1000: after `stopped`.
-    Normal,
-    /// 4400: invalid JSON, a missing or mistyped member, or a bad rate, encoding or id.
-    InvalidStart,
-    /// 4400: audio or `stop` before `start`.
-    StartRequired,
-    /// 4400: a second `start` that differs from the first.
-    AlreadyStarted,
-    /// 4400: a frame of odd length where `strict_pcm` is set.
-    OddLength,
-    /// 4401: the token expired during the call, and the node is set to close such calls.
-    TokenExpired,
-    /// 4403: the token's claims and `start` differ.
-    ClaimMismatch,
-    /// 4409: the same call connected again.
-    Superseded,
-    /// 4408: no `start` in time.
-    StartTimeout,
-    /// 4408: nothing came for too long.
-    IdleTimeout,
-    /// 4408: the peer does not read.
-    AckStalled,
-    /// 4429: audio runs further ahead of real time than allowed.
-    TooFast,
-    /// 1013: the journal cannot take more.
-    Storage,
-    /// 1001: the node is draining.
-    Draining,
-    /// 1002: RFC 6455 was broken.
-    Protocol,
-    /// 1007: text or a close reason that is not UTF-8.
-    NotUtf8,
-    /// 1009: a message, text or number of fragments over its limit.
-    TooBig,
-    /// 1008: too many control frames or texts.
-    Flood,
+/// Declares each closing once: `Name = code "label" retry: "message of the error event"`. `retry`
+/// says that a new connection can succeed, and `final` that it cannot. A closing without an event
+/// has no message: its code, one of RFC 6455, says everything.
+macro_rules! closings {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident = $code:literal $label:literal $retry:ident $(: $message:literal)?,
+    )+) => {
+        /// Why we send a Close: one variant for each row of the table in `docs/protocol.md`, and
+        /// the normal end of a call.
+        ///
+        /// A Close of the peer is answered with the peer's code and has no variant here.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Closing {
+            $(
+                $(#[doc = $doc])+
+                #[doc = concat!(" Code ", $code, ".")]
+                $name,
+            )+
+        }
+
+        impl Closing {
+            /// All variants, in the order of [`Closing::index`].
+            pub const ALL: [Closing; Closing::COUNT] = [$( Closing::$name, )+];
+
+            /// Number of variants.
+            pub const COUNT: usize = [$( $label, )+].len();
+
+            /// Code of the Close.
+            pub const fn code(self) -> u16 {
+                match self { $( Closing::$name => $code, )+ }
+            }
+
+            /// Label of counters.
+            pub const fn label(self) -> &'static str {
+                match self { $( Closing::$name => $label, )+ }
+            }
+
+            /// Whether the peer can succeed if it connects again with the same token and the same
+            /// `start`.
+            pub const fn is_retryable(self) -> bool {
+                match self { $( Closing::$name => closings!(@ $retry), )+ }
+            }
+
+            /// `message` of the error event: what is wrong and what to do about it. Empty if no
+            /// event is sent.
+            pub const fn message(self) -> &'static str {
+                match self { $( Closing::$name => concat!($( $message )?), )+ }
+            }
+        }
+    };
+    (@ retry) => { true };
+    (@ final) => { false };
+}
+
+closings! {
+    /// After `stopped`.
+    Normal = 1000 "normal" final,
+    /// Invalid JSON, a missing or mistyped member, or a bad rate, encoding or id.
+    InvalidStart = 4400 "invalid_start" final:
+        "the event is not valid: correct it and connect again",
+    /// Audio or `stop` before `start`.
+    StartRequired = 4400 "start_required" final:
+        "the call has not started: send a start event first",
+    /// A second `start` that differs from the first.
+    AlreadyStarted = 4400 "already_started" final:
+        "the call has started with other values: open a connection for each call",
+    /// A frame of odd length where `strict_pcm` is set.
+    OddLength = 4400 "odd_length" final:
+        "a frame of odd length is not pcm16: send whole 16-bit samples",
+    /// The token expired during the call, and the node is set to close such calls.
+    TokenExpired = 4401 "token_expired" final:
+        "the token has expired: connect again with a new one",
+    /// The token's claims and `start` differ.
+    ClaimMismatch = 4403 "claim_mismatch" final:
+        "start and token name different calls: send the ids that the token was issued for",
+    /// The same call connected again.
+    Superseded = 4409 "superseded" final:
+        "a later connection has taken this call over: send on that one",
+    /// No `start` in time.
+    StartTimeout = 4408 "start_timeout" retry:
+        "no start event came in time: send it right after connecting",
+    /// Nothing came for too long.
+    IdleTimeout = 4408 "idle_timeout" retry:
+        "nothing came for too long: connect again, send audio or answer pings",
+    /// The peer does not read.
+    AckStalled = 4408 "ack_stalled" retry:
+        "our messages are not being read: connect again and read them as they come",
+    /// Audio runs further ahead of real time than allowed.
+    TooFast = 4429 "too_fast" final:
+        "audio runs too far ahead of real time: send it at the pace of the call",
+    /// The journal cannot take more.
+    Storage = 1013 "storage" retry:
+        "the node cannot store audio now: connect again, with a growing delay",
+    /// The node is draining.
+    Draining = 1001 "draining" retry:
+        "the node is shutting down: connect again",
+    /// RFC 6455 was broken.
+    Protocol = 1002 "protocol" final,
+    /// Text or a close reason that is not UTF-8.
+    NotUtf8 = 1007 "not_utf8" final,
+    /// A message, text or number of fragments over its limit.
+    TooBig = 1009 "too_big" final,
+    /// Too many control frames or texts.
+    Flood = 1008 "flood" final,
 }
 
 impl Closing {
-    /// Number of variants.
-    pub const COUNT: usize = 18;
-
-    /// All variants, in the order of [`Closing::index`].
-    pub const ALL: [Closing; Closing::COUNT] = [
-        Closing::Normal,
-        Closing::InvalidStart,
-        Closing::StartRequired,
-        Closing::AlreadyStarted,
-        Closing::OddLength,
-        Closing::TokenExpired,
-        Closing::ClaimMismatch,
-        Closing::Superseded,
-        Closing::StartTimeout,
-        Closing::IdleTimeout,
-        Closing::AckStalled,
-        Closing::TooFast,
-        Closing::Storage,
-        Closing::Draining,
-        Closing::Protocol,
-        Closing::NotUtf8,
-        Closing::TooBig,
-        Closing::Flood,
-    ];
-
     /// Index in arrays of [`Closing::COUNT`] elements.
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// Code of the Close.
-    pub const fn code(self) -> u16 {
-        match self {
-            Closing::Normal => 1000,
-            Closing::InvalidStart
-            | Closing::StartRequired
-            | Closing::AlreadyStarted
-            | Closing::OddLength => 4400,
-            Closing::TokenExpired => 4401,
-            Closing::ClaimMismatch => 4403,
-            Closing::StartTimeout | Closing::IdleTimeout | Closing::AckStalled => 4408,
-            Closing::Superseded => 4409,
-            Closing::TooFast => 4429,
-            Closing::Storage => 1013,
-            Closing::Draining => 1001,
-            Closing::Protocol => Violation::Protocol("").close_code(),
-            Closing::NotUtf8 => Violation::NotUtf8.close_code(),
-            Closing::TooBig => Violation::TooBig("").close_code(),
-            Closing::Flood => Violation::Flood.close_code(),
-        }
-    }
-
     /// Text of the Close, and `reason` of the error event. Empty if the code of RFC 6455 says
     /// everything.
     pub const fn reason(self) -> &'static str {
-        match self {
-            Closing::Normal
-            | Closing::Protocol
-            | Closing::NotUtf8
-            | Closing::TooBig
-            | Closing::Flood => "",
-            _ => self.label(),
-        }
-    }
-
-    /// Label of counters.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Closing::Normal => "normal",
-            Closing::InvalidStart => "invalid_start",
-            Closing::StartRequired => "start_required",
-            Closing::AlreadyStarted => "already_started",
-            Closing::OddLength => "odd_length",
-            Closing::TokenExpired => "token_expired",
-            Closing::ClaimMismatch => "claim_mismatch",
-            Closing::Superseded => "superseded",
-            Closing::StartTimeout => "start_timeout",
-            Closing::IdleTimeout => "idle_timeout",
-            Closing::AckStalled => "ack_stalled",
-            Closing::TooFast => "too_fast",
-            Closing::Storage => "storage",
-            Closing::Draining => "draining",
-            Closing::Protocol => "protocol",
-            Closing::NotUtf8 => "not_utf8",
-            Closing::TooBig => "too_big",
-            Closing::Flood => "flood",
-        }
+        if self.has_event() { self.label() } else { "" }
     }
 
     /// Whether an error event is sent before the Close: for our own codes, and for 1013 and 1001.
@@ -151,67 +136,6 @@ impl Closing {
         match self.code() {
             code @ 4000.. => code - 4000,
             code => code,
-        }
-    }
-
-    /// Whether the peer can succeed if it connects again with the same token and the same `start`.
-    pub const fn is_retryable(self) -> bool {
-        match self {
-            Closing::StartTimeout
-            | Closing::IdleTimeout
-            | Closing::AckStalled
-            | Closing::Storage
-            | Closing::Draining => true,
-            Closing::Normal
-            | Closing::InvalidStart
-            | Closing::StartRequired
-            | Closing::AlreadyStarted
-            | Closing::OddLength
-            | Closing::TokenExpired
-            | Closing::ClaimMismatch
-            | Closing::Superseded
-            | Closing::TooFast
-            | Closing::Protocol
-            | Closing::NotUtf8
-            | Closing::TooBig
-            | Closing::Flood => false,
-        }
-    }
-
-    /// `message` of the error event: what is wrong and what to do about it. Empty if no event is
-    /// sent.
-    pub const fn message(self) -> &'static str {
-        match self {
-            Closing::Normal
-            | Closing::Protocol
-            | Closing::NotUtf8
-            | Closing::TooBig
-            | Closing::Flood => "",
-            Closing::InvalidStart => "the event is not valid: correct it and connect again",
-            Closing::StartRequired => "the call has not started: send a start event first",
-            Closing::AlreadyStarted => {
-                "the call has started with other values: open a connection for each call"
-            }
-            Closing::OddLength => "a frame of odd length is not pcm16: send whole 16-bit samples",
-            Closing::TokenExpired => "the token has expired: connect again with a new one",
-            Closing::ClaimMismatch => {
-                "start and token name different calls: send the ids that the token was issued for"
-            }
-            Closing::Superseded => "a later connection has taken this call over: send on that one",
-            Closing::StartTimeout => "no start event came in time: send it right after connecting",
-            Closing::IdleTimeout => {
-                "nothing came for too long: connect again, send audio or answer pings"
-            }
-            Closing::AckStalled => {
-                "our messages are not being read: connect again and read them as they come"
-            }
-            Closing::TooFast => {
-                "audio runs too far ahead of real time: send it at the pace of the call"
-            }
-            Closing::Storage => {
-                "the node cannot store audio now: connect again, with a growing delay"
-            }
-            Closing::Draining => "the node is shutting down: connect again",
         }
     }
 }

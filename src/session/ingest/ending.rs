@@ -4,61 +4,73 @@
 
 use crate::proto::close::Closing;
 
-/// Why a connection brings no more audio of a call. The numbers are part of the journal's format:
-/// they never get a new meaning, and 0 is not one of them. If a call has no end record, the node
-/// itself ended first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u16)]
-pub enum Ending {
+/// Declares each ending once: `Name = number "label", Closings`. A live call that we close with one
+/// of these closings ends so.
+macro_rules! endings {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident = $number:literal $label:literal $(, $($closing:ident)|+)?;
+    )+) => {
+        /// Why a connection brings no more audio of a call. The numbers are part of the journal's
+        /// format: they never get a new meaning, and 0 is not one of them. If a call has no end
+        /// record, the node itself ended first.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u16)]
+        pub enum Ending {
+            $( $(#[doc = $doc])+ $name = $number, )+
+        }
+
+        impl Ending {
+            /// All variants, in the order of [`Ending::index`].
+            pub const ALL: [Ending; Ending::COUNT] = [$( Ending::$name, )+];
+
+            /// Number of variants.
+            pub const COUNT: usize = [$( $label, )+].len();
+
+            /// Label of counters and listings.
+            pub const fn label(self) -> &'static str {
+                match self { $( Ending::$name => $label, )+ }
+            }
+
+            /// The ending of a live call that we close with `closing`.
+            pub const fn of_closing(closing: Closing) -> Ending {
+                match closing { $($( $(Closing::$closing)|+ => Ending::$name, )?)+ }
+            }
+        }
+    };
+}
+
+endings! {
     /// The peer sent `stop`.
-    Stopped = 1,
+    Stopped = 1 "stopped", Normal;
     /// The peer sent a Close without `stop`.
-    PeerClosed = 2,
+    PeerClosed = 2 "peer_closed";
     /// The peer ended its side of the connection without a Close.
-    Finished = 3,
+    Finished = 3 "finished";
     /// The connection was reset, or failed in another way.
-    Reset = 4,
+    Reset = 4 "reset";
     /// A later connection took the call over.
-    Superseded = 5,
+    Superseded = 5 "superseded", Superseded;
     /// The node drained.
-    Drained = 6,
+    Drained = 6 "drained", Draining;
     /// The journal could not accept more.
-    Storage = 7,
+    Storage = 7 "storage", Storage;
     /// Nothing came for too long.
-    IdleTimeout = 8,
+    IdleTimeout = 8 "idle_timeout", IdleTimeout;
     /// The peer did not read.
-    AckStalled = 9,
+    AckStalled = 9 "ack_stalled", AckStalled;
     /// Audio ran too far ahead of real time.
-    TooFast = 10,
+    TooFast = 10 "too_fast", TooFast;
     /// The peer sent an event or a frame that the session does not allow.
-    Refused = 11,
+    Refused = 11 "refused",
+        InvalidStart | StartRequired | AlreadyStarted | OddLength | ClaimMismatch | StartTimeout;
     /// The peer violated RFC 6455, or a limit on messages.
-    Violation = 12,
+    Violation = 12 "violation", Protocol | NotUtf8 | TooBig | Flood;
     /// The token expired.
-    TokenExpired = 13,
+    TokenExpired = 13 "token_expired", TokenExpired;
 }
 
 impl Ending {
-    /// Number of variants.
-    pub const COUNT: usize = 13;
-
-    /// All variants, in the order of [`Ending::index`].
-    pub const ALL: [Ending; Ending::COUNT] = [
-        Ending::Stopped,
-        Ending::PeerClosed,
-        Ending::Finished,
-        Ending::Reset,
-        Ending::Superseded,
-        Ending::Drained,
-        Ending::Storage,
-        Ending::IdleTimeout,
-        Ending::AckStalled,
-        Ending::TooFast,
-        Ending::Refused,
-        Ending::Violation,
-        Ending::TokenExpired,
-    ];
-
     /// Number in end records.
     pub const fn number(self) -> u16 {
         self as u16
@@ -72,48 +84,6 @@ impl Ending {
     /// Index in arrays of [`Ending::COUNT`] elements.
     pub const fn index(self) -> usize {
         self as usize - 1
-    }
-
-    /// Label of counters and listings.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Ending::Stopped => "stopped",
-            Ending::PeerClosed => "peer_closed",
-            Ending::Finished => "finished",
-            Ending::Reset => "reset",
-            Ending::Superseded => "superseded",
-            Ending::Drained => "drained",
-            Ending::Storage => "storage",
-            Ending::IdleTimeout => "idle_timeout",
-            Ending::AckStalled => "ack_stalled",
-            Ending::TooFast => "too_fast",
-            Ending::Refused => "refused",
-            Ending::Violation => "violation",
-            Ending::TokenExpired => "token_expired",
-        }
-    }
-
-    /// The ending of a live call that we close with `closing`.
-    pub const fn of_closing(closing: Closing) -> Ending {
-        match closing {
-            Closing::Normal => Ending::Stopped,
-            Closing::InvalidStart
-            | Closing::StartRequired
-            | Closing::AlreadyStarted
-            | Closing::OddLength
-            | Closing::ClaimMismatch
-            | Closing::StartTimeout => Ending::Refused,
-            Closing::TokenExpired => Ending::TokenExpired,
-            Closing::Superseded => Ending::Superseded,
-            Closing::IdleTimeout => Ending::IdleTimeout,
-            Closing::AckStalled => Ending::AckStalled,
-            Closing::TooFast => Ending::TooFast,
-            Closing::Storage => Ending::Storage,
-            Closing::Draining => Ending::Drained,
-            Closing::Protocol | Closing::NotUtf8 | Closing::TooBig | Closing::Flood => {
-                Ending::Violation
-            }
-        }
     }
 }
 
