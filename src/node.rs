@@ -462,7 +462,10 @@ impl Node {
 pub fn require_host(config: &NodeConfig) -> Result<(Features, Limits), StartError> {
     let features = probe(config.kernel_features)?;
     let limits = fit_to_open_files(config)?;
-    config.journal.as_ref().map_or(Ok(()), |journal| require_file_size(journal.segment_size))?;
+    config
+        .journal
+        .as_ref()
+        .map_or(Ok(()), |journal| require_file_size(journal.settings.segment_size))?;
     let allowed = allowed_cpus()
         .map_err(|error| StartError::System { step: "asking for the allowed CPUs", error })?;
     match config.shards.iter().flatten().find(|cpu| !allowed.contains(cpu)) {

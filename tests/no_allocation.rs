@@ -11,6 +11,7 @@ use exo_ingest::call::CallIdentity;
 use exo_ingest::cli::keygen::{KeyBits, generate_into};
 use exo_ingest::clock::Now;
 use exo_ingest::io::probe::KernelFeatures;
+use exo_ingest::journal::settings::JournalSettings;
 use exo_ingest::limits::Limits;
 use exo_ingest::metrics::Counters;
 use exo_ingest::node::{Node, NodeConfig};
@@ -325,11 +326,14 @@ fn frames_allocate_nothing_and_a_call_costs_less_than_a_kilobyte() {
 fn count(kernel_features: KernelFeatures, has_journal: bool, speaks_tls: bool) {
     let dir = tempfile::tempdir().unwrap();
     // Small segments, so that several are started during the count.
-    let journal = JournalConfig {
-        segment_size: SEGMENT_SIZE,
-        reserve: Some(1),
-        ..JournalConfig::new(dir.path().join("data"))
-    };
+    let journal = JournalConfig::new(
+        dir.path().join("data"),
+        JournalSettings {
+            segment_size: SEGMENT_SIZE,
+            reserve: Some(1),
+            ..JournalSettings::default()
+        },
+    );
     let key = generate_into(dir.path(), KeyBits::Bits2048).unwrap();
     let signer = Signer::from_pem(&std::fs::read(key.private).unwrap()).unwrap();
     let certificate = speaks_tls.then(Certificate::make);

@@ -89,7 +89,7 @@ fn keys(settings: &Settings, report: &mut Report) {
         return report.fail("token keys", &Failure::Usage(MISSING_KEY.into()));
     };
     let shown = path.display().to_string();
-    match try_keys(path, launch::token_policy(settings)) {
+    match try_keys(path, settings.token_policy.clone()) {
         Ok(verifier) => {
             let keys = verifier.keys();
             report.fine(

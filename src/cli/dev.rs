@@ -114,8 +114,8 @@ pub(super) fn dev(args: &DevArgs) -> Result<(), Failure> {
         make_certificate(&args.dir, &certificate)?;
     }
     // Our token names no issuer and no audience, so a node that requires one would refuse it.
-    let demands_more =
-        config.settings.jwt_issuer.is_some() || config.settings.jwt_audience.is_some();
+    let demands_more = config.settings.token_policy.issuer.is_some()
+        || config.settings.token_policy.audience.is_some();
     let token = if own_keys && !demands_more { Some(mint(&private)?) } else { None };
     let launch = Launch::start(&config, None, None)?;
     launch.announce();

@@ -2,7 +2,6 @@
 //! From a configuration to a running node, the same way for `serve` and `dev`.
 
 use super::{Failure, reload};
-use crate::auth::TokenPolicy;
 use crate::config::Config;
 use crate::config::settings::{OnExpiry, Settings};
 use crate::config::{cpus, ring_size};
@@ -53,7 +52,7 @@ impl Launch {
         let control_config = ControlConfig {
             settings: reload::settings_file(config),
             keys: key_path,
-            policy: token_policy(settings),
+            policy: settings.token_policy.clone(),
             tls: settings.tls.settings(),
             admin: settings.admin,
             drain: settings.drain,
@@ -108,15 +107,6 @@ impl Launch {
     }
 }
 
-/// The requirements on tokens.
-pub(super) fn token_policy(settings: &Settings) -> TokenPolicy {
-    TokenPolicy {
-        issuer: settings.jwt_issuer.clone(),
-        audience: settings.jwt_audience.clone(),
-        leeway: settings.jwt_leeway,
-    }
-}
-
 /// Why there is no control plane, with the exit code that tells a supervisor whether to retry.
 pub(super) fn control_failure(settings: &Settings, error: &ControlError) -> Failure {
     let sentence = match error {
@@ -164,7 +154,7 @@ pub(super) fn node_config(settings: &Settings) -> Result<NodeConfig, Failure> {
             claim_match: settings.claim_match,
             allowed_origins: settings.allowed_origins.clone(),
             close_on_expiry: settings.on_expiry == OnExpiry::Close,
-            expiry_leeway: settings.jwt_leeway,
+            expiry_leeway: settings.token_policy.leeway,
             client_tenant: settings.tls.client_tenant,
             has_journal: settings.journal().is_some(),
         },

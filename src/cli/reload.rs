@@ -7,8 +7,7 @@ use crate::config::reload::Change;
 use crate::config::settings::Settings;
 use crate::control::settings_file::{ReadOutcome, SettingsFile};
 use crate::logging;
-use crate::node::reloadable::ReloadableLimits;
-use crate::store::RetentionLimits;
+use crate::node::reloadable::ReloadableSettings;
 
 /// What a setting is called in the log that has no value.
 const UNSET: &str = "unset";
@@ -51,19 +50,8 @@ fn values(change: &Change) -> [&str; 2] {
 }
 
 fn outcome(settings: &Settings, applied: usize, pending: usize) -> ReadOutcome {
-    let limits = &settings.limits;
     ReadOutcome {
-        limits: ReloadableLimits {
-            calls_max: limits.calls_max,
-            calls_per_tenant_max: limits.calls_per_tenant_max,
-            address_rate: limits.address_rate,
-            address_burst: limits.address_burst,
-            retention: RetentionLimits {
-                retain_bytes: settings.retain_bytes,
-                retain_age: settings.retain_age,
-                reserve: settings.reserve,
-            },
-        },
+        settings: ReloadableSettings { limits: settings.limits.clone(), journal: settings.journal },
         drain: settings.drain,
         drain_grace: settings.drain_grace,
         applied,

@@ -162,18 +162,19 @@ impl Check<'_> {
     }
 
     fn journal(&self) -> Result<(), ConfigError> {
-        let settings = &self.config.settings;
+        let journal = &self.config.settings.journal;
+        let segment_size = usize::try_from(journal.segment_size).unwrap_or(usize::MAX);
         let (segment, range) = ("journal.segment_size", SEGMENT_SIZE_MIN..=SEGMENT_SIZE_MAX);
-        self.require(range.contains(&settings.segment_size), segment, || {
+        self.require(range.contains(&segment_size), segment, || {
             format!("between {} and {}", show_size(SEGMENT_SIZE_MIN), show_size(SEGMENT_SIZE_MAX))
         })?;
-        self.require(settings.segment_size.is_multiple_of(BLOCK_SIZE), segment, || {
+        self.require(segment_size.is_multiple_of(BLOCK_SIZE), segment, || {
             format!("a multiple of {}", show_size(BLOCK_SIZE))
         })?;
-        self.require(settings.sync_interval <= SYNC_INTERVAL_MAX, "journal.sync_interval", || {
+        self.require(journal.sync_interval <= SYNC_INTERVAL_MAX, "journal.sync_interval", || {
             format!("at most {}", show_duration(SYNC_INTERVAL_MAX))
         })?;
-        self.require(settings.stall_timeout >= STALL_TIMEOUT_MIN, "journal.stall_timeout", || {
+        self.require(journal.stall_timeout >= STALL_TIMEOUT_MIN, "journal.stall_timeout", || {
             format!("at least {}", show_duration(STALL_TIMEOUT_MIN))
         })
     }

@@ -60,6 +60,13 @@ pub(super) const COUNT_OR_OFF: Format<Option<usize>> = Format {
 pub(super) const SIZE: Format<usize> =
     Format { shape: "SIZE", parse: parse_size, show: |value| Some(show_size(*value)) };
 
+/// The same for fields of 64 bits.
+pub(super) const SIZE_U64: Format<u64> = Format {
+    shape: "SIZE",
+    parse: |text| parse_size(text).map(|size| size as u64),
+    show: |value| Some(show_size(*value as usize)),
+};
+
 /// Bytes, at least 1, or `off`.
 pub(super) const SIZE_OR_OFF: Format<Option<u64>> = Format {
     shape: "SIZE|off",

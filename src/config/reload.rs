@@ -75,9 +75,9 @@ impl Config {
 
 /// The fields of [`RELOADABLE`]; a test holds the two together.
 fn copy_reloadable(from: &Settings, to: &mut Settings) {
-    to.retain_bytes = from.retain_bytes;
-    to.retain_age = from.retain_age;
-    to.reserve = from.reserve;
+    to.journal.retain_bytes = from.journal.retain_bytes;
+    to.journal.retain_age = from.journal.retain_age;
+    to.journal.reserve = from.journal.reserve;
     to.drain = from.drain;
     to.drain_grace = from.drain_grace;
     to.log_level = from.log_level;

@@ -16,7 +16,9 @@ pub use super::choices::{LogFormat, LogLevel, OnExpiry};
 use super::format;
 use super::tls::{FILES, TlsChoices};
 pub use crate::ack_level::AckLevel;
+use crate::auth::TokenPolicy;
 use crate::io::probe::KernelFeatures;
+use crate::journal::settings::JournalSettings;
 use crate::limits::Limits;
 use crate::session::ingest::ClaimMatch;
 use crate::store::JournalConfig;
@@ -33,12 +35,8 @@ pub struct Settings {
     pub admin: Option<SocketAddr>,
     /// `jwt.key`: PEM or JWKS.
     pub jwt_key: Option<PathBuf>,
-    /// `jwt.issuer`.
-    pub jwt_issuer: Option<String>,
-    /// `jwt.audience`.
-    pub jwt_audience: Option<String>,
-    /// `jwt.leeway`.
-    pub jwt_leeway: Duration,
+    /// `jwt.*`, but for the key.
+    pub token_policy: TokenPolicy,
     /// `tls.*`.
     pub tls: TlsChoices,
     /// `claim_match`.
@@ -55,20 +53,8 @@ pub struct Settings {
     pub no_journal: bool,
     /// `data_dir`.
     pub data_dir: Option<PathBuf>,
-    /// `journal.segment_size`, bytes.
-    pub segment_size: usize,
-    /// `journal.sync_interval`.
-    pub sync_interval: Duration,
-    /// `journal.stall_timeout`.
-    pub stall_timeout: Duration,
-    /// `journal.retain_bytes`; `None` is `off`.
-    pub retain_bytes: Option<u64>,
-    /// `journal.retain_age`; `None` is `off`.
-    pub retain_age: Option<Duration>,
-    /// `journal.reserve`, bytes: 0 is none; with `None` the node chooses.
-    pub reserve: Option<u64>,
-    /// `journal.prefill`.
-    pub prefill: bool,
+    /// `journal.*`.
+    pub journal: JournalSettings,
     /// `ack` as set; [`Settings::ack_level`] is the level in effect.
     pub ack: Option<AckLevel>,
     /// `drain`: the time over which a draining node closes its calls.
@@ -97,17 +83,7 @@ impl Settings {
     /// Configuration of the journal; `None` if there is none, or if no directory was given.
     pub fn journal(&self) -> Option<JournalConfig> {
         let data_dir = self.data_dir.clone().filter(|_| !self.no_journal)?;
-        Some(JournalConfig {
-            data_dir,
-            level: self.ack_level(),
-            segment_size: self.segment_size as u64,
-            sync_interval: self.sync_interval,
-            stall_timeout: self.stall_timeout,
-            retain_bytes: self.retain_bytes,
-            retain_age: self.retain_age,
-            reserve: self.reserve,
-            prefill: self.prefill,
-        })
+        Some(JournalConfig { data_dir, level: self.ack_level(), settings: self.journal })
     }
 }
 
@@ -117,9 +93,7 @@ impl Default for Settings {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8443)),
             admin: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464))),
             jwt_key: None,
-            jwt_issuer: None,
-            jwt_audience: None,
-            jwt_leeway: Duration::from_secs(5),
+            token_policy: TokenPolicy::default(),
             tls: TlsChoices::default(),
             claim_match: ClaimMatch::Strict,
             on_expiry: OnExpiry::Keep,
@@ -128,13 +102,7 @@ impl Default for Settings {
             shards: None,
             no_journal: false,
             data_dir: None,
-            segment_size: 128 << 20,
-            sync_interval: Duration::from_millis(20),
-            stall_timeout: Duration::from_secs(60),
-            retain_bytes: None,
-            retain_age: None,
-            reserve: None,
-            prefill: false,
+            journal: JournalSettings::default(),
             ack: None,
             drain: Duration::from_secs(30),
             // Orchestrators and load balancers need a second or two to send calls elsewhere.
@@ -239,21 +207,21 @@ pub static SETTINGS: &[Setting] = &[
         "jwt.issuer",
         Some("jwt-issuer"),
         format::TEXT,
-        jwt_issuer,
+        token_policy.issuer,
         "Required `iss` of a token; unset: not checked"
     ),
     setting!(
         "jwt.audience",
         Some("jwt-audience"),
         format::TEXT,
-        jwt_audience,
+        token_policy.audience,
         "Required value in the `aud` of a token; unset: not checked"
     ),
     setting!(
         "jwt.leeway",
         Some("jwt-leeway"),
         format::DURATION_OR_ZERO,
-        jwt_leeway,
+        token_policy.leeway,
         "Clock tolerance for the times in a token"
     ),
     setting!(
@@ -374,50 +342,50 @@ pub static SETTINGS: &[Setting] = &[
         "journal.retain_bytes",
         Some("retain-bytes"),
         format::SIZE_OR_OFF,
-        retain_bytes,
+        journal.retain_bytes,
         "Maximum size of the journal: its oldest segments make room for new ones"
     ),
     setting!(
         "journal.retain_age",
         Some("retain-age"),
         format::DURATION_OR_OFF,
-        retain_age,
+        journal.retain_age,
         "Age after which segments of the journal are deleted"
     ),
     setting!(
         "journal.reserve",
         None,
         format::RESERVE,
-        reserve,
+        journal.reserve,
         "Free space below which new calls get 503; off: none; unset: 5 % of the filesystem, at \
          least 1GiB"
     ),
     setting!(
         "journal.segment_size",
         None,
-        format::SIZE,
-        segment_size,
+        format::SIZE_U64,
+        journal.segment_size,
         "Size of a segment of the journal"
     ),
     setting!(
         "journal.sync_interval",
         None,
         format::DURATION_OR_ZERO,
-        sync_interval,
+        journal.sync_interval,
         "Minimum time between two syncs of a shard"
     ),
     setting!(
         "journal.stall_timeout",
         None,
         format::DURATION,
-        stall_timeout,
+        journal.stall_timeout,
         "How long the disk may make no progress before calls are closed"
     ),
     setting!(
         "journal.prefill",
         None,
         format::SWITCH,
-        prefill,
+        journal.prefill,
         "Fill segments with zeros before use: cheaper syncs, but twice the bytes to disk"
     ),
     setting!(

@@ -94,7 +94,7 @@ fn every_setting_is_found_by_flag_key_and_variable() {
     let config = Config::load(inputs, environment(&[("EXO_INGEST_MAX_CALLS", "7")])).unwrap();
     assert_eq!(config.settings.limits.message_size_max, 1024);
     assert_eq!(config.settings.limits.calls_max, 7);
-    assert_eq!(config.settings.jwt_issuer.as_deref(), Some("us"));
+    assert_eq!(config.settings.token_policy.issuer.as_deref(), Some("us"));
 }
 
 #[test]
@@ -342,8 +342,9 @@ fn the_promise_of_an_ack_follows_the_journal() {
 
 #[test]
 fn a_reserve_of_0_or_off_is_not_replaced_by_the_default() {
-    let reserve =
-        |config: &Config| (config.settings.reserve, value_and_source(config, "journal.reserve").0);
+    let reserve = |config: &Config| {
+        (config.settings.journal.reserve, value_and_source(config, "journal.reserve").0)
+    };
     for text in ["0", "off"] {
         let config = load(&[("journal.reserve", text)]).unwrap();
         assert_eq!(reserve(&config), (Some(0), Some("off".into())), "{text}");

@@ -3,7 +3,7 @@
 //! or not at all. What its settings mean is not known here: a function of the caller's reads them.
 
 use super::watched::{self, WatchedFiles};
-use crate::node::reloadable::ReloadableLimits;
+use crate::node::reloadable::ReloadableSettings;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,10 +16,10 @@ const FILE_SIZE_MAX: u64 = 1 << 20;
 pub type ReadSettings = Box<dyn FnMut(&str) -> Result<ReadOutcome, String>>;
 
 /// What a good file comes to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ReadOutcome {
     /// What the node goes on with.
-    pub limits: ReloadableLimits,
+    pub settings: ReloadableSettings,
     /// The time over which a draining node closes its calls.
     pub drain: Duration,
     /// The time before that in which it still answers.
@@ -82,7 +82,6 @@ impl SettingsFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::RetentionLimits;
     use std::cell::RefCell;
     use std::rc::Rc;
     use tokio_uring::start;
@@ -90,16 +89,9 @@ mod tests {
     /// What a file with a number in it comes to.
     fn read(text: &str) -> Result<ReadOutcome, String> {
         let applied = text.trim().parse().map_err(|_| "no number".to_owned())?;
-        let retention = RetentionLimits { retain_bytes: None, retain_age: None, reserve: None };
-        let limits = ReloadableLimits {
-            calls_max: 1,
-            calls_per_tenant_max: None,
-            address_rate: None,
-            address_burst: 1,
-            retention,
-        };
+        let settings = ReloadableSettings::default();
         let drain = Duration::ZERO;
-        Ok(ReadOutcome { limits, drain, drain_grace: drain, applied, pending: 0 })
+        Ok(ReadOutcome { settings, drain, drain_grace: drain, applied, pending: 0 })
     }
 
     #[test]

@@ -111,8 +111,8 @@ fn apply_settings(node: &Node, status: &Status, outcome: Result<ReadOutcome, Str
     status.count_reload("settings", outcome.is_ok());
     match outcome {
         Ok(read) => {
-            node.set_limits(&read.limits);
-            status.set_calls_max(read.limits.calls_max);
+            node.set_settings(&read.settings);
+            status.set_calls_max(read.settings.limits.calls_max);
             tracing::info!(changed = read.applied, pending = read.pending, "settings reloaded");
             match read.pending {
                 0 => "settings reloaded".to_owned(),

@@ -4,4 +4,5 @@
 #![forbid(unsafe_code)]
 
 pub mod frame_ring;
+pub mod settings;
 pub mod writer;

@@ -33,6 +33,7 @@ use crate::constants::{BATCH_SIZE_QUEUED, BLOCK_SIZE};
 use crate::format::{Lsn, SegmentUuid};
 use crate::io::FileHandle;
 use crate::journal::frame_ring::{FrameRing, RingPosition, SealedBatch};
+use crate::journal::settings::JournalSettings;
 use pace::{Pace, Progress};
 use rustix::io::Errno;
 use segment::{OpenSegment, Stage};
@@ -61,10 +62,8 @@ const FENCE_PAUSE_DOUBLINGS: u32 = 6;
 pub struct WriterSettings {
     /// What an ACK promises.
     pub level: AckLevel,
-    /// `journal.sync_interval`: least time between two syncs.
-    pub sync_interval: Duration,
-    /// `journal.stall_timeout`: time without progress of the disk before calls are closed.
-    pub stall_timeout: Duration,
+    /// The journal's settings.
+    pub journal: JournalSettings,
     /// How much the disk gets at once.
     pub backlog: Backlog,
     /// The shard's number in segment headers.
@@ -245,7 +244,7 @@ impl Writer {
         if self.is_idle() {
             self.progressed_at = now.moment;
         }
-        let stalled_at = self.progressed_at + self.settings.stall_timeout;
+        let stalled_at = self.progressed_at + self.settings.journal.stall_timeout;
         let stall = (!self.is_idle() && stalled_at > now.moment).then_some(stalled_at);
         let open =
             (self.segment.is_none() && self.open_after > now.moment).then_some(self.open_after);
@@ -277,7 +276,7 @@ impl Writer {
         let needs_segment =
             self.segment.as_ref().is_none_or(|segment| segment.is_fenced || self.is_full(segment));
         let lacks_segment = self.has_no_room && self.next.is_none() && needs_segment;
-        lacks_segment || self.stalled_for(now) >= self.settings.stall_timeout
+        lacks_segment || self.stalled_for(now) >= self.settings.journal.stall_timeout
     }
 
     /// Counts so far.

@@ -1,42 +1,32 @@
-//! Limits that change while a node runs: told to all of its threads, each takes them over at its
-//! next turn or tick. Live calls go on, whatever the limits are.
+//! Settings that change while a node runs: told to all of its threads, each takes them over at its
+//! next turn or tick. Live calls go on, whatever the settings are.
 #![forbid(unsafe_code)]
 
 use super::Node;
+use crate::journal::settings::JournalSettings;
+use crate::limits::Limits;
 use crate::shard::mailbox::Message;
-use crate::store::RetentionLimits;
 
-/// The limits of a node that may change while it runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReloadableLimits {
-    /// `limits.calls_max`.
-    pub calls_max: usize,
-    /// `limits.calls_per_tenant_max`.
-    pub calls_per_tenant_max: Option<usize>,
-    /// `limits.address_rate`.
-    pub address_rate: Option<usize>,
-    /// `limits.address_burst`.
-    pub address_burst: u32,
-    /// `journal.retain_bytes`, `journal.retain_age`, `journal.reserve`.
-    pub retention: RetentionLimits,
+/// The settings of a node of which some may change while it runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReloadableSettings {
+    /// The limits.
+    pub limits: Limits,
+    /// How the journal is kept.
+    pub journal: JournalSettings,
 }
 
 impl Node {
-    /// Holds itself and its peers to these limits from now on.
-    pub fn set_limits(&self, limits: &ReloadableLimits) {
-        let &ReloadableLimits {
-            calls_max,
-            calls_per_tenant_max,
-            address_rate: rate,
-            address_burst: burst,
-            retention,
-        } = limits;
+    /// Takes over the settings that may change. The others equal those of the start.
+    pub fn set_settings(&self, settings: &ReloadableSettings) {
+        let limits = &settings.limits;
         if let Some(tenants) = &self.tenants {
-            tenants.set_limits(calls_max, calls_per_tenant_max);
+            tenants.set_limits(limits.calls_max, limits.calls_per_tenant_max);
         }
+        let (rate, burst) = (limits.address_rate, limits.address_burst);
         self.tell_all(|| Message::AddressRate { rate, burst });
         if let Some(store) = &self.store {
-            store.set_limits(retention);
+            store.set_settings(settings.journal);
         }
     }
 }

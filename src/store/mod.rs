@@ -18,9 +18,10 @@ use crate::constants::RECORD_HEADERS_SHARE;
 use crate::format::SegmentUuid;
 use crate::io::FileHandle;
 use crate::journal::frame_ring::RecordHeaders;
+use crate::journal::settings::JournalSettings;
 use crate::journal::writer::{PreparedSegment, SegmentRequest};
 pub use attempt::try_directory;
-pub use config::{JournalConfig, RetentionLimits};
+pub use config::JournalConfig;
 use disk::free_bytes;
 pub use error::StoreError;
 use error::trouble;
@@ -76,7 +77,7 @@ type Tell = Box<dyn Fn(usize, StoreEvent) + Send>;
 struct SegmentStore {
     run: Run,
     /// New limits, which hold from the next tick on.
-    changed: Arc<Mutex<Option<RetentionLimits>>>,
+    changed: Arc<Mutex<Option<JournalSettings>>>,
     indexer: Indexer,
     tell: Tell,
     next_ids: Vec<u64>,
@@ -136,16 +137,14 @@ impl SegmentStore {
         }
     }
 
-    /// Takes over limits that have changed.
-    fn take_limits(&mut self) {
+    /// Takes over settings that have changed.
+    fn take_settings(&mut self) {
         let changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let config = &mut self.run.config;
-        if let Some(limits) = changed
-            && config.limits() != limits
+        let settings = &mut self.run.config.settings;
+        if let Some(changed) = changed
+            && *settings != changed
         {
-            config.retain_bytes = limits.retain_bytes;
-            config.retain_age = limits.retain_age;
-            config.reserve = limits.reserve;
+            *settings = changed;
             // Segments over the new limits go at once.
             self.retained_at = None;
             self.inventory.forget();
@@ -156,9 +155,9 @@ impl SegmentStore {
     /// Warns of limits that cannot work.
     fn warn_of_limits(&self) {
         let config = &self.run.config;
-        let Some(bytes) = config.retain_bytes else { return };
+        let Some(bytes) = config.settings.retain_bytes else { return };
         // One segment being written, one prepared, and one to be removed.
-        let least = 3 * config.segment_size * self.run.shard_dirs.len() as u64;
+        let least = 3 * config.settings.segment_size * self.run.shard_dirs.len() as u64;
         if bytes < least {
             tracing::warn!(
                 bytes,
@@ -172,8 +171,8 @@ impl SegmentStore {
         else {
             return;
         };
-        let most =
-            (held + room.free).saturating_sub(config.reserve.unwrap_or(room.default_reserve()));
+        let most = (held + room.free)
+            .saturating_sub(config.settings.reserve.unwrap_or(room.default_reserve()));
         if bytes > most {
             tracing::warn!(
                 bytes,
@@ -207,7 +206,7 @@ impl SegmentStore {
 
     /// Makes a segment's file: locked, allocated, and with a durable name.
     fn create_segment(&mut self, shard: usize) -> io::Result<PreparedSegment> {
-        let (size, prefill) = (self.run.config.segment_size, self.run.config.prefill);
+        let JournalSettings { segment_size: size, prefill, .. } = self.run.config.settings;
         let recycled = self.make_room();
         let (directory, id) = (&self.run.shard_dirs[shard], self.next_ids[shard]);
         let preparing = layout::preparing_path(directory, id);
@@ -266,13 +265,13 @@ impl SegmentStore {
     /// there is one.
     fn make_room(&mut self) -> Option<retention::Claimed> {
         let (config, run, fenced) = (&self.run.config, self.run.name, &self.fenced);
-        let bytes = config.retain_bytes?;
+        let bytes = config.settings.retain_bytes?;
         let may_recycle = |segment: &retention::Segment| {
             segment.run == run
-                && config.retain_age.is_none()
+                && config.settings.retain_age.is_none()
                 && !fenced.contains(usize::from(segment.shard), segment.id)
         };
-        let sizes = (bytes, config.segment_size);
+        let sizes = (bytes, config.settings.segment_size);
         match self.inventory.make_room(&config.data_dir, sizes, self.run.disk, may_recycle) {
             Ok((removed, recycled)) => {
                 log_removed(removed);
@@ -337,21 +336,18 @@ impl SegmentStore {
 
     /// Once a tick: checks the free space, retention, and segments that could not be made.
     fn tick(&mut self) {
-        self.take_limits();
+        self.take_settings();
         let config = &self.run.config;
+        let JournalSettings { retain_bytes, retain_age, .. } = config.settings;
         let (has_limit, interval) =
-            (config.retain_bytes.is_some() || config.retain_age.is_some(), RETENTION_INTERVAL);
+            (retain_bytes.is_some() || retain_age.is_some(), RETENTION_INTERVAL);
         if has_limit
             && (!self.unserved.is_empty()
                 || self.retained_at.is_none_or(|at| at.elapsed() >= interval))
         {
             self.retained_at = Some(Instant::now());
-            match retention::enforce(
-                &config.data_dir,
-                config.retain_bytes,
-                config.retain_age,
-                SystemTime::now(),
-            ) {
+            match retention::enforce(&config.data_dir, retain_bytes, retain_age, SystemTime::now())
+            {
                 Ok(removed) => log_removed(removed),
                 Err(error) => {
                     tracing::warn!("retention cannot read {}: {error}", config.data_dir.display())
@@ -373,7 +369,7 @@ impl SegmentStore {
 
     fn watch_room(&mut self) {
         let Ok(room) = free_bytes(&self.run.config.data_dir) else { return };
-        let reserve = self.run.config.reserve.unwrap_or(room.default_reserve());
+        let reserve = self.run.config.settings.reserve.unwrap_or(room.default_reserve());
         let is_low = room.free < reserve;
         if is_low != self.is_low {
             self.is_low = is_low;

@@ -40,15 +40,19 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn start(adjust: impl FnOnce(&mut JournalConfig)) -> Fixture {
+    fn start(adjust: impl FnOnce(&mut JournalSettings)) -> Fixture {
         let data = tempfile::tempdir().unwrap();
         Fixture::start_in(data, adjust)
     }
 
-    fn start_in(data: tempfile::TempDir, adjust: impl FnOnce(&mut JournalConfig)) -> Fixture {
-        let mut config = JournalConfig::new(data.path().join("data"));
-        (config.segment_size, config.reserve) = (SEGMENT_SIZE, Some(1));
-        adjust(&mut config);
+    fn start_in(data: tempfile::TempDir, adjust: impl FnOnce(&mut JournalSettings)) -> Fixture {
+        let mut settings = JournalSettings {
+            segment_size: SEGMENT_SIZE,
+            reserve: Some(1),
+            ..JournalSettings::default()
+        };
+        adjust(&mut settings);
+        let config = JournalConfig::new(data.path().join("data"), settings);
         let run = Run::begin(config, 1).unwrap();
         let shard_dir = run.shard_dirs[0].clone();
         let (tell, told) = channel();
@@ -307,7 +311,9 @@ fn a_directory_that_cannot_be_used_is_an_error_that_says_what_to_do() {
     let file = data.path().join("file");
     std::fs::write(&file, "").unwrap();
     for path in [file.clone(), file.join("below")] {
-        let error = Run::begin(JournalConfig::new(path.clone()), 1).unwrap_err().to_string();
+        let error = Run::begin(JournalConfig::new(path.clone(), JournalSettings::default()), 1)
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("--data-dir") && error.contains(&path.display().to_string()),
             "{error}"

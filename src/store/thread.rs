@@ -5,9 +5,10 @@
 use super::disk::Disk;
 use super::fenced::Fenced;
 use super::indexer::Indexer;
-use super::{JournalConfig, RetentionLimits, SegmentStore, StoreError, StoreEvent, now, retention};
+use super::{JournalConfig, SegmentStore, StoreError, StoreEvent, now, retention};
 use crate::archive::boot;
 use crate::archive::layout::{self, RunName};
+use crate::journal::settings::JournalSettings;
 use crate::journal::writer::{Backlog, SegmentRequest, WriterSettings};
 use std::collections::HashMap;
 use std::io;
@@ -59,8 +60,7 @@ impl Run {
     pub fn writer_settings(&self, shard: usize) -> WriterSettings {
         WriterSettings {
             level: self.config.level,
-            sync_interval: self.config.sync_interval,
-            stall_timeout: self.config.stall_timeout,
+            journal: self.config.settings,
             backlog: Backlog::production(),
             shard: shard as u16,
             run: self.name.number(),
@@ -102,14 +102,15 @@ impl Run {
 #[derive(Debug)]
 pub struct StoreThread {
     thread: JoinHandle<()>,
-    /// New limits that it has not taken over yet.
-    changed: Arc<Mutex<Option<RetentionLimits>>>,
+    /// New settings that it has not taken over yet.
+    changed: Arc<Mutex<Option<JournalSettings>>>,
 }
 
 impl StoreThread {
-    /// Keeps the journal within these limits from its next tick on.
-    pub fn set_limits(&self, limits: RetentionLimits) {
-        *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(limits);
+    /// Keeps the journal by these settings from its next tick on. Only those that may be reloaded
+    /// differ from the settings at the start.
+    pub fn set_settings(&self, settings: JournalSettings) {
+        *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
     }
 
     /// Waits for its end, which comes after that of all shards.

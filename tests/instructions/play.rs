@@ -21,6 +21,7 @@ use exo_ingest::io::Socket;
 use exo_ingest::io::memory::Region;
 use exo_ingest::io::scripted::{SCRIPT_START_UNIX, Scripted, World};
 use exo_ingest::journal::frame_ring::{FrameRing, RecordHeaders};
+use exo_ingest::journal::settings::JournalSettings;
 use exo_ingest::journal::writer::{Backlog, PreparedSegment, SegmentRequest, WriterSettings};
 use exo_ingest::limits::Limits;
 use exo_ingest::metrics::Counters;
@@ -133,8 +134,11 @@ impl Rig {
         let (sender, requests) = sync_channel(2);
         let settings_of_writer = WriterSettings {
             level: AckLevel::Durable,
-            sync_interval: SYNC_INTERVAL,
-            stall_timeout: Duration::from_secs(2),
+            journal: JournalSettings {
+                sync_interval: SYNC_INTERVAL,
+                stall_timeout: Duration::from_secs(2),
+                ..JournalSettings::default()
+            },
             backlog: Backlog::production(),
             shard: 0,
             run: 1,

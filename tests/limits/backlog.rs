@@ -3,6 +3,7 @@
 //! While the frame ring is full, the node still answers requests.
 
 use exo_ingest::io::probe::KernelFeatures;
+use exo_ingest::journal::settings::JournalSettings;
 use exo_ingest::store::JournalConfig;
 use exo_ingest_harness::{
     LoopDisk, Peer, TENANT, TestNode, eventually, heavy_test, mint, on_both_kernels, wire,
@@ -27,10 +28,15 @@ fn start(
         setup.limits.ring_size = ring_size;
         setup.limits.calls_max = calls + 8;
         setup.limits.connections_max = calls + 64;
-        setup.journal = data_dir.map(|dir| JournalConfig {
-            segment_size: 64 << 20,
-            reserve: Some(4096),
-            ..JournalConfig::new(dir)
+        setup.journal = data_dir.map(|dir| {
+            JournalConfig::new(
+                dir,
+                JournalSettings {
+                    segment_size: 64 << 20,
+                    reserve: Some(4096),
+                    ..JournalSettings::default()
+                },
+            )
         });
     })
 }

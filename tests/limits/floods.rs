@@ -1,6 +1,7 @@
 //! A valid call that floods the node with frames without audio, or with texts. The node closes it
 //! soon, and what it costs the journal until then is bounded.
 
+use exo_ingest::journal::settings::JournalSettings;
 use exo_ingest::limits::Limits;
 use exo_ingest::store::JournalConfig;
 use exo_ingest_harness::wire::{self, BINARY, CONTINUATION, FIN};
@@ -58,11 +59,14 @@ fn frames_without_audio_end_the_call_that_floods_them() {
     on_both_kernels(|features| {
         for (name, message) in &floods {
             let dir = tempfile::tempdir().expect("a directory");
-            let journal = JournalConfig {
-                segment_size: 16 << 20,
-                reserve: Some(1),
-                ..JournalConfig::new(dir.path().join("data"))
-            };
+            let journal = JournalConfig::new(
+                dir.path().join("data"),
+                JournalSettings {
+                    segment_size: 16 << 20,
+                    reserve: Some(1),
+                    ..JournalSettings::default()
+                },
+            );
             let node = TestNode::start(features, |setup| setup.journal = Some(journal));
             let start = Instant::now();
             let (words, code) = flood(&node, message);

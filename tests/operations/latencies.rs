@@ -1,6 +1,7 @@
 //! The node's latency measurements on a real disk. Every frame, ACK and call is measured once,
 //! whenever the results are collected.
 
+use exo_ingest::journal::settings::JournalSettings;
 use exo_ingest::latency::{Latencies, LatencyCollector};
 use exo_ingest::store::JournalConfig;
 use exo_ingest_harness::{TENANT, TestNode, eventually, on_both_kernels};
@@ -25,11 +26,14 @@ fn is_collected(collector: &mut LatencyCollector, wanted: &[(&str, u64)]) -> boo
 fn every_frame_and_every_ack_is_measured_once() {
     on_both_kernels(|features| {
         let dir = tempfile::tempdir().unwrap();
-        let journal = JournalConfig {
-            segment_size: 16 << 20,
-            reserve: Some(1 << 20),
-            ..JournalConfig::new(dir.path().join("data"))
-        };
+        let journal = JournalConfig::new(
+            dir.path().join("data"),
+            JournalSettings {
+                segment_size: 16 << 20,
+                reserve: Some(1 << 20),
+                ..JournalSettings::default()
+            },
+        );
         let node = TestNode::start(features, |setup| {
             setup.shards = 2;
             setup.limits.max_ahead = None;

@@ -3,6 +3,7 @@
 //!
 //! Peers read at once, late, or slowly. A peer that never reads is cut after a while.
 
+use exo_ingest::journal::settings::JournalSettings;
 use exo_ingest::proto::close::Closing;
 use exo_ingest::store::JournalConfig;
 use exo_ingest_harness::wire::{self, BINARY, FIN, PING};
@@ -160,11 +161,14 @@ fn every_refusal_reaches_every_such_peer() {
             let node = TestNode::start(features, |setup| {
                 setup.limits.strict_pcm = true;
                 setup.limits.ring_size = 32 << 20;
-                let journal = JournalConfig {
-                    segment_size: 64 << 20,
-                    reserve: Some(1),
-                    ..JournalConfig::new(data_dir)
-                };
+                let journal = JournalConfig::new(
+                    data_dir,
+                    JournalSettings {
+                        segment_size: 64 << 20,
+                        reserve: Some(1),
+                        ..JournalSettings::default()
+                    },
+                );
                 setup.journal = has_journal.then_some(journal);
             });
             let (node, provocations) = (&node, provocations());

@@ -2,6 +2,7 @@
 //! are cut. What is acked is in the journal, byte for byte.
 
 use exo_ingest::io::probe::KernelFeatures;
+use exo_ingest::journal::settings::JournalSettings;
 use exo_ingest::metrics::TLS_FAILURES;
 use exo_ingest::store::JournalConfig;
 use exo_ingest_harness::tls::Certificate;
@@ -78,8 +79,8 @@ fn played(interaction: &str, seed: u64) -> Played {
 }
 
 fn with_journal(setup: &mut Setup, directory: &Path) {
-    setup.journal =
-        Some(JournalConfig { reserve: Some(1), ..JournalConfig::new(directory.to_owned()) });
+    let settings = JournalSettings { reserve: Some(1), ..JournalSettings::default() };
+    setup.journal = Some(JournalConfig::new(directory.to_owned(), settings));
     setup.ingest.has_journal = true;
     setup.limits.max_ahead = None;
 }

@@ -124,7 +124,8 @@ impl Pace {
         let open_aged_at = ring.open_since().map(|since| since + AGE_MAX);
         let oldest_aged_at = oldest.map(|since| since + UNSYNCED_AGE_MAX);
         let is_past = |at: Option<Moment>| at.is_some_and(|at| at <= now);
-        let next = |last: Option<Moment>| last.map_or(now, |last| last + settings.sync_interval);
+        let next =
+            |last: Option<Moment>| last.map_or(now, |last| last + settings.journal.sync_interval);
         let may_cycle = self.cycle.is_none() && !is_syncing;
         let farthest = RingPosition(written.0 + self.cycle_size_max as u64);
         let is_behind = ring.sealed() >= farthest;

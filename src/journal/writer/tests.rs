@@ -59,8 +59,11 @@ impl Journal {
         io.use_region(ring.memory());
         let settings = WriterSettings {
             level,
-            sync_interval: SYNC_INTERVAL,
-            stall_timeout: STALL_TIMEOUT,
+            journal: JournalSettings {
+                sync_interval: SYNC_INTERVAL,
+                stall_timeout: STALL_TIMEOUT,
+                ..JournalSettings::default()
+            },
             backlog,
             shard: 3,
             run: RUN,

@@ -13,6 +13,7 @@ use crate::format::batch::BatchReader;
 use crate::format::{RecordKind, SegmentUuid};
 use crate::io::FileHandle;
 use crate::journal::frame_ring::RecordHeaders;
+use crate::journal::settings::JournalSettings;
 use crate::journal::writer::{Backlog, PreparedSegment, SegmentRequest, WriterSettings};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -76,8 +77,7 @@ impl Disk {
         let (sender, requests) = sync_channel(2);
         let writer = WriterSettings {
             level: settings.level,
-            sync_interval: millis(20),
-            stall_timeout: STALL_TIMEOUT,
+            journal: JournalSettings { stall_timeout: STALL_TIMEOUT, ..JournalSettings::default() },
             backlog: settings.backlog,
             shard,
             run: RUN.number(),

@@ -17,6 +17,7 @@ use crate::io::memory::Region;
 use crate::io::scripted::{Scripted, World};
 use crate::io::{FileHandle, Socket};
 use crate::journal::frame_ring::{RING_SIZE_MIN, RecordHeaders};
+use crate::journal::settings::JournalSettings;
 use crate::journal::writer::{Backlog, PreparedSegment, SegmentRequest, WriterSettings};
 use crate::latency::Latencies;
 use crate::proto::handshake::{Answer, Situation, judge_upgrade};
@@ -95,10 +96,10 @@ impl Node {
         io.use_region(ring.memory());
         let (mailbox_sender, mailbox) = mailbox::mailbox().unwrap();
         let (request_sender, requests) = sync_channel(2);
-        let (sync_interval, stall_timeout) = (Duration::from_millis(20), Duration::from_secs(5));
+        let journal =
+            JournalSettings { stall_timeout: Duration::from_secs(5), ..JournalSettings::default() };
         let backlog = Backlog::production();
-        let settings_of_writer =
-            WriterSettings { level, sync_interval, stall_timeout, backlog, shard: 0, run: 1 };
+        let settings_of_writer = WriterSettings { level, journal, backlog, shard: 0, run: 1 };
         let counters = Arc::new(Counters::default());
         let config = ShardConfig {
             index: 0,

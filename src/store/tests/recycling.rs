@@ -18,7 +18,7 @@ struct Writing {
 }
 
 impl Writing {
-    fn start(adjust: impl FnOnce(&mut JournalConfig)) -> Writing {
+    fn start(adjust: impl FnOnce(&mut JournalSettings)) -> Writing {
         let fixture = Fixture::start(|config| {
             config.retain_bytes = Some(KEPT * SEGMENT_SIZE);
             adjust(config);
@@ -337,10 +337,13 @@ fn the_keepers_list_of_segments_stays_valid_between_two_listings() {
 #[test]
 fn a_shard_may_reuse_the_file_of_another_shards_segment_and_shows_nothing_of_it() {
     let data = tempfile::tempdir().unwrap();
-    let mut config = JournalConfig::new(data.path().to_owned());
-    (config.segment_size, config.reserve, config.retain_bytes) =
-        (SEGMENT_SIZE, Some(0), Some(2 * SEGMENT_SIZE));
-    let run = Run::begin(config, 2).unwrap();
+    let settings = JournalSettings {
+        segment_size: SEGMENT_SIZE,
+        reserve: Some(0),
+        retain_bytes: Some(2 * SEGMENT_SIZE),
+        ..JournalSettings::default()
+    };
+    let run = Run::begin(JournalConfig::new(data.path().to_owned(), settings), 2).unwrap();
     let (name, directories) = (run.name, run.shard_dirs.clone());
     let (tell, told): (Vec<_>, Vec<_>) = (0..2).map(|_| channel()).unzip();
     let (requests, receiver) = sync_channel(8);
