@@ -139,7 +139,7 @@
 //!  journal, tls                      from memory to disk: frame ring, writer; uses rustls
 //!  auth, format, io, proto           tokens; bytes on disk; the kernel; bytes on the wire
 //!  call, latency, limits, tenants    what is counted and bounded
-//!  ack_level, address, clock, constants, metrics    the words all of them use
+//!  ack_level, address, clock, constants, declare, metrics    the words all of them use
 //! ```
 //!
 //! # Invariants
@@ -194,6 +194,7 @@ pub mod clock;
 pub mod config;
 pub mod constants;
 pub mod control;
+pub(crate) mod declare;
 pub mod format;
 pub mod io;
 pub mod journal;

@@ -34,5 +34,6 @@ pub use keys::KeySet;
 pub use mint::{Grant, MintError, Signer};
 pub use provider::install_provider;
 pub use skipped::{SkipReason, SkippedKey};
+pub(crate) use token::token_settings;
 pub use token::{TokenPolicy, Verifier};
 pub use token_error::TokenError;

@@ -10,6 +10,7 @@ use super::strict_json::{self, JsonError};
 use super::token_error::TokenError;
 use crate::clock::UnixMicros;
 use crate::constants::TOKEN_SIZE_MAX;
+use crate::declare::settings_struct;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
@@ -17,22 +18,36 @@ use jsonwebtoken::errors::ErrorKind;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// What a token must satisfy beyond the fixed checks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenPolicy {
-    /// If set, `iss` must be this.
-    pub issuer: Option<String>,
-    /// If set, `aud` must be or contain this.
-    pub audience: Option<String>,
-    /// Tolerance for `exp`, `nbf` and `iat`.
-    pub leeway: Duration,
+/// The rows of [`TokenPolicy`], for the macro that is named first.
+macro_rules! token_settings {
+    ($macro:ident! $($head:tt)*) => {
+        $macro! {
+            $($head)*
+            issuer: Option<String> = None;
+            {
+                "jwt.issuer" flag "jwt-issuer", TEXT,
+                "Required `iss` of a token; unset: not checked"
+            }
+            audience: Option<String> = None;
+            {
+                "jwt.audience" flag "jwt-audience", TEXT,
+                "Required value in the `aud` of a token; unset: not checked"
+            }
+            /// For `exp`, `nbf` and `iat`.
+            leeway: Duration = Duration::from_secs(5);
+            {
+                "jwt.leeway" flag "jwt-leeway", DURATION_OR_ZERO,
+                "Clock tolerance for the times in a token"
+            }
+        }
+    };
 }
+pub(crate) use token_settings;
 
-impl Default for TokenPolicy {
-    /// Any issuer and audience, 5 seconds of leeway.
-    fn default() -> Self {
-        TokenPolicy { issuer: None, audience: None, leeway: Duration::from_secs(5) }
-    }
+token_settings! { settings_struct!
+    /// What a token must satisfy beyond the fixed checks.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct TokenPolicy;
 }
 
 /// Verifies tokens with a key set and a policy. All shards share it, and it is replaced as a whole.

@@ -115,7 +115,7 @@ fn json(config: &Config) -> Result<String, Failure> {
         default: setting.value(&defaults).filter(|_| setting.key != ring_size::KEY),
         flag: setting.flag.map(|flag| format!("--{flag}")),
         variable: setting.variable(),
-        reloadable: setting.is_reloadable(),
+        reloadable: setting.is_reloadable,
     };
     let document = Document {
         version: env!("CARGO_PKG_VERSION"),
@@ -130,13 +130,13 @@ fn json(config: &Config) -> Result<String, Failure> {
 fn reference() -> String {
     let defaults = Settings::default();
     let mut text = String::new();
-    for setting in SETTINGS {
+    for setting in SETTINGS.iter() {
         let (key, help, shape) = (setting.key, setting.help, setting.shape);
         let default = setting.value(&defaults).filter(|_| !help.contains("unset"));
         let default = default.map(|default| format!(", default `{default}`")).unwrap_or_default();
         let flag = setting.flag.map(|flag| format!("; flag `--{flag}`")).unwrap_or_default();
         let variable = setting.variable();
-        let reload = if setting.is_reloadable() { "; reloadable" } else { "" };
+        let reload = if setting.is_reloadable { "; reloadable" } else { "" };
         text += &admin::list_item(&format!(
             "**`{key}`**: {help}. `{shape}`{default}{flag}; variable `{variable}`{reload}."
         ));

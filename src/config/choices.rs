@@ -56,11 +56,16 @@ pub(super) const ON_EXPIRY: Format<OnExpiry> = Format {
     show: |value| format::show_choice(*value, ON_EXPIRIES),
 };
 
-pub(super) const ACK_LEVELS: &[(&str, AckLevel)] = &[
+const ACK_LEVELS: &[(&str, AckLevel)] = &[
     ("durable", AckLevel::Durable),
     ("written", AckLevel::Written),
     ("received", AckLevel::Received),
 ];
+pub(super) const ACK_LEVEL: Format<Option<AckLevel>> = Format {
+    shape: "durable|written|received",
+    parse: |text| format::parse_choice(text, ACK_LEVELS).map(Some),
+    show: |value| value.and_then(|level| format::show_choice(level, ACK_LEVELS)),
+};
 
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 pub(super) const LOG_FORMAT: Format<LogFormat> = Format {

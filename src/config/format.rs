@@ -33,7 +33,12 @@ pub(super) const SWITCH: Format<bool> = Format {
 };
 
 /// A whole number, at least 1.
-pub(super) const fn count<T: TryFrom<u64> + ToString>() -> Format<T> {
+pub(super) const COUNT: Format<usize> = count();
+
+/// The same for fields of 32 bits.
+pub(super) const COUNT_U32: Format<u32> = count();
+
+const fn count<T: TryFrom<u64> + ToString>() -> Format<T> {
     Format { shape: "N", parse: parse_count, show: |value| Some(value.to_string()) }
 }
 

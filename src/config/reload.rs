@@ -3,23 +3,8 @@
 //! read again. Changes nothing but a [`Config`]: the control plane tells the node.
 
 use super::Config;
-use super::settings::{SETTINGS, Setting, Settings};
+use super::settings::SETTINGS;
 use super::sources::Source;
-
-/// Settings that a reload changes, by key. The others size memory and files, open sockets, or
-/// decide what a live call was promised: they take a restart.
-pub const RELOADABLE: [&str; 10] = [
-    "journal.retain_bytes",
-    "journal.retain_age",
-    "journal.reserve",
-    "drain",
-    "drain_grace",
-    "log_level",
-    "limits.calls_max",
-    "limits.calls_per_tenant_max",
-    "limits.address_rate",
-    "limits.address_burst",
-];
 
 /// A setting whose value is another than before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,13 +28,6 @@ pub struct Changes {
     pub pending: Vec<Change>,
 }
 
-impl Setting {
-    /// Whether a reload changes it.
-    pub fn is_reloadable(&self) -> bool {
-        RELOADABLE.contains(&self.key)
-    }
-}
-
 impl Config {
     /// Takes over the reloadable settings of `read`. All others stay as they are.
     pub fn take_reloadable(&mut self, read: &Config) -> Changes {
@@ -61,30 +39,16 @@ impl Config {
             }
             let source = read.sources[index].clone();
             let change = Change { key: setting.key, from, to, source: source.clone() };
-            if setting.is_reloadable() {
+            if setting.is_reloadable {
+                (setting.take)(&read.settings, &mut self.settings);
                 self.sources[index] = source;
                 changes.applied.push(change);
             } else {
                 changes.pending.push(change);
             }
         }
-        copy_reloadable(&read.settings, &mut self.settings);
         changes
     }
-}
-
-/// The fields of [`RELOADABLE`]; a test holds the two together.
-fn copy_reloadable(from: &Settings, to: &mut Settings) {
-    to.journal.retain_bytes = from.journal.retain_bytes;
-    to.journal.retain_age = from.journal.retain_age;
-    to.journal.reserve = from.journal.reserve;
-    to.drain = from.drain;
-    to.drain_grace = from.drain_grace;
-    to.log_level = from.log_level;
-    to.limits.calls_max = from.limits.calls_max;
-    to.limits.calls_per_tenant_max = from.limits.calls_per_tenant_max;
-    to.limits.address_rate = from.limits.address_rate;
-    to.limits.address_burst = from.limits.address_burst;
 }
 
 #[cfg(test)]
@@ -110,11 +74,26 @@ mod tests {
 
     #[test]
     fn what_may_be_reloaded_is_taken_and_the_rest_is_named() {
-        let is_known = |key: &&str| SETTINGS.iter().any(|setting| setting.key == *key);
-        assert!(RELOADABLE.iter().all(is_known));
-        for setting in SETTINGS {
+        let reloadable: Vec<_> =
+            SETTINGS.iter().filter(|row| row.is_reloadable).map(|row| row.key).collect();
+        assert_eq!(
+            reloadable,
+            [
+                "journal.retain_bytes",
+                "journal.retain_age",
+                "journal.reserve",
+                "drain",
+                "drain_grace",
+                "log_level",
+                "limits.calls_max",
+                "limits.calls_per_tenant_max",
+                "limits.address_rate",
+                "limits.address_burst",
+            ]
+        );
+        for setting in SETTINGS.iter() {
             let Some(text) = other_value(setting.key) else {
-                assert!(!setting.is_reloadable(), "{} needs a value here", setting.key);
+                assert!(!setting.is_reloadable, "{} needs a value here", setting.key);
                 continue;
             };
             let (mut running, mut read) = (Config::default(), Config::default());
@@ -126,13 +105,13 @@ mod tests {
                 source: Source::Default,
             };
             let changes = running.take_reloadable(&read);
-            let (applied, pending) = match setting.is_reloadable() {
+            let (applied, pending) = match setting.is_reloadable {
                 true => (vec![change], vec![]),
                 false => (vec![], vec![change]),
             };
             assert_eq!(changes, Changes { applied, pending }, "{}", setting.key);
             let is_taken = setting.value(&running.settings).as_deref() == Some(text);
-            assert_eq!(is_taken, setting.is_reloadable(), "{}", setting.key);
+            assert_eq!(is_taken, setting.is_reloadable, "{}", setting.key);
             // A second look finds no more than what still waits for a restart.
             assert!(running.take_reloadable(&read).applied.is_empty(), "{}", setting.key);
         }

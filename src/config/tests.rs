@@ -77,7 +77,7 @@ fn flags_win_over_variables_over_the_file_over_the_command_over_defaults() {
 fn every_setting_is_found_by_flag_key_and_variable() {
     let mut names = HashSet::new();
     let mut variables = HashSet::new();
-    for setting in SETTINGS {
+    for setting in SETTINGS.iter() {
         assert!(names.insert(setting.key.to_owned()), "{} is double", setting.key);
         assert!(variables.insert(setting.variable()), "{} is double", setting.variable());
         assert_eq!(find(setting.key).unwrap().key, setting.key);
@@ -100,7 +100,7 @@ fn every_setting_is_found_by_flag_key_and_variable() {
 #[test]
 fn every_setting_reads_what_it_prints() {
     let defaults = Settings::default();
-    for setting in SETTINGS {
+    for setting in SETTINGS.iter() {
         let mut settings = defaults.clone();
         if let Some(text) = setting.value(&defaults) {
             (setting.assign)(&mut settings, &text)

@@ -3,25 +3,55 @@
 
 use super::format::Format;
 use crate::auth::ClientTenant;
+use crate::declare::settings_struct;
 use crate::tls::client_auth::ClientAuth;
 use crate::tls::load::TlsSettings;
 use std::path::PathBuf;
 
-/// The settings below `tls`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsChoices {
-    /// `tls.cert`: if empty, the port is plain.
-    pub certs: Vec<PathBuf>,
-    /// `tls.key`: as many as certificates, in the same order.
-    pub keys: Vec<PathBuf>,
-    /// `tls.ticket_keys`.
-    pub ticket_keys: Option<PathBuf>,
-    /// `tls.client_ca`.
-    pub client_ca: Option<PathBuf>,
-    /// `tls.client_auth`.
-    pub client_auth: ClientAuth,
-    /// `tls.client_tenant`.
-    pub client_tenant: ClientTenant,
+/// The rows of [`TlsChoices`], for the macro that is named first.
+macro_rules! tls_settings {
+    ($macro:ident! $($head:tt)*) => {
+        $macro! {
+            $($head)*
+            certs: Vec<PathBuf> = Vec::new();
+            {
+                "tls.cert" flag "tls-cert", FILES,
+                "Certificate and chain for wss://, PEM; repeatable: SNI picks one, else the \
+                 first; unset: plain ws://"
+            }
+            keys: Vec<PathBuf> = Vec::new();
+            {
+                "tls.key" flag "tls-key", FILES,
+                "Private key of each `tls.cert`, in the same order: PEM"
+            }
+            ticket_keys: Option<PathBuf> = None;
+            {
+                "tls.ticket_keys", PATH,
+                "Shared session ticket keys, one base64 key per line, newest first; unset: the \
+                 process makes its own"
+            }
+            client_ca: Option<PathBuf> = None;
+            { "tls.client_ca", PATH, "CAs to check client certificates against: PEM" }
+            client_auth: ClientAuth = ClientAuth::default();
+            {
+                "tls.client_auth", CLIENT_AUTH,
+                "Whether clients must show a certificate, when `tls.client_ca` is set"
+            }
+            client_tenant: ClientTenant = ClientTenant::default();
+            {
+                "tls.client_tenant", CLIENT_TENANT,
+                "Name in a client certificate that must equal the `tenant_id`: common name, DNS \
+                 name, URI"
+            }
+        }
+    };
+}
+pub(super) use tls_settings;
+
+tls_settings! { settings_struct!
+    /// `tls.*`: the files of certificates and keys, and what clients must do.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct TlsChoices;
 }
 
 impl TlsChoices {

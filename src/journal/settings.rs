@@ -1,42 +1,63 @@
 #![forbid(unsafe_code)]
 //! The settings of a journal: for its writers, and for the store of its files.
 
+use crate::declare::settings_struct;
 use std::time::Duration;
 
-/// How a journal is written, and how much of it is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct JournalSettings {
-    /// `journal.retain_bytes`: bytes on disk of all segments and indexes, with those in use. `None`
-    /// keeps everything. Room is made before a segment is. So only bytes that cannot be removed
-    /// exceed the limit: segments being read, a shard's two in use if the limit is smaller, and
-    /// indexes stored since the last segment was made.
-    pub retain_bytes: Option<u64>,
-    /// `journal.retain_age`; `None` keeps everything. Checked every five seconds. With it no file
-    /// is recycled: a recycled file keeps old audio after the new segment's end for a while.
-    pub retain_age: Option<Duration>,
-    /// `journal.reserve`, bytes: 0 for none; `None`: 5 % of the filesystem, at least 1 GiB.
-    pub reserve: Option<u64>,
-    /// `journal.segment_size`, bytes: whole blocks.
-    pub segment_size: u64,
-    /// `journal.sync_interval`: least time between two syncs.
-    pub sync_interval: Duration,
-    /// `journal.stall_timeout`: time without progress of the disk before calls are closed.
-    pub stall_timeout: Duration,
-    /// `journal.prefill`: writes zeros to a segment before it is used.
-    pub prefill: bool,
-}
-
-impl Default for JournalSettings {
-    /// The defaults of a node.
-    fn default() -> Self {
-        JournalSettings {
-            retain_bytes: None,
-            retain_age: None,
-            reserve: None,
-            segment_size: 128 << 20,
-            sync_interval: Duration::from_millis(20),
-            stall_timeout: Duration::from_secs(60),
-            prefill: false,
+/// The rows of [`JournalSettings`], for the macro that is named first.
+macro_rules! journal_settings {
+    ($macro:ident! $($head:tt)*) => {
+        $macro! {
+            $($head)*
+            /// Counts bytes on disk of all segments and indexes, with those in use. `None` keeps
+            /// everything. Room is made before a segment is. So only bytes that cannot be removed
+            /// exceed the limit: segments being read, a shard's two in use if the limit is
+            /// smaller, and indexes stored since the last segment was made.
+            retain_bytes: Option<u64> = None;
+            {
+                "journal.retain_bytes" flag "retain-bytes", SIZE_OR_OFF,
+                "Maximum size of the journal: its oldest segments make room for new ones",
+                reloadable
+            }
+            /// `None` keeps everything. Checked every five seconds. With it no file is recycled: a
+            /// recycled file keeps old audio after the new segment's end for a while.
+            retain_age: Option<Duration> = None;
+            {
+                "journal.retain_age" flag "retain-age", DURATION_OR_OFF,
+                "Age after which segments of the journal are deleted", reloadable
+            }
+            /// Bytes: 0 is none.
+            reserve: Option<u64> = None;
+            {
+                "journal.reserve", RESERVE,
+                "Free space below which new calls get 503; off: none; unset: 5 % of the \
+                 filesystem, at least 1GiB", reloadable
+            }
+            /// Bytes: whole blocks.
+            segment_size: u64 = 128 << 20;
+            { "journal.segment_size", SIZE_U64, "Size of a segment of the journal" }
+            sync_interval: Duration = Duration::from_millis(20);
+            {
+                "journal.sync_interval", DURATION_OR_ZERO,
+                "Minimum time between two syncs of a shard"
+            }
+            stall_timeout: Duration = Duration::from_secs(60);
+            {
+                "journal.stall_timeout", DURATION,
+                "How long the disk may make no progress before calls are closed"
+            }
+            prefill: bool = false;
+            {
+                "journal.prefill", SWITCH,
+                "Fill segments with zeros before use: cheaper syncs, but twice the bytes to disk"
+            }
         }
-    }
+    };
+}
+pub(crate) use journal_settings;
+
+journal_settings! { settings_struct!
+    /// How a journal is written, and how much of it is kept.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct JournalSettings;
 }

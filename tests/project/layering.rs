@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// may use rooms of lower layers, and none beside it or above it. `lib.rs` and `main.rs` see all;
 /// `lib.rs` draws this table.
 const LAYERS: &[&[&str]] = &[
-    &["ack_level", "address", "clock", "constants", "metrics"],
+    &["ack_level", "address", "clock", "constants", "declare", "metrics"],
     &["call", "latency", "limits", "tenants"],
     &["auth", "format", "io", "proto"],
     &["journal", "tls"],
