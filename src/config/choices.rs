@@ -41,76 +41,39 @@ pub enum LogLevel {
     Trace,
 }
 
-const CLAIM_MATCHES: &[(&str, ClaimMatch)] =
-    &[("strict", ClaimMatch::Strict), ("tenant", ClaimMatch::Tenant), ("off", ClaimMatch::Off)];
-pub(super) const CLAIM_MATCH: Format<ClaimMatch> = Format {
-    shape: "strict|tenant|off",
-    parse: |text| format::parse_choice(text, CLAIM_MATCHES),
-    show: |value| format::show_choice(*value, CLAIM_MATCHES),
-};
+/// Declares a format: its words, and the value that each stands for.
+macro_rules! choices {
+    ($name:ident: $type:ty = $first:literal $chosen:ident $(, $word:literal $value:ident)+) => {
+        pub(super) const $name: Format<$type> = {
+            const CHOICES: &[(&str, $type)] =
+                &[($first, <$type>::$chosen), $( ($word, <$type>::$value) ),+];
+            Format {
+                shape: concat!($first $(, "|", $word)+),
+                parse: |text| format::parse_choice(text, CHOICES),
+                show: |value| format::show_choice(*value, CHOICES),
+            }
+        };
+    };
+}
 
-const ON_EXPIRIES: &[(&str, OnExpiry)] = &[("keep", OnExpiry::Keep), ("close", OnExpiry::Close)];
-pub(super) const ON_EXPIRY: Format<OnExpiry> = Format {
-    shape: "keep|close",
-    parse: |text| format::parse_choice(text, ON_EXPIRIES),
-    show: |value| format::show_choice(*value, ON_EXPIRIES),
-};
+choices!(CLAIM_MATCH: ClaimMatch = "strict" Strict, "tenant" Tenant, "off" Off);
+choices!(ON_EXPIRY: OnExpiry = "keep" Keep, "close" Close);
+choices!(ACK_LEVEL: AckLevel = "durable" Durable, "written" Written, "received" Received);
+choices!(LOG_FORMAT: LogFormat = "text" Text, "json" Json);
+choices!(
+    LOG_LEVEL: LogLevel =
+        "error" Error, "warn" Warn, "info" Info, "debug" Debug, "trace" Trace
+);
+choices!(KERNEL_FEATURES: KernelFeatures = "newest" Newest, "6.1" V6_1);
+choices!(CLIENT_AUTH: ClientAuth = "required" Required, "optional" Optional);
+choices!(
+    CLIENT_TENANT: ClientTenant =
+        "off" Off, "cn" CommonName, "dns" DnsName, "uri" Uri
+);
 
-const ACK_LEVELS: &[(&str, AckLevel)] = &[
-    ("durable", AckLevel::Durable),
-    ("written", AckLevel::Written),
-    ("received", AckLevel::Received),
-];
-pub(super) const ACK_LEVEL: Format<Option<AckLevel>> = Format {
-    shape: "durable|written|received",
-    parse: |text| format::parse_choice(text, ACK_LEVELS).map(Some),
-    show: |value| value.and_then(|level| format::show_choice(level, ACK_LEVELS)),
-};
-
-const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
-pub(super) const LOG_FORMAT: Format<LogFormat> = Format {
-    shape: "text|json",
-    parse: |text| format::parse_choice(text, LOG_FORMATS),
-    show: |value| format::show_choice(*value, LOG_FORMATS),
-};
-
-const LOG_LEVELS: &[(&str, LogLevel)] = &[
-    ("error", LogLevel::Error),
-    ("warn", LogLevel::Warn),
-    ("info", LogLevel::Info),
-    ("debug", LogLevel::Debug),
-    ("trace", LogLevel::Trace),
-];
-pub(super) const LOG_LEVEL: Format<LogLevel> = Format {
-    shape: "error|warn|info|debug|trace",
-    parse: |text| format::parse_choice(text, LOG_LEVELS),
-    show: |value| format::show_choice(*value, LOG_LEVELS),
-};
-
-const KERNEL_FEATURE_SETS: &[(&str, KernelFeatures)] =
-    &[("newest", KernelFeatures::Newest), ("6.1", KernelFeatures::V6_1)];
-pub(super) const KERNEL_FEATURES: Format<KernelFeatures> = Format {
-    shape: "newest|6.1",
-    parse: |text| format::parse_choice(text, KERNEL_FEATURE_SETS),
-    show: |value| format::show_choice(*value, KERNEL_FEATURE_SETS),
-};
-
-const CLIENT_AUTHS: &[(&str, ClientAuth)] =
-    &[("required", ClientAuth::Required), ("optional", ClientAuth::Optional)];
-pub(super) const CLIENT_AUTH: Format<ClientAuth> = Format {
-    shape: "required|optional",
-    parse: |text| format::parse_choice(text, CLIENT_AUTHS),
-    show: |value| format::show_choice(*value, CLIENT_AUTHS),
-};
-
-const CLIENT_TENANTS: &[(&str, ClientTenant)] = &[
-    ("off", ClientTenant::Off),
-    ("cn", ClientTenant::CommonName),
-    ("dns", ClientTenant::DnsName),
-    ("uri", ClientTenant::Uri),
-];
-pub(super) const CLIENT_TENANT: Format<ClientTenant> = Format {
-    shape: "off|cn|dns|uri",
-    parse: |text| format::parse_choice(text, CLIENT_TENANTS),
-    show: |value| format::show_choice(*value, CLIENT_TENANTS),
+/// A level, or nothing.
+pub(super) const ACK_OPTIONAL: Format<Option<AckLevel>> = Format {
+    shape: ACK_LEVEL.shape,
+    parse: |text| (ACK_LEVEL.parse)(text).map(Some),
+    show: |value| value.and_then(|level| (ACK_LEVEL.show)(&level)),
 };

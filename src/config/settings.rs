@@ -88,7 +88,7 @@ const LIMITS: &[Setting] = limit_settings! { settings_rows! limits; };
 const ACK: &[Setting] = &[Setting {
     show: |settings| Some(settings.ack_level().name().to_owned()),
     ..setting!(ack {
-        "ack" flag "ack", ACK_LEVEL,
+        "ack" flag "ack", ACK_OPTIONAL,
         "What an ACK promises; unset: durable with a journal, received without"
     })
 }];
