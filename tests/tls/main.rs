@@ -9,6 +9,7 @@ mod handshakes;
 mod node;
 mod openssl;
 mod probes;
+mod scripts;
 mod small_segments;
 
 /// The program under test.
