@@ -194,7 +194,7 @@ impl Following {
         if self.message[0] != KEY_UPDATE_HEADER[0] {
             return Some(TlsFailure::UnexpectedMessage);
         }
-        let Some((header, rest)) = self.message.split_first_chunk() else { return None };
+        let (header, rest) = self.message.split_first_chunk()?;
         match *rest {
             // The same for a wrong length, when all of it has come.
             _ if *header != KEY_UPDATE_HEADER => Some(TlsFailure::DecodeError),

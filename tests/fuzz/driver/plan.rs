@@ -185,7 +185,7 @@ impl Builder {
                 }
             }
             _ => {
-                let (index, is_copied) = (self.index(script), script.byte() % 2 == 0);
+                let (index, is_copied) = (self.index(script), script.byte().is_multiple_of(2));
                 let Some(index) = index else { return };
                 if is_copied {
                     self.add(self.records[index].clone());
