@@ -27,25 +27,25 @@ mod tests;
 
 /// A promise: tell `handle` about `seq` once the watermark has reached `position`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Promise<T> {
+pub(crate) struct Promise<T> {
     /// The ring's head when the promise was added.
-    pub position: RingPosition,
+    pub(crate) position: RingPosition,
     /// The connection to tell.
-    pub handle: T,
+    pub(crate) handle: T,
     /// The last complete frame before `position`.
-    pub seq: Seq,
+    pub(crate) seq: Seq,
     /// When it was added. If promises replaced each other, when the first one was.
-    pub since: Moment,
+    pub(crate) since: Moment,
 }
 
 /// The queue has no room. The promise comes back, to be added again once others have been kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PromisesFull<T>(pub Promise<T>);
+pub(crate) struct PromisesFull<T>(pub Promise<T>);
 
 /// Where a connection's latest entry is. The caller keeps one for each connection, at first the
 /// default. A stale one does no harm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PromiseTicket {
+pub(crate) struct PromiseTicket {
     /// Number of the entry, from 1; 0 for none.
     entry: u64,
 }
@@ -53,7 +53,7 @@ pub struct PromiseTicket {
 /// Promises in order of position. Its memory grows only if frames are shorter than those of
 /// [`promise_count_usual`].
 #[derive(Debug)]
-pub struct PromiseQueue<T> {
+pub(crate) struct PromiseQueue<T> {
     entries: VecDeque<Promise<T>>,
     capacity: usize,
     /// Number of the entry at the front. Entries are numbered from 1.
@@ -65,13 +65,13 @@ pub struct PromiseQueue<T> {
 
 /// Most entries that a shard can need. Each entry is the last of its connection, or it has at least
 /// [`ACK_INTERVAL_FRAMES`] records after it in the ring. Each record has at least a header.
-pub const fn promise_count_max(ring_size: usize, connection_count_max: usize) -> usize {
+pub(crate) const fn promise_count_max(ring_size: usize, connection_count_max: usize) -> usize {
     ring_size / (ACK_INTERVAL_FRAMES as usize * RECORD_ALIGNMENT) + connection_count_max
 }
 
 /// Entries that a shard needs for usual audio: as [`promise_count_max`], but with frames of 20 ms
 /// at 8 kHz, the shortest that carriers send.
-pub const fn promise_count_usual(ring_size: usize, connection_count_max: usize) -> usize {
+pub(crate) const fn promise_count_usual(ring_size: usize, connection_count_max: usize) -> usize {
     const RECORD_SIZE: usize = RECORD_ALIGNMENT + 320;
     ring_size / (ACK_INTERVAL_FRAMES as usize * RECORD_SIZE) + connection_count_max
 }
@@ -83,7 +83,7 @@ impl<T: Copy + PartialEq> PromiseQueue<T> {
     /// It does not allocate memory for all of them: the queue moves round in its memory and so
     /// touches all of it. For a ring of 4 GiB this would be 205 MiB, which only a flood of empty
     /// frames needs.
-    pub fn new(usual: usize, capacity: usize) -> Self {
+    pub(crate) fn new(usual: usize, capacity: usize) -> Self {
         PromiseQueue {
             entries: VecDeque::with_capacity(usual.min(capacity)),
             capacity,
@@ -97,7 +97,7 @@ impl<T: Copy + PartialEq> PromiseQueue<T> {
     ///
     /// An entry that moves keeps its place in the queue. Later entries of its group wait for it, at
     /// most until the group's batch has arrived as a whole.
-    pub fn push(
+    pub(crate) fn push(
         &mut self,
         promise: Promise<T>,
         ticket: &mut PromiseTicket,
@@ -120,24 +120,25 @@ impl<T: Copy + PartialEq> PromiseQueue<T> {
 
     /// Batches were sealed up to `sealed`, so later promises form a new group. A late call delays
     /// promises of the sealed batch until the next batch, but never keeps one too early.
-    pub fn begin_group(&mut self, sealed: RingPosition) {
+    pub(crate) fn begin_group(&mut self, sealed: RingPosition) {
         self.group_start = sealed;
     }
 
     /// The next promise to keep, now that everything before `watermark` has arrived.
-    pub fn pop_ready(&mut self, watermark: RingPosition) -> Option<Promise<T>> {
+    pub(crate) fn pop_ready(&mut self, watermark: RingPosition) -> Option<Promise<T>> {
         let ready = self.entries.pop_front_if(|entry| entry.position <= watermark)?;
         self.first += 1;
         Some(ready)
     }
 
     /// Number of waiting promises.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Whether no promise waits.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 }

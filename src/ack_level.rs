@@ -15,7 +15,7 @@ pub enum AckLevel {
 
 impl AckLevel {
     /// The name in settings.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             AckLevel::Durable => "durable",
             AckLevel::Written => "written",

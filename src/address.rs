@@ -23,7 +23,7 @@ const MAPPED_BITS: u32 = 96;
 impl Network {
     /// Reads text; `None` if it is not an address, or if the prefix is longer than the address.
     /// Bits after the prefix must be zero: `10.0.0.1/8` is more likely a mistake than intended.
-    pub fn parse(text: &str) -> Option<Network> {
+    pub(crate) fn parse(text: &str) -> Option<Network> {
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),
             None => (text, None),
@@ -44,7 +44,7 @@ impl Network {
     }
 
     /// Whether `address` is in the block. An IPv4-mapped IPv6 address counts as IPv4.
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         number_of(address) & self.mask() == self.base
     }
 
@@ -71,7 +71,7 @@ fn number_of(address: IpAddr) -> u128 {
 
 /// The other end of a connection. It has 18 bytes, because each slot of a table holds one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct PeerAddress {
+pub(crate) struct PeerAddress {
     /// As IPv6; an IPv4 address is mapped.
     octets: [u8; 16],
     port: u16,
@@ -82,7 +82,7 @@ const _: () = assert!(size_of::<PeerAddress>() == 18);
 impl PeerAddress {
     /// The unit that limits by address count: an IPv4 address, or an IPv6 network of 64 bits. A
     /// customer has at least such a network and may use any address of it.
-    pub fn group(&self) -> u128 {
+    pub(crate) fn group(&self) -> u128 {
         let number = u128::from_be_bytes(self.octets);
         match Ipv6Addr::from(self.octets).to_ipv4_mapped() {
             Some(_) => number,
@@ -91,7 +91,7 @@ impl PeerAddress {
     }
 
     /// The address.
-    pub fn ip(&self) -> IpAddr {
+    pub(crate) fn ip(&self) -> IpAddr {
         Ipv6Addr::from(self.octets).to_canonical()
     }
 }

@@ -51,7 +51,7 @@ impl CallKey {
 
     /// The shard whose mailbox decides which connection to this call is the newest. `shard_count`
     /// is at least 1.
-    pub const fn home_shard(self, shard_count: usize) -> usize {
+    pub(crate) const fn home_shard(self, shard_count: usize) -> usize {
         ((self.0 >> 64) as u64 % shard_count as u64) as usize
     }
 }
@@ -83,7 +83,7 @@ impl EpochSource {
     }
 
     /// The next epoch. `now` may stand still. It is a monotonic clock, so it never goes back.
-    pub fn next(&mut self, now: Moment) -> Epoch {
+    pub(crate) fn next(&mut self, now: Moment) -> Epoch {
         self.last.micros = now.as_micros().max(self.last.micros + 1);
         self.last
     }

@@ -28,17 +28,17 @@ impl Moment {
     }
 
     /// Nanoseconds since boot.
-    pub const fn as_nanos(self) -> u64 {
+    pub(crate) const fn as_nanos(self) -> u64 {
         self.0.get() - 1
     }
 
     /// Microseconds since boot, rounded down.
-    pub const fn as_micros(self) -> u64 {
+    pub(crate) const fn as_micros(self) -> u64 {
         self.as_nanos() / 1_000
     }
 
     /// The time from `earlier` to `self`; zero if `earlier` is later.
-    pub const fn since(self, earlier: Moment) -> Duration {
+    pub(crate) const fn since(self, earlier: Moment) -> Duration {
         Duration::from_nanos(self.0.get().saturating_sub(earlier.0.get()))
     }
 }
@@ -73,7 +73,7 @@ pub struct UnixMicros(pub u64);
 
 impl UnixMicros {
     /// Whole seconds, rounded down: the unit of token claims.
-    pub const fn as_secs(self) -> u64 {
+    pub(crate) const fn as_secs(self) -> u64 {
         self.0 / 1_000_000
     }
 }

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 /// The commit of this build; `unknown` outside of the repository: see `build.rs`.
-pub const COMMIT: &str = env!("BUILT_FROM_COMMIT");
+pub(crate) const COMMIT: &str = env!("BUILT_FROM_COMMIT");
 
 /// Frames between two ACKs. The quick reference promises this number to clients, so it is not a
 /// setting.
@@ -18,27 +18,27 @@ pub const TLS_HANDSHAKE_SIZE_MAX: usize = 32 * 1024;
 pub const TLS_HANDSHAKE_STEP: usize = 1024;
 
 /// Size of a spill buffer, bytes: the largest TLS record (16,645 bytes) in whole cache lines.
-pub const SPILL_SIZE: usize = 16_704;
+pub(crate) const SPILL_SIZE: usize = 16_704;
 
 /// Divisor: connections without a call may use this part of the spill buffers.
-pub const SPILL_SHARE_OF_HEADS: usize = 4;
+pub(crate) const SPILL_SHARE_OF_HEADS: usize = 4;
 
 /// Smallest RSA modulus, bits. Smaller ones can be factored with known means (NIST SP 800-131A).
-pub const KEY_BITS_MIN: usize = 2048;
+pub(crate) const KEY_BITS_MIN: usize = 2048;
 
 /// Largest RSA modulus, bits. A signature of 8192 bits takes twelve times as long to verify, and so
 /// makes a flood of bad tokens cheaper.
-pub const KEY_BITS_MAX: usize = 4096;
+pub(crate) const KEY_BITS_MAX: usize = 4096;
 
 /// Longest tenant or interaction id, bytes. So a call record has less than a kilobyte.
-pub const ID_SIZE_MAX: usize = 256;
+pub(crate) const ID_SIZE_MAX: usize = 256;
 
 /// Tenants with their own counters on a node, including one row for all others. A thousand rows are
 /// read in microseconds. A node of 16,000 calls has fewer large tenants.
-pub const TENANT_COUNT_MAX: usize = 1024;
+pub(crate) const TENANT_COUNT_MAX: usize = 1024;
 
 /// Largest token, bytes. An RS256 token with a 4096-bit key and generous claims is under 2 KiB.
-pub const TOKEN_SIZE_MAX: usize = 4 * 1024;
+pub(crate) const TOKEN_SIZE_MAX: usize = 4 * 1024;
 
 /// Largest request head, bytes: a token of [`TOKEN_SIZE_MAX`], and the same size for everything
 /// else.
@@ -48,7 +48,7 @@ pub const HEAD_SIZE_MAX: usize = 8 * 1024;
 pub const HEAD_FIELDS_MAX: usize = 64;
 
 /// Largest payload of a control frame (RFC 6455 §5.5).
-pub const CONTROL_PAYLOAD_SIZE_MAX: usize = 125;
+pub(crate) const CONTROL_PAYLOAD_SIZE_MAX: usize = 125;
 
 /// Alignment unit of the journal, bytes. Batches start on it in the ring and in the file, so that
 /// O_DIRECT works on any disk.
@@ -56,66 +56,66 @@ pub const BLOCK_SIZE: usize = 4096;
 
 /// Alignment of records and of their payload, bytes: a cache line, so that streaming stores fill
 /// whole lines.
-pub const RECORD_ALIGNMENT: usize = 64;
+pub(crate) const RECORD_ALIGNMENT: usize = 64;
 
 /// Largest sealed batch, bytes: about 108 whole frames. A larger write does not cost less per byte.
-pub const BATCH_SIZE_MAX: usize = 1024 * 1024;
+pub(crate) const BATCH_SIZE_MAX: usize = 1024 * 1024;
 
 /// Largest write that always uses registered memory, bytes: see [`crate::io::pieces`]. It is the
 /// largest write of a journal.
-pub const REGISTERED_WRITE_SIZE_MAX: usize = 4 * BATCH_SIZE_MAX;
+pub(crate) const REGISTERED_WRITE_SIZE_MAX: usize = 4 * BATCH_SIZE_MAX;
 
 /// Memory of a shard for the start of a segment, bytes: its header, and a batch of call records.
-pub const SCRATCH_SIZE_MAX: usize = BLOCK_SIZE + BATCH_SIZE_MAX;
+pub(crate) const SCRATCH_SIZE_MAX: usize = BLOCK_SIZE + BATCH_SIZE_MAX;
 
 /// Size of a receive buffer in the hot buffer ring, bytes (6.12 path: many receives fill it
 /// incrementally).
-pub const RECEIVE_BUFFER_SIZE: usize = 64 * 1024;
+pub(crate) const RECEIVE_BUFFER_SIZE: usize = 64 * 1024;
 
 /// Receive buffers per shard. 64 × 64 KiB = 4 MiB stay in the L2/L3 cache; 1,024 × 16 KiB measured
 /// 15 % slower.
-pub const RECEIVE_BUFFER_COUNT: u16 = 64;
+pub(crate) const RECEIVE_BUFFER_COUNT: u16 = 64;
 
 /// Buffers of [`RECEIVE_BUFFER_SIZE`] for reads from a backlog, in addition to those of armed
 /// receives. So a turn reads up to 1.5 MiB of a backlog: some 160 frames, which are still in the
 /// cache when they are copied. With 64 buffers, a frame of a flood cost 1.2 times as much. They are
 /// touched only in a backlog.
-pub const READ_BUFFER_COUNT: u16 = 32;
+pub(crate) const READ_BUFFER_COUNT: u16 = 32;
 
 /// Read buffers that calls leave to requests and to connections that end. These need no room in the
 /// frame ring, so they go on while calls cannot.
-pub const READ_BUFFERS_KEPT: usize = 8;
+pub(crate) const READ_BUFFERS_KEPT: usize = 8;
 
 /// Most bytes of one connection's armed receive in a turn: a sixteenth of the receive buffers. The
 /// connection reads the rest in its turn, with the others.
-pub const TURN_SIZE_MAX: usize = RECEIVE_BUFFER_SIZE * RECEIVE_BUFFER_COUNT as usize / 16;
+pub(crate) const TURN_SIZE_MAX: usize = RECEIVE_BUFFER_SIZE * RECEIVE_BUFFER_COUNT as usize / 16;
 
 /// Size of a receive buffer on kernels without incremental buffers, where each receive takes a
 /// whole one.
-pub const RECEIVE_BUFFER_SIZE_WHOLE: usize = 16 * 1024;
+pub(crate) const RECEIVE_BUFFER_SIZE_WHOLE: usize = 16 * 1024;
 
 /// Receive buffers on kernels without incremental buffers; the same 4 MiB in all.
-pub const RECEIVE_BUFFER_COUNT_WHOLE: u16 = 256;
+pub(crate) const RECEIVE_BUFFER_COUNT_WHOLE: u16 = 256;
 
 /// Bytes of frame ring that one received byte can need at worst. A masked message of one byte has 7
 /// bytes on the wire. In the ring it is a record header of 64 bytes and a payload padded to 64
 /// bytes.
-pub const RECORD_EXPANSION_MAX: usize = (2 * RECORD_ALIGNMENT).div_ceil(7);
+pub(crate) const RECORD_EXPANSION_MAX: usize = (2 * RECORD_ALIGNMENT).div_ceil(7);
 
 /// Most bytes of a call record in a frame ring: a header, and two ids of [`ID_SIZE_MAX`] after some
 /// numbers.
-pub const CALL_RECORD_SIZE_MAX: usize = 10 * RECORD_ALIGNMENT;
+pub(crate) const CALL_RECORD_SIZE_MAX: usize = 10 * RECORD_ALIGNMENT;
 
 /// Bytes of an end record in a frame ring.
-pub const END_RECORD_SIZE: usize = 2 * RECORD_ALIGNMENT;
+pub(crate) const END_RECORD_SIZE: usize = 2 * RECORD_ALIGNMENT;
 
 /// Most bytes of a frame ring that sealing a batch early costs: the padding of the batch, and the
 /// header of the next one.
-pub const SEAL_SIZE_MAX: usize = BLOCK_SIZE;
+pub(crate) const SEAL_SIZE_MAX: usize = BLOCK_SIZE;
 
 /// Bytes of a frame ring that are reserved for the end records of this many connections' calls,
 /// because a call may end at any time. No received bytes and no seal may use them.
-pub const fn ends_size(connection_count: usize) -> usize {
+pub(crate) const fn ends_size(connection_count: usize) -> usize {
     connection_count * END_RECORD_SIZE
 }
 
@@ -141,17 +141,17 @@ pub const PENDING_HEADERS_SHARE: usize = 7;
 /// Average size of a batch, bytes: the queues have room at once for a full ring of such batches.
 /// Batches are sealed every 20 ms or at [`BATCH_SIZE_MAX`]: 2,000 per minute and shard while the
 /// disk stalls. With 4 GiB there is room for 65,536. With smaller batches the queues grow.
-pub const BATCH_SIZE_QUEUED: usize = 64 * 1024;
+pub(crate) const BATCH_SIZE_QUEUED: usize = 64 * 1024;
 
 /// Divisor: this part of a segment's size is the memory for notes about its contents. They are as
 /// above, plus some 190 bytes for each call that is live when the segment begins. For 16,000 calls
 /// these are 3 MB.
-pub const RECORD_HEADERS_SHARE: u64 = 6;
+pub(crate) const RECORD_HEADERS_SHARE: u64 = 6;
 
 /// Bytes of a frame ring for one second of a call at 24 kHz: 50 frames of 960 bytes with a header
 /// each, and a 64th for batches. Frames of 9,600 bytes that arrive in TCP segments of 1,448 bytes
 /// need as much.
-pub const CALL_RING_RATE: usize = 50 * (960 + RECORD_ALIGNMENT) * 65 / 64;
+pub(crate) const CALL_RING_RATE: usize = 50 * (960 + RECORD_ALIGNMENT) * 65 / 64;
 
 /// Minimum size of a frame ring for this many connections, bytes. Half of it is the room that one
 /// whole receive buffer needs, and an open batch. The other half is for what batches waste at their
@@ -161,10 +161,10 @@ pub const fn ring_size_min(connections_max: usize) -> usize {
 }
 
 /// Most places of a shard that upgraded connections cannot use: see [`visitors_max`].
-pub const SHED_CONNECTIONS_MAX: usize = 64;
+pub(crate) const SHED_CONNECTIONS_MAX: usize = 64;
 
 /// Fewest of these places: a few requests at a time.
-pub const VISITORS_MIN: usize = 16;
+pub(crate) const VISITORS_MIN: usize = 16;
 
 /// Places of a shard in addition to those of its `connections_max` upgraded connections. They are
 /// for requests: a full node still answers `/health`, and answers calls with 503. A place is free
@@ -181,7 +181,7 @@ pub const fn visitors_max(connections_max: usize) -> usize {
 }
 
 /// The largest `connections_max` for this many sockets: the inverse of the above.
-pub const fn connections_within(sockets: usize) -> usize {
+pub(crate) const fn connections_within(sockets: usize) -> usize {
     if sockets >= 2 * SHED_CONNECTIONS_MAX {
         sockets - SHED_CONNECTIONS_MAX
     } else if sockets >= 2 * VISITORS_MIN {
@@ -193,18 +193,18 @@ pub const fn connections_within(sockets: usize) -> usize {
 
 /// Divisor: this part of those places is kept free for new connections. In a flood, the others
 /// decide how long an incomplete request may stay.
-pub const FREE_SHARE_OF_VISITORS: usize = 4;
+pub(crate) const FREE_SHARE_OF_VISITORS: usize = 4;
 
 /// Accepts that are armed at a time, and so the most connections that a turn accepts: 16,000 a
 /// second with a turn of 2 ms. Each is for one connection, so a shard never has more sockets than
 /// places. A multishot accept would take the whole backlog at once: 4,096 sockets for each shard,
 /// however few descriptors there are.
-pub const ACCEPTS_MAX: usize = 32;
+pub(crate) const ACCEPTS_MAX: usize = 32;
 
 /// How long a turn may verify tokens before it serves the live calls again. An ACK waits 20 ms for
 /// its sync, and this adds a tenth. Usually `limits.handshakes_per_turn` ends it first: a token
 /// takes 21 µs.
-pub const HANDSHAKE_TIME_MAX: std::time::Duration = std::time::Duration::from_millis(2);
+pub(crate) const HANDSHAKE_TIME_MAX: std::time::Duration = std::time::Duration::from_millis(2);
 
 const _: () = assert!(connections_within(65) == 32 && visitors_max(32) == 32);
 const _: () = assert!(connections_within(128) == 64 && visitors_max(64) == 64 && ACCEPTS_MAX <= 32);

@@ -24,18 +24,18 @@
 macro_rules! settings_struct {
     (
         $(#[$attribute:meta])*
-        pub struct $name:ident;
+        $vis:vis struct $name:ident;
         $(
             $(#[doc = $doc:literal])*
             $field:ident: $type:ty = $default:expr; $row:tt
         )+
     ) => {
         $(#[$attribute])*
-        pub struct $name {
+        $vis struct $name {
             $(
                 #[doc = $crate::declare::documentation!($row)]
                 $(#[doc = $doc])*
-                pub $field: $type,
+                $vis $field: $type,
             )+
         }
 

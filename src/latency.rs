@@ -22,10 +22,10 @@ use std::fmt;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 /// Smallest value that differs from zero, microseconds.
-pub const LATENCY_MIN_US: u64 = 1;
+pub(crate) const LATENCY_MIN_US: u64 = 1;
 
 /// Largest value, microseconds. Anything that takes longer counts as this.
-pub const LATENCY_MAX_US: u64 = 60_000_000;
+pub(crate) const LATENCY_MAX_US: u64 = 60_000_000;
 
 /// Digits of a value that are kept.
 const DIGITS: u8 = 2;
@@ -89,12 +89,12 @@ macro_rules! latencies {
             }
 
             /// Adds everything that `other` has.
-            pub fn add(&mut self, other: &Latencies) {
+            pub(crate) fn add(&mut self, other: &Latencies) {
                 $( self.$name.add(&other.$name); )+
             }
 
             /// Forgets everything.
-            pub fn reset(&mut self) {
+            pub(crate) fn reset(&mut self) {
                 $( self.$name.reset(); )+
             }
 

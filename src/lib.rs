@@ -183,15 +183,21 @@
 //! [`session`], [`journal::frame_ring`], [`ack`]. Limits and their reasons are in [`limits`] (for
 //! operators) and [`constants`] (fixed).
 
-pub mod ack;
+// What is `pub` is for the tests, benches and tools of this repository, and for programs that read a
+// journal or bring a service of their own. The rest of the crate is its own.
+#![warn(unreachable_pub)]
+// This page is for readers of the code: its links lead to what is private, too.
+#![allow(rustdoc::private_intra_doc_links)]
+
+pub(crate) mod ack;
 pub mod ack_level;
-pub mod address;
+pub(crate) mod address;
 pub mod archive;
 pub mod auth;
 pub mod call;
 pub mod cli;
 pub mod clock;
-pub mod config;
+pub(crate) mod config;
 pub mod constants;
 pub mod control;
 pub(crate) mod declare;
@@ -200,7 +206,7 @@ pub mod io;
 pub mod journal;
 pub mod latency;
 pub mod limits;
-pub mod logging;
+pub(crate) mod logging;
 pub mod metrics;
 pub mod node;
 pub mod proto;
@@ -209,4 +215,4 @@ pub mod shard;
 pub mod store;
 pub mod tenants;
 pub mod tls;
-pub mod transport;
+pub(crate) mod transport;

@@ -174,7 +174,8 @@ impl Limits {
 
     /// Everything as small as it can be and still work, so a test reaches a limit within a few
     /// steps.
-    pub fn tiny() -> Self {
+    #[cfg(test)]
+    pub(crate) fn tiny() -> Self {
         Limits {
             message_size_max: 1024,
             text_size_max: 512,

@@ -76,7 +76,7 @@ impl Gauge {
 
 /// Lines of this process that were lost, because standard error did not accept them in time, or at
 /// all.
-pub fn dropped_lines() -> u64 {
+pub(crate) fn dropped_lines() -> u64 {
     GAUGE.get().map_or(0, Gauge::dropped)
 }
 
@@ -84,7 +84,7 @@ pub fn dropped_lines() -> u64 {
 /// lines are written.
 #[must_use = "dropped at once, it ends the log"]
 #[derive(Debug)]
-pub struct Log {
+pub(crate) struct Log {
     /// Taken by the drop; `None` if the log had been started before.
     guard: Option<(WorkerGuard, Gauge)>,
 }
@@ -105,7 +105,7 @@ impl Drop for Log {
 }
 
 /// Starts the log of this process. Only the first call has an effect.
-pub fn start(format: LogFormat, level: LogLevel) -> Log {
+pub(crate) fn start(format: LogFormat, level: LogLevel) -> Log {
     if GAUGE.get().is_some() {
         return Log { guard: None };
     }
@@ -127,7 +127,7 @@ pub fn start(format: LogFormat, level: LogLevel) -> Log {
 }
 
 /// Writes lines of this level or higher severity from now on. Has no effect before [`start`].
-pub fn set_level(level: LogLevel) {
+pub(crate) fn set_level(level: LogLevel) {
     if let Some(set) = SET_LEVEL.get() {
         set(filter(level));
     }

@@ -13,13 +13,13 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// Adds `count`. Call it from the one thread that owns the counter.
     #[inline]
-    pub fn add(&self, count: u64) {
+    pub(crate) fn add(&self, count: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
 
     /// Sets a gauge. Call it from the one thread that owns the counter.
     #[inline]
-    pub fn set(&self, value: u64) {
+    pub(crate) fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
 
@@ -59,13 +59,13 @@ pub(crate) enum Unit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Description {
     /// Its field's name.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Help text: a sentence or two.
-    pub help: &'static str,
+    pub(crate) help: &'static str,
     /// Whether it only grows.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// What it counts.
-    pub unit: Unit,
+    pub(crate) unit: Unit,
 }
 
 /// Why TLS connections fail, as labels.

@@ -22,7 +22,7 @@ pub struct TenantIndex(pub u16);
 
 impl TenantIndex {
     /// All tenants that came after the table was full, together.
-    pub const OTHERS: TenantIndex = TenantIndex(0);
+    pub(crate) const OTHERS: TenantIndex = TenantIndex(0);
 }
 
 /// The tenant is at its quota: the answer is 429.
@@ -31,15 +31,15 @@ pub struct QuotaExceeded;
 
 /// Use of the node by a tenant so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TenantUse {
+pub(crate) struct TenantUse {
     /// Calls connected now.
-    pub calls_live: usize,
+    pub(crate) calls_live: usize,
     /// Calls connected since the node started.
-    pub calls: u64,
+    pub(crate) calls: u64,
     /// Audio frames.
-    pub frames: u64,
+    pub(crate) frames: u64,
     /// Bytes of whole samples in them.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -97,20 +97,20 @@ impl Tenants {
     }
 
     /// The node takes so many calls from now on. Calls that are live beyond that go on.
-    pub fn set_limits(&self, calls_max: usize, calls_per_tenant_max: Option<usize>) {
+    pub(crate) fn set_limits(&self, calls_max: usize, calls_per_tenant_max: Option<usize>) {
         self.calls_max.store(calls_max, Ordering::Relaxed);
         let quota = calls_per_tenant_max.unwrap_or(usize::MAX);
         self.calls_per_tenant_max.store(quota, Ordering::Relaxed);
     }
 
     /// Calls connected now, on all shards.
-    pub fn calls_live(&self) -> usize {
+    pub(crate) fn calls_live(&self) -> usize {
         self.calls_live.load(Ordering::Relaxed)
     }
 
     /// Whether the node is at its limit of calls, so that upgrades get 503. Shards that ask at the
     /// same moment may each admit one more.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.calls_live() >= self.calls_max.load(Ordering::Relaxed)
     }
 
@@ -138,7 +138,7 @@ impl Tenants {
     /// Calls `visit(index, name, use)` for every tenant with its own counters, in no order, and
     /// once with `None` for all others. Takes the lock, so only the control plane calls it, at its
     /// own rate.
-    pub fn for_each(&self, mut visit: impl FnMut(TenantIndex, Option<&str>, TenantUse)) {
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(TenantIndex, Option<&str>, TenantUse)) {
         visit(TenantIndex::OTHERS, None, self.others.read());
         let by_name = self.lock();
         for (name, tenant) in
@@ -192,7 +192,7 @@ impl CallPermit {
 
     /// Adds to the counters of the tenant: sums over an ACK interval or the rest of a call, not
     /// single frames.
-    pub fn add(&self, frames: u64, bytes: u64) {
+    pub(crate) fn add(&self, frames: u64, bytes: u64) {
         self.tenant.usage.frames.fetch_add(frames, Ordering::Relaxed);
         self.tenant.usage.bytes.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -6,7 +6,7 @@ use crate::tls::{Handshake, Records};
 
 /// How the bytes of a connection are wrapped.
 #[derive(Debug)]
-pub enum Transport {
+pub(crate) enum Transport {
     /// Not wrapped.
     Plain,
     /// The port speaks TLS, and the first byte will show whether the peer does.
@@ -19,7 +19,7 @@ pub enum Transport {
 
 impl Transport {
     /// The name of the peer, if a certificate says it.
-    pub fn client(&self) -> Option<&ClientName> {
+    pub(crate) fn client(&self) -> Option<&ClientName> {
         match self {
             Transport::Records(records) => records.client.as_deref(),
             Transport::Plain | Transport::Undecided | Transport::Handshake(_) => None,
@@ -27,7 +27,7 @@ impl Transport {
     }
 
     /// Whether protocol bytes can be sent.
-    pub fn takes_payload(&self) -> bool {
+    pub(crate) fn takes_payload(&self) -> bool {
         match self {
             Transport::Plain => true,
             Transport::Undecided | Transport::Handshake(_) => false,
@@ -36,7 +36,7 @@ impl Transport {
     }
 
     /// Whether the TLS layer itself has something to send.
-    pub fn has_output(&self) -> bool {
+    pub(crate) fn has_output(&self) -> bool {
         match self {
             Transport::Plain | Transport::Undecided => false,
             Transport::Handshake(handshake) => handshake.has_flight(),
@@ -45,7 +45,7 @@ impl Transport {
     }
 
     /// Whether it accepts more bytes.
-    pub fn takes_bytes(&self) -> bool {
+    pub(crate) fn takes_bytes(&self) -> bool {
         match self {
             Transport::Handshake(handshake) => handshake.takes_bytes(),
             Transport::Plain | Transport::Undecided | Transport::Records(_) => true,
@@ -53,12 +53,12 @@ impl Transport {
     }
 
     /// A handshake waits for its turn here: the timeout of the peer does not run.
-    pub fn is_queued(&self) -> bool {
+    pub(crate) fn is_queued(&self) -> bool {
         matches!(self, Transport::Handshake(handshake) if handshake.is_queued)
     }
 
     /// Bytes that were accepted but not passed on: they come out with the next bytes.
-    pub fn waiting_size(&self) -> usize {
+    pub(crate) fn waiting_size(&self) -> usize {
         match self {
             Transport::Records(records) => records.waiting_size(),
             Transport::Plain | Transport::Undecided | Transport::Handshake(_) => 0,
@@ -66,7 +66,7 @@ impl Transport {
     }
 
     /// Returns handshake messages that must be sent unchanged, before everything else.
-    pub fn take_flight(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn take_flight(&mut self) -> Option<Vec<u8>> {
         match self {
             Transport::Plain | Transport::Undecided => None,
             Transport::Handshake(handshake) => handshake.take_flight(),
@@ -75,7 +75,7 @@ impl Transport {
     }
 
     /// Ends our side; returns whether there is something to send for it.
-    pub fn close(&mut self) -> bool {
+    pub(crate) fn close(&mut self) -> bool {
         match self {
             Transport::Records(records) => records.close(),
             Transport::Plain | Transport::Undecided | Transport::Handshake(_) => false,

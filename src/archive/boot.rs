@@ -23,12 +23,12 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// The number of this boot in `data_dir`. It is greater than that of any other boot of the
 /// directory, and durable before this returns. Several processes may call it at the same time.
-pub fn current(data_dir: &Path) -> io::Result<u32> {
+pub(crate) fn current(data_dir: &Path) -> io::Result<u32> {
     number(data_dir, std::fs::read_to_string(KERNEL_BOOT_ID)?.trim())
 }
 
 /// As [`current`], in the boot that the kernel calls `boot_id`.
-pub fn number(data_dir: &Path, boot_id: &str) -> io::Result<u32> {
+pub(crate) fn number(data_dir: &Path, boot_id: &str) -> io::Result<u32> {
     // Processes lock the directory, not the file: the file is replaced, so they cannot wait for it.
     let directory = File::open(data_dir)?;
     let start = Instant::now();

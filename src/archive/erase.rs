@@ -38,11 +38,11 @@ static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Erased {
     /// Segments that held the call.
-    pub segments: u64,
+    pub(crate) segments: u64,
     /// Audio records, with those that were erased before.
     pub records: u64,
     /// Bytes of audio.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Why nothing was erased, or only a part.

@@ -49,10 +49,10 @@ mod tests;
 pub use builder::IndexBuilder;
 
 /// First bytes of every index.
-pub const MAGIC: [u8; 8] = *b"XJNINDEX";
+pub(crate) const MAGIC: [u8; 8] = *b"XJNINDEX";
 
 /// Version of the file.
-pub const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 1;
 
 /// A larger file is not an index: all calls that fit into a segment of 256 MiB need far less.
 const FILE_SIZE_MAX: u64 = 256 * 1024 * 1024;
@@ -69,82 +69,82 @@ const HAS_END: u16 = 2;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallFacts {
     /// Identity of the call.
-    pub identity: CallIdentity,
+    pub(crate) identity: CallIdentity,
     /// Its whole key.
-    pub key: CallKey,
+    pub(crate) key: CallKey,
     /// Sample rate, Hz.
     pub sample_rate: u32,
     /// When `start` arrived.
-    pub started_at: UnixMicros,
+    pub(crate) started_at: UnixMicros,
     /// The token's `iat`, seconds since 1970; 0 if there was no token.
-    pub token_issued_at: u64,
+    pub(crate) token_issued_at: u64,
     /// The token's `exp`, seconds since 1970; 0 if there was no token.
-    pub token_expires_at: u64,
+    pub(crate) token_expires_at: u64,
 }
 
 /// The part of an epoch of a call that is in a segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EpochIndex {
+pub(crate) struct EpochIndex {
     /// The call's record number.
-    pub call: u64,
+    pub(crate) call: u64,
     /// The epoch.
-    pub epoch: Epoch,
+    pub(crate) epoch: Epoch,
     /// Facts about the call; `None` if the segment has no call record of it.
-    pub facts: Option<CallFacts>,
+    pub(crate) facts: Option<CallFacts>,
     /// How the epoch ended, if it ended here.
-    pub end: Option<EndRecord>,
+    pub(crate) end: Option<EndRecord>,
     /// The first frame with a chunk here; 0 if there is none.
-    pub first_seq: u64,
+    pub(crate) first_seq: u64,
     /// The last frame that was begun but not completed here; 0 if there is none.
-    pub open_seq: u64,
+    pub(crate) open_seq: u64,
     /// Frames that were completed here.
-    pub frames: SeqRanges,
+    pub(crate) frames: SeqRanges,
     /// Bytes of whole samples in them.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// How many of them are erased.
-    pub erased: u64,
+    pub(crate) erased: u64,
     /// Frames that miss a chunk.
-    pub broken: u64,
+    pub(crate) broken: u64,
     /// Chunks that came twice.
-    pub doubles: u64,
+    pub(crate) doubles: u64,
     /// When its first record arrived.
-    pub first_received_at: UnixMicros,
+    pub(crate) first_received_at: UnixMicros,
     /// When its last record arrived.
-    pub last_received_at: UnixMicros,
+    pub(crate) last_received_at: UnixMicros,
 }
 
 /// The calls in a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentIndex {
     /// The run's number.
-    pub run: u64,
+    pub(crate) run: u64,
     /// The shard.
-    pub shard: u16,
+    pub(crate) shard: u16,
     /// The segment's number.
-    pub id: u64,
+    pub(crate) id: u64,
     /// Names this use of its file.
-    pub uuid: SegmentUuid,
+    pub(crate) uuid: SegmentUuid,
     /// Position of its first byte in the shard's journal.
-    pub start: Lsn,
+    pub(crate) start: Lsn,
     /// Where its batches end, bytes in the file.
-    pub end: u64,
+    pub(crate) end: u64,
     /// Sound batches.
-    pub batches: u64,
+    pub(crate) batches: u64,
     /// Sound records.
-    pub records: u64,
+    pub(crate) records: u64,
     /// Where it was torn, bytes in the file.
-    pub torn_at: Option<u64>,
+    pub(crate) torn_at: Option<u64>,
     /// Bytes at the start of the segment that were durable, as far as was known when the index was
     /// made. The writer knows: a segment that it ended is whole up to here.
-    pub durable_end: u64,
+    pub(crate) durable_end: u64,
     /// Bytes of bad batches that were not durable.
-    pub bytes_unsynced: u64,
+    pub(crate) bytes_unsynced: u64,
     /// Some bad bytes in it were not durable, so missing frames may never have been promised.
-    pub is_lossy: bool,
+    pub(crate) is_lossy: bool,
     /// Number of damaged places.
-    pub damage_count: u32,
+    pub(crate) damage_count: u32,
     /// The epochs, in order of their first record.
-    pub epochs: Vec<EpochIndex>,
+    pub(crate) epochs: Vec<EpochIndex>,
 }
 
 impl SegmentIndex {
@@ -243,7 +243,7 @@ impl SegmentIndex {
     /// It overwrites the file at [`unfinished_index_path`], if there is one, and keeps that file's
     /// blocks where it can. On a filesystem mounted with `discard` each file that is removed or cut
     /// delays the disk's writes.
-    pub fn store(&self, shard_dir: &Path) -> io::Result<()> {
+    pub(crate) fn store(&self, shard_dir: &Path) -> io::Result<()> {
         let (path, next) =
             (index_path(shard_dir, self.id), unfinished_index_path(shard_dir, self.id));
         let write = |mut file: File| {

@@ -26,13 +26,13 @@ use std::path::{Path, PathBuf};
 pub const BOOT_FILE: &str = "boot";
 
 /// Ending of a segment's name.
-pub const SEGMENT_EXTENSION: &str = "segment";
+pub(crate) const SEGMENT_EXTENSION: &str = "segment";
 
 /// Ending of an index's name.
 pub const INDEX_EXTENSION: &str = "index";
 
 /// Ending of the name of a segment that is still being allocated or recycled.
-pub const PREPARING_EXTENSION: &str = "preparing";
+pub(crate) const PREPARING_EXTENSION: &str = "preparing";
 
 /// Mode of directories: recordings are private.
 const DIRECTORY_MODE: u32 = 0o700;
@@ -41,9 +41,9 @@ const DIRECTORY_MODE: u32 = 0o700;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunName {
     /// The boot it ran in, as counted by [`super::boot`].
-    pub boot: u32,
+    pub(crate) boot: u32,
     /// When it started. Two processes may serve in one boot, even at the same time (a hot upgrade).
-    pub started_at: UnixMicros,
+    pub(crate) started_at: UnixMicros,
     /// Its process id.
     pub pid: u32,
 }
@@ -55,7 +55,7 @@ impl RunName {
     }
 
     /// The run that a directory of this name belongs to.
-    pub fn parse(name: &str) -> Option<RunName> {
+    pub(crate) fn parse(name: &str) -> Option<RunName> {
         let mut parts = name.strip_prefix("run-")?.split('-');
         let run = RunName {
             boot: number(parts.next()?)?,
@@ -108,7 +108,7 @@ pub fn preparing_path(shard_dir: &Path, id: u64) -> PathBuf {
 }
 
 /// The id in the name of a file with this `extension`.
-pub fn parse_id(name: &str, extension: &str) -> Option<u64> {
+pub(crate) fn parse_id(name: &str, extension: &str) -> Option<u64> {
     let digits = name.strip_suffix(extension)?.strip_suffix('.')?;
     let id = u64::from_str_radix(digits, 16).ok()?;
     (format!("{id:016x}") == digits).then_some(id)
@@ -116,7 +116,7 @@ pub fn parse_id(name: &str, extension: &str) -> Option<u64> {
 
 /// A file that an interrupted process may have left in a shard's directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leftover {
+pub(crate) enum Leftover {
     /// The index of this segment, which is gone.
     Index(u64),
     /// An index that has not got its name yet.
@@ -126,7 +126,7 @@ pub enum Leftover {
 }
 
 /// The kind of leftover, by the file's name. `None` for segments and foreign files.
-pub fn leftover(path: &Path) -> Option<Leftover> {
+pub(crate) fn leftover(path: &Path) -> Option<Leftover> {
     let name = path.file_name()?.to_str()?;
     if let Some(id) = parse_id(name, INDEX_EXTENSION) {
         return Some(Leftover::Index(id));
@@ -165,7 +165,7 @@ fn entries<T: Ord>(directory: &Path, parse: impl Fn(&str) -> Option<T>) -> io::R
 }
 
 /// Makes the data directory if it does not exist.
-pub fn create_data_dir(data_dir: &Path) -> io::Result<()> {
+pub(crate) fn create_data_dir(data_dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(data_dir)
 }
 
@@ -180,7 +180,7 @@ pub fn create_shard_dir(data_dir: &Path, run: &RunName, shard: u16) -> io::Resul
 }
 
 /// Makes the names in a directory durable: data is lost if a power failure removes its file's name.
-pub fn sync_dir(directory: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 

@@ -28,7 +28,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long recovery tries to lock a segment. A process that was just killed may still have
 /// operations to finish.
-pub const RECOVERY_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const RECOVERY_WAIT: Duration = Duration::from_secs(5);
 
 /// Takes the lock of a writer or of retention. `false` if another process holds a lock.
 pub fn try_exclusive(file: impl AsFd) -> io::Result<bool> {

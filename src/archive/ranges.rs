@@ -8,14 +8,14 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct SeqRange {
     /// The first frame.
-    pub first: u64,
+    pub(crate) first: u64,
     /// The last frame; not before the first.
-    pub last: u64,
+    pub(crate) last: u64,
 }
 
 impl SeqRange {
     /// Number of frames.
-    pub const fn count(&self) -> u64 {
+    pub(crate) const fn count(&self) -> u64 {
         (self.last - self.first).saturating_add(1)
     }
 }
@@ -27,7 +27,7 @@ pub struct SeqRanges(Vec<SeqRange>);
 impl SeqRanges {
     /// Adds a range. Frames that are there already count once. A range that ends before its start
     /// is ignored.
-    pub fn add(&mut self, range: SeqRange) {
+    pub(crate) fn add(&mut self, range: SeqRange) {
         if range.first > range.last {
             return;
         }
@@ -47,32 +47,33 @@ impl SeqRanges {
     }
 
     /// The ranges, in order.
-    pub fn iter(&self) -> impl Iterator<Item = SeqRange> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = SeqRange> {
         self.0.iter().copied()
     }
 
     /// Number of ranges.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Whether there are no frames.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Number of frames.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.0.iter().fold(0, |count, range| count.saturating_add(range.count()))
     }
 
     /// The last frame; 0 if there is none.
-    pub fn last(&self) -> u64 {
+    pub(crate) fn last(&self) -> u64 {
         self.0.last().map_or(0, |range| range.last)
     }
 
     /// The frames that are missing from 1 up to `end`, or up to the last frame if that is greater.
-    pub fn gaps(&self, end: u64) -> Vec<SeqRange> {
+    pub(crate) fn gaps(&self, end: u64) -> Vec<SeqRange> {
         let mut gaps = Vec::new();
         let mut next = 1u64;
         for range in &self.0 {

@@ -17,15 +17,15 @@ use crate::format::{BatchHeader, FormatError, HEADER_SIZE, RecordHeader, RecordK
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     /// Offset of its header in the bytes that were searched.
-    pub offset: usize,
-    pub header: RecordHeader,
+    pub(crate) offset: usize,
+    pub(crate) header: RecordHeader,
 }
 
 /// A fault, and where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Defect {
-    pub offset: usize,
-    pub fault: FormatError,
+    pub(crate) offset: usize,
+    pub(crate) fault: FormatError,
 }
 
 /// The records of a batch with a sound header, without pads. `bytes` is the batch, or as much of it

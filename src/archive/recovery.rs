@@ -44,15 +44,15 @@ pub struct TornTail {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MissingFrames {
     /// The customer.
-    pub tenant: String,
+    pub(crate) tenant: String,
     /// The call.
-    pub interaction: String,
+    pub(crate) interaction: String,
     /// The epoch's number in the call, from 1.
-    pub epoch: usize,
+    pub(crate) epoch: usize,
     /// The first frame.
-    pub first: u64,
+    pub(crate) first: u64,
     /// The last frame.
-    pub last: u64,
+    pub(crate) last: u64,
 }
 
 /// The numbers of a recovery.
@@ -190,7 +190,7 @@ impl fmt::Display for RecoveryReport {
 }
 
 /// A number with its noun: `1 frame`, `2 frames`.
-pub fn counted(number: u64, noun: &str) -> String {
+pub(crate) fn counted(number: u64, noun: &str) -> String {
     let ending = match number {
         1 => "",
         _ if noun.ends_with(['x', 'h']) => "es",
@@ -211,7 +211,7 @@ pub fn recover(
 }
 
 /// [`recover`] for a node that has already begun its own run, which is left alone.
-pub fn recover_all_but(
+pub(crate) fn recover_all_but(
     own: Option<RunName>,
     data_dir: &Path,
     progress: &mut dyn FnMut(),

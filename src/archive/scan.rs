@@ -30,7 +30,7 @@ mod damage;
 #[cfg(test)]
 mod tests;
 
-pub use damage::{Corruption, Damage};
+pub(crate) use damage::{Corruption, Damage};
 
 /// What a segment's path and its neighbours say about it.
 #[derive(Clone, Copy, Debug)]
@@ -93,25 +93,25 @@ pub struct Found<'a> {
     /// Its offset in the file, bytes.
     pub offset: u64,
     /// Its position in the shard's journal.
-    pub lsn: Lsn,
+    pub(crate) lsn: Lsn,
 }
 
 /// Counts of a scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScanStats {
     /// Sound batch headers.
-    pub batches: u64,
+    pub(crate) batches: u64,
     /// Records given.
-    pub records: u64,
+    pub(crate) records: u64,
     /// Records found in bad batches.
-    pub salvaged: u64,
+    pub(crate) salvaged: u64,
     /// Number of the first batch; 0 before the first.
-    pub first_batch: u64,
+    pub(crate) first_batch: u64,
     /// Number of the last batch; 0 before the first.
-    pub last_batch: u64,
+    pub(crate) last_batch: u64,
     /// Bytes of bad batches that were not durable and have a sound batch after them. Known at the
     /// end.
-    pub bytes_unsynced: u64,
+    pub(crate) bytes_unsynced: u64,
     /// Some bad bytes were not durable: here, in a torn tail, or after the end that another segment
     /// states.
     pub is_lossy: bool,
@@ -517,12 +517,12 @@ impl<S: Source> SegmentScan<S> {
     }
 
     /// Where the next batch starts or must start, offset in the file.
-    pub fn offset(&self) -> u64 {
+    pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
     /// Position of the next batch in the shard's journal.
-    pub fn lsn(&self) -> Lsn {
+    pub(crate) fn lsn(&self) -> Lsn {
         Lsn(self.start.0.wrapping_add(self.offset))
     }
 
@@ -537,7 +537,7 @@ impl<S: Source> SegmentScan<S> {
     }
 
     /// Position of the file's first byte in the shard's journal.
-    pub fn start(&self) -> Lsn {
+    pub(crate) fn start(&self) -> Lsn {
         self.start
     }
 
@@ -547,18 +547,18 @@ impl<S: Source> SegmentScan<S> {
     }
 
     /// The source that is read.
-    pub fn source_mut(&mut self) -> &mut S {
+    pub(crate) fn source_mut(&mut self) -> &mut S {
         self.window.source_mut()
     }
 
     /// Returns the source.
-    pub fn into_source(self) -> S {
+    pub(crate) fn into_source(self) -> S {
         self.window.into_source()
     }
 
     /// Tells the scan that the segment is not being written any more. It ended at `end` if the next
     /// segment states that.
-    pub fn set_sealed(&mut self, end: Option<Lsn>) {
+    pub(crate) fn set_sealed(&mut self, end: Option<Lsn>) {
         self.place.end = end;
         self.options.is_live = false;
         self.window.forget();
@@ -570,7 +570,7 @@ impl<S: Source> SegmentScan<S> {
     }
 
     /// Continues at `lsn` instead, if a batch starts there. Skips everything between.
-    pub fn skip_to(&mut self, lsn: Lsn) {
+    pub(crate) fn skip_to(&mut self, lsn: Lsn) {
         let offset = lsn.0.saturating_sub(self.start.0);
         if offset > self.offset && offset.is_multiple_of(BLOCK_SIZE as u64) {
             self.offset = offset;

@@ -44,7 +44,7 @@ impl Source for &[u8] {
 
 /// What holds a segment's file when a reader opens it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holder {
+pub(crate) enum Holder {
     /// Only readers. As long as this reader has it open, it does not change.
     Readers,
     /// A writer: more bytes may follow those read.
@@ -63,7 +63,7 @@ pub struct SegmentFile {
 impl SegmentFile {
     /// Opens the file and takes a reader's lock if it can. `NotFound` means that retention removed
     /// it first.
-    pub fn open(path: &Path) -> io::Result<SegmentFile> {
+    pub(crate) fn open(path: &Path) -> io::Result<SegmentFile> {
         let direct = OFlags::DIRECT.bits().cast_signed();
         let file = match File::options().read(true).custom_flags(direct).open(path) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => File::open(path)?,
@@ -86,23 +86,18 @@ impl SegmentFile {
         })
     }
 
-    /// Its path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// What held the file when it was opened, or at the last [`SegmentFile::refresh`].
-    pub fn holder(&self) -> Holder {
+    pub(crate) fn holder(&self) -> Holder {
         self.holder
     }
 
     /// Whether the file's name is gone, or names another file.
-    pub fn is_gone(&self) -> io::Result<bool> {
+    pub(crate) fn is_gone(&self) -> io::Result<bool> {
         lock::is_still(&self.path, &self.file).map(|is_still| !is_still)
     }
 
     /// Checks again what holds the file, and how large it is.
-    pub fn refresh(&mut self) -> io::Result<Holder> {
+    pub(crate) fn refresh(&mut self) -> io::Result<Holder> {
         self.size = self.file.metadata()?.len();
         if self.holder == Holder::Writer && lock::try_shared(&self.file)? {
             self.holder = Holder::Readers;

@@ -22,13 +22,13 @@ pub enum ClientTenant {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientName {
     /// The subject of the certificate, for the log; cut if it is long.
-    pub subject: Box<str>,
+    pub(crate) subject: Box<str>,
     /// The common names of the subject.
-    pub common_names: Vec<String>,
+    pub(crate) common_names: Vec<String>,
     /// The DNS names of `subjectAltName`.
-    pub dns_names: Vec<String>,
+    pub(crate) dns_names: Vec<String>,
     /// The URIs of `subjectAltName`.
-    pub uris: Vec<String>,
+    pub(crate) uris: Vec<String>,
 }
 
 /// Longest subject in the log, bytes.
@@ -36,13 +36,13 @@ const SUBJECT_SIZE_MAX: usize = 256;
 
 impl ClientName {
     /// The part of a subject that is stored.
-    pub fn cut_subject(subject: &str) -> Box<str> {
+    pub(crate) fn cut_subject(subject: &str) -> Box<str> {
         let end = subject.floor_char_boundary(SUBJECT_SIZE_MAX);
         subject.get(..end).unwrap_or_default().into()
     }
 
     /// The tenants that the client may record for; `None`: any tenant that its token names.
-    pub fn tenants(&self, by: ClientTenant) -> Option<HashSet<Box<str>>> {
+    pub(crate) fn tenants(&self, by: ClientTenant) -> Option<HashSet<Box<str>>> {
         let names = match by {
             ClientTenant::Off => return None,
             ClientTenant::CommonName => &self.common_names,

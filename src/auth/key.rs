@@ -27,12 +27,12 @@ pub struct AllowedTenants {
 
 impl AllowedTenants {
     /// Only these.
-    pub fn only(tenants: HashSet<Box<str>>) -> AllowedTenants {
+    pub(crate) fn only(tenants: HashSet<Box<str>>) -> AllowedTenants {
         AllowedTenants { only: Some(Arc::new(tenants)) }
     }
 
     /// Those that are also in `others`.
-    pub fn within(&self, others: &HashSet<Box<str>>) -> AllowedTenants {
+    pub(crate) fn within(&self, others: &HashSet<Box<str>>) -> AllowedTenants {
         AllowedTenants::only(others.iter().filter(|tenant| self.allow(tenant)).cloned().collect())
     }
 

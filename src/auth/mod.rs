@@ -28,7 +28,7 @@ mod token_error;
 
 pub use claims::Claims;
 pub use client::{ClientName, ClientTenant};
-pub use key::AllowedTenants;
+pub(crate) use key::AllowedTenants;
 pub use key_error::KeyError;
 pub use keys::KeySet;
 pub use mint::{Grant, MintError, Signer};

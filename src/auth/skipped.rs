@@ -12,9 +12,9 @@ pub struct SkippedKey {
     /// Its position in the file, from 1.
     pub position: usize,
     /// Its `kid`, if that is a string.
-    pub kid: Option<Box<str>>,
+    pub(crate) kid: Option<Box<str>>,
     /// Why it is not used.
-    pub reason: SkipReason,
+    pub(crate) reason: SkipReason,
 }
 
 /// Why a key is not used.

@@ -76,7 +76,7 @@ impl Verifier {
     }
 
     /// The key and the tenant that a token names, for the log. Neither is verified.
-    pub fn claimed(token: &str) -> (Option<String>, Option<String>) {
+    pub(crate) fn claimed(token: &str) -> (Option<String>, Option<String>) {
         let Ok(parts) = Parts::split(token) else { return (None, None) };
         let named = |part: &str, name: &str| {
             let object = object(&decode(part).ok()?, TokenError::Claims).ok()?;

@@ -17,7 +17,7 @@ macro_rules! reasons {
             pub const ALL: [TokenError; TokenError::COUNT] = [$( TokenError::$name, )+];
 
             /// The number of reasons.
-            pub const COUNT: usize = [$( $label, )+].len();
+            pub(crate) const COUNT: usize = [$( $label, )+].len();
 
             /// Label of the reason in metrics.
             pub const fn label(self) -> &'static str {

@@ -32,16 +32,16 @@ const DAY_SECS: u64 = 24 * 60 * 60;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CertificateFiles {
     /// The certificate that clients are told to trust.
-    pub ca: PathBuf,
+    pub(crate) ca: PathBuf,
     /// The node's own certificate, followed by the CA's.
-    pub certificate: PathBuf,
+    pub(crate) certificate: PathBuf,
     /// PKCS#8, mode 0600.
-    pub key: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl CertificateFiles {
     /// The files in `directory`, whether they exist or not.
-    pub fn in_dir(directory: &Path) -> CertificateFiles {
+    pub(crate) fn in_dir(directory: &Path) -> CertificateFiles {
         CertificateFiles {
             ca: directory.join("tls-ca.pem"),
             certificate: directory.join("tls-cert.pem"),
@@ -55,7 +55,7 @@ impl CertificateFiles {
 
     /// Makes the files in their directory, which exists, unless they are there and valid for some
     /// days more. Returns whether it made them.
-    pub fn make(&self) -> Result<bool, Failure> {
+    pub(crate) fn make(&self) -> Result<bool, Failure> {
         if self.is_good(now_secs()) {
             return Ok(false);
         }

@@ -20,7 +20,7 @@ pub(super) struct SettingFlags {
 
 impl SettingFlags {
     /// The effective configuration of the command `command_name`, whose own defaults are `command`.
-    pub fn load(
+    pub(crate) fn load(
         &self,
         command_name: &'static str,
         command: Vec<(&'static str, String)>,

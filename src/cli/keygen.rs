@@ -27,10 +27,10 @@ const EXAMPLE: &str = "Example:
 pub struct KeygenArgs {
     /// Directory for private.pem, public.pem and jwks.json; created if missing
     #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
     /// Length of the RSA key
     #[arg(long, value_enum, default_value_t)]
-    pub bits: KeyBits,
+    pub(crate) bits: KeyBits,
 }
 
 /// Lengths of RSA keys.
@@ -71,7 +71,7 @@ pub struct KeyFiles {
 
 impl KeyFiles {
     /// The files of a pair in `dir`, whether they exist or not.
-    pub fn in_dir(dir: &Path) -> KeyFiles {
+    pub(crate) fn in_dir(dir: &Path) -> KeyFiles {
         KeyFiles {
             private: dir.join("private.pem"),
             public: dir.join("public.pem"),

@@ -33,7 +33,7 @@ pub(super) struct Launch {
 impl Launch {
     /// Starts the log, reads the keys, starts the node. [`Launch::announce`] reports on `ready`.
     /// `passed` is used instead of the configured address.
-    pub fn start(
+    pub(crate) fn start(
         config: &Config,
         ready: Option<File>,
         passed: Option<OwnedFd>,
@@ -73,18 +73,18 @@ impl Launch {
     }
 
     /// Address of the node, with the real port.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.node.address()
     }
 
     /// Address of its admin listener, if it has one.
-    pub fn admin_address(&self) -> Option<SocketAddr> {
+    pub(crate) fn admin_address(&self) -> Option<SocketAddr> {
         self.control.admin_address()
     }
 
     /// Announces once that the node serves: one line on standard output, and to a supervisor that
     /// waits for it.
-    pub fn announce(&self) {
+    pub(crate) fn announce(&self) {
         let line = format!("listening on {}\n", self.node.address());
         let mut stdout = std::io::stdout().lock();
         if let Err(error) = stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
@@ -93,7 +93,7 @@ impl Launch {
     }
 
     /// Serves until a signal.
-    pub fn run(mut self) -> Result<(), Failure> {
+    pub(super) fn run(mut self) -> Result<(), Failure> {
         self.notifier.ready(self.node.address());
         let outcome = self.control.run(self.node, self.node_info, &self.notifier);
         let dropped = logging::dropped_lines();

@@ -20,7 +20,7 @@ pub mod keygen;
 mod launch;
 mod reload;
 mod serve;
-pub mod token;
+pub(crate) mod token;
 
 use crate::archive::reader::JournalError;
 use crate::config::ConfigError;

@@ -31,7 +31,7 @@ const STDIN_READ_MAX: u64 = 2 * TOKEN_SIZE_MAX as u64;
 
 /// Mint and check tokens
 #[derive(Debug, clap::Subcommand)]
-pub enum TokenCommand {
+pub(crate) enum TokenCommand {
     /// Sign a token and print it
     Mint(MintArgs),
     /// Check a token as a node would: prints its claims as JSON, or fails with the reason and exit
@@ -42,49 +42,49 @@ pub enum TokenCommand {
 /// Arguments of `token mint`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = MINT_EXAMPLE)]
-pub struct MintArgs {
+pub(crate) struct MintArgs {
     /// Private key as PEM (PKCS#8 or PKCS#1)
     #[arg(long, value_name = "PRIVATE.pem")]
-    pub key: PathBuf,
+    pub(crate) key: PathBuf,
     /// The claim tenant_id
     #[arg(long, value_name = "T")]
-    pub tenant: String,
+    pub(crate) tenant: String,
     /// The claim interaction_id
     #[arg(long, value_name = "I")]
-    pub interaction: String,
+    pub(crate) interaction: String,
     /// How long the token is valid, from now
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_ttl)]
-    pub ttl: Duration,
+    pub(crate) ttl: Duration,
     /// Name of the key (kid), for nodes that have several
     #[arg(long, value_name = "K")]
-    pub kid: Option<String>,
+    pub(crate) kid: Option<String>,
 }
 
 /// Arguments of `token verify`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = VERIFY_EXAMPLE)]
-pub struct VerifyArgs {
+pub(crate) struct VerifyArgs {
     /// The node's key file: a PEM public key or a JWKS
     #[arg(long, value_name = "FILE", env = "EXO_INGEST_JWT_KEY")]
-    pub jwt_key: PathBuf,
+    pub(crate) jwt_key: PathBuf,
     /// The required issuer (iss)
     #[arg(long, value_name = "ISS", env = "EXO_INGEST_JWT_ISSUER")]
-    pub jwt_issuer: Option<String>,
+    pub(crate) jwt_issuer: Option<String>,
     /// The required audience (aud)
     #[arg(long, value_name = "AUD", env = "EXO_INGEST_JWT_AUDIENCE")]
-    pub jwt_audience: Option<String>,
+    pub(crate) jwt_audience: Option<String>,
     /// Clock tolerance for exp, nbf and iat
     #[arg(long, value_name = "TIME", env = "EXO_INGEST_JWT_LEEWAY", default_value = "5s")]
     #[arg(value_parser = humantime::parse_duration)]
-    pub jwt_leeway: Duration,
+    pub(crate) jwt_leeway: Duration,
     /// The token; read from standard input if it is `-` or absent
     #[arg(value_name = "TOKEN")]
-    pub token: Option<String>,
+    pub(crate) token: Option<String>,
 }
 
 /// Why a `token` command failed.
 #[derive(Debug)]
-pub enum TokenCommandError {
+pub(crate) enum TokenCommandError {
     /// The key file could not be read.
     Read(PathBuf, io::Error),
     /// The key file was refused.
@@ -100,7 +100,7 @@ pub enum TokenCommandError {
 }
 
 /// Runs a `token` command: prints the token, or its claims, to stdout.
-pub fn run(command: &TokenCommand) -> Result<(), TokenCommandError> {
+pub(crate) fn run(command: &TokenCommand) -> Result<(), TokenCommandError> {
     let line = match command {
         TokenCommand::Mint(args) => mint(args, now())?,
         TokenCommand::Verify(args) => verify(args, &mut io::stdin().lock(), now())?,

@@ -10,7 +10,7 @@ use crate::tls::client_auth::ClientAuth;
 
 /// What happens to a live call when its token expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnExpiry {
+pub(crate) enum OnExpiry {
     /// Nothing: the token was valid at the upgrade.
     Keep,
     /// Close 4401.
@@ -19,7 +19,7 @@ pub enum OnExpiry {
 
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// For people.
     Text,
     /// One JSON object per line.
@@ -28,7 +28,7 @@ pub enum LogFormat {
 
 /// Lowest severity of log lines that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LogLevel {
+pub(crate) enum LogLevel {
     /// Data loss or a broken invariant.
     Error,
     /// Needs attention from an operator.

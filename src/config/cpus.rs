@@ -7,7 +7,7 @@ const CPU_MAX: usize = 1023;
 
 /// Most reactors of a node. They number epochs and journal directories, and no known machine has
 /// more CPUs.
-pub const SHARD_COUNT_MAX: usize = CPU_MAX + 1;
+pub(crate) const SHARD_COUNT_MAX: usize = CPU_MAX + 1;
 
 /// Returns one entry per reactor: the CPU it is pinned to, or `None` if it is not pinned. `allowed`
 /// are the CPUs that this process may use.
@@ -17,7 +17,7 @@ pub const SHARD_COUNT_MAX: usize = CPU_MAX + 1;
 /// two. The lowest is left to the control plane, and to the kernel, whose housekeeping runs there.
 ///
 /// The error is a sentence that names the setting to change.
-pub fn place(
+pub(crate) fn place(
     cpus: Option<&[usize]>,
     shards: Option<usize>,
     allowed: &[usize],
@@ -60,7 +60,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<usize>, String> {
 }
 
 /// Prints CPUs as `--cpus` reads them, with ranges.
-pub fn show(cpus: &[usize]) -> String {
+pub(crate) fn show(cpus: &[usize]) -> String {
     let mut text = String::new();
     for run in cpus.chunk_by(|before, after| before + 1 == *after) {
         let separator = if text.is_empty() { "" } else { "," };

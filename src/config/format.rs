@@ -14,11 +14,11 @@ use std::time::Duration;
 #[derive(Clone, Copy)]
 pub(super) struct Format<T> {
     /// Placeholder of a value in help, such as `SIZE`.
-    pub shape: &'static str,
+    pub(crate) shape: &'static str,
     /// Reads a value. The error says what to write instead.
-    pub parse: fn(&str) -> Result<T, String>,
+    pub(crate) parse: fn(&str) -> Result<T, String>,
     /// Prints a value; `None` if the setting is not set.
-    pub show: fn(&T) -> Option<String>,
+    pub(crate) show: fn(&T) -> Option<String>,
 }
 
 /// `true` or `false`.

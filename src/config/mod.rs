@@ -5,14 +5,14 @@
 
 mod check;
 mod choices;
-pub mod cpus;
+pub(crate) mod cpus;
 mod format;
-pub mod names;
-pub mod reload;
-pub mod ring_size;
-pub mod settings;
-pub mod sources;
-pub mod tls;
+pub(crate) mod names;
+pub(crate) mod reload;
+pub(crate) mod ring_size;
+pub(crate) mod settings;
+pub(crate) mod sources;
+pub(crate) mod tls;
 
 use crate::io::host::Host;
 use settings::{SETTINGS, Setting, Settings};
@@ -23,11 +23,11 @@ use std::path::{Path, PathBuf};
 
 /// Settings, and the source of each.
 #[derive(Clone, Debug)]
-pub struct Config {
+pub(crate) struct Config {
     /// The values.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
     /// Advice for the operator about allowed values: sentences.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
     /// One per row of [`SETTINGS`], in the same order.
     sources: Vec<Source>,
     /// What it was made from, but for the text of the file.
@@ -38,22 +38,22 @@ pub struct Config {
 
 /// Inputs of [`Config::load`] besides the environment.
 #[derive(Clone, Debug, Default)]
-pub struct Inputs {
+pub(crate) struct Inputs {
     /// Defaults of the command: keys and texts.
-    pub command: Vec<(&'static str, String)>,
+    pub(crate) command: Vec<(&'static str, String)>,
     /// Name of the command, as the source of these.
-    pub command_name: &'static str,
+    pub(crate) command_name: &'static str,
     /// `--config`.
-    pub file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
     /// Values from flags and `--set`.
-    pub flags: Vec<RawSetting>,
+    pub(crate) flags: Vec<RawSetting>,
     /// The host: settings without a value are computed from it. `None` leaves the plain defaults.
-    pub host: Option<Host>,
+    pub(crate) host: Option<Host>,
 }
 
 impl Config {
     /// Reads all sources and checks the result.
-    pub fn load(
+    pub(crate) fn load(
         inputs: Inputs,
         environment: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<Config, ConfigError> {
@@ -64,13 +64,13 @@ impl Config {
     }
 
     /// The file that it was read from, if there is one.
-    pub fn file(&self) -> Option<&Path> {
+    pub(crate) fn file(&self) -> Option<&Path> {
         self.inputs.file.as_deref()
     }
 
     /// What it would be with this text in its file. Flags, variables and the host are those that it
     /// was made from.
-    pub fn with_file_text(&self, text: &str) -> Result<Config, ConfigError> {
+    pub(crate) fn with_file_text(&self, text: &str) -> Result<Config, ConfigError> {
         let path = self.file().unwrap_or(Path::new(""));
         let from_file = sources::from_toml(path, text)?;
         Config::assemble(self.inputs.clone(), self.variables.clone(), from_file)
@@ -114,13 +114,13 @@ impl Config {
     }
 
     /// Where the value of `setting` came from.
-    pub fn source(&self, setting: &Setting) -> &Source {
+    pub(crate) fn source(&self, setting: &Setting) -> &Source {
         let index = SETTINGS.iter().position(|row| row.key == setting.key);
         index.and_then(|index| self.sources.get(index)).unwrap_or(&Source::Default)
     }
 
     /// Number of settings that were given a value.
-    pub fn given_count(&self) -> usize {
+    pub(crate) fn given_count(&self) -> usize {
         self.sources
             .iter()
             .filter(|source| !matches!(source, Source::Default | Source::Computed))
@@ -207,7 +207,7 @@ fn resolve(given: &RawSetting) -> Result<(usize, &'static Setting), ConfigError>
 
 /// Why a configuration was refused. Each error prints as one sentence that says what to do.
 #[derive(Debug)]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// No setting has this name.
     Unknown {
         /// The name as written.

@@ -4,7 +4,7 @@
 use super::settings::{SETTINGS, Setting, variable};
 
 /// The setting with this `name`, which is its key or its alias.
-pub fn find(name: &str) -> Option<&'static Setting> {
+pub(crate) fn find(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.key == name || setting.alias().as_deref() == Some(name))
 }
 

@@ -8,29 +8,29 @@ use super::sources::Source;
 
 /// A setting whose value is another than before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     /// The setting.
-    pub key: &'static str,
+    pub(crate) key: &'static str,
     /// Its value so far, as `--set` takes it; `None` where it was not set.
-    pub from: Option<String>,
+    pub(crate) from: Option<String>,
     /// Its value in what was read.
-    pub to: Option<String>,
+    pub(crate) to: Option<String>,
     /// Where the new value stands.
-    pub source: Source,
+    pub(crate) source: Source,
 }
 
 /// What a file that was read again changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changes {
+pub(crate) struct Changes {
     /// Holds from now on.
-    pub applied: Vec<Change>,
+    pub(crate) applied: Vec<Change>,
     /// Takes a restart.
-    pub pending: Vec<Change>,
+    pub(crate) pending: Vec<Change>,
 }
 
 impl Config {
     /// Takes over the reloadable settings of `read`. All others stay as they are.
-    pub fn take_reloadable(&mut self, read: &Config) -> Changes {
+    pub(crate) fn take_reloadable(&mut self, read: &Config) -> Changes {
         let mut changes = Changes::default();
         for (index, setting) in SETTINGS.iter().enumerate() {
             let (from, to) = (setting.value(&self.settings), setting.value(&read.settings));

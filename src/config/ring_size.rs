@@ -16,7 +16,7 @@ use crate::io::pieces::Pieces;
 use std::time::Duration;
 
 /// Key of the setting.
-pub const KEY: &str = "limits.ring_size";
+pub(crate) const KEY: &str = "limits.ring_size";
 
 /// Largest ring. It only catches typing errors: at 8,000 calls it holds 160 s.
 pub(super) const RING_SIZE_MAX: usize = 64 << 30;
@@ -41,9 +41,9 @@ const STEP: usize = 1 << 20;
 /// Result of the choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Choice {
-    pub size: usize,
+    pub(crate) size: usize,
     /// Why it is smaller than needed: half a sentence that names the limit to raise.
-    pub shortage: Option<String>,
+    pub(crate) shortage: Option<String>,
 }
 
 /// The size of a ring for these settings on this host.
@@ -94,7 +94,7 @@ pub(super) fn choose(settings: &Settings, host: &Host) -> Choice {
 }
 
 /// `frame ring 800MiB a shard: bridges a disk stall of 2.0 s at 16,000 calls of 24 kHz`.
-pub fn describe(settings: &Settings, shards: usize) -> String {
+pub(crate) fn describe(settings: &Settings, shards: usize) -> String {
     let size = settings.limits.ring_size;
     let ring = format!("frame ring {} a shard", show_size(size));
     if settings.no_journal {
@@ -151,7 +151,7 @@ fn calls_of_node(settings: &Settings, shards: usize) -> usize {
 }
 
 /// Locked memory of a shard with a ring of `size` bytes.
-pub fn locked_size(size: usize) -> u64 {
+pub(crate) fn locked_size(size: usize) -> u64 {
     Pieces::new(size).registered_size() as u64 + LOCKED_BESIDE
 }
 

@@ -13,10 +13,10 @@
 //! journal, of tokens and of TLS stand with the structs that hold them.
 
 use super::choices::*;
-pub use super::choices::{LogFormat, LogLevel, OnExpiry};
+pub(crate) use super::choices::{LogFormat, LogLevel, OnExpiry};
 use super::format::*;
 use super::tls::{FILES, TlsChoices, tls_settings};
-pub use crate::ack_level::AckLevel;
+pub(crate) use crate::ack_level::AckLevel;
 use crate::auth::{TokenPolicy, token_settings};
 use crate::declare::documentation;
 use crate::io::probe::KernelFeatures;
@@ -107,7 +107,7 @@ macro_rules! settings {
     )+) => {
         /// All settings in effect.
         #[derive(Clone, Debug)]
-        pub struct Settings {
+        pub(crate) struct Settings {
             $(
                 #[doc = documentation!($rows)]
                 $(#[doc = $doc])*
@@ -122,7 +122,7 @@ macro_rules! settings {
         }
 
         /// All settings, in the order of help and tables.
-        pub static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| {
+        pub(crate) static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| {
             let mut rows = Vec::new();
             $( add_rows!(rows $field $rows); $( add_rows!(rows $field $more); )? )+
             rows
@@ -222,12 +222,12 @@ settings! {
 impl Settings {
     /// The promise of an ACK: the level that was set; otherwise `durable` with a journal and
     /// `received` without.
-    pub fn ack_level(&self) -> AckLevel {
+    pub(crate) fn ack_level(&self) -> AckLevel {
         self.ack.unwrap_or(if self.no_journal { AckLevel::Received } else { AckLevel::Durable })
     }
 
     /// Configuration of the journal; `None` if there is none, or if no directory was given.
-    pub fn journal(&self) -> Option<JournalConfig> {
+    pub(crate) fn journal(&self) -> Option<JournalConfig> {
         let data_dir = self.data_dir.clone().filter(|_| !self.no_journal)?;
         Some(JournalConfig { data_dir, level: self.ack_level(), settings: self.journal })
     }
@@ -235,22 +235,22 @@ impl Settings {
 
 /// One row of the table.
 #[derive(Clone, Copy)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// Its key, such as `limits.calls_max`.
-    pub key: &'static str,
+    pub(crate) key: &'static str,
     /// Its flag besides `--set`, without the leading dashes, such as `max-calls`.
-    pub flag: Option<&'static str>,
+    pub(crate) flag: Option<&'static str>,
     /// Placeholder of its value in help, such as `SIZE` or `strict|tenant|off`.
-    pub shape: &'static str,
+    pub(crate) shape: &'static str,
     /// The flag may be given without a value, which means `true`.
-    pub is_switch: bool,
+    pub(crate) is_switch: bool,
     /// The flag may be given several times; its values are joined with commas.
-    pub is_repeatable: bool,
+    pub(crate) is_repeatable: bool,
     /// Its help: a sentence without the full stop.
-    pub help: &'static str,
+    pub(crate) help: &'static str,
     /// Whether a reload changes it. The others size memory and files, open sockets, or decide what
     /// a live call was promised: they take a restart.
-    pub is_reloadable: bool,
+    pub(crate) is_reloadable: bool,
     /// Sets it from text. The error says what to write instead.
     pub(super) assign: fn(&mut Settings, &str) -> Result<(), String>,
     /// Its value as text; `None` if it is not set.
@@ -261,23 +261,23 @@ pub struct Setting {
 
 impl Setting {
     /// Its other name, if that is not the key: the name of its flag, with underscores.
-    pub fn alias(&self) -> Option<String> {
+    pub(crate) fn alias(&self) -> Option<String> {
         self.flag.map(|flag| flag.replace('-', "_")).filter(|alias| alias != self.key)
     }
 
     /// Its variable.
-    pub fn variable(&self) -> String {
+    pub(crate) fn variable(&self) -> String {
         variable(self.key)
     }
 
     /// Its value as text for `--set`; `None` if it is not set.
-    pub fn value(&self, settings: &Settings) -> Option<String> {
+    pub(crate) fn value(&self, settings: &Settings) -> Option<String> {
         (self.show)(settings)
     }
 }
 
 /// Prefix of this program's variables.
-pub const VARIABLE_PREFIX: &str = "EXO_INGEST_";
+pub(crate) const VARIABLE_PREFIX: &str = "EXO_INGEST_";
 
 /// The variable for a name.
 pub(super) fn variable(name: &str) -> String {

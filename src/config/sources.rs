@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 /// Where a value came from. A later variant overrides an earlier one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// It was not set.
     Default,
     /// The node computed it from other settings and the host.
@@ -60,17 +60,17 @@ impl fmt::Display for Source {
 
 /// A value that was set, before its meaning is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RawSetting {
+pub(crate) struct RawSetting {
     /// A key, an alias, or the name of a variable.
-    pub name: String,
+    pub(crate) name: String,
     /// The value.
-    pub text: String,
+    pub(crate) text: String,
     /// Its source.
-    pub source: Source,
+    pub(crate) source: Source,
 }
 
 /// The variable that names the configuration file, as `--config` does.
-pub const CONFIG_VARIABLE: &str = "EXO_INGEST_CONFIG";
+pub(crate) const CONFIG_VARIABLE: &str = "EXO_INGEST_CONFIG";
 
 /// The values in the environment, and the path of the configuration file if it names one.
 pub(super) fn from_environment(

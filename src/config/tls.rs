@@ -51,12 +51,12 @@ pub(super) use tls_settings;
 tls_settings! { settings_struct!
     /// `tls.*`: the files of certificates and keys, and what clients must do.
     #[derive(Clone, Debug, PartialEq, Eq)]
-    pub struct TlsChoices;
+    pub(crate) struct TlsChoices;
 }
 
 impl TlsChoices {
     /// Settings for a port that speaks TLS; `None` if it speaks plain HTTP.
-    pub fn settings(&self) -> Option<TlsSettings> {
+    pub(crate) fn settings(&self) -> Option<TlsSettings> {
         let identities: Vec<_> =
             self.certs.iter().cloned().zip(self.keys.iter().cloned()).collect();
         (!identities.is_empty()).then(|| TlsSettings {

@@ -23,9 +23,9 @@ mod process;
 mod ready;
 mod status;
 
-pub use exposition::list_item;
+pub(crate) use exposition::list_item;
 pub(super) use node_info::KeyCounts;
-pub use node_info::NodeInfo;
+pub(crate) use node_info::NodeInfo;
 pub(super) use status::Status;
 
 use format::Format;
@@ -77,7 +77,7 @@ pub struct AdminError {
 
 impl AdminError {
     /// An error of listening on `address`.
-    pub fn new(address: SocketAddr, error: io::Error) -> AdminError {
+    pub(crate) fn new(address: SocketAddr, error: io::Error) -> AdminError {
         AdminError { address, error }
     }
 }
@@ -124,7 +124,7 @@ pub(super) struct AdminListener {
 
 impl AdminListener {
     /// Binds the address. Port 0 takes a free port.
-    pub fn bind(address: SocketAddr) -> Result<AdminListener, AdminError> {
+    pub(crate) fn bind(address: SocketAddr) -> Result<AdminListener, AdminError> {
         let bind = || {
             let socket = std::net::TcpListener::bind(address)?;
             socket.set_nonblocking(true)?;
@@ -134,7 +134,7 @@ impl AdminListener {
     }
 
     /// The address with its real port.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 }
@@ -315,6 +315,6 @@ fn close(mut response: Response<String>) -> Response<String> {
 
 /// Every metric with its type, labels and meaning, as a Markdown list. The code of `/metrics`
 /// makes it.
-pub fn reference() -> String {
+pub(crate) fn reference() -> String {
     exposition::reference(&families::declared())
 }

@@ -25,7 +25,7 @@ pub(super) async fn watch(notices: impl Fn() -> Vec<String>) {
 }
 
 /// A sentence for each certificate that is not valid now, or will soon be invalid.
-pub fn notices(certificates: &[LoadedCertificate], now: SystemTime) -> Vec<String> {
+pub(crate) fn notices(certificates: &[LoadedCertificate], now: SystemTime) -> Vec<String> {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     certificates.iter().filter_map(|certificate| notice(certificate, now)).collect()
 }
@@ -51,7 +51,7 @@ fn notice(LoadedCertificate { path, certificate }: &LoadedCertificate, now: u64)
 }
 
 /// A time for people, in UTC.
-pub fn date(unix_secs: u64) -> String {
+pub(crate) fn date(unix_secs: u64) -> String {
     // Years after 9999 cannot be printed. Such a date means that a certificate never expires.
     let last = 253_402_300_799;
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix_secs.min(last)))

@@ -11,13 +11,13 @@
 //! and allocate files, and for most of that neither io_uring nor tokio-uring has an operation. Here
 //! it would block this thread, and `/ready` must answer above all when the disk does not.
 
-pub mod admin;
-pub mod expiry;
-pub mod notify;
-pub mod reload;
-pub mod settings_file;
+pub(crate) mod admin;
+pub(crate) mod expiry;
+pub(crate) mod notify;
+pub(crate) mod reload;
+pub(crate) mod settings_file;
 pub mod signals;
-pub mod tls_files;
+pub(crate) mod tls_files;
 mod watch;
 mod watched;
 
@@ -56,25 +56,25 @@ const SUBMISSIONS: u32 = 16;
 
 /// What the control plane needs at its start.
 #[derive(Debug)]
-pub struct ControlConfig {
+pub(crate) struct ControlConfig {
     /// Public keys: PEM or JWKS.
-    pub keys: PathBuf,
+    pub(crate) keys: PathBuf,
     /// The rules for tokens.
-    pub policy: TokenPolicy,
+    pub(crate) policy: TokenPolicy,
     /// Certificates and other files of TLS; `None`: the port speaks plain HTTP.
-    pub tls: Option<TlsSettings>,
+    pub(crate) tls: Option<TlsSettings>,
     /// The configuration file, if there is one.
-    pub settings: Option<SettingsFile>,
+    pub(crate) settings: Option<SettingsFile>,
     /// `admin`; `None`: no admin listener.
-    pub admin: Option<SocketAddr>,
+    pub(crate) admin: Option<SocketAddr>,
     /// The time in which a draining node closes its calls.
-    pub drain: Duration,
+    pub(crate) drain: Duration,
     /// The time before that, in which calls continue and new ones get 503.
-    pub drain_grace: Duration,
+    pub(crate) drain_grace: Duration,
 }
 
 /// The control plane of a node that has not started yet.
-pub struct Control {
+pub(crate) struct Control {
     runtime: tokio_uring::Runtime,
     parts: Parts,
 }
@@ -94,11 +94,11 @@ struct Parts {
 
 /// The files read for a node that has not started yet.
 #[derive(Debug)]
-pub struct Prepared {
+pub(crate) struct Prepared {
     /// Checks tokens.
-    pub verifier: Verifier,
+    pub(crate) verifier: Verifier,
     /// For TLS handshakes; `None`: the port speaks plain HTTP.
-    pub tls: Option<Loaded>,
+    pub(crate) tls: Option<Loaded>,
 }
 
 /// Why there is no control plane, or why a node ended unexpectedly.
@@ -166,7 +166,7 @@ impl std::error::Error for ControlError {}
 
 impl ControlError {
     /// Whether another start may succeed without a change of a setting or of a file that one names.
-    pub fn may_pass(&self) -> bool {
+    pub(crate) fn may_pass(&self) -> bool {
         match self {
             ControlError::Keys(error) => error.may_pass(),
             ControlError::Tls(error) => error.may_pass(),
@@ -178,7 +178,7 @@ impl ControlError {
 impl Control {
     /// Binds the admin address, reads keys and certificates. Start the node after this, and serve
     /// it by [`Control::run`] on this thread.
-    pub fn prepare(
+    pub(crate) fn prepare(
         config: ControlConfig,
         signals: UnboundedReceiver<Signal>,
     ) -> Result<(Control, Prepared), ControlError> {
@@ -208,12 +208,12 @@ impl Control {
     }
 
     /// The admin address with its real port.
-    pub fn admin_address(&self) -> Option<SocketAddr> {
+    pub(crate) fn admin_address(&self) -> Option<SocketAddr> {
         self.parts.listener.as_ref().map(AdminListener::address)
     }
 
     /// Serves until the node has ended: after a signal and its drain, or because a shard failed.
-    pub fn run(
+    pub(crate) fn run(
         self,
         node: Node,
         node_info: NodeInfo,

@@ -13,7 +13,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// The supervisors that wait for the node.
 #[derive(Debug)]
-pub struct Notifier {
+pub(crate) struct Notifier {
     ready: Option<File>,
     socket: Option<OsString>,
 }
@@ -21,7 +21,7 @@ pub struct Notifier {
 impl Notifier {
     /// A notifier for the descriptor of `--ready-fd`, if it was given, and for `NOTIFY_SOCKET`, if
     /// it is set.
-    pub fn new(ready: Option<File>) -> Notifier {
+    pub(crate) fn new(ready: Option<File>) -> Notifier {
         Notifier {
             ready,
             socket: std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()),
@@ -30,7 +30,7 @@ impl Notifier {
 
     /// The node serves on `address`. A supervisor that cannot be reached is logged, and the node
     /// continues.
-    pub fn ready(&mut self, address: NodeAddress) {
+    pub(crate) fn ready(&mut self, address: NodeAddress) {
         if let Some(mut file) = self.ready.take()
             && let Err(error) = file.write_all(format!("listening on {address}\n").as_bytes())
         {
@@ -41,7 +41,7 @@ impl Notifier {
 
     /// The node begins to read its files again on request. The time tells systemd that this reload
     /// came after its request.
-    pub fn reloading(&self) {
+    pub(crate) fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let now_us = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000;
         self.tell(&format!(
@@ -50,7 +50,7 @@ impl Notifier {
     }
 
     /// Files were read: on request, which ends the reload, or because one has changed.
-    pub fn files_read(&self, is_asked: bool, address: NodeAddress, what: &str) {
+    pub(crate) fn files_read(&self, is_asked: bool, address: NodeAddress, what: &str) {
         let ready = if is_asked { "READY=1\n" } else { "" };
         // A file's name may hold any character, and a line break would begin another assignment.
         let what = what.replace(char::is_control, " ");
@@ -58,7 +58,7 @@ impl Notifier {
     }
 
     /// The node begins to drain.
-    pub fn stopping(&self) {
+    pub(crate) fn stopping(&self) {
         self.tell("STOPPING=1\nSTATUS=draining\n");
     }
 

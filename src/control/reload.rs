@@ -12,7 +12,7 @@ const KEY_FILE_SIZE_MAX: u64 = 1 << 20;
 
 /// The key file, and its state when it was last read or refused.
 #[derive(Debug)]
-pub struct KeyFile {
+pub(crate) struct KeyFile {
     path: PathBuf,
     policy: TokenPolicy,
     watched: WatchedFiles,
@@ -59,14 +59,14 @@ impl std::error::Error for KeyFileError {}
 
 impl KeyFileError {
     /// Whether another attempt may succeed without a change of the file or its path.
-    pub fn may_pass(&self) -> bool {
+    pub(crate) fn may_pass(&self) -> bool {
         matches!(self, KeyFileError::Unreadable { may_pass: true, .. })
     }
 }
 
 impl KeyFile {
     /// Reads the keys for the first time.
-    pub async fn open(
+    pub(crate) async fn open(
         path: PathBuf,
         policy: TokenPolicy,
     ) -> Result<(KeyFile, Verifier), KeyFileError> {
@@ -77,7 +77,7 @@ impl KeyFile {
     }
 
     /// Reads the file now.
-    pub async fn reload(&mut self) -> Result<Verifier, KeyFileError> {
+    pub(crate) async fn reload(&mut self) -> Result<Verifier, KeyFileError> {
         self.watched.settle().await;
         let text = read(&self.path).await?;
         let keys = KeySet::parse(&text).map_err(|error| KeyFileError::Refused {
@@ -90,7 +90,7 @@ impl KeyFile {
     /// Call it about once a second. Reads the file if it has changed since the last attempt and was
     /// the same in two polls. So a file that is being written in place is not read half. A refused
     /// file is tried again when it changes again.
-    pub async fn poll(&mut self) -> Option<Result<Verifier, KeyFileError>> {
+    pub(crate) async fn poll(&mut self) -> Option<Result<Verifier, KeyFileError>> {
         match self.watched.have_changed().await {
             true => Some(self.reload().await),
             false => None,

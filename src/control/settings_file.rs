@@ -13,25 +13,25 @@ const FILE_SIZE_MAX: u64 = 1 << 20;
 
 /// Reads the settings in the text of the file, and names in the log what has changed. An error is a
 /// sentence; then nothing has changed.
-pub type ReadSettings = Box<dyn FnMut(&str) -> Result<ReadOutcome, String>>;
+pub(crate) type ReadSettings = Box<dyn FnMut(&str) -> Result<ReadOutcome, String>>;
 
 /// What a good file comes to.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ReadOutcome {
+pub(crate) struct ReadOutcome {
     /// What the node goes on with.
-    pub settings: ReloadableSettings,
+    pub(crate) settings: ReloadableSettings,
     /// The time over which a draining node closes its calls.
-    pub drain: Duration,
+    pub(crate) drain: Duration,
     /// The time before that in which it still answers.
-    pub drain_grace: Duration,
+    pub(crate) drain_grace: Duration,
     /// Settings that have another value from now on.
-    pub applied: usize,
+    pub(crate) applied: usize,
     /// Settings that have another value in the file, which takes a restart.
-    pub pending: usize,
+    pub(crate) pending: usize,
 }
 
 /// The file, and what it looked like when it was last read or refused.
-pub struct SettingsFile {
+pub(crate) struct SettingsFile {
     path: PathBuf,
     watched: WatchedFiles,
     read: ReadSettings,
@@ -48,7 +48,7 @@ impl fmt::Debug for SettingsFile {
 impl SettingsFile {
     /// A file whose settings hold already. The first poll reads it all the same: it may have
     /// changed since.
-    pub fn new(path: PathBuf, read: ReadSettings) -> SettingsFile {
+    pub(crate) fn new(path: PathBuf, read: ReadSettings) -> SettingsFile {
         let watched = WatchedFiles::new(vec![path.clone()]);
         SettingsFile { path, watched, read, is_known: false }
     }

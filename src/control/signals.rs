@@ -41,7 +41,7 @@ pub fn survive_file_size_limit() {
 
 /// Ignores a SIGHUP that comes while the node starts. Call it before any file is read: a supervisor
 /// may ask for a reload at any moment.
-pub fn survive_early_hangup() {
+pub(crate) fn survive_early_hangup() {
     pass_over(SIGHUP);
 }
 

@@ -12,7 +12,7 @@ const FILE_SIZE_MAX: u64 = 1 << 20;
 
 /// The files of a TLS configuration.
 #[derive(Debug)]
-pub struct TlsFiles {
+pub(crate) struct TlsFiles {
     loader: TlsLoader,
     watched: WatchedFiles,
 }
@@ -35,7 +35,7 @@ pub enum TlsFileError {
 
 impl TlsFileError {
     /// Whether another attempt may succeed without a change of a file or its path.
-    pub fn may_pass(&self) -> bool {
+    pub(crate) fn may_pass(&self) -> bool {
         matches!(self, TlsFileError::Unreadable { may_pass: true, .. })
     }
 }
@@ -58,7 +58,7 @@ impl std::error::Error for TlsFileError {}
 
 impl TlsFiles {
     /// Reads them for the first time.
-    pub async fn open(settings: TlsSettings) -> Result<(TlsFiles, Loaded), TlsFileError> {
+    pub(crate) async fn open(settings: TlsSettings) -> Result<(TlsFiles, Loaded), TlsFileError> {
         let watched = WatchedFiles::new(settings.files());
         let mut files =
             TlsFiles { loader: TlsLoader::new(settings).map_err(TlsFileError::Refused)?, watched };
@@ -67,7 +67,7 @@ impl TlsFiles {
     }
 
     /// Reads them now.
-    pub async fn reload(&mut self) -> Result<Loaded, TlsFileError> {
+    pub(crate) async fn reload(&mut self) -> Result<Loaded, TlsFileError> {
         self.watched.settle().await;
         let secrets = self.loader.settings().secret_files();
         let (mut texts, mut warnings) = (Vec::new(), Vec::new());
@@ -96,7 +96,7 @@ impl TlsFiles {
 
     /// Call it about once a second. Reads the files if one has changed since the last attempt and
     /// all were the same in two polls. Refused files are tried again when one changes again.
-    pub async fn poll(&mut self) -> Option<Result<Loaded, TlsFileError>> {
+    pub(crate) async fn poll(&mut self) -> Option<Result<Loaded, TlsFileError>> {
         match self.watched.have_changed().await {
             true => Some(self.reload().await),
             false => None,

@@ -29,18 +29,18 @@ const FAULTY_KEYS_LOGGED_MAX: usize = 20;
 /// The files of a node that may change while it runs.
 #[derive(Debug)]
 pub(super) struct Files {
-    pub keys: KeyFile,
+    pub(crate) keys: KeyFile,
     /// The files of TLS, if the port speaks TLS.
-    pub tls: Option<TlsFiles>,
+    pub(crate) tls: Option<TlsFiles>,
     /// Where it was started with a configuration file.
-    pub settings: Option<SettingsFile>,
+    pub(crate) settings: Option<SettingsFile>,
 }
 
 /// The result of reading some of them.
 #[derive(Debug)]
 pub(super) struct Outcome {
     /// A signal asked for it.
-    pub is_asked: bool,
+    pub(crate) is_asked: bool,
     keys: Option<Result<Verifier, KeyFileError>>,
     tls: Option<Result<Loaded, TlsFileError>>,
     settings: Option<Result<ReadOutcome, String>>,
@@ -48,7 +48,7 @@ pub(super) struct Outcome {
 
 impl Outcome {
     /// Grace and window of a drain that begins from now on, where they were read.
-    pub fn drain_times(&self) -> Option<(Duration, Duration)> {
+    pub(crate) fn drain_times(&self) -> Option<(Duration, Duration)> {
         let read = self.settings.as_ref()?.as_ref().ok()?;
         Some((read.drain_grace, read.drain))
     }

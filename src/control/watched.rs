@@ -30,33 +30,33 @@ pub(super) struct WatchedFiles {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unreadable {
     /// The reason, as the system or this module names it.
-    pub reason: String,
+    pub(crate) reason: String,
     /// Whether another attempt may succeed without a change of the file or its path.
-    pub may_pass: bool,
+    pub(crate) may_pass: bool,
 }
 
 /// The contents of a file.
 #[derive(Debug)]
 pub(super) struct FileText {
     /// All of its bytes.
-    pub text: Vec<u8>,
+    pub(crate) text: Vec<u8>,
     /// Every user of this machine may read it.
-    pub is_world_readable: bool,
+    pub(crate) is_world_readable: bool,
 }
 
 impl WatchedFiles {
     /// Files that have not been read yet.
-    pub fn new(paths: Vec<PathBuf>) -> WatchedFiles {
+    pub(crate) fn new(paths: Vec<PathBuf>) -> WatchedFiles {
         WatchedFiles { settled: vec![None; paths.len()], changing: None, paths }
     }
 
     /// The paths, in the order given.
-    pub fn paths(&self) -> &[PathBuf] {
+    pub(crate) fn paths(&self) -> &[PathBuf] {
         &self.paths
     }
 
     /// Call it before the files are read. A change during the reading then shows in the next poll.
-    pub async fn settle(&mut self) {
+    pub(crate) async fn settle(&mut self) {
         self.settled = self.look().await;
         self.changing = None;
     }
@@ -64,7 +64,7 @@ impl WatchedFiles {
     /// Call it about once a second. Returns whether a file has changed since the files were last
     /// settled, and all of them were the same in two polls. So a file that is being written in
     /// place is not read half.
-    pub async fn have_changed(&mut self) -> bool {
+    pub(crate) async fn have_changed(&mut self) -> bool {
         let current = self.look().await;
         if current == self.settled {
             self.changing = None;

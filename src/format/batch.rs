@@ -15,7 +15,7 @@ pub struct Damage {
     /// Offset in the batch, bytes, of the header that shows the fault: the batch's or a record's.
     pub offset: usize,
     /// What is wrong there.
-    pub fault: FormatError,
+    pub(crate) fault: FormatError,
 }
 
 impl std::fmt::Display for Damage {

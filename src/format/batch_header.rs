@@ -7,10 +7,10 @@ use crate::clock::UnixMicros;
 use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
 
 /// First bytes of every batch.
-pub const MAGIC: [u8; 4] = *b"XBAT";
+pub(crate) const MAGIC: [u8; 4] = *b"XBAT";
 
 /// Version of the batch header.
-pub const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
 
 const MAGIC_AT: usize = 0;
 const VERSION_AT: usize = 4;
@@ -37,14 +37,14 @@ const _: () = assert!((BATCH_SIZE_MAX - HEADER_SIZE) / HEADER_SIZE <= u16::MAX a
 /// It stays true as long as the batch exists, because durable bytes stay durable. It may only be
 /// too high.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unsynced(u16);
+pub(crate) struct Unsynced(u16);
 
 impl Unsynced {
     /// More blocks than fit into the field, or not counted.
-    pub const UNKNOWN: Unsynced = Unsynced(u16::MAX);
+    pub(crate) const UNKNOWN: Unsynced = Unsynced(u16::MAX);
 
     /// The value for a batch at `offset` of a segment whose first `durable` bytes are durable.
-    pub fn at(offset: u64, durable: u64) -> Unsynced {
+    pub(crate) fn at(offset: u64, durable: u64) -> Unsynced {
         // A block that is durable only in part counts as not durable.
         let blocks = offset.saturating_sub(durable).div_ceil(BLOCK_SIZE as u64);
         u16::try_from(blocks).map_or(Unsynced::UNKNOWN, Unsynced)
@@ -52,7 +52,7 @@ impl Unsynced {
 
     /// How many bytes at the start of the segment were durable, according to a batch at `offset`.
     /// `None` if the batch cannot tell.
-    pub fn durable_end(self, offset: u64) -> Option<u64> {
+    pub(crate) fn durable_end(self, offset: u64) -> Option<u64> {
         (self != Unsynced::UNKNOWN)
             .then(|| offset.saturating_sub(u64::from(self.0) * BLOCK_SIZE as u64))
     }
@@ -64,24 +64,24 @@ pub struct BatchHeader {
     /// Bytes of the batch, with this header and the pad: whole blocks.
     pub size: u32,
     /// Records, pads not counted.
-    pub record_count: u16,
+    pub(crate) record_count: u16,
     /// What was durable of its segment when it was stamped; [`Unsynced::UNKNOWN`] until then.
-    pub unsynced: Unsynced,
+    pub(crate) unsynced: Unsynced,
     /// The segment it was written to; zeros until then.
     pub segment: SegmentUuid,
     /// Counts the batches of a shard in a run, from 1; the same when it is written again.
-    pub number: u64,
+    pub(crate) number: u64,
     /// Where in the shard's journal it was written; 0 until then.
     pub lsn: Lsn,
     /// When it was closed to new records.
-    pub sealed_at: UnixMicros,
+    pub(crate) sealed_at: UnixMicros,
     /// Running CRC-32C over the header checksums of all records.
-    pub records_crc: u32,
+    pub(crate) records_crc: u32,
 }
 
 impl BatchHeader {
     /// Encodes the header, with its checksum.
-    pub fn encode(&self) -> HeaderBytes {
+    pub(crate) fn encode(&self) -> HeaderBytes {
         let mut bytes = [0; HEADER_SIZE];
         set(&mut bytes, MAGIC_AT, MAGIC);
         bytes[VERSION_AT] = VERSION;
@@ -101,7 +101,7 @@ impl BatchHeader {
 
     /// Decodes a header. [`FormatError::Magic`] means that no batch starts here. Any other error
     /// means that a damaged one may start here.
-    pub fn decode(bytes: &HeaderBytes) -> Result<BatchHeader, FormatError> {
+    pub(crate) fn decode(bytes: &HeaderBytes) -> Result<BatchHeader, FormatError> {
         if field(bytes, MAGIC_AT) != MAGIC {
             return Err(FormatError::Magic);
         }

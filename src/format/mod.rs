@@ -132,12 +132,12 @@
 use crate::constants::RECORD_ALIGNMENT;
 
 pub mod batch;
-pub mod batch_header;
-pub mod payload;
-pub mod record;
-pub mod segment;
+pub(crate) mod batch_header;
+pub(crate) mod payload;
+pub(crate) mod record;
+pub(crate) mod segment;
 
-pub use batch_header::{BatchHeader, Unsynced};
+pub(crate) use batch_header::{BatchHeader, Unsynced};
 pub use payload::{CallRecord, EndRecord};
 pub use record::{RecordHeader, RecordKind};
 pub use segment::SegmentHeader;
@@ -146,7 +146,7 @@ pub use segment::SegmentHeader;
 pub const HEADER_SIZE: usize = 64;
 
 /// The bytes of a header, in the ring and in a file.
-pub type HeaderBytes = [u8; HEADER_SIZE];
+pub(crate) type HeaderBytes = [u8; HEADER_SIZE];
 
 const _: () = assert!(HEADER_SIZE == RECORD_ALIGNMENT);
 

@@ -23,13 +23,13 @@ use crate::clock::UnixMicros;
 use crate::constants::ID_SIZE_MAX;
 
 /// Version of both payloads.
-pub const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
 
 /// Largest payload of a call record, bytes.
-pub const CALL_SIZE_MAX: usize = IDS + 2 * ID_SIZE_MAX;
+pub(crate) const CALL_SIZE_MAX: usize = IDS + 2 * ID_SIZE_MAX;
 
 /// Payload of an end record, bytes.
-pub const END_SIZE: usize = 32;
+pub(crate) const END_SIZE: usize = 32;
 
 const ENCODING: usize = 1;
 const ENCODING_PCM16: u8 = 1;
@@ -58,25 +58,25 @@ const _: () = assert!(ID_SIZE_MAX <= u16::MAX as usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallRecord<'a> {
     /// The call's whole key; the record header holds its low half.
-    pub call: CallKey,
+    pub(crate) call: CallKey,
     /// The customer: 1 to 256 bytes without control characters.
     pub tenant: &'a str,
     /// The customer's id of the call: 1 to 256 bytes without control characters.
-    pub interaction: &'a str,
+    pub(crate) interaction: &'a str,
     /// Sample rate, Hz.
-    pub sample_rate: u32,
+    pub(crate) sample_rate: u32,
     /// When `start` arrived.
-    pub started_at: UnixMicros,
+    pub(crate) started_at: UnixMicros,
     /// The token's `iat`, seconds since 1970; 0 if there was no token.
-    pub token_issued_at: u64,
+    pub(crate) token_issued_at: u64,
     /// The token's `exp`, seconds since 1970; 0 if there was no token.
-    pub token_expires_at: u64,
+    pub(crate) token_expires_at: u64,
 }
 
 impl<'a> CallRecord<'a> {
     /// Writes it to the start of `out` and returns its size. An id over the limit is cut, but no
     /// session accepts one.
-    pub fn encode(&self, out: &mut [u8; CALL_SIZE_MAX]) -> usize {
+    pub(crate) fn encode(&self, out: &mut [u8; CALL_SIZE_MAX]) -> usize {
         let tenant = &self.tenant[..self.tenant.floor_char_boundary(ID_SIZE_MAX)];
         let interaction = &self.interaction[..self.interaction.floor_char_boundary(ID_SIZE_MAX)];
         out[..IDS].fill(0);
@@ -128,18 +128,18 @@ impl<'a> CallRecord<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndRecord {
     /// Complete frames.
-    pub frames: u64,
+    pub(crate) frames: u64,
     /// Bytes of whole samples in them.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// The reason, as the session numbers it.
-    pub ending: u16,
+    pub(crate) ending: u16,
     /// When it ended.
-    pub ended_at: UnixMicros,
+    pub(crate) ended_at: UnixMicros,
 }
 
 impl EndRecord {
     /// Encodes the payload.
-    pub fn encode(&self) -> [u8; END_SIZE] {
+    pub(crate) fn encode(&self) -> [u8; END_SIZE] {
         let mut out = [0; END_SIZE];
         out[0] = VERSION;
         set(&mut out, ENDING, self.ending.to_le_bytes());

@@ -8,10 +8,10 @@ use crate::clock::UnixMicros;
 use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE, RECORD_ALIGNMENT};
 
 /// Version of the record header.
-pub const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
 
 /// Largest payload of a record, bytes: it fills a batch alone.
-pub const PAYLOAD_SIZE_MAX: usize = BATCH_SIZE_MAX - 2 * HEADER_SIZE;
+pub(crate) const PAYLOAD_SIZE_MAX: usize = BATCH_SIZE_MAX - 2 * HEADER_SIZE;
 
 const HEADER_CRC: usize = 0;
 const PAYLOAD_CRC: usize = 4;
@@ -75,27 +75,27 @@ impl RecordKind {
 pub struct RecordHeader {
     /// CRC-32C of the payload. In an erased record, the checksum of the header before it was erased
     /// ([`RecordHeader::erase`]).
-    pub payload_crc: u32,
+    pub(crate) payload_crc: u32,
     /// Bytes of payload, at most [`PAYLOAD_SIZE_MAX`].
-    pub length: u32,
+    pub(crate) length: u32,
     /// What the payload is.
     pub kind: RecordKind,
     /// Whether it completes its frame.
     pub last: bool,
     /// Whether its payload was overwritten with zeros on demand. Only audio can be erased.
-    pub erased: bool,
+    pub(crate) erased: bool,
     /// The call's record number ([`crate::call::CallKey::record_number`]).
-    pub call: u64,
+    pub(crate) call: u64,
     /// The epoch: one connection's share of the call.
     pub epoch: Epoch,
     /// Number of the frame; 0 if this is not audio.
     pub seq: Seq,
     /// Offset of the payload in its frame, bytes.
-    pub offset: u32,
+    pub(crate) offset: u32,
     /// Low half of the number of the batch it is in.
-    pub batch: u32,
+    pub(crate) batch: u32,
     /// When the payload arrived.
-    pub received_at: UnixMicros,
+    pub(crate) received_at: UnixMicros,
 }
 
 impl RecordHeader {
@@ -119,7 +119,7 @@ impl RecordHeader {
     }
 
     /// Bytes the record takes up in ring and file.
-    pub const fn record_size(&self) -> usize {
+    pub(crate) const fn record_size(&self) -> usize {
         record_size(self.length as usize)
     }
 
@@ -136,12 +136,12 @@ impl RecordHeader {
 
     /// What the record adds to the running checksum of its batch: the checksum of its header as
     /// first written.
-    pub fn chained_crc(&self, encoded: &HeaderBytes) -> u32 {
+    pub(crate) fn chained_crc(&self, encoded: &HeaderBytes) -> u32 {
         if self.erased { self.payload_crc } else { header_crc(encoded) }
     }
 
     /// Whether `payload` is as it was written, or all zeros if it was erased.
-    pub fn check_payload(&self, payload: &[u8]) -> Result<(), FormatError> {
+    pub(crate) fn check_payload(&self, payload: &[u8]) -> Result<(), FormatError> {
         match self.erased {
             true if payload.iter().any(|byte| *byte != 0) => Err(FormatError::Erasure),
             false if crc32c::crc32c(payload) != self.payload_crc => Err(FormatError::PayloadCrc),
@@ -215,13 +215,13 @@ impl RecordHeader {
 }
 
 /// The checksum that an encoded record header carries.
-pub fn header_crc(bytes: &HeaderBytes) -> u32 {
+pub(crate) fn header_crc(bytes: &HeaderBytes) -> u32 {
     u32::from_le_bytes(field(bytes, HEADER_CRC))
 }
 
 /// Adds a record's header checksum to the running one over all records of its batch, which starts
 /// at 0.
-pub fn chain_crc(records_crc: u32, header_crc: u32) -> u32 {
+pub(crate) fn chain_crc(records_crc: u32, header_crc: u32) -> u32 {
     crc32c::crc32c_append(records_crc, &header_crc.to_le_bytes())
 }
 

@@ -27,10 +27,10 @@ use crate::clock::UnixMicros;
 use crate::constants::BLOCK_SIZE;
 
 /// First bytes of every segment.
-pub const MAGIC: [u8; 8] = *b"XSEGMENT";
+pub(crate) const MAGIC: [u8; 8] = *b"XSEGMENT";
 
 /// Version of the segment header.
-pub const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 1;
 
 const MAGIC_AT: usize = 0;
 const VERSION_AT: usize = 8;
@@ -51,7 +51,7 @@ const HEADER_CRC: usize = BLOCK_SIZE - 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
     /// The shard that writes this segment.
-    pub shard: u16,
+    pub(crate) shard: u16,
     /// The run that this segment belongs to.
     pub run: u64,
     /// Counts the segments of a shard in a run, from 1.
@@ -59,20 +59,20 @@ pub struct SegmentHeader {
     /// Names this use of the file.
     pub uuid: SegmentUuid,
     /// The last segment before this one with durable data; zeros if there is none.
-    pub predecessor: SegmentUuid,
+    pub(crate) predecessor: SegmentUuid,
     /// Where that segment ended.
-    pub predecessor_end: Lsn,
+    pub(crate) predecessor_end: Lsn,
     /// Position of the header's first byte.
     pub start: Lsn,
     /// Bytes of the file as it was allocated.
-    pub size: u64,
+    pub(crate) size: u64,
     /// When it was begun.
-    pub created_at: UnixMicros,
+    pub(crate) created_at: UnixMicros,
 }
 
 impl SegmentHeader {
     /// Encodes the header as a block, with its checksum.
-    pub fn encode(&self, block: &mut [u8; BLOCK_SIZE]) {
+    pub(crate) fn encode(&self, block: &mut [u8; BLOCK_SIZE]) {
         block.fill(0);
         set(block, MAGIC_AT, MAGIC);
         set(block, VERSION_AT, VERSION.to_le_bytes());

@@ -4,14 +4,14 @@
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// CPUs on which the calling thread may run, in ascending order.
-pub fn allowed_cpus() -> std::io::Result<Vec<usize>> {
+pub(crate) fn allowed_cpus() -> std::io::Result<Vec<usize>> {
     let set = sched_getaffinity(None)?;
     Ok((0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
 }
 
 /// Pins the calling thread to one CPU. Fails with `EINVAL` if that CPU does not exist or is not
 /// allowed.
-pub fn pin_to(cpu: usize) -> std::io::Result<()> {
+pub(crate) fn pin_to(cpu: usize) -> std::io::Result<()> {
     if cpu >= CpuSet::MAX_CPU {
         return Err(std::io::ErrorKind::InvalidInput.into());
     }

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 impl BufferGroup {
     /// Number of the group in the kernel.
-    pub const fn number(self) -> u16 {
+    pub(crate) const fn number(self) -> u16 {
         match self {
             BufferGroup::Receive => 0,
             BufferGroup::Read => 1,
@@ -53,7 +53,7 @@ impl Progress {
 
 /// Receive buffers, and the entry ring that offers them to the kernel.
 #[derive(Debug)]
-pub struct BufferRing {
+pub(crate) struct BufferRing {
     /// Shared with the kernel.
     entries: Region,
     memory: Region,
@@ -72,7 +72,7 @@ impl BufferRing {
     /// Allocates the buffers of `group` and registers them with `ring`. Those of armed receives are
     /// filled incrementally, if the kernel supports it. The buffers must outlive the ring (see
     /// [`super::uring::Uring`]).
-    pub fn register(
+    pub(crate) fn register(
         ring: &io_uring::IoUring,
         group: BufferGroup,
         incremental: bool,
@@ -119,7 +119,7 @@ impl BufferRing {
 
     /// Notes a receive of `size` bytes into buffer `id`. Without `more`, the kernel has finished
     /// the buffer.
-    pub fn take(&mut self, id: u16, size: u32, more: bool) -> Received {
+    pub(crate) fn take(&mut self, id: u16, size: u32, more: bool) -> Received {
         let progress = &mut self.progress[usize::from(id)];
         self.free_count -= u16::from(progress.is_untouched());
         let offset = progress.filled;
@@ -134,13 +134,13 @@ impl BufferRing {
     }
 
     /// The bytes of a receive.
-    pub fn bytes(&mut self, received: &Received) -> &mut [u8] {
+    pub(crate) fn bytes(&mut self, received: &Received) -> &mut [u8] {
         let start = usize::from(received.buffer) * self.buffer_size + received.offset as usize;
         &mut self.memory[start..start + received.size as usize]
     }
 
     /// Returns a slice. If it was the last one, returns its buffer to the ring.
-    pub fn recycle(&mut self, received: Received) {
+    pub(crate) fn recycle(&mut self, received: Received) {
         let progress = &mut self.progress[usize::from(received.buffer)];
         progress.outstanding -= 1;
         if progress.done && progress.outstanding == 0 {
@@ -151,12 +151,12 @@ impl BufferRing {
     }
 
     /// Buffers that are not in use.
-    pub fn free_count(&self) -> usize {
+    pub(crate) fn free_count(&self) -> usize {
         usize::from(self.free_count)
     }
 
     /// Shows the returned buffers to the kernel. Once per batch is enough.
-    pub fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         // SAFETY: `entries` starts with an initialised entry ring (zero pages are valid entries).
         // The kernel's tail is in its first entry, and it is only accessed atomically, by us here
         // and by the kernel.

@@ -9,27 +9,27 @@ use std::path::{Component, Path, PathBuf};
 
 /// Resources that this process may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Host {
+pub(crate) struct Host {
     /// CPUs, ascending; empty if the kernel does not say.
-    pub cpus: Vec<usize>,
+    pub(crate) cpus: Vec<usize>,
     /// Memory.
-    pub memory: Memory,
+    pub(crate) memory: Memory,
     /// Bytes that may be locked; `None` is no limit.
-    pub locked: Option<u64>,
+    pub(crate) locked: Option<u64>,
 }
 
 /// The smallest of the machine's memory and the limits of all cgroups of this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// Bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// The file that sets the limit; `None`: it is the whole memory of the machine.
-    pub cgroup: Option<PathBuf>,
+    pub(crate) cgroup: Option<PathBuf>,
 }
 
 impl Host {
     /// Asks the kernel. A value that cannot be read is no limit.
-    pub fn read() -> Host {
+    pub(crate) fn read() -> Host {
         let memberships = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         Host {
             cpus: allowed_cpus().unwrap_or_default(),

@@ -11,7 +11,7 @@ const NUMBER_MIN: RawFd = 3;
 
 /// Takes over the descriptor `number`. Call it at the start of the process, before anything is
 /// opened: later the number may be one of ours. The error says why it cannot be used.
-pub fn claim(number: RawFd) -> std::io::Result<File> {
+pub(crate) fn claim(number: RawFd) -> std::io::Result<File> {
     if number < NUMBER_MIN {
         return Err(Error::new(ErrorKind::InvalidInput, "the number has to be 3 or more"));
     }
@@ -27,11 +27,11 @@ pub fn claim(number: RawFd) -> std::io::Result<File> {
 }
 
 /// Number of the first socket that systemd passes (sd_listen_fds(3)).
-pub const FIRST_PASSED: RawFd = 3;
+pub(crate) const FIRST_PASSED: RawFd = 3;
 
 /// The listening socket that systemd has passed to this process, if any. Call it as early as
 /// [`claim`]. The error says why it cannot be used.
-pub fn claim_listener() -> std::io::Result<Option<OwnedFd>> {
+pub(crate) fn claim_listener() -> std::io::Result<Option<OwnedFd>> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
     // The variables may be meant for a parent of this process.
     if number("LISTEN_PID") != Some(std::process::id()) {

@@ -37,7 +37,7 @@ pub struct Region {
 /// Keeps a [`Region`]'s memory mapped and knows its address, without access to the bytes. A ring
 /// holds it for the kernel.
 #[derive(Clone, Debug)]
-pub struct Lease {
+pub(crate) struct Lease {
     mapping: Arc<Mapping>,
 }
 
@@ -57,24 +57,24 @@ impl Region {
     }
 
     /// Start address. It stays the same while the region or a lease on it lives.
-    pub fn as_ptr(&self) -> *mut u8 {
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
         self.mapping.start.as_ptr()
     }
 
     /// A lease on the memory, for the kernel's side.
-    pub fn lease(&self) -> Lease {
+    pub(crate) fn lease(&self) -> Lease {
         Lease { mapping: Arc::clone(&self.mapping) }
     }
 }
 
 impl Lease {
     /// Where the memory starts.
-    pub fn as_ptr(&self) -> *const u8 {
+    pub(crate) fn as_ptr(&self) -> *const u8 {
         self.mapping.start.as_ptr()
     }
 
     /// Its size in bytes.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.mapping.size
     }
 

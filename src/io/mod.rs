@@ -13,20 +13,20 @@ use rustix::io::Errno;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub mod affinity;
-pub mod buffer_ring;
-pub mod host;
-pub mod inherited;
+pub(crate) mod affinity;
+pub(crate) mod buffer_ring;
+pub(crate) mod host;
+pub(crate) mod inherited;
 pub mod memory;
-pub mod pieces;
+pub(crate) mod pieces;
 pub mod probe;
 #[cfg(any(test, feature = "test-doubles"))]
 pub mod scripted;
-pub mod socket;
-pub mod uring;
-pub mod user_data;
+pub(crate) mod socket;
+pub(crate) mod uring;
+pub(crate) mod user_data;
 
-pub use user_data::{OpKind, UserData};
+pub(crate) use user_data::{OpKind, UserData};
 
 /// A connected socket, by the number that the [`Io`] gave it when it was accepted. Only
 /// [`Io::close`] closes it.
@@ -60,7 +60,7 @@ impl Received {
 
 /// The group of receive buffers. An armed receive and a read never compete for the same buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BufferGroup {
+pub(crate) enum BufferGroup {
     /// Buffers of [`Io::receive`]. The kernel takes one when bytes arrive, for any socket.
     Receive,
     /// Buffers of [`Io::read`]. A read takes one while it is submitted, so their number is known.
@@ -71,16 +71,16 @@ pub enum BufferGroup {
 #[derive(Debug)]
 pub struct Completion {
     /// The user data of the operation.
-    pub user_data: UserData,
+    pub(crate) user_data: UserData,
     /// Depending on the operation: bytes, a descriptor or zero; or the error.
-    pub result: Result<u32, Errno>,
+    pub(crate) result: Result<u32, Errno>,
     /// The operation stays armed, and more completions of it will come. Only this flag, never the
     /// errno, says whether a multishot operation must be armed again.
-    pub more: bool,
+    pub(crate) more: bool,
     /// The socket of a receive or read held more bytes than this completion brings.
-    pub socket_has_more: bool,
+    pub(crate) socket_has_more: bool,
     /// The bytes of a receive.
-    pub received: Option<Received>,
+    pub(crate) received: Option<Received>,
 }
 
 /// How long [`Io::submit`] may wait for completions.

@@ -21,31 +21,31 @@ const PIECE_SIZE_MAX: usize = 1 << 30;
 
 /// The pieces of one memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pieces {
+pub(crate) struct Pieces {
     memory_size: usize,
     piece_size: usize,
 }
 
 impl Pieces {
     /// The pieces of a memory of `memory_size` bytes.
-    pub const fn new(memory_size: usize) -> Pieces {
+    pub(crate) const fn new(memory_size: usize) -> Pieces {
         Pieces::with_piece_size(memory_size, PIECE_SIZE_MAX)
     }
 
     /// Like [`Pieces::new`], with pieces of `piece_size` bytes, so that tests need no gigabytes of
     /// memory.
-    pub const fn with_piece_size(memory_size: usize, piece_size: usize) -> Pieces {
+    pub(crate) const fn with_piece_size(memory_size: usize, piece_size: usize) -> Pieces {
         assert!(piece_size > REGISTERED_WRITE_SIZE_MAX && piece_size <= PIECE_SIZE_MAX);
         Pieces { memory_size, piece_size }
     }
 
     /// Number of pieces, at least 1.
-    pub const fn count(&self) -> usize {
+    pub(crate) const fn count(&self) -> usize {
         1 + self.memory_size.saturating_sub(self.piece_size).div_ceil(self.stride())
     }
 
     /// The range of each piece in the memory.
-    pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
         let Pieces { memory_size, piece_size } = *self;
         let starts = (0..self.count()).map(|index| index * self.stride());
         starts.map(move |start| start..memory_size.min(start + piece_size))
@@ -53,7 +53,7 @@ impl Pieces {
 
     /// The index of a piece that contains all `size` bytes from `start` on. There is one for every
     /// write of up to [`REGISTERED_WRITE_SIZE_MAX`].
-    pub fn holding(&self, start: usize, size: usize) -> Option<usize> {
+    pub(crate) fn holding(&self, start: usize, size: usize) -> Option<usize> {
         let index = (start / self.stride()).min(self.count() - 1);
         let end = self.memory_size.min(index * self.stride() + self.piece_size);
         (start + size <= end).then_some(index)
@@ -61,7 +61,7 @@ impl Pieces {
 
     /// Bytes of all pieces together. Bytes in two pieces count twice against the limit on locked
     /// memory.
-    pub const fn registered_size(&self) -> usize {
+    pub(crate) const fn registered_size(&self) -> usize {
         self.memory_size + (self.count() - 1) * REGISTERED_WRITE_SIZE_MAX
     }
 

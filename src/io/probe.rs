@@ -22,14 +22,14 @@ pub enum KernelFeatures {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// Receive buffers are filled incrementally (6.12).
-    pub incremental_buffers: bool,
+    pub(crate) incremental_buffers: bool,
     /// The kernel gathers completions itself before it wakes us (6.12).
-    pub min_wait: bool,
+    pub(crate) min_wait: bool,
 }
 
 impl Features {
     /// Text for one line of the start-up log.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let path = |newer: bool| if newer { "6.12" } else { "6.1" };
         format!(
             "kernel paths: receive buffers {} ({}), bounded wait {} ({})",
@@ -179,7 +179,7 @@ fn show_limit(limit: Option<u64>) -> String {
 }
 
 /// Asks the kernel for everything that a shard's ring uses, on a small ring that is then dropped.
-pub fn probe(allowed: KernelFeatures) -> Result<Features, HostError> {
+pub(crate) fn probe(allowed: KernelFeatures) -> Result<Features, HostError> {
     let ring = build_ring(8, 16)?;
     require_operations(&ring)?;
     if !ring.params().is_feature_ext_arg() {
@@ -195,7 +195,7 @@ pub fn probe(allowed: KernelFeatures) -> Result<Features, HostError> {
 }
 
 /// Makes a ring as a shard uses it. The calling thread becomes its single issuer.
-pub fn build_ring(submissions: u32, completions: u32) -> Result<IoUring, HostError> {
+pub(crate) fn build_ring(submissions: u32, completions: u32) -> Result<IoUring, HostError> {
     IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
@@ -286,14 +286,14 @@ fn io_uring_disabled() -> Option<u8> {
 }
 
 /// The soft limit on locked memory, bytes; `None` is no limit.
-pub fn locked_memory_limit() -> Option<u64> {
+pub(crate) fn locked_memory_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Memlock).current
 }
 
 /// An error if the soft limit on file sizes does not allow files of `wanted` bytes. Rejected: to
 /// raise it to the hard limit, as for open files. A limit on file sizes is set on purpose, and the
 /// limit on open files is a default.
-pub fn require_file_size(wanted: u64) -> Result<(), HostError> {
+pub(crate) fn require_file_size(wanted: u64) -> Result<(), HostError> {
     match rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
         Some(limit) if limit < wanted => Err(HostError::FileSize { wanted, limit }),
         _ => Ok(()),
@@ -306,7 +306,7 @@ fn open_files_limit() -> u64 {
 
 /// Raises the soft limit on open files to the hard limit and returns it; an error if that is less
 /// than `wanted`.
-pub fn raise_open_files(wanted: u64) -> Result<u64, HostError> {
+pub(crate) fn raise_open_files(wanted: u64) -> Result<u64, HostError> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let hard = limit.maximum.unwrap_or(u64::MAX);

@@ -15,7 +15,10 @@ const BACKLOG: i32 = 4096;
 
 /// Opens `count` listeners on one address. With port 0, the kernel chooses a port for the first
 /// one, and all use it. The kernel spreads connections over them (`SO_REUSEPORT`).
-pub fn listen_on(address: SocketAddr, count: usize) -> std::io::Result<(SocketAddr, Vec<OwnedFd>)> {
+pub(crate) fn listen_on(
+    address: SocketAddr,
+    count: usize,
+) -> std::io::Result<(SocketAddr, Vec<OwnedFd>)> {
     let mut address = address;
     let mut listeners = Vec::with_capacity(count);
     for _ in 0..count {
@@ -35,13 +38,13 @@ pub fn listen_on(address: SocketAddr, count: usize) -> std::io::Result<(SocketAd
 }
 
 /// Whether it is possible to listen on `address`; nothing stays bound.
-pub fn try_address(address: SocketAddr) -> std::io::Result<()> {
+pub(crate) fn try_address(address: SocketAddr) -> std::io::Result<()> {
     open_listener(address).map(drop)
 }
 
 /// `count` descriptors of a listening socket that another process has passed, and its address. They
 /// share one queue of connections; the kernel gives each connection to one waiting descriptor.
-pub fn share_listener(
+pub(crate) fn share_listener(
     passed: &OwnedFd,
     count: usize,
 ) -> std::io::Result<(SocketAddr, Vec<OwnedFd>)> {
@@ -78,13 +81,13 @@ fn open_listener(address: SocketAddr) -> std::io::Result<OwnedFd> {
 
 /// The other end of a connected socket; `None` if it is gone. An IPv4 peer of an IPv6 socket is
 /// returned as IPv4.
-pub fn peer_of(socket: impl AsFd) -> Option<SocketAddr> {
+pub(crate) fn peer_of(socket: impl AsFd) -> Option<SocketAddr> {
     let address = SocketAddr::try_from(getpeername(socket).ok()??).ok()?;
     Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
 /// Sends what the socket accepts at once; the rest is dropped.
-pub fn send_at_once(socket: impl AsFd, bytes: &[u8]) {
+pub(crate) fn send_at_once(socket: impl AsFd, bytes: &[u8]) {
     // Reads first what has arrived: closing a socket with unread bytes resets it, and the reset
     // overtakes the answer.
     let mut scratch = [0; 2048];

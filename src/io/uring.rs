@@ -43,7 +43,7 @@ const IDLE_WAIT_MAX: Duration = Duration::from_secs(60);
 /// One `io_uring` with its receive buffers and send slots.
 ///
 /// Drop order is field order: `ring` is first, so that the kernel has released everything below it.
-pub struct Uring {
+pub(crate) struct Uring {
     ring: IoUring,
     receive_buffers: BufferRing,
     read_buffers: BufferRing,
@@ -85,21 +85,21 @@ impl FrameRingMemory {
 }
 
 /// Configuration of a [`Uring`].
-pub struct UringConfig {
+pub(crate) struct UringConfig {
     /// Result of the probe.
-    pub features: Features,
+    pub(crate) features: Features,
     /// The shard's listener.
-    pub listener: OwnedFd,
+    pub(crate) listener: OwnedFd,
     /// Wakes the shard; its mailbox writes to it.
-    pub wake: Arc<OwnedFd>,
+    pub(crate) wake: Arc<OwnedFd>,
     /// Connections that may be open at once: determines the size of the completion queue.
-    pub connections_max: usize,
+    pub(crate) connections_max: usize,
     /// Size of a send slot, bytes.
-    pub slot_size: usize,
+    pub(crate) slot_size: usize,
     /// Number of send slots.
-    pub slot_count: usize,
+    pub(crate) slot_count: usize,
     /// Completions that the shard reaps in a turn: [`Io::submit`] gathers no more than it finds.
-    pub completions_per_turn: usize,
+    pub(crate) completions_per_turn: usize,
 }
 
 /// Pieces of work that the kernel runs at a time, where a call does not wait for more
@@ -108,7 +108,7 @@ const TASK_WORK_SIZE: usize = 20;
 
 impl Uring {
     /// Sets up the ring. After that, only the calling thread may use it.
-    pub fn new(config: UringConfig) -> Result<Uring, HostError> {
+    pub(crate) fn new(config: UringConfig) -> Result<Uring, HostError> {
         // Each connection can complete a receive and a send between two reaps. Beyond this, the
         // kernel keeps completions in a list: that is slower, but nothing is lost.
         let completions =
@@ -158,7 +158,7 @@ impl Uring {
     /// Sets the memory that [`Io::write`] writes from, and registers it, so that writes need not
     /// look up its pages. If memory cannot be locked, that is an error. With `allow_unregistered`
     /// it returns `false` instead, and writes use unregistered memory.
-    pub fn use_frame_ring(
+    pub(crate) fn use_frame_ring(
         &mut self,
         region: &Region,
         allow_unregistered: bool,

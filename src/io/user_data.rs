@@ -58,19 +58,19 @@ impl OpKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UserData {
     /// Kind of the operation.
-    pub kind: OpKind,
+    pub(crate) kind: OpKind,
     /// Slot in the owner's table.
-    pub index: u32,
+    pub(crate) index: u32,
     /// Which user of the slot; the upper 8 bits are dropped.
-    pub generation: u32,
+    pub(crate) generation: u32,
 }
 
 /// Generations count modulo this number.
-pub const GENERATION_COUNT: u32 = 1 << 24;
+pub(crate) const GENERATION_COUNT: u32 = 1 << 24;
 
 impl UserData {
     /// For an operation that a shard has only once.
-    pub const fn lone(kind: OpKind) -> Self {
+    pub(crate) const fn lone(kind: OpKind) -> Self {
         UserData { kind, index: 0, generation: 0 }
     }
 
@@ -85,12 +85,12 @@ impl UserData {
     }
 
     /// The value for the kernel.
-    pub const fn pack(self) -> u64 {
+    pub(crate) const fn pack(self) -> u64 {
         (self.kind as u64) << 56 | (self.generation as u64) << 32 | self.index as u64
     }
 
     /// From the value that the kernel returned; `None` if no [`UserData`] packs to it.
-    pub fn unpack(bits: u64) -> Option<Self> {
+    pub(crate) fn unpack(bits: u64) -> Option<Self> {
         let kind = OpKind::ALL.into_iter().find(|kind| *kind as u64 == bits >> 56)?;
         Some(UserData {
             kind,

@@ -45,17 +45,17 @@ mod record_headers;
 #[cfg(test)]
 mod tests;
 
-pub use calls::RepeatedCall;
+pub(crate) use calls::RepeatedCall;
 pub use input::{CallEnd, CallStart, Chunk};
 pub use note::{Noted, NotedChunk, Records};
 pub use record_headers::RecordHeaders;
 
 /// Most consumers of one ring: a live tap, a forwarder, and two more.
-pub const CONSUMERS_MAX: usize = 4;
+pub(crate) const CONSUMERS_MAX: usize = 4;
 
 /// Smallest ring: one batch being filled, one being written, one being synced, and one that may be
 /// skipped at the end of the lap.
-pub const RING_SIZE_MIN: usize = 4 * BATCH_SIZE_MAX;
+pub(crate) const RING_SIZE_MIN: usize = 4 * BATCH_SIZE_MAX;
 
 /// A logical byte position in the frame ring; counts on over all laps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,17 +71,17 @@ pub struct SealedBatch {
     /// Counts the shard's batches from 1.
     pub number: u64,
     /// Where it starts in the ring.
-    pub start: RingPosition,
+    pub(crate) start: RingPosition,
     /// Its size, bytes: whole blocks.
-    pub size: usize,
+    pub(crate) size: usize,
     /// Records in it, pads not counted.
-    pub record_count: u16,
+    pub(crate) record_count: u16,
     /// Running checksum over the headers of its records, pads included.
-    pub records_crc: u32,
+    pub(crate) records_crc: u32,
     /// When its first record was appended.
-    pub opened_at: Moment,
+    pub(crate) opened_at: Moment,
     /// When it was sealed.
-    pub sealed_at: UnixMicros,
+    pub(crate) sealed_at: UnixMicros,
     /// Number of its notes for the [`RecordHeaders`] of its segment; `None` if there was no room
     /// for all of them.
     note_count: Option<u32>,
@@ -172,7 +172,7 @@ impl FrameRing {
     }
 
     /// Sets the time of the batches that are opened and sealed from now on. Call it once a turn.
-    pub fn set_now(&mut self, now: Now) {
+    pub(crate) fn set_now(&mut self, now: Now) {
         self.now = now;
     }
 
@@ -192,7 +192,7 @@ impl FrameRing {
     /// batch. It has to pay for a pad and a header, at most a block. Tax and savings come to
     /// `r/64+c/128-r/128`, which is `(r+c)/128`. That is a block once `r+c` is half a batch, and
     /// here `r+c` is more than a whole batch.
-    pub fn free_size(&self) -> usize {
+    pub(crate) fn free_size(&self) -> usize {
         match &self.open {
             Some(open) => {
                 let appended = self.head.0 - open.start.0 - HEADER_SIZE as u64;
@@ -431,7 +431,7 @@ impl FrameRing {
     /// Sets where a batch will be written, for the first time or again. This changes only its
     /// header. No write of the batch may be under way. `unsynced` says how much of the segment is
     /// durable.
-    pub fn stamp(
+    pub(crate) fn stamp(
         &mut self,
         batch: &SealedBatch,
         segment: SegmentUuid,
@@ -461,7 +461,7 @@ impl FrameRing {
     }
 
     /// Offset of a batch in the ring's memory, bytes. A write from the registered buffer needs it.
-    pub fn batch_offset(&self, batch: &SealedBatch) -> usize {
+    pub(crate) fn batch_offset(&self, batch: &SealedBatch) -> usize {
         self.assert_held(batch);
         self.index(batch.start)
     }
@@ -530,7 +530,10 @@ impl FrameRing {
 
     /// The calls with records in the ring that are not durable yet, or still to come. In order of
     /// their epochs, starting after `after`.
-    pub fn calls_after(&self, after: Option<Epoch>) -> impl Iterator<Item = RepeatedCall<'_>> {
+    pub(crate) fn calls_after(
+        &self,
+        after: Option<Epoch>,
+    ) -> impl Iterator<Item = RepeatedCall<'_>> {
         self.calls.iter_after(after)
     }
 
@@ -543,22 +546,22 @@ impl FrameRing {
 
     /// Where the next record goes: everything before it has been appended. That is durable
     /// (written) once [`FrameRing::durable`] ([`FrameRing::written`]) has reached this position.
-    pub fn head(&self) -> RingPosition {
+    pub(crate) fn head(&self) -> RingPosition {
         self.head
     }
 
     /// Everything before it is in sealed batches.
-    pub fn sealed(&self) -> RingPosition {
+    pub(crate) fn sealed(&self) -> RingPosition {
         self.sealed
     }
 
     /// Everything before it has been written.
-    pub fn written(&self) -> RingPosition {
+    pub(crate) fn written(&self) -> RingPosition {
         self.written
     }
 
     /// Everything before it is durable.
-    pub fn durable(&self) -> RingPosition {
+    pub(crate) fn durable(&self) -> RingPosition {
         self.durable
     }
 
@@ -568,22 +571,22 @@ impl FrameRing {
     }
 
     /// Bytes in use: appended and not released.
-    pub fn used_size(&self) -> usize {
+    pub(crate) fn used_size(&self) -> usize {
         (self.head.0 - self.released.0) as usize
     }
 
     /// When the first record of the open batch was appended; `None` if everything is sealed.
-    pub fn open_since(&self) -> Option<Moment> {
+    pub(crate) fn open_since(&self) -> Option<Moment> {
         self.open.as_ref().map(|open| open.opened_at)
     }
 
     /// Batches sealed so far, with those that were sealed because they were full.
-    pub fn sealed_count(&self) -> u64 {
+    pub(crate) fn sealed_count(&self) -> u64 {
         self.sealed_count
     }
 
     /// The memory, for registration with the kernel.
-    pub fn memory(&self) -> &Region {
+    pub(crate) fn memory(&self) -> &Region {
         &self.memory
     }
 

@@ -42,7 +42,7 @@ use std::time::Duration;
 use writes::{Source, Writes, Writing};
 
 mod opening;
-pub mod pace;
+pub(crate) mod pace;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -74,7 +74,7 @@ pub struct WriterSettings {
 
 /// The next operation of the shard, which it answers once it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub(crate) enum Operation {
     /// Write from the frame ring's memory.
     Write {
         /// Goes into the answer.
@@ -110,17 +110,17 @@ pub enum Operation {
 
 /// Counts of a writer so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WriterStats {
+pub(crate) struct WriterStats {
     /// Bytes written, with headers, pads and repeated writes.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Writes completed.
-    pub writes: u64,
+    pub(crate) writes: u64,
     /// Syncs that succeeded.
-    pub syncs: u64,
+    pub(crate) syncs: u64,
     /// Segments begun.
-    pub segments: u64,
+    pub(crate) segments: u64,
     /// Segments abandoned after a failed write or sync.
-    pub fences: u64,
+    pub(crate) fences: u64,
 }
 
 /// The sync under way: how many batches it covers, and up to which byte of the segment.
@@ -132,7 +132,7 @@ struct Syncing {
 
 /// The writer of one shard's journal.
 #[derive(Debug)]
-pub struct Writer {
+pub(crate) struct Writer {
     settings: WriterSettings,
     pace: Pace,
     /// Sealed batches that are not durable, in order: first those written to the segment, then
@@ -166,7 +166,7 @@ pub struct Writer {
 
 impl Writer {
     /// A writer that has written nothing, for a ring of `ring_size` bytes.
-    pub fn new(settings: WriterSettings, ring_size: usize, now: Moment) -> Self {
+    pub(crate) fn new(settings: WriterSettings, ring_size: usize, now: Moment) -> Self {
         Writer {
             pace: Pace::new(settings.backlog, ring_size),
             settings,
@@ -192,12 +192,12 @@ impl Writer {
 
     /// Tells the writer about a promise. It waits until everything before `position` is written, or
     /// durable, according to the ACK level.
-    pub fn handle_promise(&mut self, position: RingPosition) {
+    pub(crate) fn handle_promise(&mut self, position: RingPosition) {
         self.pace.asked = self.pace.asked.max(position);
     }
 
     /// Takes a segment that was requested.
-    pub fn handle_segment(&mut self, segment: PreparedSegment) {
+    pub(crate) fn handle_segment(&mut self, segment: PreparedSegment) {
         debug_assert!(self.next.is_none(), "one segment is asked for at a time");
         self.is_asking = false;
         self.has_no_room = false;
@@ -206,27 +206,27 @@ impl Writer {
 
     /// Tells the writer that the disk has no room for the requested segment. The segment arrives
     /// once there is room.
-    pub fn handle_no_room(&mut self) {
+    pub(crate) fn handle_no_room(&mut self) {
         self.has_no_room = true;
     }
 
     /// From now on everything is written and synced at once, because nothing more comes.
-    pub fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         self.is_finishing = true;
     }
 
     /// Whether everything that the ring ever took is durable, and no operation is under way.
-    pub fn is_finished(&self, ring: &FrameRing) -> bool {
+    pub(crate) fn is_finished(&self, ring: &FrameRing) -> bool {
         self.batches.is_empty() && self.is_quiet() && ring.durable() == ring.head()
     }
 
     /// The shard stood still for `gap`. That time does not count as time without progress.
-    pub fn handle_standstill(&mut self, now: Moment, gap: Duration) {
+    pub(crate) fn handle_standstill(&mut self, now: Moment, gap: Duration) {
         self.progressed_at = (self.progressed_at + gap).min(now);
     }
 
     /// Call it once a turn, before [`Writer::poll_operation`]. Seals the open batch if that is due.
-    pub fn handle_turn(&mut self, now: Now, ring: &mut FrameRing) {
+    pub(crate) fn handle_turn(&mut self, now: Now, ring: &mut FrameRing) {
         self.take_sealed(ring);
         let progress = Progress {
             oldest: self.batches.front().map(|batch| batch.opened_at),
@@ -252,27 +252,27 @@ impl Writer {
     }
 
     /// When to call [`Writer::handle_turn`] next if nothing else happens.
-    pub fn poll_timeout(&self) -> Option<Moment> {
+    pub(crate) fn poll_timeout(&self) -> Option<Moment> {
         self.wake_at
     }
 
     /// The next request to the part that prepares segments.
-    pub fn poll_request(&mut self) -> Option<SegmentRequest> {
+    pub(crate) fn poll_request(&mut self) -> Option<SegmentRequest> {
         self.requests.pop_front()
     }
 
     /// Takes back a request that could not be passed on. It is given out again.
-    pub fn put_back(&mut self, request: SegmentRequest) {
+    pub(crate) fn put_back(&mut self, request: SegmentRequest) {
         self.requests.push_front(request);
     }
 
     /// How long the disk has made no progress although it has work to do.
-    pub fn stalled_for(&self, now: Moment) -> Duration {
+    pub(crate) fn stalled_for(&self, now: Moment) -> Duration {
         now.since(self.progressed_at)
     }
 
     /// Whether the journal can take no more: no room for a segment, or no progress for too long.
-    pub fn is_in_trouble(&self, now: Moment) -> bool {
+    pub(crate) fn is_in_trouble(&self, now: Moment) -> bool {
         let needs_segment =
             self.segment.as_ref().is_none_or(|segment| segment.is_fenced || self.is_full(segment));
         let lacks_segment = self.has_no_room && self.next.is_none() && needs_segment;
@@ -280,13 +280,13 @@ impl Writer {
     }
 
     /// Counts so far.
-    pub fn stats(&self) -> WriterStats {
+    pub(crate) fn stats(&self) -> WriterStats {
         self.stats
     }
 
     /// The next operation, if there is one. Does not touch `scratch` while a write from it is under
     /// way.
-    pub fn poll_operation(
+    pub(crate) fn poll_operation(
         &mut self,
         now: Now,
         ring: &mut FrameRing,
@@ -464,7 +464,7 @@ impl Writer {
     }
 
     /// A write has ended. `result` is the number of bytes or an error.
-    pub fn handle_written(
+    pub(crate) fn handle_written(
         &mut self,
         now: Now,
         slot: WriteSlot,
@@ -514,7 +514,12 @@ impl Writer {
     }
 
     /// The sync under way has ended.
-    pub fn handle_synced(&mut self, now: Now, result: Result<u32, Errno>, ring: &mut FrameRing) {
+    pub(crate) fn handle_synced(
+        &mut self,
+        now: Now,
+        result: Result<u32, Errno>,
+        ring: &mut FrameRing,
+    ) {
         let (Some(syncing), Some(segment)) = (self.syncing.take(), self.segment.as_mut()) else {
             return;
         };

@@ -32,7 +32,7 @@ macro_rules! closings {
             pub const ALL: [Closing; Closing::COUNT] = [$( Closing::$name, )+];
 
             /// Number of variants.
-            pub const COUNT: usize = [$( $label, )+].len();
+            pub(crate) const COUNT: usize = [$( $label, )+].len();
 
             /// Code of the Close.
             pub const fn code(self) -> u16 {
@@ -52,7 +52,7 @@ macro_rules! closings {
 
             /// `message` of the error event: what is wrong and what to do about it. Empty if no
             /// event is sent.
-            pub const fn message(self) -> &'static str {
+            pub(crate) const fn message(self) -> &'static str {
                 match self { $( Closing::$name => concat!($( $message )?), )+ }
             }
         }
@@ -132,7 +132,7 @@ impl Closing {
 
     /// `code` of the error event: the HTTP status that our code is based on; codes of RFC 6455 stay
     /// as they are.
-    pub const fn event_code(self) -> u16 {
+    pub(crate) const fn event_code(self) -> u16 {
         match self.code() {
             code @ 4000.. => code - 4000,
             code => code,

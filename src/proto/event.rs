@@ -14,17 +14,17 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// The one encoding we take: 16-bit samples, mono, little-endian.
-pub const ENCODING_PCM16: &str = "pcm16";
+pub(crate) const ENCODING_PCM16: &str = "pcm16";
 
 /// Largest size of an ACK text, bytes: the text around the number, and the 20 digits of the largest
 /// number.
-pub const ACK_TEXT_SIZE_MAX: usize = ACK_OPENING.len() + 20 + 1;
+pub(crate) const ACK_TEXT_SIZE_MAX: usize = ACK_OPENING.len() + 20 + 1;
 
 const ACK_OPENING: &[u8] = b"{\"event\":\"ack\",\"seq\":";
 
 /// What a peer's text says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PeerEvent<'a> {
+pub(crate) enum PeerEvent<'a> {
     /// A sound `start`.
     Start(Start<'a>),
     /// `stop`: the peer sends no more audio.
@@ -35,18 +35,18 @@ pub enum PeerEvent<'a> {
 
 /// A `start` with all members present and valid. Its encoding is [`ENCODING_PCM16`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Start<'a> {
+pub(crate) struct Start<'a> {
     /// The call, as its tenant names it; a [`valid_id`].
-    pub interaction_id: Cow<'a, str>,
+    pub(crate) interaction_id: Cow<'a, str>,
     /// The tenant; a [`valid_id`].
-    pub tenant_id: Cow<'a, str>,
+    pub(crate) tenant_id: Cow<'a, str>,
     /// Hz; one of the rates given to [`parse`].
-    pub sample_rate: u32,
+    pub(crate) sample_rate: u32,
 }
 
 /// The members of a peer's event that we read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Member {
+pub(crate) enum Member {
     /// `event`
     Event,
     /// `interaction_id`
@@ -71,7 +71,7 @@ impl Member {
     ];
 
     /// The name in JSON.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Member::Event => "event",
             Member::InteractionId => "interaction_id",
@@ -85,7 +85,7 @@ impl Member {
 /// Why a peer's text is not a valid event: always a fault of the peer. `Display` gives the sentence
 /// for the peer, which names the member and says what to send instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EventError {
+pub(crate) enum EventError {
     /// Not JSON, or more than one JSON value.
     NotJson {
         /// Line in the text, from 1.
@@ -168,17 +168,17 @@ impl fmt::Display for EventError {
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// Bytes of a message that [`looks_like_event`] looks at.
-pub const EVENT_OPENING_SIZE: usize = 16;
+pub(crate) const EVENT_OPENING_SIZE: usize = 16;
 
 /// Whether a binary message begins like an event: some clients send text as bytes.
-pub fn looks_like_event(opening: &[u8]) -> bool {
+pub(crate) fn looks_like_event(opening: &[u8]) -> bool {
     let opening = opening.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(opening);
     let member = opening.trim_ascii_start().strip_prefix(b"{").map(<[u8]>::trim_ascii_start);
     member.is_some_and(|member| member.is_empty() || member.starts_with(b"\""))
 }
 
 /// Reads a peer's text. `sample_rates` are the rates a `start` may name, Hz.
-pub fn parse<'a>(text: &'a str, sample_rates: &[u32]) -> Result<PeerEvent<'a>, EventError> {
+pub(crate) fn parse<'a>(text: &'a str, sample_rates: &[u32]) -> Result<PeerEvent<'a>, EventError> {
     // RFC 8259 §8.1: a parser may ignore the mark.
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let event: RawEvent<'a> = serde_json::from_str(text).map_err(|error| explain(text, error))?;
@@ -202,7 +202,7 @@ fn explain(text: &str, error: serde_json::Error) -> EventError {
 }
 
 /// Appends `{"event":"started","interaction_id":"…"}` to `out`.
-pub fn push_started(interaction_id: &str, out: &mut Vec<u8>) {
+pub(crate) fn push_started(interaction_id: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"event\":\"started\",\"interaction_id\":");
     push_string(interaction_id, out);
     out.push(b'}');
@@ -210,7 +210,7 @@ pub fn push_started(interaction_id: &str, out: &mut Vec<u8>) {
 
 /// Writes `{"event":"ack","seq":…}` to the start of `out` and returns its length. Does not
 /// allocate.
-pub fn write_ack(seq: u64, out: &mut [u8; ACK_TEXT_SIZE_MAX]) -> usize {
+pub(crate) fn write_ack(seq: u64, out: &mut [u8; ACK_TEXT_SIZE_MAX]) -> usize {
     let mut digits = itoa::Buffer::new();
     let digits = digits.format(seq).as_bytes();
     let number_end = ACK_OPENING.len() + digits.len();
@@ -222,21 +222,21 @@ pub fn write_ack(seq: u64, out: &mut [u8; ACK_TEXT_SIZE_MAX]) -> usize {
 
 /// Content of a `stopped` event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stopped<'a> {
+pub(crate) struct Stopped<'a> {
     /// The call, as its tenant names it.
-    pub interaction_id: &'a str,
+    pub(crate) interaction_id: &'a str,
     /// Number of the last complete frame; 0 if there was none.
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// Bytes of whole samples kept.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Length of the audio in milliseconds, rounded down.
-    pub duration_ms: u64,
+    pub(crate) duration_ms: u64,
     /// Number of the last frame known to be durable; `None` without a journal.
-    pub durable_seq: Option<u64>,
+    pub(crate) durable_seq: Option<u64>,
 }
 
 /// Appends `{"event":"stopped",…}` to `out`.
-pub fn push_stopped(stopped: &Stopped<'_>, out: &mut Vec<u8>) {
+pub(crate) fn push_stopped(stopped: &Stopped<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"event\":\"stopped\",\"interaction_id\":");
     push_string(stopped.interaction_id, out);
     out.extend_from_slice(b",\"seq\":");
@@ -254,7 +254,13 @@ pub fn push_stopped(stopped: &Stopped<'_>, out: &mut Vec<u8>) {
 }
 
 /// Appends `{"event":"error","code":…,"reason":"…","message":"…","retryable":…}` to `out`.
-pub fn push_error(code: u16, reason: &str, message: &str, retryable: bool, out: &mut Vec<u8>) {
+pub(crate) fn push_error(
+    code: u16,
+    reason: &str,
+    message: &str,
+    retryable: bool,
+    out: &mut Vec<u8>,
+) {
     out.extend_from_slice(b"{\"event\":\"error\",\"code\":");
     push_number(u64::from(code), out);
     out.extend_from_slice(b",\"reason\":");

@@ -455,7 +455,7 @@ pub enum Opcode {
 }
 
 /// Writes an unmasked final frame into `out`; returns its length, or `None` if it does not fit.
-pub fn write_frame(opcode: Opcode, payload: &[u8], out: &mut [u8]) -> Option<usize> {
+pub(crate) fn write_frame(opcode: Opcode, payload: &[u8], out: &mut [u8]) -> Option<usize> {
     let mut header = [0; 10];
     let header_size = write_header(opcode, payload.len(), &mut header);
     let frame = out.get_mut(..header_size + payload.len())?;

@@ -16,7 +16,7 @@ use std::io::Write;
 pub const INGEST_PATH: &str = "/v1/ingest";
 
 /// Path of the liveness check.
-pub const HEALTH_PATH: &str = "/health";
+pub(crate) const HEALTH_PATH: &str = "/health";
 
 /// Buffer size, bytes, that is enough for every [`Answer`].
 pub const ANSWER_SIZE_MAX: usize = 480;
@@ -253,7 +253,7 @@ pub fn judge_upgrade(head: &Head<'_>) -> Result<AcceptKey, Refusal> {
 
 /// Returns the token of `Authorization: Bearer <token68>` (RFC 6750 §2.1). If there is no token, or
 /// another scheme, the error is [`Refusal::TokenMissing`].
-pub fn bearer_token(authorization: Option<&[u8]>) -> Result<&str, Refusal> {
+pub(crate) fn bearer_token(authorization: Option<&[u8]>) -> Result<&str, Refusal> {
     let value = authorization.ok_or(Refusal::TokenMissing)?;
     let (scheme, token) = match value.iter().position(|&byte| byte == b' ') {
         Some(end) => (&value[..end], value[end..].trim_ascii_start()),
@@ -278,7 +278,7 @@ pub fn bearer_token(authorization: Option<&[u8]>) -> Result<&str, Refusal> {
 }
 
 /// Writes the 101 answer into `out` and returns its length; 256 bytes are always enough.
-pub fn write_switching_protocols(accept: &AcceptKey, out: &mut [u8]) -> usize {
+pub(crate) fn write_switching_protocols(accept: &AcceptKey, out: &mut [u8]) -> usize {
     const BEFORE: &[u8] =
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
           Sec-WebSocket-Accept: ";

@@ -85,7 +85,7 @@ impl HeadBuffer {
     }
 
     /// Whether the complete head asks for exactly this path; decided from its first line alone.
-    pub fn asks_for(&self, path: &str) -> bool {
+    pub(crate) fn asks_for(&self, path: &str) -> bool {
         let line = self.bytes.get(self.head_start..).unwrap_or_default();
         let target =
             line.strip_prefix(b"GET ").or_else(|| line.strip_prefix(b"HEAD ")).unwrap_or_default();
@@ -94,7 +94,8 @@ impl HeadBuffer {
 
     /// Whether no byte of a request has arrived yet: such a connection may be closed without an
     /// answer.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 

@@ -37,7 +37,7 @@ mod tests;
 
 /// Bytes of a cache line, and of a write by [`store_line`]. Every kernel streams if the destination
 /// is aligned to it.
-pub const LINE_SIZE: usize = 64;
+pub(crate) const LINE_SIZE: usize = 64;
 
 /// How this CPU runs the pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +128,11 @@ pub fn unmask_copy(kernel: Kernel, destination: &mut [u8], masked: &[u8], key: M
 /// Writes one line, a record header, past the cache like the payload that follows it. An ordinary
 /// store would first read the line from memory. [`fence`] is needed as for [`unmask_copy`].
 #[inline]
-pub fn store_line(kernel: Kernel, destination: &mut [u8; LINE_SIZE], line: &[u8; LINE_SIZE]) {
+pub(crate) fn store_line(
+    kernel: Kernel,
+    destination: &mut [u8; LINE_SIZE],
+    line: &[u8; LINE_SIZE],
+) {
     match kernel {
         #[cfg(target_arch = "x86_64")]
         Kernel::Sse42(proof) => x86::store_line_sse42(proof, destination, line),
@@ -146,13 +150,14 @@ pub fn store_line(kernel: Kernel, destination: &mut [u8; LINE_SIZE], line: &[u8;
 
 /// Orders streaming stores before later accesses.
 #[inline]
-pub fn fence() {
+pub(crate) fn fence() {
     #[cfg(target_arch = "x86_64")]
     x86::fence();
 }
 
 /// Unmasks small payloads (text, control frames) in place.
+#[cfg(test)]
 #[inline]
-pub fn unmask_in_place(bytes: &mut [u8], key: MaskKey) {
+pub(crate) fn unmask_in_place(bytes: &mut [u8], key: MaskKey) {
     plain::unmask_in_place(bytes, key);
 }

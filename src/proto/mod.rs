@@ -5,19 +5,19 @@
 //! error with a close code or a status. They never cause a panic.
 
 pub mod close;
-pub mod event;
+pub(crate) mod event;
 pub mod frame;
 pub mod handshake;
 pub mod http;
 pub mod mask;
-pub mod proxy;
-pub mod refusal;
+pub(crate) mod proxy;
+pub(crate) mod refusal;
 pub mod text;
-pub mod trace;
-pub mod utf8;
+pub(crate) mod trace;
+pub(crate) mod utf8;
 
 /// Largest piece of peer text that an error message repeats, bytes.
-pub const ECHOED_TEXT_MAX: usize = 64;
+pub(crate) const ECHOED_TEXT_MAX: usize = 64;
 
 /// XOR key of a masked WebSocket frame, aligned to the next payload byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct MaskKey(pub [u8; 4]);
 impl MaskKey {
     /// The key for the payload `offset` bytes later.
     #[inline]
-    pub fn advanced(self, offset: usize) -> Self {
+    pub(crate) fn advanced(self, offset: usize) -> Self {
         let mut key = self.0;
         key.rotate_left(offset % 4);
         MaskKey(key)
@@ -72,7 +72,7 @@ pub struct DataPiece<'a> {
     /// Payload bytes of this message before this piece.
     pub offset: usize,
     /// Fragments (WebSocket frames) of this message so far, including that of this piece.
-    pub fragments: u32,
+    pub(crate) fragments: u32,
     /// The bytes, masked.
     pub payload: &'a mut [u8],
     /// The key, aligned to `payload[0]`.

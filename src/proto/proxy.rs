@@ -25,11 +25,11 @@ const FIXED_SIZE: usize = 16;
 
 /// Longest header, bytes: the specification asks receivers to take this much at once, with
 /// addresses of Unix sockets. Balancers that add TLVs stay far below it.
-pub const HEADER_SIZE_MAX: usize = 536;
+pub(crate) const HEADER_SIZE_MAX: usize = 536;
 
 /// What the start of a connection holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// The header is not complete.
     Incomplete,
     /// A header of `size` bytes. `source` is `None` if the balancer speaks for itself (LOCAL), or
@@ -46,7 +46,7 @@ pub enum Progress {
 
 /// Why a connection does not begin with a header that we accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The connection begins with something else.
     Missing,
     /// A version 1 header, which is text.
@@ -59,7 +59,7 @@ pub enum Fault {
 
 impl Fault {
     /// Label in the log.
-    pub const fn label(self) -> &'static str {
+    pub(crate) const fn label(self) -> &'static str {
         match self {
             Fault::Missing => "proxy_header_missing",
             Fault::Version1 => "proxy_header_version_1",
@@ -71,7 +71,7 @@ impl Fault {
 
 /// Reads the first bytes of a connection, possibly only a few. A fault is found as early as the
 /// bytes allow.
-pub fn parse(bytes: &[u8]) -> Progress {
+pub(crate) fn parse(bytes: &[u8]) -> Progress {
     let known = bytes.len().min(SIGNATURE.len());
     if bytes[..known] != SIGNATURE[..known] {
         let known = bytes.len().min(VERSION_1.len());

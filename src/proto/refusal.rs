@@ -40,7 +40,7 @@ macro_rules! refusals {
             pub const ALL: [Refusal; Refusal::COUNT] = [$( Refusal::$name, )+];
 
             /// Number of refusals.
-            pub const COUNT: usize = [$( $label, )+].len();
+            pub(crate) const COUNT: usize = [$( $label, )+].len();
 
             pub(super) const fn wording(self) -> Wording {
                 match self {
@@ -130,7 +130,7 @@ impl Refusal {
     }
 
     /// Label in metrics.
-    pub fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         self.wording().label
     }
 }

@@ -12,7 +12,7 @@ use std::fmt;
 
 /// Where a call belongs in the trace of its client.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Trace {
+pub(crate) struct Trace {
     trace_id: [u8; 16],
     parent_id: [u8; 8],
     flags: u8,
@@ -24,7 +24,7 @@ const SIZE: usize = 55;
 impl Trace {
     /// Parses the field's value; `None` if it is malformed. A later version may add more after
     /// another dash.
-    pub fn parse(value: &[u8]) -> Option<Trace> {
+    pub(crate) fn parse(value: &[u8]) -> Option<Trace> {
         let (known, more) = value.split_at_checked(SIZE)?;
         let version = hex::<1>(&known[..2])?;
         let is_known_end = match version {

@@ -5,14 +5,14 @@
 
 /// Not UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotUtf8;
+pub(crate) struct NotUtf8;
 
 /// Checks a text that arrives in pieces.
 ///
 /// The standard library does the check. This type keeps the bytes of a character that is cut
 /// between two pieces, after the library has said that it may still become valid.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Validator {
+pub(crate) struct Validator {
     /// Up to three bytes of a character, and one more that completes it.
     tail: [u8; 4],
     tail_size: u8,
@@ -20,7 +20,7 @@ pub struct Validator {
 
 impl Validator {
     /// Takes the next piece. After an error the text stays invalid, whatever follows.
-    pub fn push(&mut self, piece: &[u8]) -> Result<(), NotUtf8> {
+    pub(crate) fn push(&mut self, piece: &[u8]) -> Result<(), NotUtf8> {
         let mut rest = piece;
         while self.tail_size > 0 {
             let Some((&byte, after)) = rest.split_first() else { return Ok(()) };
@@ -44,7 +44,8 @@ impl Validator {
     }
 
     /// Whether the text so far ends between two characters: a text may end only there.
-    pub fn is_complete(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_complete(&self) -> bool {
         self.tail_size == 0
     }
 }

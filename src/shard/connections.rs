@@ -31,21 +31,21 @@ use bytes::BytesMut;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
     /// The slot.
-    pub index: u32,
+    pub(crate) index: u32,
     /// Counts the connections that have had the slot.
-    pub generation: u32,
+    pub(crate) generation: u32,
 }
 
 impl ConnectionId {
     /// For an operation of this connection.
-    pub const fn user_data(self, kind: OpKind) -> UserData {
+    pub(crate) const fn user_data(self, kind: OpKind) -> UserData {
         UserData::new(kind, self.index, self.generation)
     }
 }
 
 /// How far a connection has come.
 #[derive(Debug)]
-pub enum Stage<S> {
+pub(crate) enum Stage<S> {
     /// The request head is coming in.
     Head(HeadBuffer),
     /// The head is complete and waits for its turn to be judged.
@@ -58,18 +58,18 @@ pub enum Stage<S> {
 
 /// The WebSocket side of an upgraded connection.
 #[derive(Debug)]
-pub struct Open<S> {
+pub(crate) struct Open<S> {
     /// The peer's frames.
-    pub decoder: Decoder,
+    pub(crate) decoder: Decoder,
     /// What they mean.
-    pub session: S,
+    pub(crate) session: S,
     /// The peer broke the protocol: nothing more is decoded.
-    pub deaf: bool,
+    pub(crate) deaf: bool,
 }
 
 /// What is being sent: one send at a time, so the order of sends is the order of bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Sending {
+pub(crate) enum Sending {
     /// Nothing.
     Idle,
     /// Nothing; the connection waits for a free slot.
@@ -82,7 +82,7 @@ pub enum Sending {
 
 /// An HTTP answer that has yet to go out. It goes before all bytes of the session.
 #[derive(Debug)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// 101.
     Switching(AcceptKey),
     /// Any other. The connection ends after it.
@@ -91,43 +91,43 @@ pub enum Reply {
 
 /// Where a connection comes from, for the log.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub(crate) struct Origin {
     /// The other end: the socket's, or what the PROXY header says.
-    pub peer: PeerAddress,
+    pub(crate) peer: PeerAddress,
     /// `traceparent` of the upgrade request. Boxed: few calls have one.
-    pub trace: Option<Box<Trace>>,
+    pub(crate) trace: Option<Box<Trace>>,
 }
 
 /// Bytes that wait for a while at the start of a connection. They have memory only while there are
 /// some.
 #[derive(Debug, Default)]
-pub struct Early(Option<Box<BytesMut>>);
+pub(crate) struct Early(Option<Box<BytesMut>>);
 
 impl Early {
     /// Number of bytes.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.as_deref().map_or(0, BytesMut::len)
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The bytes.
-    pub fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         self.0.as_deref().map_or(&[], |bytes| bytes)
     }
 
     /// Adds bytes at the end.
-    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+    pub(crate) fn extend_from_slice(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.0.get_or_insert_default().extend_from_slice(bytes);
         }
     }
 
     /// Takes bytes from the front, all of them at most.
-    pub fn split_to(&mut self, size: usize) -> BytesMut {
+    pub(crate) fn split_to(&mut self, size: usize) -> BytesMut {
         match &mut self.0 {
             Some(bytes) => bytes.split_to(size.min(bytes.len())),
             None => BytesMut::new(),
@@ -139,54 +139,54 @@ impl Early {
 #[derive(Debug)]
 pub struct Connection<S> {
     /// Its socket.
-    pub socket: Socket,
+    pub(crate) socket: Socket,
     /// Where it comes from.
-    pub origin: Origin,
+    pub(crate) origin: Origin,
     /// What wraps its bytes.
-    pub transport: Transport,
+    pub(crate) transport: Transport,
     /// How far it has come.
-    pub stage: Stage<S>,
+    pub(crate) stage: Stage<S>,
     /// How its bytes are read.
-    pub reading: Reading,
+    pub(crate) reading: Reading,
     /// What is being sent.
-    pub sending: Sending,
+    pub(crate) sending: Sending,
     /// What is to be sent first. Boxed: an answer is there for a moment, its place in the table for
     /// ever.
-    pub reply: Option<Box<Reply>>,
+    pub(crate) reply: Option<Box<Reply>>,
     /// A PROXY header while it comes in. Later, bytes that came after the request head and before
     /// that was judged.
-    pub early: Early,
+    pub(crate) early: Early,
     /// End of the head, or of the wait for the peer to read our last bytes and send its FIN.
-    pub deadline: Option<Moment>,
+    pub(crate) deadline: Option<Moment>,
     /// When this call is to be closed in a drain.
-    pub drain_at: Option<Moment>,
+    pub(crate) drain_at: Option<Moment>,
     /// Its last question to the promise queue.
-    pub ticket: PromiseTicket,
+    pub(crate) ticket: PromiseTicket,
     /// Number of its entries in the shard's deferred queue.
-    pub deferred: u32,
+    pub(crate) deferred: u32,
     /// Shutdowns and cancels under way.
-    pub pending_operations: u8,
+    pub(crate) pending_operations: u8,
     /// Bytes that came when nothing was taken in any more.
-    pub discarded: u32,
+    pub(crate) discarded: u32,
     /// Which side has ended it.
-    pub ends: Ends,
+    pub(crate) ends: Ends,
     /// When the message under way began to come in.
-    pub message_since: Micros32,
+    pub(crate) message_since: Micros32,
     /// When the other things began that are measured.
-    pub timing: Timing,
+    pub(crate) timing: Timing,
     /// Whether it may have to give way, and in which order.
-    pub standing: Standing,
+    pub(crate) standing: Standing,
     /// It begins with a PROXY header, which is not complete.
-    pub awaits_proxy: bool,
+    pub(crate) awaits_proxy: bool,
     /// Its address makes more connections than it may.
-    pub is_over_rate: bool,
+    pub(crate) is_over_rate: bool,
     /// It was answered 101.
-    pub is_upgraded: bool,
+    pub(crate) is_upgraded: bool,
 }
 
 impl<S> Connection<S> {
     /// One that is accepted now from `peer`, and whose head has to be complete at `deadline`.
-    pub fn new(socket: Socket, peer: PeerAddress, now: Moment, deadline: Moment) -> Self {
+    pub(crate) fn new(socket: Socket, peer: PeerAddress, now: Moment, deadline: Moment) -> Self {
         Connection {
             socket,
             origin: Origin { peer, trace: None },
@@ -213,17 +213,17 @@ impl<S> Connection<S> {
     }
 
     /// Whether a send is under way.
-    pub fn is_sending(&self) -> bool {
+    pub(crate) fn is_sending(&self) -> bool {
         matches!(self.sending, Sending::Slot(..) | Sending::Rest)
     }
 
     /// Whether everything that was to be sent has gone out.
-    pub fn is_flushed(&self) -> bool {
+    pub(crate) fn is_flushed(&self) -> bool {
         !self.is_sending() && self.reply.is_none() && !self.transport.has_output()
     }
 
     /// Whether nothing is under way on the socket.
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         !self.reading.is_under_way()
             && !self.is_sending()
             && self.pending_operations == 0
@@ -231,7 +231,7 @@ impl<S> Connection<S> {
     }
 
     /// What its bytes need now.
-    pub fn lane(&self) -> Lane {
+    pub(crate) fn lane(&self) -> Lane {
         match self.stage {
             Stage::Open(_) => Lane::Calls,
             Stage::Head(_) | Stage::Waiting(_) | Stage::Done => Lane::Others,
@@ -239,7 +239,7 @@ impl<S> Connection<S> {
     }
 
     /// Whether bytes of the peer still have a use.
-    pub fn takes_bytes(&self) -> bool {
+    pub(crate) fn takes_bytes(&self) -> bool {
         self.ends.is_readable()
             && self.early.len() < EARLY_SIZE_MAX
             && self.discarded <= DISCARDED_SIZE_MAX
@@ -249,13 +249,13 @@ impl<S> Connection<S> {
 
 /// Most bytes after a request head that wait with it, before we stop reading. A `start` and a
 /// second of audio fit.
-pub const EARLY_SIZE_MAX: usize = 64 * 1024;
+pub(crate) const EARLY_SIZE_MAX: usize = 64 * 1024;
 
 /// Bytes we read and drop from a connection that has ended, before we stop reading. So a peer that
 /// had megabytes under way when it was refused can read the reason, and a peer that goes on sending
 /// does not keep us reading. Its connection is not cut then, because a reset would overtake the
 /// reason. The wait for its FIN ends the connection.
-pub const DISCARDED_SIZE_MAX: u32 = 1024 * 1024;
+pub(crate) const DISCARDED_SIZE_MAX: u32 = 1024 * 1024;
 
 /// Generation 0 belongs to operations that have no slot ([`UserData::lone`]).
 const FIRST_GENERATION: u32 = 1;
@@ -293,7 +293,10 @@ impl<S> Connections<S> {
         clippy::result_large_err,
         reason = "handed back to be turned away; the success path moves it anyway"
     )]
-    pub fn insert(&mut self, connection: Connection<S>) -> Result<ConnectionId, Connection<S>> {
+    pub(crate) fn insert(
+        &mut self,
+        connection: Connection<S>,
+    ) -> Result<ConnectionId, Connection<S>> {
         if self.free_count() == 0 {
             return Err(connection);
         }
@@ -338,17 +341,17 @@ impl<S> Connections<S> {
     }
 
     /// Every slot in use.
-    pub fn ids(&self) -> impl Iterator<Item = ConnectionId> + '_ {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = ConnectionId> + '_ {
         (0..self.slots.len() as u32).filter_map(|index| self.id_at(index))
     }
 
     /// Number of slots in use.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// How many more connections there is a place for.
-    pub fn free_count(&self) -> usize {
+    pub(crate) fn free_count(&self) -> usize {
         self.places - self.count()
     }
 
@@ -363,7 +366,7 @@ impl<S> Connections<S> {
     }
 
     /// Number of connections that were answered 101.
-    pub fn upgraded_count(&self) -> usize {
+    pub(crate) fn upgraded_count(&self) -> usize {
         self.upgraded_count
     }
 }

@@ -11,7 +11,7 @@ use crate::session::Disconnect;
 
 /// Which side has ended the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ends {
+pub(crate) enum Ends {
     /// Neither.
     Open,
     /// The peer's FIN has come. It may still read.
@@ -26,22 +26,22 @@ pub enum Ends {
 
 impl Ends {
     /// Whether the peer may still send.
-    pub fn is_readable(self) -> bool {
+    pub(crate) fn is_readable(self) -> bool {
         matches!(self, Ends::Open | Ends::ShutDown)
     }
 
     /// Whether the peer has ended its side of a connection that is not broken.
-    pub fn is_finished_by_peer(self) -> bool {
+    pub(crate) fn is_finished_by_peer(self) -> bool {
         matches!(self, Ends::PeerFinished | Ends::Finished)
     }
 
     /// Whether we have ended our side of a connection that is not broken.
-    pub fn is_shut_down(self) -> bool {
+    pub(crate) fn is_shut_down(self) -> bool {
         matches!(self, Ends::ShutDown | Ends::Finished)
     }
 
     /// The peer's direction has ended; returns whether that is news.
-    pub fn handle_disconnect(&mut self, disconnect: Disconnect) -> bool {
+    pub(crate) fn handle_disconnect(&mut self, disconnect: Disconnect) -> bool {
         let next = match (*self, disconnect) {
             (Ends::Broken, _) | (_, Disconnect::Reset) => Ends::Broken,
             (Ends::Open | Ends::PeerFinished, Disconnect::Finished) => Ends::PeerFinished,

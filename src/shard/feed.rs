@@ -51,17 +51,21 @@ impl<S> Connection<S> {
 
 /// What feeding a connection's bytes needs.
 pub(super) struct Feeder<'a> {
-    pub now: Now,
-    pub frame_limits: &'a FrameLimits,
-    pub latency: &'a mut LatencyRecorder,
+    pub(crate) now: Now,
+    pub(crate) frame_limits: &'a FrameLimits,
+    pub(crate) latency: &'a mut LatencyRecorder,
     /// When the bytes came.
-    pub reaped: Micros32,
-    pub context: Context<'a>,
+    pub(crate) reaped: Micros32,
+    pub(crate) context: Context<'a>,
 }
 
 impl Feeder<'_> {
     /// Feeds bytes to what the stage of the connection has for them.
-    pub fn feed<S: Session>(&mut self, connection: &mut Connection<S>, bytes: &mut [u8]) -> Fed {
+    pub(crate) fn feed<S: Session>(
+        &mut self,
+        connection: &mut Connection<S>,
+        bytes: &mut [u8],
+    ) -> Fed {
         match &mut connection.stage {
             Stage::Head(buffer) => {
                 let (taken, progress) = buffer.push(bytes);

@@ -25,9 +25,9 @@ const MAILBOX_SIZE: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// Its shard.
-    pub shard: usize,
+    pub(crate) shard: usize,
     /// Its slot there.
-    pub connection: ConnectionId,
+    pub(crate) connection: ConnectionId,
 }
 
 /// A message to a shard.
@@ -129,12 +129,12 @@ impl MailboxSender {
 
 impl Mailbox {
     /// The next message, if any.
-    pub fn try_receive(&self) -> Option<Message> {
+    pub(crate) fn try_receive(&self) -> Option<Message> {
         self.queue.try_recv().ok()
     }
 
     /// The eventfd that senders write to, for the shard's ring.
-    pub fn wake(&self) -> Arc<OwnedFd> {
+    pub(crate) fn wake(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.wake)
     }
 }

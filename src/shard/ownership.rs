@@ -8,14 +8,14 @@ use std::collections::HashMap;
 
 /// The owners of the calls whose home is this shard.
 #[derive(Debug, Default)]
-pub struct Ownership {
+pub(crate) struct Ownership {
     newest: HashMap<CallKey, (Epoch, Owner)>,
 }
 
 impl Ownership {
     /// A connection takes a call. Returns the connection that has to give it up: the previous
     /// owner, or the claimant itself if a later epoch got here first.
-    pub fn claim(&mut self, call: CallKey, epoch: Epoch, owner: Owner) -> Option<Owner> {
+    pub(crate) fn claim(&mut self, call: CallKey, epoch: Epoch, owner: Owner) -> Option<Owner> {
         match self.newest.get_mut(&call) {
             None => {
                 self.newest.insert(call, (epoch, owner));
@@ -27,14 +27,15 @@ impl Ownership {
     }
 
     /// Forgets an epoch that is over. A later one stays.
-    pub fn release(&mut self, call: CallKey, epoch: Epoch) {
+    pub(crate) fn release(&mut self, call: CallKey, epoch: Epoch) {
         if self.newest.get(&call).is_some_and(|held| held.0 == epoch) {
             self.newest.remove(&call);
         }
     }
 
     /// Number of calls with an owner.
-    pub fn count(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
         self.newest.len()
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// What the bytes of a queued connection need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
+pub(crate) enum Lane {
     /// An upgraded connection: its bytes need room in the frame ring.
     Calls,
     /// A request, or a connection that ends: its bytes need none.
@@ -22,7 +22,7 @@ pub enum Lane {
 ///                 └──not all may be read──► Queued ◄────► Once ──all is read──► Idle
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reading {
+pub(crate) enum Reading {
     /// No operation is under way. A receive is armed next, unless nothing more is taken.
     Idle,
     /// A receive is armed.
@@ -47,7 +47,7 @@ pub enum Reading {
 
 impl Reading {
     /// Whether an operation is under way.
-    pub fn is_under_way(self) -> bool {
+    pub(crate) fn is_under_way(self) -> bool {
         match self {
             Reading::Armed | Reading::Cancelling | Reading::Once { .. } => true,
             Reading::Queued { is_busy, .. } => is_busy,
@@ -56,7 +56,7 @@ impl Reading {
     }
 
     /// When we stopped reading all that comes, if we have.
-    pub fn paused_since(self) -> Option<Moment> {
+    pub(crate) fn paused_since(self) -> Option<Moment> {
         match self {
             Reading::Queued { since, .. } | Reading::Once { since } => Some(since),
             Reading::Idle | Reading::Armed | Reading::Cancelling => None,
@@ -64,7 +64,7 @@ impl Reading {
     }
 
     /// The lane in which it waits.
-    pub fn lane(self) -> Option<Lane> {
+    pub(crate) fn lane(self) -> Option<Lane> {
         match self {
             Reading::Queued { lane, .. } => Some(lane),
             _ => None,
@@ -72,7 +72,7 @@ impl Reading {
     }
 
     /// An armed receive has ended. The end of a single read is for the read queue to handle.
-    pub fn handle_receive_end(&mut self) {
+    pub(crate) fn handle_receive_end(&mut self) {
         match self {
             Reading::Armed | Reading::Cancelling => *self = Reading::Idle,
             Reading::Queued { is_busy, .. } => *is_busy = false,
@@ -82,7 +82,7 @@ impl Reading {
 
     /// The shard stood still for `gap` until now. A pause ends later by that gap anyway, so it is
     /// not counted twice.
-    pub fn handle_standstill(&mut self, now: Moment, gap: Duration) {
+    pub(crate) fn handle_standstill(&mut self, now: Moment, gap: Duration) {
         if let Reading::Queued { since, .. } | Reading::Once { since } = self {
             *since = (*since + gap).min(now);
         }

@@ -4,7 +4,7 @@
 
 /// Whether a connection may have to give way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// Its request is not complete.
     Incomplete,
     /// It was answered, and has not ended its side.

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 use crate::clock::Moment;
+#[cfg(test)]
 use std::time::Duration;
 
 /// Length of a tick, a power of two nanoseconds (4.19 ms), so that a moment's tick is a shift.
@@ -125,7 +126,7 @@ impl TimerWheel {
     }
 
     /// The next connection whose deadline has passed; its deadline is removed. Call until `None`.
-    pub fn poll(&mut self, now: Moment) -> Option<u32> {
+    pub(crate) fn poll(&mut self, now: Moment) -> Option<u32> {
         self.polled = self.polled.max(tick_of(now));
         while self.tick < tick_of(now) {
             let slot = (self.tick + 1) as usize % SLOT_COUNT;
@@ -150,7 +151,7 @@ impl TimerWheel {
 
     /// When [`TimerWheel::poll`] may next have something, at the earliest: an upper bound for
     /// sleeping.
-    pub fn next_moment(&self) -> Option<Moment> {
+    pub(crate) fn next_moment(&self) -> Option<Moment> {
         let distance = self.distance_to_occupied()?;
         Some(Moment::from_nanos((self.tick + distance) << TICK_SHIFT))
     }
@@ -182,7 +183,8 @@ impl TimerWheel {
 }
 
 /// How late a timer may fire.
-pub const TICK: Duration = Duration::from_nanos(1 << TICK_SHIFT);
+#[cfg(test)]
+pub(crate) const TICK: Duration = Duration::from_nanos(1 << TICK_SHIFT);
 
 const _: () = assert!(SLOT_COUNT.is_multiple_of(64));
 

@@ -8,11 +8,11 @@ use std::num::NonZero;
 /// A moment of the last 71 minutes in half the space: microseconds, modulo 2^32. For what takes
 /// seconds, in a table that has an entry for each connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Micros32(u32);
+pub(crate) struct Micros32(u32);
 
 impl Micros32 {
     /// A moment, cut to 32 bits.
-    pub const fn of(moment: Moment) -> Self {
+    pub(crate) const fn of(moment: Moment) -> Self {
         Micros32(moment.as_micros() as u32)
     }
 
@@ -26,7 +26,7 @@ impl Micros32 {
 /// A number of acks. Zero is not zero in memory: that tells the variants of [`Timing`] apart. A
 /// call's share of the tables is so close to its limit that the four bytes count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AckCount(NonZero<u16>);
+pub(crate) struct AckCount(NonZero<u16>);
 
 impl AckCount {
     pub(super) const ZERO: AckCount = AckCount(NonZero::<u16>::MIN);
@@ -43,7 +43,7 @@ impl AckCount {
 
 /// When the phases of a connection began, or its acks became due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Timing {
+pub(crate) enum Timing {
     /// Until `started`.
     Setup {
         /// When it was accepted.
@@ -67,7 +67,7 @@ pub enum Timing {
 
 impl Timing {
     /// Of a connection that is accepted now.
-    pub const fn accepted(now: Moment) -> Self {
+    pub(crate) const fn accepted(now: Moment) -> Self {
         Timing::Setup { accepted: Micros32::of(now), phase: Micros32::of(now) }
     }
 

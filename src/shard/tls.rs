@@ -51,30 +51,30 @@ pub(super) enum TlsEnd {
 }
 
 impl ShardTls {
-    pub fn new(config: Arc<ServerConfig>, limits: &Limits) -> Self {
+    pub(super) fn new(config: Arc<ServerConfig>, limits: &Limits) -> Self {
         let spills = SpillPool::new(limits.spill_buffers);
         ShardTls { config, spills, waiting: VecDeque::with_capacity(limits.connections_max) }
     }
 
     /// New connections shake hands with `config` from now on. A port that was started plain stays
     /// so.
-    pub fn handle_config(&mut self, config: Arc<ServerConfig>) {
+    pub(crate) fn handle_config(&mut self, config: Arc<ServerConfig>) {
         self.config = config;
     }
 
     /// Whether handshakes wait for their turn.
-    pub fn has_handshakes(&self) -> bool {
+    pub(crate) fn has_handshakes(&self) -> bool {
         !self.waiting.is_empty()
     }
 
     /// Gives back the buffer of a record that has not come whole.
-    pub fn free_spill<S>(&mut self, connection: &mut Connection<S>) {
+    pub(crate) fn free_spill<S>(&mut self, connection: &mut Connection<S>) {
         if let Transport::Records(records) = &mut connection.transport {
             records.give_up(&mut self.spills);
         }
     }
 
-    pub fn publish(&self, counters: &Counters) {
+    pub(super) fn publish(&self, counters: &Counters) {
         counters.tls_handshakes_waiting.set(self.waiting.len() as u64);
         counters.tls_spills.set(self.spills.taken());
         counters.tls_spill_buffers_used.set(self.spills.used() as u64);
@@ -82,12 +82,12 @@ impl ShardTls {
 
     /// Whether it holds nothing of any connection.
     #[cfg(test)]
-    pub fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.spills.used() == 0 && self.waiting.is_empty()
     }
 
     /// Takes received bytes of a connection that is not known to be plain.
-    pub fn feed<S: Session>(
+    pub(crate) fn feed<S: Session>(
         &mut self,
         connection: &mut Connection<S>,
         id: ConnectionId,

@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// Tests `directory` as a node at its start would use it. Returns a description for people. Does
 /// not make a missing directory.
-pub fn try_directory(directory: &Path) -> Result<String, StoreError> {
+pub(crate) fn try_directory(directory: &Path) -> Result<String, StoreError> {
     let failed = |step: &'static str| {
         move |error: io::Error| StoreError { path: directory.to_owned(), step, error }
     };

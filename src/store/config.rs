@@ -13,7 +13,7 @@ pub struct JournalConfig {
     /// `ack`.
     pub level: AckLevel,
     /// `journal.*`.
-    pub settings: JournalSettings,
+    pub(crate) settings: JournalSettings,
 }
 
 impl JournalConfig {

@@ -20,10 +20,10 @@ use crate::io::FileHandle;
 use crate::journal::frame_ring::RecordHeaders;
 use crate::journal::settings::JournalSettings;
 use crate::journal::writer::{PreparedSegment, SegmentRequest};
-pub use attempt::try_directory;
+pub(crate) use attempt::try_directory;
 pub use config::JournalConfig;
 use disk::free_bytes;
-pub use error::StoreError;
+pub(crate) use error::StoreError;
 use error::trouble;
 use fenced::Fenced;
 use indexer::{Indexer, Sealed};
@@ -36,7 +36,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-pub use thread::{Run, StoreThread};
+pub(crate) use thread::{Run, StoreThread};
 
 mod attempt;
 mod config;
@@ -45,7 +45,7 @@ mod error;
 mod fenced;
 mod indexer;
 mod recycle;
-pub mod retention;
+pub(crate) mod retention;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -58,7 +58,7 @@ const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the store tells a shard.
 #[derive(Debug)]
-pub enum StoreEvent {
+pub(crate) enum StoreEvent {
     /// The segment that it asked for.
     Segment(PreparedSegment),
     /// The disk has no room for the segment that it asked for. The segment follows once there is.

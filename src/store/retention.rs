@@ -25,9 +25,9 @@ const LOOKING_SHARE: u32 = 20;
 
 /// What was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Removed {
+pub(crate) struct Removed {
     /// Segments.
-    pub segments: u64,
+    pub(crate) segments: u64,
     /// Bytes on disk.
     pub bytes: u64,
 }
@@ -54,7 +54,7 @@ pub(super) struct Claimed {
 
 /// Removes the oldest segments until all runs together take up at most `bytes`. Removes segments
 /// last written longer than `age` ago, too.
-pub fn enforce(
+pub(crate) fn enforce(
     data_dir: &Path,
     bytes: Option<u64>,
     age: Option<Duration>,
@@ -167,7 +167,7 @@ pub(super) fn bytes_held(data_dir: &Path) -> io::Result<u64> {
 
 /// Removes unused prepared files of ended processes, indexes without a segment, and empty
 /// directories.
-pub fn tidy(data_dir: &Path, now: SystemTime) -> io::Result<()> {
+pub(crate) fn tidy(data_dir: &Path, now: SystemTime) -> io::Result<()> {
     for segment in collect(data_dir)?.0 {
         if is_unused(&segment.path).unwrap_or(false)
             && let Some(_file) = claim(&segment.path, |path| File::open(path))?

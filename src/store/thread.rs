@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 
 /// A data directory in which a run has begun.
 #[derive(Debug)]
-pub struct Run {
+pub(crate) struct Run {
     pub(super) config: JournalConfig,
     pub(super) name: RunName,
     pub(super) shard_dirs: Vec<PathBuf>,
@@ -28,7 +28,7 @@ pub struct Run {
 
 impl Run {
     /// Begins a run: makes the directories, counts the boot, tests how the disk can be written.
-    pub fn begin(config: JournalConfig, shard_count: usize) -> Result<Run, StoreError> {
+    pub(crate) fn begin(config: JournalConfig, shard_count: usize) -> Result<Run, StoreError> {
         let failed = |step| {
             let path = config.data_dir.clone();
             move |error| StoreError { path, step, error }
@@ -46,18 +46,18 @@ impl Run {
     }
 
     /// The number of the machine's boot, the first part of epochs.
-    pub fn boot(&self) -> u32 {
+    pub(crate) fn boot(&self) -> u32 {
         self.name.boot
     }
 
     /// A line for the log.
-    pub fn note(&self) -> String {
+    pub(crate) fn note(&self) -> String {
         let (directory, level) = (self.config.data_dir.display(), self.config.level.name());
         format!("journal in {directory}, {}; an ACK means {level}", self.disk.describe())
     }
 
     /// Settings for the writer of one of the run's shards.
-    pub fn writer_settings(&self, shard: usize) -> WriterSettings {
+    pub(crate) fn writer_settings(&self, shard: usize) -> WriterSettings {
         WriterSettings {
             level: self.config.level,
             journal: self.config.settings,
@@ -69,7 +69,7 @@ impl Run {
 
     /// Starts the store. It serves `requests` until all of their senders are gone, and sends its
     /// tells shards by `tell`.
-    pub fn start(
+    pub(crate) fn start(
         self,
         requests: Receiver<(usize, SegmentRequest)>,
         tell: impl Fn(usize, StoreEvent) + Send + 'static,
@@ -100,7 +100,7 @@ impl Run {
 
 /// The store's thread.
 #[derive(Debug)]
-pub struct StoreThread {
+pub(crate) struct StoreThread {
     thread: JoinHandle<()>,
     /// New settings that it has not taken over yet.
     changed: Arc<Mutex<Option<JournalSettings>>>,
@@ -109,12 +109,12 @@ pub struct StoreThread {
 impl StoreThread {
     /// Keeps the journal by these settings from its next tick on. Only those that may be reloaded
     /// differ from the settings at the start.
-    pub fn set_settings(&self, settings: JournalSettings) {
+    pub(crate) fn set_settings(&self, settings: JournalSettings) {
         *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(settings);
     }
 
     /// Waits for its end, which comes after that of all shards.
-    pub fn join(self) {
+    pub(crate) fn join(self) {
         // It reports in the log, and has no result.
         let _ = self.thread.join();
     }

@@ -2,17 +2,17 @@
 #![forbid(unsafe_code)]
 
 /// Size of an alert message.
-pub const ALERT_SIZE: usize = 2;
+pub(crate) const ALERT_SIZE: usize = 2;
 
 /// Level of an alert that does not end the connection by itself. TLS 1.3 ignores levels.
-pub const WARNING: u8 = 1;
+pub(crate) const WARNING: u8 = 1;
 
 const FATAL: u8 = 2;
 
 /// The alerts that this node sends or understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Alert {
+pub(crate) enum Alert {
     /// The sender sends no more.
     CloseNotify = 0,
     /// A message that is not allowed here.
@@ -35,7 +35,7 @@ pub enum Alert {
 
 impl Alert {
     /// The message inside a record.
-    pub const fn message(self) -> [u8; ALERT_SIZE] {
+    pub(crate) const fn message(self) -> [u8; ALERT_SIZE] {
         match self {
             Alert::CloseNotify | Alert::UserCanceled => [WARNING, self as u8],
             _ => [FATAL, self as u8],
@@ -43,7 +43,7 @@ impl Alert {
     }
 
     /// A whole record, for a peer that has no keys yet.
-    pub const fn plain_record(self) -> [u8; 7] {
+    pub(crate) const fn plain_record(self) -> [u8; 7] {
         let [level, description] = self.message();
         [21, 3, 3, 0, ALERT_SIZE as u8, level, description]
     }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 /// All certificates of a node; at least one.
 #[derive(Debug)]
-pub struct ByName {
+pub(crate) struct ByName {
     keys: Vec<Arc<CertifiedKey>>,
     /// From a name in lower case (`*.example.org` for a wildcard) to the certificates that have it.
     names: HashMap<Box<str>, Vec<usize>>,
@@ -25,7 +25,7 @@ pub struct ByName {
 
 impl ByName {
     /// `None` if there is no identity.
-    pub fn new(identities: &[Identity]) -> Option<ByName> {
+    pub(crate) fn new(identities: &[Identity]) -> Option<ByName> {
         let mut names: HashMap<Box<str>, Vec<usize>> = HashMap::new();
         for (index, identity) in identities.iter().enumerate() {
             for name in &identity.certificate.dns_names {

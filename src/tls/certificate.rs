@@ -22,7 +22,7 @@ const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7
 
 /// The kind of a certificate's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyKind {
+pub(crate) enum KeyKind {
     /// ECDSA on P-256: the cheapest to sign with.
     P256,
     /// RSA of any length.
@@ -33,7 +33,7 @@ pub enum KeyKind {
 
 impl KeyKind {
     /// Name in text for people.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             KeyKind::P256 => "P-256",
             KeyKind::Rsa => "RSA",
@@ -44,23 +44,23 @@ impl KeyKind {
 
 /// Content of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Certificate {
+pub(crate) struct Certificate {
     /// The subject in the form of RFC 4514, such as `CN=example,O=Acme`. May be empty.
-    pub subject: String,
+    pub(crate) subject: String,
     /// The common names of the subject.
-    pub common_names: Vec<String>,
+    pub(crate) common_names: Vec<String>,
     /// DNS names of `subjectAltName`, as they are written.
-    pub dns_names: Vec<String>,
+    pub(crate) dns_names: Vec<String>,
     /// URIs of `subjectAltName`.
-    pub uris: Vec<String>,
+    pub(crate) uris: Vec<String>,
     /// Addresses of `subjectAltName`.
-    pub addresses: Vec<IpAddr>,
+    pub(crate) addresses: Vec<IpAddr>,
     /// Start of its validity, seconds since 1970.
-    pub not_before: u64,
+    pub(crate) not_before: u64,
     /// End of its validity, seconds since 1970.
-    pub not_after: u64,
+    pub(crate) not_after: u64,
     /// The kind of its key.
-    pub key_kind: KeyKind,
+    pub(crate) key_kind: KeyKind,
     /// Subject and issuer in DER. They show which certificate signed which.
     subject_der: Vec<u8>,
     issuer_der: Vec<u8>,
@@ -68,7 +68,7 @@ pub struct Certificate {
 
 impl Certificate {
     /// Reads DER; `None` if it is not a certificate.
-    pub fn parse(der: &[u8]) -> Option<Certificate> {
+    pub(crate) fn parse(der: &[u8]) -> Option<Certificate> {
         let body = Parsed::from_der(der).ok()?.tbs_certificate;
         let key = &body.subject_public_key_info.algorithm;
         let curve =
@@ -116,12 +116,12 @@ impl Certificate {
     }
 
     /// Whether this certificate names `issuer` as its issuer.
-    pub fn names_as_issuer(&self, issuer: &Certificate) -> bool {
+    pub(crate) fn names_as_issuer(&self, issuer: &Certificate) -> bool {
         self.issuer_der == issuer.subject_der
     }
 
     /// A short name for a log line: its first DNS name or address, else its subject.
-    pub fn label(&self) -> String {
+    pub(crate) fn label(&self) -> String {
         let address = || self.addresses.first().map(ToString::to_string);
         let named = self.dns_names.first().cloned().or_else(address);
         named.unwrap_or_else(|| self.subject.clone())

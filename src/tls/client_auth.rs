@@ -50,7 +50,7 @@ impl fmt::Display for ClientCaError {
 impl std::error::Error for ClientCaError {}
 
 /// The verifier of client certificates for the CAs in `text`, and the names of those CAs.
-pub fn verifier(
+pub(crate) fn verifier(
     text: &[u8],
     auth: ClientAuth,
     provider: &Arc<CryptoProvider>,
@@ -76,7 +76,7 @@ pub fn verifier(
 
 /// The names in the certificate that a client has shown: the first of its chain, in DER. `None` if
 /// it does not decode: then the client has no name.
-pub fn client_name(der: &[u8]) -> Option<ClientName> {
+pub(crate) fn client_name(der: &[u8]) -> Option<ClientName> {
     let Certificate { subject, common_names, dns_names, uris, .. } = Certificate::parse(der)?;
     Some(ClientName { subject: ClientName::cut_subject(&subject), common_names, dns_names, uris })
 }

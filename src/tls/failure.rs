@@ -42,7 +42,7 @@ pub enum TlsFailure {
 
 impl TlsFailure {
     /// Number of variants.
-    pub const COUNT: usize = 16;
+    pub(crate) const COUNT: usize = 16;
 
     /// Index in arrays of counters.
     pub const fn index(self) -> usize {
@@ -51,7 +51,7 @@ impl TlsFailure {
 
     /// The alert that the record layer sends. `None`: the peer has ended the connection, or rustls
     /// has already written the alert.
-    pub const fn alert(self) -> Option<Alert> {
+    pub(crate) const fn alert(self) -> Option<Alert> {
         match self {
             TlsFailure::BadRecordMac => Some(Alert::BadRecordMac),
             TlsFailure::RecordOverflow => Some(Alert::RecordOverflow),

@@ -15,7 +15,7 @@ use rustls::{
 use std::sync::Arc;
 
 /// The first byte of a TLS connection: a handshake record. No HTTP request starts with it.
-pub const FIRST_BYTE: u8 = 0x16;
+pub(crate) const FIRST_BYTE: u8 = 0x16;
 
 /// A handshake in progress.
 #[derive(Default)]
@@ -31,7 +31,7 @@ pub struct Handshake {
     /// Bytes to send.
     flight: Vec<u8>,
     /// A whole record is there, and the handshake waits for its turn.
-    pub is_queued: bool,
+    pub(crate) is_queued: bool,
 }
 
 /// Result of a step.
@@ -51,16 +51,16 @@ pub struct Handshaken {
     /// Opens and seals from now on. It holds the last flight.
     pub records: Box<Records>,
     /// Bytes received after the handshake: records that still have to be opened.
-    pub rest: Vec<u8>,
+    pub(crate) rest: Vec<u8>,
     /// An earlier session was resumed.
-    pub is_resumed: bool,
+    pub(crate) is_resumed: bool,
     /// The client's certificate, if it has shown one.
-    pub client: Option<CertificateDer<'static>>,
+    pub(crate) client: Option<CertificateDer<'static>>,
 }
 
 impl Handshake {
     /// A handshake that is refused before it begins: the peer gets `flight`.
-    pub fn refused(flight: &[u8]) -> Self {
+    pub(crate) fn refused(flight: &[u8]) -> Self {
         Handshake { flight: flight.to_vec(), ..Handshake::default() }
     }
 
@@ -75,7 +75,7 @@ impl Handshake {
     }
 
     /// Whether [`Handshake::step`] has something to do.
-    pub fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         self.input.len() >= HEADER_SIZE
             && self.next_size(&self.input).map_or(true, |size| size <= self.input.len())
     }
@@ -92,12 +92,12 @@ impl Handshake {
     }
 
     /// Whether it accepts more bytes. A whole record always fits.
-    pub fn takes_bytes(&self) -> bool {
+    pub(crate) fn takes_bytes(&self) -> bool {
         self.input.len() < RECORD_SIZE_MAX
     }
 
     /// Whether the peer has begun a handshake that is worth finishing.
-    pub fn has_begun(&self) -> bool {
+    pub(crate) fn has_begun(&self) -> bool {
         self.server.is_some()
     }
 
@@ -107,12 +107,12 @@ impl Handshake {
     }
 
     /// Whether there are bytes to send.
-    pub fn has_flight(&self) -> bool {
+    pub(crate) fn has_flight(&self) -> bool {
         !self.flight.is_empty()
     }
 
     /// Gives up: frees everything except what must still be sent.
-    pub fn abandon(&mut self) {
+    pub(crate) fn abandon(&mut self) {
         *self = Handshake { flight: std::mem::take(&mut self.flight), ..Handshake::default() };
     }
 

@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 /// An identity that the server can prove.
 #[derive(Clone, Debug)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// The signing key, with its chain.
-    pub key: Arc<CertifiedKey>,
+    pub(crate) key: Arc<CertifiedKey>,
     /// Content of the first certificate in the chain.
-    pub certificate: Certificate,
+    pub(crate) certificate: Certificate,
     /// What is allowed but looks wrong, as sentences without the name of the file.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Why two files are not a valid identity. Each error prints as half a sentence after the names of
@@ -114,7 +114,7 @@ impl std::error::Error for IdentityError {}
 
 impl Identity {
     /// From the texts of a certificate file and a key file, which may be the same file.
-    pub fn parse(
+    pub(crate) fn parse(
         certificates: &[u8],
         key: &[u8],
         provider: &CryptoProvider,

@@ -6,7 +6,7 @@ use ring::aead::{self, LessSafeKey, NONCE_LEN, UnboundKey};
 use ring::hkdf;
 
 /// The largest secret: SHA-384.
-pub const SECRET_SIZE_MAX: usize = 48;
+pub(crate) const SECRET_SIZE_MAX: usize = 48;
 
 /// The largest key: AES-256 and ChaCha20.
 const KEY_SIZE_MAX: usize = 32;
@@ -58,7 +58,7 @@ impl Suite {
     }
 
     /// Records that one key may seal.
-    pub fn records_max(self) -> u64 {
+    pub(crate) fn records_max(self) -> u64 {
         match self {
             Suite::Aes128Gcm | Suite::Aes256Gcm => GCM_RECORDS_MAX,
             Suite::ChaCha20Poly1305 => u64::MAX,
@@ -70,7 +70,7 @@ impl Suite {
 #[derive(Clone, Copy)]
 pub struct DirectionKeys {
     /// TLS 1.3: the traffic secret, from which the next keys are derived. Zeros in TLS 1.2.
-    pub secret: [u8; SECRET_SIZE_MAX],
+    pub(crate) secret: [u8; SECRET_SIZE_MAX],
     key: [u8; KEY_SIZE_MAX],
     iv: [u8; NONCE_LEN],
     /// Number of the next record.
@@ -80,7 +80,7 @@ pub struct DirectionKeys {
 impl DirectionKeys {
     /// From what rustls returns. The length of `key` is that of the suite, and the length of
     /// `secret` that of its hash.
-    pub fn new(secret: [u8; SECRET_SIZE_MAX], key: &[u8], iv: &[u8], sequence: u64) -> Self {
+    pub(crate) fn new(secret: [u8; SECRET_SIZE_MAX], key: &[u8], iv: &[u8], sequence: u64) -> Self {
         let mut keys =
             DirectionKeys { secret, key: [0; KEY_SIZE_MAX], iv: [0; NONCE_LEN], sequence };
         keys.key[..key.len()].copy_from_slice(key);
@@ -107,7 +107,7 @@ impl DirectionKeys {
     }
 
     /// TLS 1.2 with AES-GCM: the nonce of a received record, in which the peer chooses 8 bytes.
-    pub fn nonce_with(&self, explicit: [u8; 8]) -> [u8; NONCE_LEN] {
+    pub(crate) fn nonce_with(&self, explicit: [u8; 8]) -> [u8; NONCE_LEN] {
         let mut nonce = self.iv;
         nonce[NONCE_LEN - 8..].copy_from_slice(&explicit);
         nonce
@@ -143,7 +143,7 @@ pub struct RecordKeys {
     /// Keys of the peer's records.
     pub receive: DirectionKeys,
     /// Keys of our records.
-    pub send: DirectionKeys,
+    pub(crate) send: DirectionKeys,
 }
 
 struct Size(usize);

@@ -30,7 +30,7 @@ pub struct TlsSettings {
 
 impl TlsSettings {
     /// The files that other users should not be able to read.
-    pub fn secret_files(&self) -> Vec<&PathBuf> {
+    pub(crate) fn secret_files(&self) -> Vec<&PathBuf> {
         self.identities.iter().map(|(_, key)| key).chain(&self.ticket_keys).collect()
     }
 
@@ -75,7 +75,7 @@ pub struct Loaded {
     /// Serves the handshakes of all shards.
     pub config: Arc<ServerConfig>,
     /// The certificates, in the order of the settings.
-    pub certificates: Vec<LoadedCertificate>,
+    pub(crate) certificates: Vec<LoadedCertificate>,
     /// The number of keys in the file of ticket keys; `None`: the process has its own, or there are
     /// no tickets.
     pub ticket_keys: Option<usize>,
@@ -87,11 +87,11 @@ pub struct Loaded {
 
 /// A certificate of the server, and its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadedCertificate {
+pub(crate) struct LoadedCertificate {
     /// The file.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// What it says.
-    pub certificate: Certificate,
+    pub(crate) certificate: Certificate,
 }
 
 /// Why there is no configuration. It contains nothing of the text of a file.

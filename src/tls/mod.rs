@@ -23,21 +23,21 @@
 //! This module reads no file and no clock, and does no IO. No other module knows rustls.
 #![forbid(unsafe_code)]
 
-pub mod alert;
-pub mod by_name;
-pub mod certificate;
+pub(crate) mod alert;
+pub(crate) mod by_name;
+pub(crate) mod certificate;
 pub mod client_auth;
-pub mod failure;
-pub mod handshake;
+pub(crate) mod failure;
+pub(crate) mod handshake;
 pub mod identity;
 pub mod keys;
 pub mod load;
 mod open;
 pub mod records;
-pub mod secrets;
-pub mod server;
-pub mod spill;
-pub mod tickets;
+pub(crate) mod secrets;
+pub(crate) mod server;
+pub(crate) mod spill;
+pub(crate) mod tickets;
 
 #[cfg(test)]
 pub(crate) mod tests;

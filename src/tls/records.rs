@@ -28,7 +28,7 @@ pub const PAYLOAD_SIZE_MAX: usize = 1 << 14;
 pub const RECORD_SIZE_MAX: usize = HEADER_SIZE + PAYLOAD_SIZE_MAX + 256;
 
 /// Most bytes that sealing adds to a payload.
-pub const OVERHEAD_SIZE_MAX: usize = HEADER_SIZE + EXPLICIT_NONCE_SIZE + TAG_SIZE;
+pub(crate) const OVERHEAD_SIZE_MAX: usize = HEADER_SIZE + EXPLICIT_NONCE_SIZE + TAG_SIZE;
 
 /// TLS 1.2 with AES-GCM carries part of the nonce.
 pub(super) const EXPLICIT_NONCE_SIZE: usize = 8;
@@ -44,9 +44,9 @@ pub(super) const KEY_UPDATE_SIZE: usize = 5;
 
 /// Content types.
 pub(super) mod content {
-    pub const ALERT: u8 = 21;
-    pub const HANDSHAKE: u8 = 22;
-    pub const DATA: u8 = 23;
+    pub(crate) const ALERT: u8 = 21;
+    pub(crate) const HANDSHAKE: u8 = 22;
+    pub(crate) const DATA: u8 = 23;
 }
 
 /// Size of the record that `bytes` begin with, with its header; `None` if no record is that large.
@@ -98,7 +98,7 @@ enum Ending {
 /// The record layer of a connection. Boxed; at most 1 KiB, without the flight.
 pub struct Records {
     /// The peer's name, if a certificate says it. Stored here, it costs a plain connection nothing.
-    pub client: Option<Box<ClientName>>,
+    pub(crate) client: Option<Box<ClientName>>,
     pub(super) keys: RecordKeys,
     /// The expanded receive key.
     pub(super) opening: LessSafeKey,
@@ -163,12 +163,12 @@ impl Records {
     }
 
     /// Returns the number of KeyUpdates since the last call.
-    pub fn take_updates(&mut self) -> u64 {
+    pub(crate) fn take_updates(&mut self) -> u64 {
         u64::from(std::mem::take(&mut self.updates))
     }
 
     /// The connection has failed: nothing more is opened, and the peer gets the alert.
-    pub fn fail(&mut self, failure: TlsFailure) {
+    pub(crate) fn fail(&mut self, failure: TlsFailure) {
         self.is_deaf = true;
         if self.ending == Ending::Open {
             self.ending = failure.alert().map_or(Ending::Over, Ending::Due);
@@ -190,12 +190,12 @@ impl Records {
     }
 
     /// Returns what must be sent unchanged, before everything else.
-    pub fn take_flight(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn take_flight(&mut self) -> Option<Vec<u8>> {
         (!self.flight.is_empty()).then(|| std::mem::take(&mut self.flight))
     }
 
     /// Whether the record layer itself has something to send.
-    pub fn has_output(&self) -> bool {
+    pub(crate) fn has_output(&self) -> bool {
         !self.flight.is_empty() || self.update_due || matches!(self.ending, Ending::Due(_))
     }
 

@@ -14,16 +14,16 @@ const SERVER: &str = "SERVER_TRAFFIC_SECRET_0";
 
 /// The first application traffic secrets of both sides; zeros until they are known.
 #[derive(Clone, Copy, Default)]
-pub struct TrafficSecrets {
+pub(crate) struct TrafficSecrets {
     /// The client seals with this one.
-    pub client: Secret,
+    pub(crate) client: Secret,
     /// The server seals with this one.
-    pub server: Secret,
+    pub(crate) server: Secret,
 }
 
 /// A secret, padded with zeros.
 #[derive(Clone, Copy)]
-pub struct Secret(pub [u8; SECRET_SIZE_MAX]);
+pub(crate) struct Secret(pub [u8; SECRET_SIZE_MAX]);
 
 impl Default for Secret {
     fn default() -> Self {
@@ -37,7 +37,7 @@ thread_local! {
 
 /// The value for [`rustls::ServerConfig::key_log`].
 #[derive(Debug)]
-pub struct SecretSlot;
+pub(crate) struct SecretSlot;
 
 impl KeyLog for SecretSlot {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
@@ -59,7 +59,7 @@ impl KeyLog for SecretSlot {
 }
 
 /// Calls `f`, in which rustls may log secrets, and adds them to `secrets`.
-pub fn listen<T>(secrets: &mut TrafficSecrets, f: impl FnOnce() -> T) -> T {
+pub(crate) fn listen<T>(secrets: &mut TrafficSecrets, f: impl FnOnce() -> T) -> T {
     HEARD.with_borrow_mut(|heard| *heard = *secrets);
     let outcome = f();
     HEARD.with_borrow_mut(|heard| *secrets = std::mem::take(heard));

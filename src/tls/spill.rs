@@ -38,7 +38,7 @@ impl SpillPool {
 
     /// Returns a free buffer. Connections without a call may only have a share of them. So a peer
     /// that connects without a token takes none from live calls.
-    pub fn acquire(&mut self, is_call: bool) -> Option<Spill> {
+    pub(crate) fn acquire(&mut self, is_call: bool) -> Option<Spill> {
         if !is_call && self.used() >= self.count as usize / SPILL_SHARE_OF_HEADS {
             return None;
         }
@@ -68,7 +68,7 @@ impl SpillPool {
     }
 
     /// How often a buffer was taken.
-    pub fn taken(&self) -> u64 {
+    pub(crate) fn taken(&self) -> u64 {
         self.taken
     }
 }

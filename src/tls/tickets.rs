@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// How long a ticket is valid. A day is common; half a day halves what a stolen key can open.
-pub const LIFETIME_SECS: u32 = 12 * 60 * 60;
+pub(crate) const LIFETIME_SECS: u32 = 12 * 60 * 60;
 
 /// How far the clocks of a fleet may differ.
 const CLOCK_SKEW_SECS: u64 = 60;
@@ -38,7 +38,7 @@ const TIME_SIZE: usize = 8;
 const HEADER_SIZE: usize = NAME_SIZE + NONCE_LEN;
 
 /// Keys of a file: the first one makes tickets, and each of them opens tickets.
-pub struct TicketKeys {
+pub(crate) struct TicketKeys {
     keys: Vec<TicketKey>,
     clock: Arc<dyn TimeProvider>,
     random: SystemRandom,
@@ -98,7 +98,10 @@ impl std::error::Error for TicketKeysError {}
 
 impl TicketKeys {
     /// From the text of a file: one base64 key per line, the newest first. `#` begins a comment.
-    pub fn parse(text: &[u8], clock: Arc<dyn TimeProvider>) -> Result<TicketKeys, TicketKeysError> {
+    pub(crate) fn parse(
+        text: &[u8],
+        clock: Arc<dyn TimeProvider>,
+    ) -> Result<TicketKeys, TicketKeysError> {
         let mut keys: Vec<TicketKey> = Vec::new();
         for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
             let line = line.split(|byte| *byte == b'#').next().unwrap_or_default().trim_ascii();
@@ -124,7 +127,7 @@ impl TicketKeys {
     }
 
     /// Number of keys.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.keys.len()
     }
 
@@ -157,7 +160,7 @@ fn decode(line: &[u8]) -> Option<Vec<u8>> {
 
 /// Ticket keys that no other process has: made at start, changed every six hours, and used by all
 /// shards of the process. `None` if the system has no random numbers.
-pub fn of_this_process() -> Option<Arc<dyn ProducesTickets>> {
+pub(crate) fn of_this_process() -> Option<Arc<dyn ProducesTickets>> {
     let make = || match TicketKeys::random() {
         Some(keys) => Ok(Box::new(keys) as Box<dyn ProducesTickets>),
         None => Err(rustls::crypto::GetRandomFailed),

@@ -182,7 +182,7 @@ struct Gathered {
 
 impl CatalogBuilder {
     /// Takes the index of a segment. The segments of a shard come in order.
-    pub fn add(&mut self, shard: usize, segment: usize, index: SegmentIndex, is_live: bool) {
+    pub(crate) fn add(&mut self, shard: usize, segment: usize, index: SegmentIndex, is_live: bool) {
         if is_live && self.live_shards.last() != Some(&shard) {
             self.live_shards.push(shard);
         }
@@ -194,7 +194,7 @@ impl CatalogBuilder {
     }
 
     /// Makes the catalog.
-    pub fn finish(self, shards: &[ShardJournal]) -> Catalog {
+    pub(crate) fn finish(self, shards: &[ShardJournal]) -> Catalog {
         let mut catalog = Catalog::default();
         let mut call_epochs: Vec<CallEpoch> = Vec::new();
         for ((shard, call, epoch), gathered) in self.epochs {

@@ -15,12 +15,12 @@ pub struct Damage {
     /// Offset in the file, bytes.
     pub offset: u64,
     /// The fault.
-    pub what: Corruption,
+    pub(crate) what: Corruption,
 }
 
 /// The kind of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Corruption {
+pub(crate) enum Corruption {
     /// The segment's header is bad. Its batches say what it contained.
     SegmentHeader(FormatError),
     /// There is no sound batch where one must be, for this many bytes.

@@ -13,37 +13,37 @@ use std::time::{Duration, UNIX_EPOCH};
 #[derive(Debug, Serialize)]
 pub(super) struct CallView {
     /// The name that commands accept.
-    pub call: String,
-    pub tenant: String,
-    pub interaction: String,
-    pub epochs: Vec<EpochView>,
+    pub(crate) call: String,
+    pub(crate) tenant: String,
+    pub(crate) interaction: String,
+    pub(crate) epochs: Vec<EpochView>,
 }
 
 /// One epoch of the call.
 #[derive(Debug, Serialize)]
 pub(super) struct EpochView {
     /// Number, from 1.
-    pub epoch: usize,
+    pub(crate) epoch: usize,
     /// In RFC 3339.
-    pub started_at: String,
-    pub sample_rate: u32,
-    pub frames: u64,
+    pub(crate) started_at: String,
+    pub(crate) sample_rate: u32,
+    pub(crate) frames: u64,
     /// Bytes of whole samples.
-    pub bytes: u64,
-    pub seconds: f64,
+    pub(crate) bytes: u64,
+    pub(crate) seconds: f64,
     /// `live`, `cut` if the node ended first, or the reason of the end.
-    pub ended: String,
-    pub frames_cut: u64,
-    pub frames_erased: u64,
-    pub gaps: Vec<GapView>,
+    pub(crate) ended: String,
+    pub(crate) frames_cut: u64,
+    pub(crate) frames_erased: u64,
+    pub(crate) gaps: Vec<GapView>,
 }
 
 /// Missing frames.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct GapView {
-    pub first: u64,
-    pub last: u64,
-    pub reason: GapReason,
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) reason: GapReason,
 }
 
 impl CallView {

@@ -104,7 +104,7 @@ pub(super) fn reference(families: &[Family]) -> String {
 }
 
 /// An item of a Markdown list, in lines of at most 100 columns.
-pub fn list_item(words: &str) -> String {
+pub(crate) fn list_item(words: &str) -> String {
     let (mut text, mut line) = (String::new(), String::from("-"));
     for word in words.split_whitespace() {
         if line.chars().count() + 1 + word.chars().count() > COLUMNS {

@@ -51,19 +51,19 @@ impl Unit {
 #[derive(Clone, Debug)]
 pub(super) struct Family {
     /// The name without unit and suffix.
-    pub name: String,
-    pub unit: Option<Unit>,
-    pub kind: Kind,
+    pub(crate) name: String,
+    pub(crate) unit: Option<Unit>,
+    pub(crate) kind: Kind,
     /// Names of the labels that each series has.
-    pub labels: &'static [&'static str],
-    pub help: String,
-    pub series: Vec<Series>,
+    pub(crate) labels: &'static [&'static str],
+    pub(crate) help: String,
+    pub(crate) series: Vec<Series>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Series {
-    pub labels: Vec<Label>,
-    pub value: Value,
+    pub(crate) labels: Vec<Label>,
+    pub(crate) value: Value,
 }
 
 #[derive(Clone, Debug)]
@@ -80,16 +80,16 @@ pub(super) enum Value {
 
 /// The data of a scrape.
 pub(super) struct Scrape<'a> {
-    pub view: &'a NodeView,
-    pub node_info: &'a NodeInfo,
-    pub keys: KeyCounts,
-    pub certificates: &'a [LoadedCertificate],
-    pub reloads: &'a Reloads,
-    pub latencies: &'a Latencies,
+    pub(crate) view: &'a NodeView,
+    pub(crate) node_info: &'a NodeInfo,
+    pub(crate) keys: KeyCounts,
+    pub(crate) certificates: &'a [LoadedCertificate],
+    pub(crate) reloads: &'a Reloads,
+    pub(crate) latencies: &'a Latencies,
     /// The reasons why the node is not ready.
-    pub reasons: &'a [Reason],
-    pub process: Process,
-    pub started: SystemTime,
+    pub(crate) reasons: &'a [Reason],
+    pub(crate) process: Process,
+    pub(crate) started: SystemTime,
 }
 
 /// All families, with or without series. Their list does not depend on the scrape.

@@ -3,25 +3,25 @@
 
 /// The part of the configuration that is shown.
 #[derive(Clone, Copy, Debug)]
-pub struct NodeInfo {
+pub(crate) struct NodeInfo {
     /// The name of the ACK level.
-    pub ack: &'static str,
+    pub(crate) ack: &'static str,
     /// `limits.calls_max`.
-    pub calls_max: usize,
+    pub(crate) calls_max: usize,
 }
 
 /// Number of keys in the key file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KeyCounts {
+pub(crate) struct KeyCounts {
     /// Keys that verify tokens.
-    pub used: usize,
+    pub(crate) used: usize,
     /// All other keys.
-    pub skipped: usize,
+    pub(crate) skipped: usize,
 }
 
 /// Counts of reloaded files.
 #[derive(Clone, Debug)]
-pub struct Reloads {
+pub(crate) struct Reloads {
     /// What was read, with which result, and how often.
     pub(super) counts: [(&'static str, &'static str, u64); 6],
 }

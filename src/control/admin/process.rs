@@ -8,13 +8,13 @@ use std::os::unix::fs::MetadataExt;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Process {
     /// User and system time of all threads.
-    pub cpu_seconds: f64,
+    pub(crate) cpu_seconds: f64,
     /// Resident memory; `None` without `/proc`.
-    pub resident_size: Option<u64>,
+    pub(crate) resident_size: Option<u64>,
     /// Open descriptors.
-    pub open_files: Option<u64>,
+    pub(crate) open_files: Option<u64>,
     /// Most descriptors that it may have; `None`: no limit.
-    pub open_files_max: Option<u64>,
+    pub(crate) open_files_max: Option<u64>,
 }
 
 pub(super) fn sample() -> Process {

@@ -11,22 +11,22 @@ const STALLED_MS_MAX: u64 = 2_000;
 /// The data that decides readiness.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NodeCondition {
-    pub is_draining: bool,
+    pub(crate) is_draining: bool,
     /// The longest of all shards' times.
-    pub stalled_ms: u64,
+    pub(crate) stalled_ms: u64,
     /// Whether a shard refuses calls.
-    pub refuses_calls: bool,
+    pub(crate) refuses_calls: bool,
     /// Whether a shard refuses calls because of its frame ring.
-    pub ring_refuses_calls: bool,
-    pub calls_live: usize,
-    pub calls_max: usize,
+    pub(crate) ring_refuses_calls: bool,
+    pub(crate) calls_live: usize,
+    pub(crate) calls_max: usize,
     /// Shards that do not run.
-    pub stuck: Vec<usize>,
+    pub(crate) stuck: Vec<usize>,
 }
 
 /// One reason not to be ready.
 #[derive(Clone, Debug, Serialize)]
-pub struct Reason {
+pub(crate) struct Reason {
     /// One of [`NAMES`].
     #[serde(rename = "reason")]
     pub(super) name: &'static str,

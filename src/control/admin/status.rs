@@ -30,7 +30,7 @@ const ANSWER_POLL: Duration = Duration::from_millis(1);
 const STUCK_LOOKS: u32 = 5;
 
 /// The status of a node: see the module.
-pub struct Status {
+pub(crate) struct Status {
     view: NodeView,
     node_info: Cell<NodeInfo>,
     keys: Cell<KeyCounts>,
@@ -65,7 +65,7 @@ impl Turns {
 
 impl Status {
     /// Status of a node that has just started.
-    pub fn new(node: &Node, node_info: NodeInfo, keys: KeyCounts) -> Status {
+    pub(crate) fn new(node: &Node, node_info: NodeInfo, keys: KeyCounts) -> Status {
         let view = node.view();
         Status {
             turns: RefCell::new(vec![Turns::default(); view.counters.len()]),
@@ -82,38 +82,38 @@ impl Status {
     }
 
     /// Reports that the node has new keys.
-    pub fn set_key_counts(&self, keys: KeyCounts) {
+    pub(crate) fn set_key_counts(&self, keys: KeyCounts) {
         self.keys.set(keys);
     }
 
     /// Reports that the node has new certificates.
-    pub fn set_certificates(&self, certificates: Vec<LoadedCertificate>) {
+    pub(crate) fn set_certificates(&self, certificates: Vec<LoadedCertificate>) {
         *self.certificates.borrow_mut() = certificates;
     }
 
     /// Sets the limit on calls that is shown.
-    pub fn set_calls_max(&self, calls_max: usize) {
+    pub(crate) fn set_calls_max(&self, calls_max: usize) {
         self.node_info.set(NodeInfo { calls_max, ..self.node_info.get() });
     }
 
     /// Reports that `what` (`keys`, `certificates` or `settings`) was read again, and taken or
     /// refused.
-    pub fn count_reload(&self, what: &'static str, is_taken: bool) {
+    pub(crate) fn count_reload(&self, what: &'static str, is_taken: bool) {
         self.reloads.borrow_mut().count(what, is_taken);
     }
 
     /// Sentences about certificates that are not valid, or will soon be invalid.
-    pub fn expiry_notices(&self) -> Vec<String> {
+    pub(crate) fn expiry_notices(&self) -> Vec<String> {
         expiry::notices(&self.certificates.borrow(), SystemTime::now())
     }
 
     /// Reports that the node drains: from now on it is not ready.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.is_draining.set(true);
     }
 
     /// Call it once a second.
-    pub async fn look(&self) {
+    pub(crate) async fn look(&self) {
         self.collect().await;
         for (turns, counters) in self.turns.borrow_mut().iter_mut().zip(&self.view.counters) {
             turns.look(counters.turns.read());
@@ -121,7 +121,7 @@ impl Status {
     }
 
     /// Why the node should get no calls now. Empty: it is ready.
-    pub fn reasons(&self) -> Vec<Reason> {
+    pub(crate) fn reasons(&self) -> Vec<Reason> {
         let counters = &self.view.counters;
         let stuck = self
             .turns
@@ -151,7 +151,7 @@ impl Status {
     }
 
     /// Calls connected now.
-    pub fn calls_live(&self) -> usize {
+    pub(crate) fn calls_live(&self) -> usize {
         self.view.tenants.as_ref().map_or(0, |tenants| tenants.calls_live())
     }
 

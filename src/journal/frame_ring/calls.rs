@@ -15,17 +15,17 @@ use std::ops::Bound;
 
 /// A call record to be written again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RepeatedCall<'a> {
+pub(crate) struct RepeatedCall<'a> {
     /// The epoch.
-    pub epoch: Epoch,
+    pub(crate) epoch: Epoch,
     /// The call's record number.
-    pub call: u64,
+    pub(crate) call: u64,
     /// Where its first record in the ring ends.
-    pub end: RingPosition,
+    pub(crate) end: RingPosition,
     /// When `start` arrived.
-    pub started_at: UnixMicros,
+    pub(crate) started_at: UnixMicros,
     /// The record's payload.
-    pub payload: &'a [u8],
+    pub(crate) payload: &'a [u8],
 }
 
 #[derive(Debug)]

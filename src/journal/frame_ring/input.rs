@@ -49,11 +49,11 @@ pub struct CallEnd {
     /// The epoch.
     pub epoch: Epoch,
     /// Complete frames.
-    pub frames: u64,
+    pub(crate) frames: u64,
     /// Bytes of whole samples in them.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Why it ended: the session's ending as a number.
-    pub ending: u16,
+    pub(crate) ending: u16,
     /// When it ended.
-    pub ended_at: UnixMicros,
+    pub(crate) ended_at: UnixMicros,
 }

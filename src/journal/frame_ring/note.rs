@@ -47,17 +47,17 @@ const CHECK_FACTOR: u64 = 0x9E37_79B9_7F4A_7C15;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotedChunk {
     /// Microseconds of its call's epoch.
-    pub epoch_micros: u64,
+    pub(crate) epoch_micros: u64,
     /// Its frame's number.
-    pub seq: u64,
+    pub(crate) seq: u64,
     /// Where it starts in the frame, bytes.
-    pub offset: u64,
+    pub(crate) offset: u64,
     /// Its size, bytes.
-    pub length: u64,
+    pub(crate) length: u64,
     /// Whether it completes the frame.
-    pub last: bool,
+    pub(crate) last: bool,
     /// When it arrived.
-    pub received_at: UnixMicros,
+    pub(crate) received_at: UnixMicros,
 }
 
 /// A record that was noted.

@@ -53,12 +53,12 @@ impl RecordHeaders {
     }
 
     /// Counts a batch. Its notes come before.
-    pub fn count_batch(&mut self) {
+    pub(crate) fn count_batch(&mut self) {
         self.batches += 1;
     }
 
     /// Notes a record with its whole payload.
-    pub fn note(&mut self, header: &HeaderBytes, payload: &[u8]) {
+    pub(crate) fn note(&mut self, header: &HeaderBytes, payload: &[u8]) {
         if self.has_room(note::record_count(payload.len())) {
             self.notes.extend(note::record(header, payload));
         }
@@ -71,17 +71,17 @@ impl RecordHeaders {
     }
 
     /// The segment, as one use of its file.
-    pub fn segment(&self) -> SegmentUuid {
+    pub(crate) fn segment(&self) -> SegmentUuid {
         self.segment
     }
 
     /// Position of the segment's first byte.
-    pub fn start(&self) -> Lsn {
+    pub(crate) fn start(&self) -> Lsn {
         self.start
     }
 
     /// Number of batches.
-    pub fn batches(&self) -> u64 {
+    pub(crate) fn batches(&self) -> u64 {
         self.batches
     }
 

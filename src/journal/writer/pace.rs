@@ -20,12 +20,12 @@ use std::time::Duration;
 
 /// How long a record waits for its batch to be sealed if no promise needs it. This is the most that
 /// a call without a last ACK loses to a failure.
-pub const AGE_MAX: Duration = Duration::from_secs(1);
+pub(crate) const AGE_MAX: Duration = Duration::from_secs(1);
 
 /// How old sealed records may get before a sync if no promise needs one. With one second, 1,000
 /// calls at the `written` level waited up to a second for ACKs. A likely cause, not proven:
 /// writes wait for a flush, and a flush takes longer the more there is to flush.
-pub const UNSYNCED_AGE_MAX: Duration = Duration::from_millis(100);
+pub(crate) const UNSYNCED_AGE_MAX: Duration = Duration::from_millis(100);
 
 /// Share of the ring that may wait for a sync without a promise. At this share a sync makes room.
 const PRESSURE_SHARE: usize = 4;
@@ -35,14 +35,14 @@ const PRESSURE_SHARE: usize = 4;
 pub struct Backlog {
     /// Largest write, bytes. Batches that follow each other in ring and file go out as one write.
     /// One write may be under way for each such amount of waiting bytes.
-    pub write_size_max: usize,
+    pub(crate) write_size_max: usize,
     /// Most writes under way, at most [`WRITES_MAX`].
-    pub write_count_max: usize,
+    pub(crate) write_count_max: usize,
     /// Most writes under way during a sync. A disk takes new writes before the flush that waits.
-    pub write_count_syncing_max: usize,
+    pub(crate) write_count_syncing_max: usize,
     /// Most bytes that a cycle waits for, beyond what was written when it began. At most a quarter
     /// of the ring, so that room is released in pieces.
-    pub cycle_size_max: usize,
+    pub(crate) cycle_size_max: usize,
 }
 
 impl Backlog {

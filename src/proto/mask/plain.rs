@@ -39,6 +39,7 @@ fn copy_block(destination: &mut [u8], masked: &[u8], key: MaskKey) {
 }
 
 /// See [`super::unmask_in_place`].
+#[cfg(test)]
 pub(super) fn unmask_in_place(bytes: &mut [u8], key: MaskKey) {
     let wide = wide(key);
     let (words, rest) = bytes.as_chunks_mut::<8>();

@@ -25,7 +25,7 @@ macro_rules! endings {
             pub const ALL: [Ending; Ending::COUNT] = [$( Ending::$name, )+];
 
             /// Number of variants.
-            pub const COUNT: usize = [$( $label, )+].len();
+            pub(crate) const COUNT: usize = [$( $label, )+].len();
 
             /// Label of counters and listings.
             pub const fn label(self) -> &'static str {

@@ -67,7 +67,7 @@ pub struct IngestCounters {
     /// Requests refused, by [`Refusal::index`].
     pub refusals: [Counter; Refusal::COUNT],
     /// Tokens refused, by [`TokenError::index`].
-    pub token_failures: [Counter; TokenError::COUNT],
+    pub(crate) token_failures: [Counter; TokenError::COUNT],
     /// Closes that we decided on, by [`Closing::index`]; answers to a peer's Close are not counted.
     pub closes: [Counter; Closing::COUNT],
     /// Calls ended, by [`Ending::index`].
@@ -75,12 +75,12 @@ pub struct IngestCounters {
     /// Texts after `stop`, which are ignored.
     pub texts_after_stop: Counter,
     /// Calls whose end record did not fit the frame ring: in the journal they look cut.
-    pub ends_unrecorded: Counter,
+    pub(crate) ends_unrecorded: Counter,
 }
 
 impl IngestCounters {
     /// Calls `visit(family, label, value)` for every counter by cause.
-    pub fn for_each(&self, mut visit: impl FnMut(&'static str, &'static str, u64)) {
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(&'static str, &'static str, u64)) {
         for (refusal, counter) in Refusal::ALL.into_iter().zip(&self.refusals) {
             visit("refusals", refusal.label(), counter.read());
         }
@@ -100,7 +100,7 @@ impl IngestCounters {
 #[derive(Debug)]
 pub struct IngestShared {
     /// Settings of the node.
-    pub settings: Arc<IngestSettings>,
+    pub(crate) settings: Arc<IngestSettings>,
     /// Counters of the shard.
     pub counters: IngestCounters,
 }

@@ -68,8 +68,8 @@ pub(super) fn conversations() -> Vec<(&'static str, Vec<u8>)> {
 /// What a conversation comes to.
 #[derive(Debug, PartialEq)]
 pub(super) struct Outcome {
-    pub heard: Vec<u8>,
-    pub counted: [u64; 7],
+    pub(crate) heard: Vec<u8>,
+    pub(crate) counted: [u64; 7],
 }
 
 pub(super) fn play(bytes: &[u8], receive_size_max: usize, finish: bool) -> Outcome {

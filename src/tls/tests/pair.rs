@@ -15,14 +15,14 @@ use std::sync::{Arc, OnceLock};
 
 /// A version with one of its suites.
 #[derive(Clone, Copy, Debug)]
-pub struct Combination {
-    pub version: Version,
-    pub suite: Suite,
+pub(crate) struct Combination {
+    pub(crate) version: Version,
+    pub(crate) suite: Suite,
     offered: SupportedCipherSuite,
 }
 
 /// All that rustls has: each version with each of its AEADs, once.
-pub fn combinations() -> Vec<Combination> {
+pub(crate) fn combinations() -> Vec<Combination> {
     let one = |version, suite, offered| Combination { version, suite, offered };
     let (old, new) = (Version::Tls12, Version::Tls13);
     vec![
@@ -49,7 +49,7 @@ fn identity() -> &'static (CertificateDer<'static>, Vec<u8>) {
     })
 }
 
-pub fn server_config() -> ServerConfig {
+pub(crate) fn server_config() -> ServerConfig {
     let (certificate, key) = identity();
     let key = PrivateKeyDer::try_from(key.clone()).expect("a key");
     let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
@@ -60,7 +60,7 @@ pub fn server_config() -> ServerConfig {
     complete(config.expect("the key is the certificate's"))
 }
 
-pub fn client_config(combination: Combination) -> ClientConfig {
+pub(crate) fn client_config(combination: Combination) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(identity().0.clone()).expect("a certificate");
     let provider =
@@ -74,7 +74,7 @@ pub fn client_config(combination: Combination) -> ClientConfig {
     config
 }
 
-pub fn new_client(config: ClientConfig) -> ClientConnection {
+pub(crate) fn new_client(config: ClientConfig) -> ClientConnection {
     let name = ServerName::try_from("localhost").expect("a name");
     let mut client = ClientConnection::new(Arc::new(config), name).expect("a client");
     client.set_buffer_limit(None);
@@ -82,7 +82,7 @@ pub fn new_client(config: ClientConfig) -> ClientConnection {
 }
 
 /// What a client wants to send.
-pub fn drain(client: &mut ClientConnection) -> Vec<u8> {
+pub(crate) fn drain(client: &mut ClientConnection) -> Vec<u8> {
     let mut bytes = Vec::new();
     while client.wants_write() {
         client.write_tls(&mut bytes).expect("memory takes all");
@@ -90,7 +90,7 @@ pub fn drain(client: &mut ClientConnection) -> Vec<u8> {
     bytes
 }
 
-pub fn hear(client: &mut ClientConnection, mut bytes: &[u8]) -> Result<(), Error> {
+pub(crate) fn hear(client: &mut ClientConnection, mut bytes: &[u8]) -> Result<(), Error> {
     while !bytes.is_empty() {
         client.read_tls(&mut bytes).expect("memory is read");
         client.process_new_packets()?;
@@ -99,7 +99,7 @@ pub fn hear(client: &mut ClientConnection, mut bytes: &[u8]) -> Result<(), Error
 }
 
 /// A handshake, byte by byte.
-pub fn shake_hands(
+pub(crate) fn shake_hands(
     config: ServerConfig,
     combination: Combination,
 ) -> Result<(ClientConnection, Handshaken), TlsFailure> {
@@ -131,20 +131,25 @@ pub fn shake_hands(
 
 /// Result of opening bytes.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
-    pub data: Vec<u8>,
-    pub is_closed: bool,
-    pub failure: Option<TlsFailure>,
+pub(crate) struct Outcome {
+    pub(crate) data: Vec<u8>,
+    pub(crate) is_closed: bool,
+    pub(crate) failure: Option<TlsFailure>,
 }
 
 impl Outcome {
-    pub fn data(data: Vec<u8>) -> Outcome {
+    pub(crate) fn data(data: Vec<u8>) -> Outcome {
         Outcome { data, ..Outcome::default() }
     }
 }
 
 /// Opens `bytes`, and adds the result.
-pub fn open(records: &mut Records, spills: &mut SpillPool, bytes: &[u8], outcome: &mut Outcome) {
+pub(crate) fn open(
+    records: &mut Records,
+    spills: &mut SpillPool,
+    bytes: &[u8],
+    outcome: &mut Outcome,
+) {
     let mut chunk = bytes.to_vec();
     let mut at = 0;
     loop {
@@ -166,7 +171,7 @@ pub fn open(records: &mut Records, spills: &mut SpillPool, bytes: &[u8], outcome
 }
 
 /// Opens pieces with `keys`, from the first record on.
-pub fn open_in<'a>(keys: RecordKeys, pieces: impl Iterator<Item = &'a [u8]>) -> Outcome {
+pub(crate) fn open_in<'a>(keys: RecordKeys, pieces: impl Iterator<Item = &'a [u8]>) -> Outcome {
     let (mut records, mut spills) = (Records::new(keys, Vec::new()), SpillPool::new(1));
     let mut outcome = Outcome::default();
     pieces.for_each(|piece| open(&mut records, &mut spills, piece, &mut outcome));
@@ -175,15 +180,15 @@ pub fn open_in<'a>(keys: RecordKeys, pieces: impl Iterator<Item = &'a [u8]>) -> 
 }
 
 /// Both ends of a connection after its handshake.
-pub struct Pair {
-    pub client: ClientConnection,
-    pub client_is_closed: bool,
-    pub records: Box<Records>,
-    pub spills: SpillPool,
+pub(crate) struct Pair {
+    pub(crate) client: ClientConnection,
+    pub(crate) client_is_closed: bool,
+    pub(crate) records: Box<Records>,
+    pub(crate) spills: SpillPool,
 }
 
 impl Pair {
-    pub fn new(combination: Combination) -> Pair {
+    pub(crate) fn new(combination: Combination) -> Pair {
         let (client, handshaken) = shake_hands(server_config(), combination).expect("a handshake");
         let keys = handshaken.records.keys();
         assert_eq!((keys.version, keys.suite), (combination.version, combination.suite));
@@ -199,13 +204,13 @@ impl Pair {
     }
 
     /// The bytes that the client sends for a payload.
-    pub fn client_says(&mut self, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn client_says(&mut self, payload: &[u8]) -> Vec<u8> {
         self.client.writer().write_all(payload).expect("memory takes all");
         drain(&mut self.client)
     }
 
     /// What the client reads from bytes.
-    pub fn client_hears(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Error> {
+    pub(crate) fn client_hears(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Error> {
         hear(&mut self.client, bytes)?;
         let mut heard = Vec::new();
         match self.client.reader().read_to_end(&mut heard) {
@@ -216,7 +221,7 @@ impl Pair {
     }
 
     /// Seals a payload, and lets the client open it.
-    pub fn node_says(&mut self, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn node_says(&mut self, payload: &[u8]) -> Vec<u8> {
         let mut out = vec![0; payload.len() + OVERHEAD_SIZE_MAX];
         let front = self.records.front_size();
         out[front..front + payload.len()].copy_from_slice(payload);
@@ -224,27 +229,27 @@ impl Pair {
         self.client_hears(&out[..size]).expect("a good record")
     }
 
-    pub fn seal_own(&mut self) -> Vec<u8> {
+    pub(crate) fn seal_own(&mut self) -> Vec<u8> {
         let mut out = [0; 512];
         let size = self.records.seal_own(&mut out);
         out[..size].to_vec()
     }
 
-    pub fn open(&mut self, bytes: &[u8]) -> Outcome {
+    pub(crate) fn open(&mut self, bytes: &[u8]) -> Outcome {
         let mut outcome = Outcome::default();
         open(&mut self.records, &mut self.spills, bytes, &mut outcome);
         outcome
     }
 
     /// A record layer in place of the client, which can send anything.
-    pub fn impostor(&self) -> Records {
+    pub(crate) fn impostor(&self) -> Records {
         let keys = *self.records.keys();
         Records::new(RecordKeys { receive: keys.send, send: keys.receive, ..keys }, Vec::new())
     }
 }
 
 /// Any content, sealed.
-pub fn sealed(records: &mut Records, kind: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn sealed(records: &mut Records, kind: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![0; payload.len() + OVERHEAD_SIZE_MAX];
     let front = records.front_size();
     out[front..front + payload.len()].copy_from_slice(payload);

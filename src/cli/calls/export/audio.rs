@@ -15,36 +15,36 @@ static SILENCE: [u8; 16 * 1024] = [0; 16 * 1024];
 
 /// The audio to export.
 pub(super) struct Audio<'a> {
-    pub journal: &'a Journal,
+    pub(crate) journal: &'a Journal,
     /// Epochs, with their numbers.
-    pub epochs: &'a [(usize, &'a CallEpoch)],
-    pub sample_rate: u32,
+    pub(crate) epochs: &'a [(usize, &'a CallEpoch)],
+    pub(crate) sample_rate: u32,
     /// Fill gaps with silence.
-    pub fills: bool,
+    pub(crate) fills: bool,
 }
 
 /// Result of an export.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Exported {
-    pub frames: u64,
+    pub(crate) frames: u64,
     /// Bytes of samples, silence included.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Bytes of silence among them.
-    pub bytes_silence: u64,
-    pub gaps: Vec<Missing>,
-    pub damages: Vec<String>,
+    pub(crate) bytes_silence: u64,
+    pub(crate) gaps: Vec<Missing>,
+    pub(crate) damages: Vec<String>,
 }
 
 /// Time without audio.
 #[derive(Debug, Serialize)]
 pub(super) struct Missing {
     /// The epoch that it is in, or that it precedes.
-    pub epoch: usize,
+    pub(crate) epoch: usize,
     /// The missing frames; `None` between two epochs.
-    pub frames: Option<(u64, u64)>,
+    pub(crate) frames: Option<(u64, u64)>,
     /// Duration by the times at which audio was received; 0 if nothing came after it.
-    pub seconds: f64,
-    pub reason: Why,
+    pub(crate) seconds: f64,
+    pub(crate) reason: Why,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -101,7 +101,7 @@ struct Cursor<'a> {
 
 impl Audio<'_> {
     /// Approximate number of frames, for a progress bar.
-    pub fn frame_count(&self) -> usize {
+    pub(crate) fn frame_count(&self) -> usize {
         self.epochs
             .iter()
             .map(|(_, call_epoch)| usize::try_from(call_epoch.frames.count()).unwrap_or(0))
@@ -109,7 +109,7 @@ impl Audio<'_> {
     }
 
     /// Writes the samples to `out`.
-    pub fn write(
+    pub(crate) fn write(
         &self,
         out: &mut dyn FnMut(&[u8]) -> io::Result<()>,
         bar: &ProgressBar,
