@@ -25,7 +25,8 @@ def failed(log):
         elif line.startswith("test result: "):
             is_list = False
         elif rerun := re.search(r"error: .*test failed, to rerun pass `([^`]+)`", line):
-            targets.append((rerun[1].split(), names))
+            words = rerun[1].split()
+            targets.append((words[2:] if words[0] == "-p" else words, names))
             names = []
     return targets
 
@@ -43,7 +44,9 @@ def main():
     for target, names in targets:
         for name in names:
             print(f"=== again, alone: {' '.join(target)} {name}", flush=True)
-            result = subprocess.run(["cargo", "test", *target, "--", "--exact", name], check=False)
+            # All packages: for one alone, cargo would build its dependencies with other features.
+            command = ["cargo", "test", "--workspace", *target, "--", "--exact", name]
+            result = subprocess.run(command, check=False)
             print(f"{'BROKEN' if result.returncode else 'UNSTEADY'}: {name}", flush=True)
             broken = broken or result.returncode != 0
     sys.exit(1 if broken else 0)

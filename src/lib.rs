@@ -117,8 +117,8 @@
 //!   makes no progress for `timeouts.ack_stalled`.
 //! - *Too much at once*: a turn handles a bounded number of completions, and verifies tokens for a
 //!   bounded time. Without a free place or a free call, an upgrade gets 503. The oldest incomplete
-//!   request gives way to a new one (`shard::places`), so `/health` is answered however many sockets
-//!   there are. Sockets never use the descriptors that segments need.
+//!   request gives way to a new one (`shard::places`), so `/health` is answered however many
+//!   sockets there are. Sockets never use the descriptors that segments need.
 //!
 //! # Two implementations of IO
 //! A shard is generic over [`io::Io`]: sockets, files, memory, clocks. [`io::uring::Uring`] is the
@@ -183,8 +183,8 @@
 //! [`session`], [`journal::frame_ring`], [`ack`]. Limits and their reasons are in [`limits`] (for
 //! operators) and [`constants`] (fixed).
 
-// What is `pub` is for the tests, benches and tools of this repository, and for programs that read a
-// journal or bring a service of their own. The rest of the crate is its own.
+// What is `pub` is for the tests, benches and tools of this repository, and for programs that read
+// a journal or have a service of their own. The rest is for this crate alone.
 #![warn(unreachable_pub)]
 // This page is for readers of the code: its links lead to what is private, too.
 #![allow(rustdoc::private_intra_doc_links)]

@@ -181,7 +181,7 @@ pub trait Session {
     /// number, 0 if there is nothing to send. `out` has at least 256 bytes.
     fn poll_transmit(&mut self, now: Now, out: &mut [u8]) -> usize;
 
-    /// Whether [`Session::poll_transmit`] may have something to send. If not, it need not be called.
+    /// Whether [`Session::poll_transmit`] may have something to send. If not, no call is needed.
     fn has_output(&self) -> bool;
 
     /// When to call [`Session::handle_timeout`], if at all. It is at most the earliest deadline of

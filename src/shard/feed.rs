@@ -1,5 +1,5 @@
-//! Bytes of a connection into what takes them in its stage: the PROXY header, the head buffer, or the
-//! decoder and the session. What follows from them is for [`receive`](super::receive) to do.
+//! Gives the bytes of a connection to what takes them in its stage: the PROXY header, the head
+//! buffer, or the decoder and the session. [`receive`](super::receive) does what follows from them.
 #![forbid(unsafe_code)]
 
 use super::connections::{Connection, Early, Open, Stage};

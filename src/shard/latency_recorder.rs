@@ -229,8 +229,8 @@ impl LatencyRecorder {
         }
     }
 
-    /// The connection has nothing to send. If it was owed acks, the previous send carried the last of
-    /// them, and had no room left to find that out.
+    /// The connection has nothing to send. If it was owed acks, the previous send carried the last
+    /// of them, and had no room left to find that out.
     #[inline]
     pub(super) fn handle_no_output(&mut self, timing: &mut Timing, now: Moment) {
         if matches!(timing, Timing::Call { owed, .. } if *owed != AckCount::ZERO) {

@@ -10,7 +10,8 @@
 //!
 //! | file | part |
 //! | --- | --- |
-//! | `connections` | the table of connections; `reading`, `standing`, `ends`, `timing`: parts of their state |
+//! | `connections` | the table of connections |
+//! | `reading`, `standing`, `ends`, `timing` | parts of a connection's state |
 //! | `timers` | one deadline for each connection |
 //! | `read_queue` | connections that wait to be read, and how many a turn reads |
 //! | `deferred` | bytes that wait until the frame ring has room |

@@ -1,5 +1,5 @@
-//! How a connection is read: a part of its state. [`read_queue`](super::read_queue) holds those that
-//! wait to be read.
+//! How a connection is read: a part of its state. [`read_queue`](super::read_queue) holds those
+//! that wait to be read.
 #![forbid(unsafe_code)]
 
 use crate::clock::Moment;

@@ -1,5 +1,5 @@
-//! Whether a connection may have to give way: a part of its state. [`places`](super::places) decides
-//! which one does.
+//! Whether a connection may have to give way: a part of its state. [`places`](super::places)
+//! decides which one does.
 #![forbid(unsafe_code)]
 
 /// Whether a connection may have to give way.

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::faulty::{Fault, Node, TOKEN};
 
-/// Exit code and what was found. The generator is as busy as it likes. A call may come up 0.9 s late
-/// on a busy machine: it still sends the ten frames after which an ack is due. A run without that
+/// Exit code and what was found. The generator is as busy as it likes. On a busy machine a call may
+/// come up 0.9 s late: it still sends the ten frames after which an ack is due. A run without that
 /// proves nothing, and is played twice.
 fn capacity(node: &Node, flags: &[&str]) -> (Option<i32>, Value) {
     let output = Command::new(env!("CARGO_BIN_EXE_exo-load"))
