@@ -77,6 +77,10 @@ fn play(node: &NodeProcess, name: &str, seed: u64) -> Vec<Player> {
 
 /// The end of each call is left: every frame in order and right, at least up to the last one that
 /// was acked. Some later frames may be there too.
+///
+/// One older segment may be there before a gap. Retention does not take a segment that the indexer
+/// is reading, and takes the next. The indexer has the lowest priority, so on a busy machine that
+/// can last.
 fn check(data_dir: &Path, played: &[Played]) -> u64 {
     let journal = Journal::open(data_dir).unwrap_or_else(|error| panic!("{error}"));
     let catalog = journal.catalog(&mut || ()).unwrap_or_else(|error| panic!("{error}"));
@@ -94,11 +98,17 @@ fn check(data_dir: &Path, played: &[Played]) -> u64 {
             panic!("{call:?} was played once: {:#?}", found.epochs)
         };
         let (mut frames, mut last) = (journal.frames(call_epoch), None);
+        let (mut bytes, mut gaps) = (0, 0);
         while let Some(frame) = frames.next_frame().unwrap_or_else(|error| panic!("{error}")) {
             let seq = frame.seq.0;
             let in_order =
                 last.is_none_or(|last| seq == last + 1 || (seq > last && last >= call.acked));
-            assert!(in_order, "LOST: frame {seq} after {last:?} of {call:?}");
+            if !in_order {
+                gaps += 1;
+                let is_after_one_segment = last < Some(seq) && gaps == 1 && bytes <= SEGMENT_SIZE;
+                assert!(is_after_one_segment, "LOST: frame {seq} after {last:?} of {call:?}");
+            }
+            bytes += frame.audio.len() as u64;
             assert!(
                 seq <= call.sent && frame.audio == audio(call.seed, seq),
                 "CHANGED: frame {seq} of {call:?}"
