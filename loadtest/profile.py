@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-# The first row of which a function of the stack matches, kernel before program.
+# A sample counts in the first row that matches a function of its stack. Kernel rows come first.
 ROWS = (
     ("receive: the kernel's TCP and its copy", r"tcp_recvmsg|inet_recvmsg|io_recv\b|sock_recvmsg"),
     ("send: the kernel's TCP", r"tcp_sendmsg|inet_sendmsg|io_send|sock_sendmsg|tcp_write_xmit"),

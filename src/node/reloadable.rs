@@ -7,7 +7,7 @@ use crate::journal::settings::JournalSettings;
 use crate::limits::Limits;
 use crate::shard::mailbox::Message;
 
-/// The settings of a node of which some may change while it runs.
+/// Settings of a node. Some of them may change while it runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReloadableSettings {
     /// The limits.

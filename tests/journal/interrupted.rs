@@ -111,7 +111,7 @@ fn a_recovery_that_was_interrupted_is_completed_by_the_next() {
     for reached in 0..indexes.len() {
         let (good, path) = (&indexes[reached], index_path(&sample.shard_dir, reached as u64 + 1));
         // Step 0: a temporary file, written up to any byte. Steps 1 and 2: the index under its
-        // name, of which a power loss leaves any length, without and with zeros. Later indexes are
+        // name; a power loss leaves any length of it, without and with zeros. Later indexes are
         // still missing.
         for length in (0..good.len()).step_by(7).chain([good.len()]) {
             for step in 0..3 {
