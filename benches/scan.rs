@@ -21,7 +21,8 @@ fn scan(criterion: &mut Criterion) {
         image.seal();
     }
     let segment = &image.segments()[0];
-    let place = Place { run: *image.run(), shard: 0, id: 1, after: None, end: None };
+    let place =
+        Place { run: *image.run(), shard: 0, id: 1, after: None, end: None, is_fresh: false };
     let call = image.call_epoch(epochs[7]).expect("an epoch").identity.key().record_number();
     let mut group = criterion.benchmark_group("scan_segment_64MiB");
     group.throughput(Throughput::Bytes(segment.end_of_batches() as u64));

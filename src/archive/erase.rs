@@ -190,8 +190,7 @@ impl Target<'_> {
             .map_err(at)?;
         let options =
             ScanOptions { call: Some(call), takes_unchecked: true, ..ScanOptions::default() };
-        let Segment::Scan(mut scan) = self.shard.scan(self.position, file, options).map_err(at)?
-        else {
+        let Segment::Scan(mut scan) = self.shard.scan(self.position, file, options)? else {
             return Ok((Vec::new(), End::default()));
         };
         let mut records = Vec::new();
@@ -323,7 +322,7 @@ mod tests {
     /// A run whose second segment reuses the file of its first one and was not sealed. The call
     /// `one` is in the first and third, and in the old bytes of the second.
     fn recycled(dir: &Path) -> PathBuf {
-        let mut image = Image::new(image::run(1), 0, 64 * 1024).unwrap();
+        let mut image = Image::with_version(image::run(1), 0, 64 * 1024, 1).unwrap();
         let one = image.start("acme", "one", 8_000);
         (0..40).for_each(|_| image.frame(one, FRAME));
         image.seal();

@@ -14,7 +14,7 @@ use crate::format::payload::CALL_SIZE_MAX;
 use crate::format::record::{chain_crc, header_crc};
 use crate::format::{
     BatchHeader, CallRecord, HEADER_SIZE, Lsn, RecordHeader, RecordKind, SegmentHeader,
-    SegmentUuid, Unsynced,
+    SegmentUuid, Unsynced, segment,
 };
 use crate::io::memory::Region;
 use crate::journal::frame_ring::{
@@ -72,6 +72,7 @@ pub struct Image {
     run: RunName,
     shard: u16,
     segment_size: usize,
+    version: u16,
     ring: FrameRing,
     now: Now,
     segments: Vec<Segment>,
@@ -82,12 +83,23 @@ pub struct Image {
 impl Image {
     /// A journal with one segment. `segment_size` is a multiple of the block size.
     pub fn new(run: RunName, shard: u16, segment_size: usize) -> io::Result<Image> {
+        Image::with_version(run, shard, segment_size, segment::VERSION)
+    }
+
+    /// As [`Image::new`], with segment headers of another `version` that can be read.
+    pub fn with_version(
+        run: RunName,
+        shard: u16,
+        segment_size: usize,
+        version: u16,
+    ) -> io::Result<Image> {
         let ring = FrameRing::new(Region::allocate(RING_SIZE_MIN)?, Kernel::detect());
         let now = Now { moment: Moment::ZERO, unix: run.started_at };
         let mut image = Image {
             run,
             shard,
             segment_size,
+            version,
             ring,
             now,
             segments: Vec::new(),
@@ -252,6 +264,7 @@ impl Image {
     fn begin_segment(&mut self, predecessor_end: Lsn) {
         let id = self.segments.last().map_or(1, |segment| segment.id + 1);
         let header = SegmentHeader {
+            version: self.version,
             shard: self.shard,
             run: self.run.number(),
             id,

@@ -12,19 +12,19 @@
 #![forbid(unsafe_code)]
 
 use super::index::{IndexBuilder, SegmentIndex};
-use super::layout::{RunName, run_dir, runs, segment_path, segments, shard_dir, shards};
+use super::layout::{BOOT_FILE, RunName, run_dir, runs, segment_path, segments, shard_dir, shards};
 use super::scan::{Advance, Damage, Found, Place, ScanOptions, SegmentScan, Unread};
-use super::source::{Holder, SegmentFile};
-use crate::constants::BLOCK_SIZE;
+use super::source::{FirstBlock, Holder, SegmentFile};
 use crate::format::{Lsn, SegmentHeader, SegmentUuid};
+use headers::Headers;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 mod catalog;
 mod follow;
 mod frames;
+mod headers;
 #[cfg(test)]
 mod tests;
 
@@ -62,21 +62,19 @@ pub struct Journal {
     shards: Vec<ShardJournal>,
 }
 
-/// One shard of one run.
+/// How many segments before and after one are looked at for what they say about it. Nearly always
+/// the next one says everything. Others matter only where headers are bad, or where a failing disk
+/// made the writer give up several segments in a row.
+const NEIGHBOURS_MAX: usize = 64;
+
+/// One shard of one run. Only the ids of its segments are in memory; headers are read on demand.
 #[derive(Debug)]
 pub struct ShardJournal {
     run: RunName,
     shard: u16,
     dir: PathBuf,
-    segments: Vec<SegmentName>,
-}
-
-/// A segment, as its name and header describe it.
-#[derive(Debug)]
-struct SegmentName {
-    id: u64,
-    /// `None` if the header is bad, or of another use of the file.
-    header: Option<SegmentHeader>,
+    ids: Vec<u64>,
+    headers: Headers,
 }
 
 /// A segment that was opened.
@@ -107,11 +105,15 @@ pub struct SegmentSummary {
 }
 
 impl Journal {
-    /// Lists the directory. An empty one is fine. A directory that is not a journal is fine too,
-    /// and holds no runs.
+    /// Lists the directory. One that was begun and holds no run yet is fine. One with neither boot
+    /// counter nor run is no journal: that is an error.
     pub fn open(data_dir: &Path) -> Result<Journal, JournalError> {
+        let runs = runs(data_dir).map_err(at(data_dir))?;
+        if runs.is_empty() && !data_dir.join(BOOT_FILE).exists() {
+            return Err(at(data_dir)(io::Error::other("it holds no journal")));
+        }
         let mut found = Vec::new();
-        for run in runs(data_dir).map_err(at(data_dir))? {
+        for run in runs {
             let run_dir = run_dir(data_dir, &run);
             for shard in present(shards(&run_dir)).map_err(at(&run_dir))? {
                 found.push(ShardJournal::open(run, shard, shard_dir(&run_dir, shard))?);
@@ -145,25 +147,14 @@ impl ShardJournal {
         id: u64,
     ) -> Result<ShardJournal, JournalError> {
         let path = segment_path(&dir, id);
-        let header = read_header(&path).map_err(at(&path))?;
-        Ok(ShardJournal { run, shard, dir, segments: vec![SegmentName { id, header }] })
+        std::fs::metadata(&path).map_err(at(&path))?;
+        Ok(ShardJournal { run, shard, dir, ids: vec![id], headers: Headers::default() })
     }
 
-    /// Lists a shard's directory.
+    /// Lists a shard's directory. Reads none of its files.
     pub fn open(run: RunName, shard: u16, dir: PathBuf) -> Result<ShardJournal, JournalError> {
-        let mut found = Vec::new();
-        for id in present(segments(&dir)).map_err(at(&dir))? {
-            let path = segment_path(&dir, id);
-            let header = match read_header(&path) {
-                Ok(header) => header.filter(|header| {
-                    (header.run, header.shard, header.id) == (run.number(), shard, id)
-                }),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(at(&path)(error)),
-            };
-            found.push(SegmentName { id, header });
-        }
-        Ok(ShardJournal { run, shard, dir, segments: found })
+        let ids = present(segments(&dir)).map_err(at(&dir))?;
+        Ok(ShardJournal { run, shard, dir, ids, headers: Headers::default() })
     }
 
     /// The run.
@@ -183,12 +174,22 @@ impl ShardJournal {
 
     /// Number of segments.
     pub fn segment_count(&self) -> usize {
-        self.segments.len()
+        self.ids.len()
+    }
+
+    /// The numbers in the segments' names, in order.
+    pub fn ids(&self) -> &[u64] {
+        &self.ids
     }
 
     /// The number in a segment's name. `position` counts from 0, oldest first.
     pub fn id(&self, position: usize) -> Option<u64> {
-        self.segments.get(position).map(|segment| segment.id)
+        self.ids.get(position).copied()
+    }
+
+    /// The position of the segment with this number, if it is there.
+    pub fn position(&self, id: u64) -> Option<usize> {
+        self.ids.binary_search(&id).ok()
     }
 
     /// A segment's file.
@@ -196,54 +197,110 @@ impl ShardJournal {
         segment_path(&self.dir, self.id(position).unwrap_or(0))
     }
 
-    /// Position of a segment's first byte in this shard's journal; `None` if its header is bad.
-    pub fn start(&self, position: usize) -> Option<Lsn> {
-        self.segments.get(position)?.header.map(|header| header.start)
+    /// Headers that were read from files so far.
+    #[cfg(test)]
+    fn headers_read(&self) -> usize {
+        self.headers.read_count()
     }
 
-    /// Size of a segment's file as it was allocated, bytes. `None` if its header is bad or not yet
-    /// written.
-    pub fn allocated(&self, position: usize) -> Option<u64> {
-        self.segments.get(position)?.header.map(|header| header.size)
+    fn first_block(&self, position: usize) -> Result<FirstBlock, JournalError> {
+        let Some(id) = self.id(position) else { return Ok(FirstBlock::Blank) };
+        let path = segment_path(&self.dir, id);
+        self.headers.read((&self.run, self.shard, id), &path).map_err(at(&path))
+    }
+
+    /// A segment's header; `None` if it is bad, or not written yet.
+    pub fn header(&self, position: usize) -> Result<Option<SegmentHeader>, JournalError> {
+        Ok(match self.first_block(position)? {
+            FirstBlock::Header(header) => Some(header),
+            FirstBlock::Blank | FirstBlock::Bad => None,
+        })
+    }
+
+    /// Position of a segment's first byte in this shard's journal; `None` if its header is bad.
+    pub fn start(&self, position: usize) -> Result<Option<Lsn>, JournalError> {
+        Ok(self.header(position)?.map(|header| header.start))
     }
 
     /// Whether a later segment was begun. Then this one was written up to the end that the later
     /// one states.
-    pub fn has_successor(&self, position: usize) -> bool {
-        self.segments.iter().skip(position + 1).any(|segment| segment.header.is_some())
+    pub fn has_successor(&self, position: usize) -> Result<bool, JournalError> {
+        for later in self.later(position) {
+            if self.header(later)?.is_some() {
+                return Ok(true);
+            }
+        }
+        // A writer prepares a few segments at most.
+        Ok(self.ids.len().saturating_sub(position) > NEIGHBOURS_MAX)
     }
 
-    /// What the names and headers of the other segments say about this one.
-    pub fn place(&self, position: usize) -> Place {
-        let (before, rest) = self.segments.split_at(position.min(self.segments.len()));
-        let (id, header) = rest.first().map_or((0, None), |segment| (segment.id, segment.header));
-        let behind = rest.get(1..).unwrap_or_default();
-        let names_this =
-            |next: &SegmentHeader| header.is_some_and(|header| header.uuid == next.predecessor);
-        // A later segment that names an earlier predecessor says that nothing in this one was
-        // durable.
-        let passes_over = |next: &SegmentHeader| {
-            next.predecessor == SegmentUuid::default()
-                || headers(before).any(|before| before.uuid == next.predecessor)
-        };
-        let is_next = |next: &SegmentHeader| header.is_none() && next.id == id + 1;
-        let next = headers(behind).find(names_this);
-        let next = next
-            .or_else(|| headers(behind).next().filter(|next| passes_over(next) || is_next(next)));
-        Place {
-            run: self.run,
-            shard: self.shard,
-            id,
-            after: headers(before).map(|header| header.start).max(),
-            end: next.map(|next| next.predecessor_end),
+    /// The positions after this one that are looked at, nearest first.
+    fn later(&self, position: usize) -> std::ops::Range<usize> {
+        let from = position.saturating_add(1).min(self.ids.len());
+        from..from.saturating_add(NEIGHBOURS_MAX).min(self.ids.len())
+    }
+
+    /// The positions before this one that are looked at, nearest first.
+    fn earlier(&self, position: usize) -> std::iter::Rev<std::ops::Range<usize>> {
+        let to = position.min(self.ids.len());
+        (to.saturating_sub(NEIGHBOURS_MAX)..to).rev()
+    }
+
+    /// What the names and headers of the segments around this one say about it.
+    pub fn place(&self, position: usize) -> Result<Place, JournalError> {
+        let (id, header) = (self.id(position).unwrap_or(0), self.header(position)?);
+        let (mut before, mut next) = (None, None);
+        for earlier in self.earlier(position) {
+            before = self.header(earlier)?;
+            if before.is_some() {
+                break;
+            }
         }
+        let after = before.map(|header| header.start);
+        let is_named_by =
+            |next: &SegmentHeader| header.is_some_and(|header| header.uuid == next.predecessor);
+        let mut end = None;
+        for later in self.later(position) {
+            let Some(later) = self.header(later)? else { continue };
+            if is_named_by(&later) {
+                end = Some(later.predecessor_end);
+                break;
+            }
+            let first = *next.get_or_insert(later);
+            // Nothing names a bad header. If the next segment had durable data itself, no later one
+            // names this one.
+            if header.is_none() || later.predecessor == first.uuid {
+                break;
+            }
+        }
+        if let (None, Some(next)) = (end, next) {
+            let is_next = header.is_none() && next.id == id + 1;
+            if is_next || self.passes_over(position, &next)? {
+                end = Some(next.predecessor_end);
+            }
+        }
+        let is_fresh = [header, before, next].iter().flatten().any(|near| !near.may_be_recycled());
+        Ok(Place { run: self.run, shard: self.shard, id, after, end, is_fresh })
+    }
+
+    /// Whether a later segment names an earlier predecessor. Then nothing in this one was durable.
+    fn passes_over(&self, position: usize, next: &SegmentHeader) -> Result<bool, JournalError> {
+        if next.predecessor == SegmentUuid::default() {
+            return Ok(true);
+        }
+        for earlier in self.earlier(position) {
+            if self.header(earlier)?.is_some_and(|header| header.uuid == next.predecessor) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Opens a segment. Callers need not set `options.is_live`: this finds it out.
     pub fn segment(&self, position: usize, options: ScanOptions) -> Result<Segment, JournalError> {
         let path = self.path(position);
         match SegmentFile::open(&path) {
-            Ok(file) => self.scan(position, file, options).map_err(at(&path)),
+            Ok(file) => self.scan(position, file, options),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Segment::Gone),
             Err(error) => Err(at(&path)(error)),
         }
@@ -255,10 +312,12 @@ impl ShardJournal {
         position: usize,
         file: SegmentFile,
         options: ScanOptions,
-    ) -> io::Result<Segment> {
-        let place = self.place(position);
+    ) -> Result<Segment, JournalError> {
+        let place = self.place(position)?;
         let is_live = file.holder() == Holder::Writer && place.end.is_none();
-        Ok(match SegmentScan::open(file, place, ScanOptions { is_live, ..options })? {
+        let options = ScanOptions { is_live, ..options };
+        let opened = SegmentScan::open(file, place, options);
+        Ok(match opened.map_err(at(&self.path(position)))? {
             Ok(scan) => Segment::Scan(Box::new(scan)),
             Err(unread) => Segment::Unread(unread),
         })
@@ -277,7 +336,8 @@ impl ShardJournal {
 
     /// The index beside a segment, if it exists and is good.
     pub fn stored_index(&self, position: usize) -> Option<SegmentIndex> {
-        let header = self.segments.get(position)?.header?;
+        // An error of the header shows again when the segment is read.
+        let header = self.header(position).ok()??;
         SegmentIndex::load(&self.dir, header.id, header.uuid)
     }
 
@@ -332,10 +392,8 @@ impl ShardJournal {
     /// that was removed meanwhile, and no index lists audio that was erased meanwhile.
     pub fn keep(&self, summary: &SegmentSummary) -> bool {
         // Without a good header, a later reader could not tell to which segment the index belongs.
-        let has_header = self
-            .segments
-            .iter()
-            .any(|segment| segment.id == summary.index.id && segment.header.is_some());
+        let header = self.position(summary.index.id).map(|position| self.header(position));
+        let has_header = matches!(header, Some(Ok(Some(_))));
         let is_held = summary.file.holder() == Holder::Readers;
         has_header && is_held && summary.index.store(&self.dir).is_ok()
     }
@@ -354,16 +412,6 @@ fn present<T>(listed: io::Result<Vec<T>>) -> io::Result<Vec<T>> {
     }
 }
 
-/// The header of a segment's file; `None` if it is bad.
-fn read_header(path: &Path) -> io::Result<Option<SegmentHeader>> {
-    let mut block = [0; BLOCK_SIZE];
-    match File::open(path)?.read_exact(&mut block) {
-        Ok(()) => Ok(SegmentHeader::decode(&block).ok()),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// A record for callers that keep it longer than the scan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedRecord {
@@ -379,9 +427,4 @@ impl From<Found<'_>> for OwnedRecord {
     fn from(found: Found<'_>) -> OwnedRecord {
         OwnedRecord { header: found.header, payload: found.payload.to_vec(), lsn: found.lsn }
     }
-}
-
-/// The good headers among segments.
-fn headers(segments: &[SegmentName]) -> impl Iterator<Item = SegmentHeader> {
-    segments.iter().filter_map(|segment| segment.header)
 }

@@ -306,8 +306,8 @@ impl Recovery {
         // The segment failed before any of it was durable: the one after it continues where the one
         // before it ended.
         let was_empty =
-            shard.place(position).end.zip(end_before).is_some_and(|(end, before)| end <= before);
-        let has_lost = shard.has_successor(position) && !was_empty;
+            shard.place(position)?.end.zip(end_before).is_some_and(|(end, before)| end <= before);
+        let has_lost = shard.has_successor(position)? && !was_empty;
         let name = |Damage { offset, what }: Damage| NamedDamage {
             file: path.clone(),
             offset,

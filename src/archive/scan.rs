@@ -45,6 +45,8 @@ pub struct Place {
     pub after: Option<Lsn>,
     /// Where it ended, as the next segment says.
     pub end: Option<Lsn>,
+    /// No file of its run was another segment before, so all batches in it are its own.
+    pub is_fresh: bool,
 }
 
 /// What to search for, and how.
@@ -465,11 +467,8 @@ impl<S: Source> SegmentScan<S> {
     /// a recycled file still holds another segment's records.
     fn keep_trusted(&mut self) {
         let Place { run, shard, .. } = self.place;
-        let ours = |header: &RecordHeader| {
-            header.epoch.boot == run.boot
-                && header.epoch.shard == shard
-                && header.received_at >= run.started_at
-        };
+        let ours =
+            |header: &RecordHeader| (header.epoch.boot, header.epoch.shard) == (run.boot, shard);
         self.entries.retain(|entry| ours(&entry.header));
     }
 
@@ -597,9 +596,12 @@ fn check(bytes: &[u8], offset: usize, header: &RecordHeader) -> Result<(), Forma
 /// What the header of a segment said, according to its first sound batch. Used when the header is
 /// bad.
 ///
-/// A recycled file may also hold sound batches of its earlier use, if its new header never reached
-/// the disk. The place of a segment's first batch was zeroed before the file got its name. So a
-/// batch at that place belongs to this use. Batches further on need a proof: see [`is_at_home`].
+/// The time in a batch proves nothing: a wall clock may be set back while a run goes on.
+///
+/// A file of version 1 may also hold sound batches of its earlier use, if its new header never
+/// reached the disk. The place of a segment's first batch was zeroed before the file got its name.
+/// So a batch at that place belongs to this use. Batches further on need a proof: see
+/// [`is_at_home`].
 ///
 /// After a `blank` header only that one place is read. Nearly always the file was only allocated.
 fn infer<S: Source>(
@@ -616,9 +618,9 @@ fn infer<S: Source>(
         if let Some(Ok(batch)) = batch
             && let Some(start) = batch.lsn.0.checked_sub(offset)
         {
-            let is_later = place.after.is_none_or(|after| after.0 < start)
-                && batch.sealed_at >= place.run.started_at;
-            let is_ours = is_later && (offset == first || is_at_home(bytes, place, start, size));
+            let is_later = place.after.is_none_or(|after| after.0 < start);
+            let is_certain = offset == first || place.is_fresh;
+            let is_ours = is_later && (is_certain || is_at_home(bytes, place, start, size));
             return Ok(is_ours.then_some((batch.segment, Lsn(start))));
         }
         offset += first;

@@ -8,8 +8,10 @@
 
 use super::lock;
 use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
+use crate::format::SegmentHeader;
 use crate::io::memory::Region;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -64,11 +66,7 @@ impl SegmentFile {
     /// Opens the file and takes a reader's lock if it can. `NotFound` means that retention removed
     /// it first.
     pub(crate) fn open(path: &Path) -> io::Result<SegmentFile> {
-        let direct = OFlags::DIRECT.bits().cast_signed();
-        let file = match File::options().read(true).custom_flags(direct).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => File::open(path)?,
-            opened => opened?,
-        };
+        let file = open_direct(path)?;
         let holder = if lock::try_shared(&file)? { Holder::Readers } else { Holder::Writer };
         if !lock::is_still(path, &file)? {
             return Err(io::ErrorKind::NotFound.into());
@@ -112,22 +110,85 @@ impl Source for SegmentFile {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.file.read_at(into, offset) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    // Some filesystems accept the flag but refuse the read, or refuse the short
-                    // block at the end of a cut file.
-                    let flags = fcntl_getfl(&self.file)?;
-                    if !flags.contains(OFlags::DIRECT) {
-                        return Err(error);
-                    }
-                    fcntl_setfl(&self.file, flags - OFlags::DIRECT)?;
+        read_direct(&self.file, offset, into)
+    }
+}
+
+/// Opens a file for reads around the page cache, if its filesystem allows that.
+fn open_direct(path: &Path) -> io::Result<File> {
+    let direct = OFlags::DIRECT.bits().cast_signed();
+    match File::options().read(true).custom_flags(direct).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => File::open(path),
+        opened => opened,
+    }
+}
+
+/// Reads from a file of [`open_direct`] into memory that starts on a block.
+fn read_direct(file: &File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match file.read_at(into, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                // Some filesystems accept the flag but refuse the read, or refuse the short block
+                // at the end of a cut file.
+                let flags = fcntl_getfl(file)?;
+                if !flags.contains(OFlags::DIRECT) {
+                    return Err(error);
                 }
-                done => return done,
+                fcntl_setfl(file, flags - OFlags::DIRECT)?;
             }
+            done => return done,
         }
     }
+}
+
+/// Memory for one block, aligned as direct reads need it.
+#[repr(C, align(4096))]
+struct Block([u8; BLOCK_SIZE]);
+
+const _: () = assert!(align_of::<Block>() == BLOCK_SIZE);
+
+/// What the first block of a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FirstBlock {
+    /// A segment's header.
+    Header(SegmentHeader),
+    /// Only zeros, or less than a block: allocated, and not begun.
+    Blank,
+    /// Anything else, or the disk cannot read it.
+    Bad,
+}
+
+/// Reads the first block of a segment's file, around the page cache like everything else of it: a
+/// page that a read leaves in the cache beside direct writes can make a later sync fail.
+pub(super) fn first_block(path: &Path) -> io::Result<FirstBlock> {
+    let file = match open_direct(path) {
+        Err(error) if is_of_medium(&error) => return Ok(FirstBlock::Bad),
+        opened => opened?,
+    };
+    let mut block = Box::new(Block([0; BLOCK_SIZE]));
+    let mut filled = 0;
+    while filled < BLOCK_SIZE {
+        match read_direct(&file, filled as u64, &mut block.0[filled..]) {
+            Ok(0) => return Ok(FirstBlock::Blank),
+            Ok(read) => filled += read,
+            Err(error) if is_of_medium(&error) => return Ok(FirstBlock::Bad),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(match SegmentHeader::decode(&block.0) {
+        Ok(header) => FirstBlock::Header(header),
+        Err(_) if block.0.iter().all(|byte| *byte == 0) => FirstBlock::Blank,
+        Err(_) => FirstBlock::Bad,
+    })
+}
+
+/// Whether an error means that the medium has lost bytes, and not that the device is gone or that
+/// the caller may not read. What can still be read is read.
+pub(crate) fn is_of_medium(error: &io::Error) -> bool {
+    let of_medium =
+        [Errno::IO, Errno::NODATA, Errno::BADMSG, Errno::UCLEAN, Errno::ILSEQ, Errno::REMOTEIO];
+    Errno::from_io_error(error).is_some_and(|error| of_medium.contains(&error))
 }
 
 /// A stretch of a source in memory; it moves along with reading.

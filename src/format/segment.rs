@@ -2,20 +2,24 @@
 //!
 //! ```text
 //!   0  [u8;8] magic        "XSEGMENT"
-//!   8  u16 version         1
+//!   8  u16 version         2; 1 is read too
 //!  10  u16 shard           the shard that writes it
 //!  12  u32 header_size     4,096
 //!  16  u64 run             the run's number: one process on one data directory
 //!  24  u64 id              counts the segments of a shard in a run, from 1
-//!  32  [u8;16] uuid        of this use of the file
+//!  32  [u8;16] uuid        of the segment; in version 1, of this use of the file
 //!  48  [u8;16] predecessor uuid of the last segment before with durable data; zeros: none
 //!  64  u64 predecessor_end lsn of its end: its bytes from there on do not count; 0: none
 //!  72  u64 start           lsn of this header's first byte
 //!  80  u64 size            of the file as it was allocated, bytes
-//!  88  u64 created_at      Unix time, microseconds
+//!  88  u64 created_at      journal time when it was begun; in version 1, Unix time when its file
+//!                         was made; microseconds
 //!  96  zeros
 //! 4092 u32 header_crc      over bytes 0..4092
 //! ```
+//! In version 2 the file was never another segment: after its last batch there are only zeros. In
+//! version 1 it may have been [recycled](super#what-a-recycled-segment-holds).
+//!
 //! `predecessor_end` fences a segment whose sync failed. The writer wrote its batches from there on
 //! again, into this segment. A segment between the two was abandoned before any of it was durable.
 //! Nothing in it counts.
@@ -29,8 +33,11 @@ use crate::constants::BLOCK_SIZE;
 /// First bytes of every segment.
 pub(crate) const MAGIC: [u8; 8] = *b"XSEGMENT";
 
-/// Version of the segment header.
-pub(crate) const VERSION: u16 = 1;
+/// Version of the segment headers that are written.
+pub(crate) const VERSION: u16 = 2;
+
+/// The first version, in which a file may have held another segment before.
+pub(crate) const VERSION_1: u16 = 1;
 
 const MAGIC_AT: usize = 0;
 const VERSION_AT: usize = 8;
@@ -50,6 +57,8 @@ const HEADER_CRC: usize = BLOCK_SIZE - 4;
 /// The header of a segment, without its own checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
+    /// Its version: [`VERSION`], or an older one that is still read.
+    pub(crate) version: u16,
     /// The shard that writes this segment.
     pub(crate) shard: u16,
     /// The run that this segment belongs to.
@@ -66,16 +75,21 @@ pub struct SegmentHeader {
     pub start: Lsn,
     /// Bytes of the file as it was allocated.
     pub(crate) size: u64,
-    /// When it was begun.
+    /// When it was begun, journal time. In version 1: when its file was made, Unix time.
     pub(crate) created_at: UnixMicros,
 }
 
 impl SegmentHeader {
+    /// Whether its file may have held another segment before, parts of which may still be there.
+    pub(crate) fn may_be_recycled(&self) -> bool {
+        self.version == VERSION_1
+    }
+
     /// Encodes the header as a block, with its checksum.
     pub(crate) fn encode(&self, block: &mut [u8; BLOCK_SIZE]) {
         block.fill(0);
         set(block, MAGIC_AT, MAGIC);
-        set(block, VERSION_AT, VERSION.to_le_bytes());
+        set(block, VERSION_AT, self.version.to_le_bytes());
         set(block, SHARD, self.shard.to_le_bytes());
         set(block, HEADER_SIZE, (BLOCK_SIZE as u32).to_le_bytes());
         set(block, RUN, self.run.to_le_bytes());
@@ -100,7 +114,7 @@ impl SegmentHeader {
             return Err(FormatError::HeaderCrc);
         }
         let version = u16::from_le_bytes(field(block, VERSION_AT));
-        if version != VERSION {
+        if !(VERSION_1..=VERSION).contains(&version) {
             return Err(FormatError::Version(version));
         }
         let header_size = u32::from_le_bytes(field(block, HEADER_SIZE));
@@ -111,6 +125,7 @@ impl SegmentHeader {
             return Err(FormatError::Reserved);
         }
         Ok(SegmentHeader {
+            version,
             shard: u16::from_le_bytes(field(block, SHARD)),
             run: u64::from_le_bytes(field(block, RUN)),
             id: u64::from_le_bytes(field(block, ID)),
@@ -130,6 +145,7 @@ mod tests {
 
     fn header() -> SegmentHeader {
         SegmentHeader {
+            version: VERSION,
             shard: 0x1211,
             run: 0x2827_2625_2423_2221,
             id: 0x3837_3635_3433_3231,
@@ -151,7 +167,7 @@ mod tests {
     #[test]
     fn every_field_has_its_place() {
         let block = block();
-        let mut expected = b"XSEGMENT\x01\0\x11\x12\0\x10\0\0".to_vec();
+        let mut expected = b"XSEGMENT\x02\0\x11\x12\0\x10\0\0".to_vec();
         expected.extend(0x21..=0x28);
         expected.extend(0x31..=0x38);
         expected.extend(b"0123456789abcdefABCDEFGHIJKLMNOP");
@@ -162,6 +178,18 @@ mod tests {
         assert!(block[..4092] == expected);
         assert_eq!(block[4092..], crc32c::crc32c(&expected).to_le_bytes());
         assert_eq!(SegmentHeader::decode(&block), Ok(header()));
+    }
+
+    #[test]
+    fn the_first_version_is_read_and_later_ones_are_not() {
+        let mut block = [0; BLOCK_SIZE];
+        for (version, is_read) in [(0, false), (1, true), (2, true), (3, false)] {
+            let header = SegmentHeader { version, ..header() };
+            header.encode(&mut block);
+            let expected = if is_read { Ok(header) } else { Err(FormatError::Version(version)) };
+            assert_eq!(SegmentHeader::decode(&block), expected);
+            assert_eq!(header.may_be_recycled(), version == 1);
+        }
     }
 
     #[test]

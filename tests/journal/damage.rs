@@ -96,8 +96,14 @@ fn store(sample: &Sample) -> (tempfile::TempDir, PathBuf) {
 
 /// Offsets of all headers in a segment: its own, those of its batches, those of its records.
 fn headers(image: &Image, segment: &image::Segment) -> Vec<(usize, bool)> {
-    let place =
-        Place { run: *image.run(), shard: image.shard(), id: segment.id, after: None, end: None };
+    let place = Place {
+        run: *image.run(),
+        shard: image.shard(),
+        id: segment.id,
+        after: None,
+        end: None,
+        is_fresh: false,
+    };
     let mut scan =
         SegmentScan::open(&segment.bytes[..], place, ScanOptions::default()).unwrap().unwrap();
     let mut headers = vec![(0, false)];

@@ -153,7 +153,14 @@ fn samples_of(holds_syncs: bool) -> Vec<Sample> {
         let after = (segment.id > 1).then(|| start(segment.id - 1));
         let end =
             (segment.id < 2).then(|| Lsn(start(segment.id).0 + segment.end_of_batches() as u64));
-        let place = Place { run: *image.run(), shard: image.shard(), id: segment.id, after, end };
+        let place = Place {
+            run: *image.run(),
+            shard: image.shard(),
+            id: segment.id,
+            after,
+            end,
+            is_fresh: false,
+        };
         let found = scan(&segment.bytes, place);
         assert!(found.is_read && found.named.is_empty());
         let durable_end = found.durable_end as usize;

@@ -51,7 +51,7 @@ impl SegmentHeader {
         if u32_at(block, 4_092) != crc32c::crc32c(&block[..4_092]) {
             return Err("segment header's checksum wrong");
         }
-        if u16_at(block, 8) != 1 || u32_at(block, 12) as usize != BLOCK_SIZE {
+        if !matches!(u16_at(block, 8), 1 | 2) || u32_at(block, 12) as usize != BLOCK_SIZE {
             return Err("segment header of an unknown version");
         }
         if block[96..4_092].iter().any(|byte| *byte != 0) {

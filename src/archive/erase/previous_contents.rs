@@ -94,12 +94,14 @@ pub(super) struct End {
     pub(super) is_torn: bool,
 }
 
-/// Where a segment's batches end. `None`: it was sealed, and cut there.
+/// Where a segment's batches end. `None`: it was sealed, and cut there, or its file is new.
 ///
 /// The bytes before the end are not searched: audio of any call is there, and may look like a
 /// record of another call.
 fn end(shard: &ShardJournal, position: usize, size: u64) -> Result<Option<End>, JournalError> {
-    if shard.allocated(position).is_some_and(|allocated| size < allocated) {
+    if let Some(header) = shard.header(position)?
+        && (size < header.size || !header.may_be_recycled())
+    {
         return Ok(None);
     }
     let end = |index: SegmentIndex| End { offset: index.end, is_torn: index.torn_at.is_some() };

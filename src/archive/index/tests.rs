@@ -5,7 +5,14 @@ use proptest::prelude::*;
 use std::os::unix::fs::MetadataExt;
 
 fn index_of(bytes: &[u8], image: &Image, id: u64) -> SegmentIndex {
-    let place = Place { run: *image.run(), shard: image.shard(), id, after: None, end: None };
+    let place = Place {
+        run: *image.run(),
+        shard: image.shard(),
+        id,
+        after: None,
+        end: None,
+        is_fresh: false,
+    };
     let mut scan = SegmentScan::open(bytes, place, ScanOptions::default()).unwrap().unwrap();
     let mut builder = IndexBuilder::default();
     while scan.advance().unwrap() == Advance::Batch {

@@ -39,8 +39,9 @@ impl Journal {
     /// Follows an epoch of this journal's catalog, from its first frame on.
     pub fn follow_epoch(&self, call_epoch: &CallEpoch) -> Option<EpochFollow> {
         let shard = self.shards().get(call_epoch.shard)?;
-        let start =
-            call_epoch.parts.first().and_then(|part| shard.start(part.segment)).unwrap_or_default();
+        // An error of the header shows again when the segment is read.
+        let first = call_epoch.parts.first();
+        let start = first.and_then(|part| shard.start(part.segment).ok()?).unwrap_or_default();
         let assembly = Assembly::default();
         Some(EpochFollow {
             follow: shard.follow(start),
@@ -128,10 +129,12 @@ impl Follow {
                     let id = *id;
                     let shard = ShardJournal::open(self.run, self.shard, self.dir.clone())?;
                     let Some((_, scan)) = &mut self.current else { continue };
-                    let position =
-                        (0..shard.segment_count()).find(|position| shard.id(*position) == Some(id));
-                    let end = position.and_then(|position| shard.place(position).end);
-                    let is_followed = position.is_none_or(|position| shard.has_successor(position));
+                    let (end, is_followed) = match shard.position(id) {
+                        Some(position) => {
+                            (shard.place(position)?.end, shard.has_successor(position)?)
+                        }
+                        None => (None, true),
+                    };
                     let holder = scan.source_mut().refresh().map_err(at(&error_path))?;
                     if !is_followed && holder == Holder::Writer {
                         return Ok(Polled::Pending);
@@ -150,7 +153,7 @@ impl Follow {
         for position in 0..shard.segment_count() {
             let Some(id) = shard.id(position).filter(|id| *id > self.done_id) else { continue };
             // It ends before the cursor's position: no need to open it.
-            if shard.place(position).end.is_some_and(|end| end <= self.lsn) {
+            if shard.place(position)?.end.is_some_and(|end| end <= self.lsn) {
                 self.done_id = id;
                 continue;
             }
@@ -162,7 +165,7 @@ impl Follow {
                     self.current = Some((id, scan));
                     return Ok(Polled::Records);
                 }
-                Segment::Unread(_) | Segment::Gone if shard.has_successor(position) => {
+                Segment::Unread(_) | Segment::Gone if shard.has_successor(position)? => {
                     self.done_id = id
                 }
                 // Allocated in advance and not begun.

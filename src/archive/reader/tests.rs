@@ -4,7 +4,9 @@ use crate::archive::layout::index_path;
 use crate::archive::lock;
 use crate::archive::recovery::{recover, verify};
 use crate::call::{CallIdentity, Epoch};
+use crate::constants::BLOCK_SIZE;
 use crate::format::RecordKind;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 const SEGMENT_SIZE: usize = 128 * 1024;
@@ -353,13 +355,53 @@ fn retention_waits_for_a_reader_and_a_reader_skips_removed_segments() {
 }
 
 #[test]
-fn a_foreign_directory_is_an_empty_journal_and_a_missing_one_is_named() {
+fn a_directory_that_is_no_journal_is_named() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("run-1-1-1"), "a file").unwrap();
     assert!(Journal::open(dir.path()).is_err());
     std::fs::remove_file(dir.path().join("run-1-1-1")).unwrap();
     std::fs::create_dir(dir.path().join("else")).unwrap();
+    for (path, reason) in [(dir.path(), "holds no journal"), (Path::new("/nonexistent"), "")] {
+        let error = Journal::open(path).unwrap_err().to_string();
+        assert!(error.contains(path.to_str().unwrap()) && error.contains(reason), "{error}");
+    }
+    // A node has begun here, and no call has come yet.
+    std::fs::write(dir.path().join(BOOT_FILE), "").unwrap();
     assert_eq!(Journal::open(dir.path()).unwrap().segment_count(), 0);
-    let error = Journal::open(Path::new("/nonexistent")).unwrap_err();
-    assert!(error.to_string().contains("/nonexistent"), "{error}");
+}
+
+#[test]
+fn a_segment_asks_its_neighbours_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut image = Image::new(image::run(1), 0, 2 * BLOCK_SIZE).unwrap();
+    let epoch = image.start("acme", "one", 8_000);
+    for _ in 0..300 {
+        append(&mut image, epoch, 1, 100);
+        image.seal();
+        image.roll();
+    }
+    let shard_dir = image.store(dir.path()).unwrap();
+    let open = || ShardJournal::open(image::run(1), 0, shard_dir.clone()).unwrap();
+    let (count, lsn) = (open().segment_count(), |id: u64| Lsn((id - 1) * 2 * BLOCK_SIZE as u64));
+    assert!(count > 300);
+    for position in [0, 1, 150, count - 2] {
+        let (shard, id) = (open(), position as u64 + 1);
+        let place = shard.place(position).unwrap();
+        assert_eq!(place.after, (id > 1).then(|| lsn(id - 1)));
+        assert!(place.end.is_some_and(|end| end > lsn(id) && end <= lsn(id + 1)), "{place:?}");
+        assert!(place.is_fresh && shard.has_successor(position).unwrap());
+        assert!(shard.headers_read() <= 3, "{}", shard.headers_read());
+    }
+    assert_eq!(open().place(count - 1).unwrap().end, None);
+    assert!(!open().has_successor(count - 1).unwrap());
+    // All headers are bad: what is known is less, and finding that out has an end.
+    for id in 1..=count as u64 {
+        let file = File::options().write(true).open(segment_path(&shard_dir, id)).unwrap();
+        file.write_all_at(&[0x11; 64], 0).unwrap();
+    }
+    let shard = open();
+    let place = shard.place(150).unwrap();
+    assert_eq!((place.after, place.end), (None, None));
+    assert!(shard.has_successor(150).unwrap() && !shard.has_successor(count - 1).unwrap());
+    assert!(shard.headers_read() < 300, "{}", shard.headers_read());
 }

@@ -27,7 +27,7 @@ fn sample_held(durable: usize) -> Image {
 }
 
 fn place(image: &Image, id: u64) -> Place {
-    Place { run: *image.run(), shard: image.shard(), id, after: None, end: None }
+    Place { run: *image.run(), shard: image.shard(), id, after: None, end: None, is_fresh: false }
 }
 
 /// The result of a scan: sequence number, offset and call of each audio record, damage, torn tail.
@@ -321,7 +321,8 @@ fn bytes_known_to_be_durable_from_elsewhere_are_no_torn_tail() {
 
 #[test]
 fn the_earlier_contents_of_a_recycled_file_do_not_show() {
-    let (old, mut new) = (sample(), Image::new(image::run(2), 0, SEGMENT_SIZE).unwrap());
+    // Of the same run, and of another shard.
+    let (old, mut new) = (sample(), Image::new(image::run(1), 1, SEGMENT_SIZE).unwrap());
     let epoch = new.start("acme", "three", 8_000);
     new.frame(epoch, &[1; 20_000]);
     new.seal();
@@ -333,7 +334,9 @@ fn the_earlier_contents_of_a_recycled_file_do_not_show() {
         Err(Unread::Unbegun),
         "the old header"
     );
+    // The place of the first batch was zeroed, too.
     bytes[..BLOCK_SIZE].fill(0x11);
+    bytes[BLOCK_SIZE..2 * BLOCK_SIZE].fill(0);
     assert_eq!(
         scan(&bytes, in_place, ScanOptions::default()),
         Err(Unread::Lost(FormatError::Magic)),

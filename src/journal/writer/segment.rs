@@ -5,7 +5,7 @@
 
 use crate::call::Epoch;
 use crate::clock::UnixMicros;
-use crate::format::{Lsn, SegmentHeader, SegmentUuid, Unsynced};
+use crate::format::{Lsn, SegmentHeader, SegmentUuid, Unsynced, segment};
 use crate::io::FileHandle;
 use crate::journal::frame_ring::{FrameRing, RecordHeaders, SealedBatch};
 
@@ -114,6 +114,7 @@ impl OpenSegment {
         (predecessor, predecessor_end): (SegmentUuid, Lsn),
     ) -> SegmentHeader {
         SegmentHeader {
+            version: segment::VERSION,
             shard,
             run,
             id: self.prepared.id,

@@ -133,7 +133,8 @@ impl Disk {
     ) {
         let (mut image, run) = (world.durable_image(self.files[id as usize - 1]), RUN.number());
         image.truncate(size as usize);
-        let place = Place { run: RUN, shard: self.shard, id, after: None, end: None };
+        let place =
+            Place { run: RUN, shard: self.shard, id, after: None, end: None, is_fresh: false };
         let mut scan =
             SegmentScan::open(&image[..], place, ScanOptions::default()).unwrap().unwrap();
         scan.set_durable_end(size);

@@ -222,7 +222,8 @@ fn the_next_segment_is_begun_as_soon_as_the_last_one_is_durable() {
 pub(super) fn damages_in(image: &[u8]) -> usize {
     let Ok(header) = SegmentHeader::decode(image.first_chunk().unwrap()) else { return 0 };
     let run = RunName { boot: 1, started_at: UnixMicros(RUN), pid: 1 };
-    let place = Place { run, shard: header.shard, id: header.id, after: None, end: None };
+    let place =
+        Place { run, shard: header.shard, id: header.id, after: None, end: None, is_fresh: false };
     let mut scan = SegmentScan::open(image, place, ScanOptions::default()).unwrap().unwrap();
     while scan.advance().unwrap() == Advance::Batch {}
     scan.damages().len()

@@ -209,6 +209,7 @@ fn scanned(image: &[u8], size: u64) -> (u64, u64, usize) {
         id: header.id,
         after: None,
         end: Some(Lsn(header.start.0 + size)),
+        is_fresh: true,
     };
     let mut scan = SegmentScan::open(image, place, ScanOptions::default()).unwrap().unwrap();
     let mut calls = 0;
