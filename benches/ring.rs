@@ -91,6 +91,7 @@ fn ring_of_calls(headers: &mut RecordHeaders) -> FrameRing {
             started_at: UnixMicros(1),
             token_issued_at: 1,
             token_expires_at: 2,
+            peer: None,
         };
         ring.append_call(&start).expect("released as it is sealed");
         drain(&mut ring, headers);

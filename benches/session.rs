@@ -90,7 +90,7 @@ impl Shard {
             let (taken, event) =
                 self.decoder.decode(received, &self.frame_limits).expect("sound frames");
             let (ring, epochs, counters) = (&mut self.ring, &mut self.epochs, &self.counters);
-            let mut context = Context { ring, epochs, counters };
+            let mut context = Context { ring, epochs, counters, peer: None };
             match event {
                 Some(WsEvent::Data(piece)) => {
                     self.session.handle_data(self.now, piece, &mut context);

@@ -5,6 +5,7 @@
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::fmt;
+use std::io::{Cursor, Write};
 
 /// A block of addresses: `10.0.0.0/8`, `2001:db8::/32`, or a single address.
 ///
@@ -71,13 +72,33 @@ fn number_of(address: IpAddr) -> u128 {
 
 /// The other end of a connection. It has 18 bytes, because each slot of a table holds one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PeerAddress {
+pub struct PeerAddress {
     /// As IPv6; an IPv4 address is mapped.
     octets: [u8; 16],
     port: u16,
 }
 
 const _: () = assert!(size_of::<PeerAddress>() == 18);
+
+/// Most bytes of a peer's address as text: an IPv6 address of eight groups, brackets, colon, port.
+pub(crate) const PEER_TEXT_MAX: usize = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535".len();
+
+/// A peer's address as text, without an allocation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerText {
+    bytes: [u8; PEER_TEXT_MAX],
+    size: usize,
+}
+
+impl PeerText {
+    /// No address.
+    pub(crate) const NONE: PeerText = PeerText { bytes: [0; PEER_TEXT_MAX], size: 0 };
+
+    /// The text, in ASCII.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.size]
+    }
+}
 
 impl PeerAddress {
     /// The unit that limits by address count: an IPv4 address, or an IPv6 network of 64 bits. A
@@ -93,6 +114,36 @@ impl PeerAddress {
     /// The address.
     pub(crate) fn ip(&self) -> IpAddr {
         Ipv6Addr::from(self.octets).to_canonical()
+    }
+
+    /// The address as it is shown and as the journal holds it.
+    pub(crate) fn text(&self) -> PeerText {
+        let mut text = PeerText::NONE;
+        let mut out = Cursor::new(&mut text.bytes[..]);
+        // It cannot fail: `PEER_TEXT_MAX` bytes hold every address.
+        let _ = write!(out, "{self}");
+        text.size = out.position() as usize;
+        text
+    }
+
+    /// The address and port as an index holds them.
+    pub(crate) fn to_bytes(self) -> [u8; 18] {
+        let mut bytes = [0; 18];
+        bytes[..16].copy_from_slice(&self.octets);
+        bytes[16..].copy_from_slice(&self.port.to_le_bytes());
+        bytes
+    }
+
+    /// The inverse of [`PeerAddress::to_bytes`].
+    pub(crate) fn from_bytes(bytes: [u8; 18]) -> PeerAddress {
+        let [octets @ .., low, high] = bytes;
+        PeerAddress { octets, port: u16::from_le_bytes([low, high]) }
+    }
+
+    /// Reads the text of an address; `None` if it is not one.
+    pub(crate) fn parse(text: &[u8]) -> Option<PeerAddress> {
+        let address: SocketAddr = std::str::from_utf8(text).ok()?.parse().ok()?;
+        Some(address.into())
     }
 }
 
@@ -167,6 +218,15 @@ mod tests {
             assert_eq!(peer(text).to_string(), text);
         }
         assert_eq!(peer("[::ffff:198.51.100.7]:1").to_string(), "198.51.100.7:1");
+        let longest = "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535";
+        for text in ["0.0.0.0:0", "198.51.100.7:4000", "[::1]:1", longest] {
+            assert_eq!(peer(text).text().bytes(), text.as_bytes());
+            assert_eq!(PeerAddress::parse(text.as_bytes()), Some(peer(text)));
+            assert_eq!(PeerAddress::from_bytes(peer(text).to_bytes()), peer(text));
+        }
+        for text in ["", "198.51.100.7", "198.51.100.7:65536", "host:1", "é:1"] {
+            assert_eq!(PeerAddress::parse(text.as_bytes()), None, "{text}");
+        }
         assert_eq!(peer("198.51.100.7:1").group(), peer("198.51.100.7:2").group());
         assert_ne!(peer("198.51.100.7:1").group(), peer("198.51.100.8:1").group());
         assert_eq!(peer("[2001:db8::1]:1").group(), peer("[2001:db8::ffff:1]:1").group());

@@ -102,9 +102,9 @@ pub(crate) const RECEIVE_BUFFER_COUNT_WHOLE: u16 = 256;
 /// bytes.
 pub(crate) const RECORD_EXPANSION_MAX: usize = (2 * RECORD_ALIGNMENT).div_ceil(7);
 
-/// Most bytes of a call record in a frame ring: a header, and two ids of [`ID_SIZE_MAX`] after some
-/// numbers.
-pub(crate) const CALL_RECORD_SIZE_MAX: usize = 10 * RECORD_ALIGNMENT;
+/// Most bytes of a call record in a frame ring: a header, and after some numbers two ids of
+/// [`ID_SIZE_MAX`] and the peer's address.
+pub(crate) const CALL_RECORD_SIZE_MAX: usize = 11 * RECORD_ALIGNMENT;
 
 /// Bytes of an end record in a frame ring.
 pub(crate) const END_RECORD_SIZE: usize = 2 * RECORD_ALIGNMENT;

@@ -149,6 +149,7 @@ impl Image {
             started_at: UnixMicros(epoch.micros),
             token_issued_at: 0,
             token_expires_at: 0,
+            peer: None,
         };
         let appended = self.ring.append_call(&start);
         assert!(appended.is_ok(), "an image is sealed before its ring is full");
@@ -317,6 +318,7 @@ impl Image {
                 started_at: UnixMicros(call_epoch.epoch.micros),
                 token_issued_at: 0,
                 token_expires_at: 0,
+                peer: None,
             };
             let size = record.encode(&mut payload);
             let header = RecordHeader {

@@ -10,7 +10,8 @@
 //!  8  u16 version       1                     8  u64 epoch.micros
 //! 10  u16 shard                              16  u32 epoch.boot
 //! 12  u32 turn_count                         20  u16 epoch.shard
-//! 16  u64 run                                22  u16 flags        bit 0: facts, bit 1: end follows
+//! 16  u64 run                                22  u16 flags        bit 0: facts, bit 1: end,
+//!                                                                 bit 2: peer
 //! 24  u64 id                                 24  u64 first_seq    first one with a chunk; 0: none
 //! 32  [u8;16] uuid      the segment's        32  u64 open_seq     last incomplete one; 0: none
 //! 48  u64 start         its first lsn        40  u64 bytes        whole samples in full frames
@@ -22,8 +23,8 @@
 //! 88  u64 durable_end   as far as known          facts: u128 key, u64 started_at, iat, exp,
 //! 96  u64 bytes_unsynced                           u32 sample_rate, u16 size and tenant,
 //! 104 u32 damage_count                             u16 size and interaction
-//! 108 u32 flags         bit 0: lossy              end: 32 bytes as in its record
-//! 112 epochs …
+//! 108 u32 flags         bit 0: lossy              peer: [u8;16] address as IPv6, u16 port
+//! 112 epochs …                                   end: 32 bytes as in its record
 //!  …  zeros             up to the size of a larger index that was in the file before
 //!  …  u32 crc           over everything before
 //! ```
@@ -32,6 +33,7 @@
 
 use super::layout::{index_path, unfinished_index_path};
 use super::ranges::{SeqRange, SeqRanges};
+use crate::address::PeerAddress;
 use crate::call::{CallIdentity, CallKey, Epoch};
 use crate::clock::UnixMicros;
 use crate::format::payload::END_SIZE;
@@ -64,6 +66,7 @@ const IS_LOSSY: u32 = 1;
 
 const HAS_FACTS: u16 = 1;
 const HAS_END: u16 = 2;
+const HAS_PEER: u16 = 4;
 
 /// The contents of a call record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +83,8 @@ pub struct CallFacts {
     pub(crate) token_issued_at: u64,
     /// The token's `exp`, seconds since 1970; 0 if there was no token.
     pub(crate) token_expires_at: u64,
+    /// Where the call came from; `None` if that is not known.
+    pub(crate) peer: Option<PeerAddress>,
 }
 
 /// The part of an epoch of a call that is in a segment.
@@ -265,8 +270,10 @@ impl SegmentIndex {
 
 impl EpochIndex {
     fn encode(&self, out: &mut Vec<u8>) {
-        let flags =
-            u16::from(self.facts.is_some()) * HAS_FACTS + u16::from(self.end.is_some()) * HAS_END;
+        let peer = self.facts.as_ref().and_then(|facts| facts.peer);
+        let flags = u16::from(self.facts.is_some()) * HAS_FACTS
+            + u16::from(self.end.is_some()) * HAS_END
+            + u16::from(peer.is_some()) * HAS_PEER;
         out.extend(self.call.to_le_bytes());
         out.extend(self.epoch.micros.to_le_bytes());
         out.extend(self.epoch.boot.to_le_bytes());
@@ -292,6 +299,9 @@ impl EpochIndex {
             for id in [&facts.identity.tenant, &facts.identity.interaction] {
                 out.extend((id.len() as u16).to_le_bytes());
                 out.extend(id.as_bytes());
+            }
+            if let Some(peer) = peer {
+                out.extend(peer.to_bytes());
             }
         }
         if let Some(end) = &self.end {
@@ -326,6 +336,10 @@ impl EpochIndex {
                 token_expires_at: rest.u64()?,
                 sample_rate: rest.u32()?,
                 identity: CallIdentity { tenant: rest.id()?, interaction: rest.id()? },
+                peer: match flags & HAS_PEER {
+                    0 => None,
+                    _ => Some(PeerAddress::from_bytes(rest.take()?)),
+                },
             });
         }
         if flags & HAS_END != 0 {

@@ -194,6 +194,8 @@ pub enum FormatError {
     Encoding(u8),
     /// An id that is empty, too long, or not UTF-8 without control characters.
     Id,
+    /// A peer's address that is not an IP address and a port.
+    Peer,
 }
 
 impl std::fmt::Display for FormatError {
@@ -219,6 +221,7 @@ impl std::fmt::Display for FormatError {
                 write!(formatter, "encoding {encoding} does not exist")
             }
             FormatError::Id => formatter.write_str("id malformed"),
+            FormatError::Peer => formatter.write_str("peer's address malformed"),
         }
     }
 }

@@ -1,32 +1,42 @@
 //! Payloads of call and end records.
 //!
 //! ```text
-//! call:  0  u8  version      1                     end:  0  u8  version   1
+//! call:  0  u8  version      2                     end:  0  u8  version   1
 //!        1  u8  encoding     1 pcm16                     1  u8  zero
 //!        2  u16 tenant       its size, bytes             2  u16 ending    why, as a number
 //!        4  u16 interaction  its size, bytes             4  u32 zero
-//!        6  u16 zero                                     8  u64 frames    complete ones
+//!        6  u16 peer         its size, bytes              8  u64 frames    complete ones
 //!        8  u32 sample_rate  Hz                         16  u64 bytes     of whole samples in them
 //!       12  u32 zero                                    24  u64 ended_at  Unix time, microseconds
 //!       16  u128 call        the whole key
 //!       32  u64 started_at   Unix time, microseconds
 //!       40  u64 iat          of the token, Unix time in seconds; 0: no token
 //!       48  u64 exp          of the token, Unix time in seconds; 0: no token
-//!       56  tenant, then interaction: UTF-8
+//!       56  tenant, then interaction: UTF-8; then the peer's address, such as
+//!           198.51.100.7:4000 or [2001:db8::1]:4000, or nothing if it is not known
 //! ```
+//!
+//! Version 1 of a call record has zero at 6, and no peer. It is read like a record without a peer.
 
 #![forbid(unsafe_code)]
 
 use super::{FormatError, field, set};
+use crate::address::{PEER_TEXT_MAX, PeerAddress, PeerText};
 use crate::call::CallKey;
 use crate::clock::UnixMicros;
 use crate::constants::ID_SIZE_MAX;
 
-/// Version of both payloads.
-pub(crate) const VERSION: u8 = 1;
+/// Version of the payload of call records.
+const CALL_VERSION: u8 = 2;
+
+/// The version before, without the peer.
+const CALL_VERSION_1: u8 = 1;
+
+/// Version of the payload of end records.
+const END_VERSION: u8 = 1;
 
 /// Largest payload of a call record, bytes.
-pub(crate) const CALL_SIZE_MAX: usize = IDS + 2 * ID_SIZE_MAX;
+pub(crate) const CALL_SIZE_MAX: usize = IDS + 2 * ID_SIZE_MAX + PEER_TEXT_MAX;
 
 /// Payload of an end record, bytes.
 pub(crate) const END_SIZE: usize = 32;
@@ -35,7 +45,7 @@ const ENCODING: usize = 1;
 const ENCODING_PCM16: u8 = 1;
 const TENANT_SIZE: usize = 2;
 const INTERACTION_SIZE: usize = 4;
-const RESERVED_HALF: usize = 6;
+const PEER_SIZE: usize = 6;
 const SAMPLE_RATE: usize = 8;
 const RESERVED_WORD: usize = 12;
 const CALL: usize = 16;
@@ -71,6 +81,8 @@ pub struct CallRecord<'a> {
     pub(crate) token_issued_at: u64,
     /// The token's `exp`, seconds since 1970; 0 if there was no token.
     pub(crate) token_expires_at: u64,
+    /// Where the call came from; `None` if that is not known.
+    pub(crate) peer: Option<PeerAddress>,
 }
 
 impl<'a> CallRecord<'a> {
@@ -79,39 +91,47 @@ impl<'a> CallRecord<'a> {
     pub(crate) fn encode(&self, out: &mut [u8; CALL_SIZE_MAX]) -> usize {
         let tenant = &self.tenant[..self.tenant.floor_char_boundary(ID_SIZE_MAX)];
         let interaction = &self.interaction[..self.interaction.floor_char_boundary(ID_SIZE_MAX)];
+        let peer = self.peer.map_or(PeerText::NONE, |peer| peer.text());
         out[..IDS].fill(0);
-        out[0] = VERSION;
+        out[0] = CALL_VERSION;
         out[ENCODING] = ENCODING_PCM16;
         set(out, TENANT_SIZE, (tenant.len() as u16).to_le_bytes());
         set(out, INTERACTION_SIZE, (interaction.len() as u16).to_le_bytes());
+        set(out, PEER_SIZE, (peer.bytes().len() as u16).to_le_bytes());
         set(out, SAMPLE_RATE, self.sample_rate.to_le_bytes());
         set(out, CALL, self.call.0.to_le_bytes());
         set(out, STARTED_AT, self.started_at.0.to_le_bytes());
         set(out, ISSUED_AT, self.token_issued_at.to_le_bytes());
         set(out, EXPIRES_AT, self.token_expires_at.to_le_bytes());
-        let size = IDS + tenant.len() + interaction.len();
-        out[IDS..IDS + tenant.len()].copy_from_slice(tenant.as_bytes());
-        out[IDS + tenant.len()..size].copy_from_slice(interaction.as_bytes());
+        let mut size = IDS;
+        for text in [tenant.as_bytes(), interaction.as_bytes(), peer.bytes()] {
+            out[size..size + text.len()].copy_from_slice(text);
+            size += text.len();
+        }
         size
     }
 
     /// Decodes a record's payload.
     pub fn decode(payload: &'a [u8]) -> Result<CallRecord<'a>, FormatError> {
-        let (head, ids) = payload.split_first_chunk::<IDS>().ok_or(FormatError::Truncated)?;
-        check_version(head[0])?;
+        let (head, texts) = payload.split_first_chunk::<IDS>().ok_or(FormatError::Truncated)?;
+        if !matches!(head[0], CALL_VERSION | CALL_VERSION_1) {
+            return Err(FormatError::Version(u16::from(head[0])));
+        }
         if head[ENCODING] != ENCODING_PCM16 {
             return Err(FormatError::Encoding(head[ENCODING]));
         }
-        if field::<2>(head, RESERVED_HALF) != [0; 2] || field::<4>(head, RESERVED_WORD) != [0; 4] {
+        let [tenant_size, interaction_size, peer_size] = [TENANT_SIZE, INTERACTION_SIZE, PEER_SIZE]
+            .map(|at| usize::from(u16::from_le_bytes(field(head, at))));
+        let has_peer = head[0] == CALL_VERSION;
+        if (!has_peer && peer_size > 0) || field::<4>(head, RESERVED_WORD) != [0; 4] {
             return Err(FormatError::Reserved);
         }
-        let tenant_size = usize::from(u16::from_le_bytes(field(head, TENANT_SIZE)));
-        let interaction_size = usize::from(u16::from_le_bytes(field(head, INTERACTION_SIZE)));
-        if ids.len() != tenant_size + interaction_size {
+        if texts.len() != tenant_size + interaction_size + peer_size {
             return Err(FormatError::Size(payload.len() as u64));
         }
-        let (tenant, interaction) =
-            ids.split_at_checked(tenant_size).ok_or(FormatError::Truncated)?;
+        let (tenant, texts) = texts.split_at_checked(tenant_size).ok_or(FormatError::Truncated)?;
+        let (interaction, peer) =
+            texts.split_at_checked(interaction_size).ok_or(FormatError::Truncated)?;
         Ok(CallRecord {
             call: CallKey(u128::from_le_bytes(field(head, CALL))),
             tenant: id(tenant)?,
@@ -120,6 +140,10 @@ impl<'a> CallRecord<'a> {
             started_at: UnixMicros(u64::from_le_bytes(field(head, STARTED_AT))),
             token_issued_at: u64::from_le_bytes(field(head, ISSUED_AT)),
             token_expires_at: u64::from_le_bytes(field(head, EXPIRES_AT)),
+            peer: match peer {
+                [] => None,
+                peer => Some(PeerAddress::parse(peer).ok_or(FormatError::Peer)?),
+            },
         })
     }
 }
@@ -141,7 +165,7 @@ impl EndRecord {
     /// Encodes the payload.
     pub(crate) fn encode(&self) -> [u8; END_SIZE] {
         let mut out = [0; END_SIZE];
-        out[0] = VERSION;
+        out[0] = END_VERSION;
         set(&mut out, ENDING, self.ending.to_le_bytes());
         set(&mut out, FRAMES, self.frames.to_le_bytes());
         set(&mut out, BYTES, self.bytes.to_le_bytes());
@@ -152,7 +176,9 @@ impl EndRecord {
     /// Decodes a record's payload.
     pub fn decode(payload: &[u8]) -> Result<EndRecord, FormatError> {
         let (head, rest) = payload.split_first_chunk::<END_SIZE>().ok_or(FormatError::Truncated)?;
-        check_version(head[0])?;
+        if head[0] != END_VERSION {
+            return Err(FormatError::Version(u16::from(head[0])));
+        }
         if !rest.is_empty() {
             return Err(FormatError::Size(payload.len() as u64));
         }
@@ -166,10 +192,6 @@ impl EndRecord {
             ended_at: UnixMicros(u64::from_le_bytes(field(head, ENDED_AT))),
         })
     }
-}
-
-fn check_version(version: u8) -> Result<(), FormatError> {
-    if version == VERSION { Ok(()) } else { Err(FormatError::Version(u16::from(version))) }
 }
 
 /// Accepts only ids that a session accepts, because readers print them.
@@ -193,7 +215,12 @@ mod tests {
             started_at: UnixMicros(1_800_000_000_000_000),
             token_issued_at: 1_799_999_990,
             token_expires_at: 1_800_003_590,
+            peer: None,
         }
+    }
+
+    fn from<'a>(peer: &str, record: CallRecord<'a>) -> CallRecord<'a> {
+        CallRecord { peer: PeerAddress::parse(peer.as_bytes()), ..record }
     }
 
     fn encoded(record: &CallRecord<'_>) -> Vec<u8> {
@@ -204,8 +231,9 @@ mod tests {
 
     #[test]
     fn a_call_record_has_its_places() {
-        let bytes = encoded(&record("acme", "call-1"));
-        let mut expected = vec![1, 1, 4, 0, 6, 0, 0, 0, 0xC0, 0x5D, 0, 0, 0, 0, 0, 0];
+        let record = from("198.51.100.7:4000", record("acme", "call-1"));
+        let bytes = encoded(&record);
+        let mut expected = vec![2, 1, 4, 0, 6, 0, 17, 0, 0xC0, 0x5D, 0, 0, 0, 0, 0, 0];
         expected.extend([
             0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0xEF, 0xCD, 0xAB, 0x89, 0x67, 0x45,
             0x23, 0x01,
@@ -213,19 +241,38 @@ mod tests {
         expected.extend(1_800_000_000_000_000u64.to_le_bytes());
         expected.extend(1_799_999_990u64.to_le_bytes());
         expected.extend(1_800_003_590u64.to_le_bytes());
-        expected.extend(b"acmecall-1");
+        expected.extend(b"acmecall-1198.51.100.7:4000");
         assert_eq!(bytes, expected);
+        assert_eq!(CallRecord::decode(&bytes), Ok(record));
+    }
+
+    #[test]
+    fn a_call_record_of_version_1_has_no_peer() {
+        let known = record("acme", "call-1");
+        let mut bytes = encoded(&known);
+        bytes[0] = 1;
+        assert_eq!(CallRecord::decode(&bytes), Ok(known.clone()));
+        let mut with_peer = encoded(&from("198.51.100.7:4000", known));
+        with_peer[0] = 1;
+        assert_eq!(CallRecord::decode(&with_peer), Err(FormatError::Reserved));
     }
 
     #[test]
     fn ids_of_every_allowed_size_come_back_and_longer_ones_are_cut() {
         let longest = "é".repeat(128);
+        let longest = longest.as_str();
+        let mut size_max = 0;
         for (tenant, interaction) in
-            [("a", "b"), ("a/b", longest.as_str()), (longest.as_str(), "東京")]
+            [("a", "b"), ("a/b", longest), (longest, "東京"), (longest, longest)]
         {
-            let record = record(tenant, interaction);
-            assert_eq!(CallRecord::decode(&encoded(&record)), Ok(record));
+            for peer in ["", "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"] {
+                let record = from(peer, record(tenant, interaction));
+                let bytes = encoded(&record);
+                assert_eq!(CallRecord::decode(&bytes), Ok(record));
+                size_max = size_max.max(bytes.len());
+            }
         }
+        assert_eq!(size_max, CALL_SIZE_MAX);
         let long = format!("x{longest}");
         let bytes = encoded(&record(&long, "b"));
         assert_eq!(
@@ -243,9 +290,14 @@ mod tests {
             bytes[at] = value;
             CallRecord::decode(&bytes).unwrap_err()
         };
-        assert_eq!(forged(0, 2), FormatError::Version(2));
+        assert_eq!(forged(0, 0), FormatError::Version(0));
+        assert_eq!(forged(0, 3), FormatError::Version(3));
         assert_eq!(forged(ENCODING, 7), FormatError::Encoding(7));
-        assert_eq!(forged(RESERVED_HALF, 7), FormatError::Reserved);
+        assert_eq!(forged(PEER_SIZE, 7), FormatError::Size(66));
+        // The last byte of the interaction becomes a peer.
+        let mut peer = good.clone();
+        (peer[INTERACTION_SIZE], peer[PEER_SIZE]) = (5, 1);
+        assert_eq!(CallRecord::decode(&peer), Err(FormatError::Peer));
         assert_eq!(forged(RESERVED_WORD, 7), FormatError::Reserved);
         assert_eq!(forged(TENANT_SIZE, 5), FormatError::Size(66));
         assert_eq!(forged(TENANT_SIZE + 1, 5), FormatError::Size(66));
@@ -291,7 +343,7 @@ mod tests {
         ) {
             if plausible && bytes.len() > IDS {
                 // Pass the first checks, so that the later ones run.
-                bytes[..16].copy_from_slice(&[1, 1, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+                bytes[..16].copy_from_slice(&[2, 1, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
                 bytes[INTERACTION_SIZE] = (bytes.len() - IDS).saturating_sub(8) as u8;
             }
             if let Ok(record) = CallRecord::decode(&bytes) {

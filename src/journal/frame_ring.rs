@@ -267,6 +267,7 @@ impl FrameRing {
             started_at: start.started_at,
             token_issued_at: start.token_issued_at,
             token_expires_at: start.token_expires_at,
+            peer: start.peer,
         };
         let mut payload = [0; CALL_SIZE_MAX];
         let size = record.encode(&mut payload);

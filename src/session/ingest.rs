@@ -221,6 +221,7 @@ impl IngestSession {
             started_at: now.unix,
             token_issued_at: self.token_issued_at,
             token_expires_at: self.token_expires_at,
+            peer: context.peer,
         });
         if appended.is_err() {
             return self.refuse(now, Closing::Storage, None, context);

@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::address::PeerAddress;
 use crate::auth::{ClientName, Verifier};
 use crate::call::{CallIdentity, CallKey, Epoch, EpochSource, Seq};
 use crate::clock::{Moment, Now};
@@ -33,6 +34,8 @@ pub struct Context<'a> {
     pub epochs: &'a mut EpochSource,
     /// The shard's counters.
     pub counters: &'a Counters,
+    /// The other end of the connection: the socket's, or what the PROXY header says.
+    pub peer: Option<PeerAddress>,
 }
 
 /// Messages of the node to a session.

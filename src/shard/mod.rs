@@ -384,8 +384,11 @@ impl<I: Io, S: Service> Shard<I, S> {
         while let Some(Promise { handle: id, seq, since, .. }) = self.promises.pop_ready(watermark)
         {
             let Shard { connections, ring, epochs, counters, .. } = self;
-            if let Some(Connection { stage: Stage::Open(open), timing, .. }) = connections.get(id) {
-                let mut context = Context { ring, epochs, counters };
+            if let Some(Connection { stage: Stage::Open(open), timing, origin, .. }) =
+                connections.get(id)
+            {
+                let peer = Some(origin.peer);
+                let mut context = Context { ring, epochs, counters, peer };
                 let acks = open.session.handle_promise(now, seq, &mut context);
                 timing.owe(since, acks);
             }
@@ -415,8 +418,11 @@ impl<I: Io, S: Service> Shard<I, S> {
         f: impl FnOnce(&mut S::Session, &mut Context<'_>) -> R,
     ) -> Option<R> {
         let Shard { connections, ring, epochs, counters, .. } = self;
-        let Stage::Open(open) = &mut connections.get(id)?.stage else { return None };
-        Some(f(&mut open.session, &mut Context { ring, epochs, counters }))
+        let Connection { stage: Stage::Open(open), origin, .. } = connections.get(id)? else {
+            return None;
+        };
+        let peer = Some(origin.peer);
+        Some(f(&mut open.session, &mut Context { ring, epochs, counters, peer }))
     }
 
     fn notify(&mut self, now: Now, id: ConnectionId, notice: Notice) {

@@ -88,7 +88,8 @@ impl<I: Io, S: Service> Shard<I, S> {
                 };
             }
             if !bytes.is_empty() {
-                let context = Context { ring, epochs, counters };
+                let peer = Some(connection.origin.peer);
+                let context = Context { ring, epochs, counters, peer };
                 let mut feeder = Feeder { now, frame_limits, latency, reaped, context };
                 (fed, end) = match (&connection.transport, &mut self.tls) {
                     (Transport::Plain, _) | (_, None) => (feeder.feed(connection, bytes), None),
@@ -212,7 +213,8 @@ impl<I: Io, S: Service> Shard<I, S> {
         let Some(connection) = connections.get(id) else { return };
         let size = connection.early.len().min(RECEIVE_BUFFER_SIZE);
         let mut bytes = connection.early.split_to(size);
-        let context = Context { ring, epochs, counters };
+        let peer = Some(connection.origin.peer);
+        let context = Context { ring, epochs, counters, peer };
         let reaped = Micros32::of(now.moment);
         Feeder { now, frame_limits, latency, reaped, context }.feed(connection, &mut bytes);
         if connection.early.is_empty() {

@@ -245,7 +245,8 @@ impl<I: Io, S: Service> Shard<I, S> {
     fn feed_rest(&mut self, now: Now, id: ConnectionId, mut rest: Vec<u8>) {
         let Shard { connections, ring, epochs, counters, frame_limits, latency, .. } = self;
         let (Some(connection), Some(tls)) = (connections.get(id), &mut self.tls) else { return };
-        let context = Context { ring, epochs, counters };
+        let peer = Some(connection.origin.peer);
+        let context = Context { ring, epochs, counters, peer };
         let reaped = Micros32::of(now.moment);
         let mut feeder = Feeder { now, frame_limits, latency, reaped, context };
         let (fed, end) = tls.open(connection, &mut rest, &mut feeder);

@@ -166,6 +166,7 @@ fn the_index_is_made_of_the_writers_notes_and_no_segment_is_read_back() {
         started_at,
         token_issued_at: 0,
         token_expires_at: 0,
+        peer: None,
     };
     ring.append_call(&start).unwrap();
     for seq in (1..=5).map(Seq) {

@@ -282,6 +282,7 @@ fn facts(record: &CallRecord<'_>) -> CallFacts {
         started_at: record.started_at,
         token_issued_at: record.token_issued_at,
         token_expires_at: record.token_expires_at,
+        peer: record.peer,
     }
 }
 

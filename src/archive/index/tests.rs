@@ -65,6 +65,16 @@ fn a_segment_is_summed_up() {
 }
 
 #[test]
+fn an_index_keeps_the_peer_of_a_call() {
+    let (image, ..) = sample();
+    let mut index = index_of(&image.segments()[0].bytes, &image, 1);
+    let facts = index.epochs[1].facts.as_mut().unwrap();
+    assert_eq!(facts.peer, None);
+    facts.peer = PeerAddress::parse(b"[2001:db8::1]:4000");
+    assert_eq!(SegmentIndex::decode(&index.encode()), Ok(index));
+}
+
+#[test]
 fn an_index_is_read_from_its_file_only_for_its_segment() {
     let (image, ..) = sample();
     let dir = tempfile::tempdir().unwrap();

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::address::PeerAddress;
 use crate::call::{CallIdentity, CallKey, Epoch, Seq};
 use crate::clock::UnixMicros;
 
@@ -39,6 +40,8 @@ pub struct CallStart<'a> {
     pub token_issued_at: u64,
     /// The token's `exp`, seconds since 1970; 0 if there was no token.
     pub token_expires_at: u64,
+    /// Where the call came from; `None` if that is not known.
+    pub peer: Option<PeerAddress>,
 }
 
 /// The contents of an end record.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::address::PeerAddress;
 use crate::call::CallIdentity;
 use crate::constants::{
     RECEIVE_BUFFER_SIZE, SHED_CONNECTIONS_MAX, ends_size, ring_size_min, room_needed,
@@ -114,6 +115,7 @@ fn a_call_and_its_end_come_back() {
         started_at: UnixMicros(11),
         token_issued_at: 12,
         token_expires_at: 13,
+        peer: PeerAddress::parse(b"198.51.100.7:4000"),
     };
     let (call, epoch) = (identity.key().record_number(), start.epoch);
     ring.append_call(&start).unwrap();
@@ -127,6 +129,7 @@ fn a_call_and_its_end_come_back() {
     assert_eq!((read.call, read.tenant, read.interaction), (identity.key(), "acme", "call/1"));
     assert_eq!((read.sample_rate, read.started_at), (24_000, UnixMicros(11)));
     assert_eq!((read.token_issued_at, read.token_expires_at), (12, 13));
+    assert_eq!(read.peer, start.peer);
     let ended = EndRecord { frames: 3, bytes: 28_800, ending: 4, ended_at: UnixMicros(99) };
     assert_eq!(EndRecord::decode(records[1].payload), Ok(ended));
     for (record, kind, at) in
@@ -382,6 +385,7 @@ fn a_call_is_known_until_its_end_is_durable() {
             started_at,
             token_issued_at,
             token_expires_at,
+            peer: None,
         };
         ring.append_call(&start).unwrap();
     }

@@ -103,6 +103,7 @@ impl Journal {
             started_at: self.world.now().unix,
             token_issued_at: 1,
             token_expires_at: 2,
+            peer: None,
         };
         self.ring.append_call(&start).unwrap();
         self.frames.insert(self.epochs, 0);

@@ -14,6 +14,7 @@ mod starts;
 mod timers;
 
 use super::*;
+use crate::address::PeerAddress;
 use crate::call::EpochSource;
 use crate::clock::UnixMicros;
 use crate::constants::CONTROL_PAYLOAD_SIZE_MAX;
@@ -98,6 +99,7 @@ struct Harness {
     shared: Arc<IngestShared>,
     tenants: Arc<Tenants>,
     now: Now,
+    peer: Option<PeerAddress>,
     actions: Vec<Action>,
     questions: Vec<u64>,
     /// Everything in the ring; nothing is released.
@@ -140,6 +142,7 @@ impl Harness {
             shared,
             tenants,
             now,
+            peer: PeerAddress::parse(b"[2001:db8::1]:4000"),
             actions: Vec::new(),
             questions: Vec::new(),
             batches: Vec::new(),
@@ -170,7 +173,7 @@ impl Harness {
         verb: impl FnOnce(&mut IngestSession, Now, &mut Context<'_>),
     ) {
         let (ring, epochs, counters) = (&mut self.ring, &mut self.epochs, &self.counters);
-        let mut context = Context { ring, epochs, counters };
+        let mut context = Context { ring, epochs, counters, peer: self.peer };
         verb(&mut self.session, self.now, &mut context);
         while let Some(action) = self.session.poll_action() {
             self.actions.push(action);

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::address::Network;
+use crate::format::CallRecord;
 
 const BALANCER: &str = "10.1.2.3:5000";
 
@@ -30,6 +31,13 @@ impl Rig {
         let id = self.shard.connections.ids().next().expect("there is one");
         self.shard.connections.get(id).expect("it is there").origin.peer.to_string()
     }
+
+    /// The address in the record of the only call.
+    fn peer_of_the_call(&self) -> String {
+        let call = self.shard.ring.calls_after(None).next().expect("a call has begun");
+        let record = CallRecord::decode(call.payload).expect("a valid call record");
+        record.peer.expect("a shard knows its peers").to_string()
+    }
 }
 
 #[test]
@@ -42,6 +50,7 @@ fn a_header_that_comes_in_any_two_pieces_names_the_peer_and_the_call_begins() {
         assert_eq!(rig.ask(socket, &whole[..cut]), [""; 0], "{cut}");
         assert_eq!(rig.ask(socket, &whole[cut..]), ["101", "started"], "{cut}");
         assert_eq!(rig.peer_of_the_only_one(), "203.0.113.9:40000");
+        assert_eq!(rig.peer_of_the_call(), "203.0.113.9:40000");
         assert_eq!(rig.ask(socket, &frames(10, 10)), ["ack 10"]);
         rig.end();
     }

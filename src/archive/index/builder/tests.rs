@@ -1,4 +1,5 @@
 use super::*;
+use crate::address::PeerAddress;
 use crate::call::{CallKey, Seq};
 use crate::format::batch::BatchReader;
 use crate::format::{Lsn, SegmentUuid, Unsynced};
@@ -66,6 +67,7 @@ fn noted_and_read(steps: &[Step], notes_size: usize) -> (Option<Vec<EpochIndex>>
             started_at: now,
             token_issued_at: token.0,
             token_expires_at: token.1,
+            peer: PeerAddress::parse(b"198.51.100.7:4000").filter(|_| call != 1),
         })
         .unwrap();
     }

@@ -100,6 +100,7 @@ impl Model {
                     started_at: UnixMicros(self.seq),
                     token_issued_at: 0,
                     token_expires_at: 0,
+                    peer: None,
                 };
                 (record_size(56 + 10), self.ring.append_call(&start))
             }

@@ -35,6 +35,7 @@ fn the_ring_holds_the_call_its_audio_and_its_end() {
         (record.token_issued_at, record.token_expires_at),
         (EPOCH_OF_UNIX - 60, EPOCH_OF_UNIX + 1)
     );
+    assert_eq!(record.peer.map(|peer| peer.to_string()).as_deref(), Some("[2001:db8::1]:4000"));
 
     let audio: Vec<_> = records[1..5]
         .iter()
