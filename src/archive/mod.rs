@@ -10,6 +10,7 @@ pub mod image;
 pub mod index;
 pub mod layout;
 pub mod lock;
+pub mod marks;
 pub(crate) mod ranges;
 pub mod reader;
 mod record_search;
