@@ -251,7 +251,7 @@ mod tests {
         let known = record("acme", "call-1");
         let mut bytes = encoded(&known);
         bytes[0] = 1;
-        assert_eq!(CallRecord::decode(&bytes), Ok(known.clone()));
+        assert_eq!(CallRecord::decode(&bytes), Ok(known));
         let mut with_peer = encoded(&from("198.51.100.7:4000", known));
         with_peer[0] = 1;
         assert_eq!(CallRecord::decode(&with_peer), Err(FormatError::Reserved));
