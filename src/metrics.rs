@@ -3,6 +3,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+mod tls_failure;
+
+pub use tls_failure::TlsFailure;
+
 /// A number that only its shard changes and any thread may read.
 ///
 /// Adding is a plain load and store, not an atomic addition: one writer cannot lose an update, and
@@ -68,26 +72,6 @@ pub(crate) struct Description {
     pub(crate) unit: Unit,
 }
 
-/// Why TLS connections fail, as labels.
-pub const TLS_FAILURES: [&str; 16] = [
-    "incompatible",
-    "client_certificate",
-    "bad_handshake",
-    "handshake_too_large",
-    "handshake_timeout",
-    "hung_up",
-    "peer_alert",
-    "bad_record_mac",
-    "record_overflow",
-    "unexpected_message",
-    "decode_error",
-    "illegal_parameter",
-    "renegotiation",
-    "no_spill_buffer",
-    "key_exhausted",
-    "internal",
-];
-
 /// Declares [`Counters`] once, so that its fields, their help and the list of them always agree.
 macro_rules! counters {
     ($( $(#[doc = $doc:literal])+ $name:ident: $kind:ident $unit:ident, )+) => {
@@ -95,8 +79,8 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Counters {
             $( $(#[doc = $doc])+ pub $name: Counter, )+
-            /// Failed TLS connections, in the order of the reasons in [`TLS_FAILURES`].
-            pub tls_failures: [Counter; TLS_FAILURES.len()],
+            /// Failed TLS connections, by [`TlsFailure::index`].
+            pub tls_failures: [Counter; TlsFailure::COUNT],
         }
 
         impl Counters {

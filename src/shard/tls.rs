@@ -16,7 +16,7 @@ use super::timing::Micros32;
 use crate::clock::{Moment, Now};
 use crate::io::Io;
 use crate::limits::Limits;
-use crate::metrics::{Counters, TLS_FAILURES};
+use crate::metrics::Counters;
 use crate::session::{Context, Disconnect, Service, Session};
 use crate::tls::client_auth::client_name;
 use crate::tls::handshake::FIRST_BYTE;
@@ -293,5 +293,3 @@ impl<S> Connection<S> {
         }
     }
 }
-
-const _: () = assert!(TLS_FAILURES.len() == TlsFailure::COUNT);

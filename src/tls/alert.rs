@@ -1,6 +1,8 @@
 //! Alerts (RFC 8446 §6): the message at the end of a TLS connection, normal or not.
 #![forbid(unsafe_code)]
 
+use crate::metrics::TlsFailure;
+
 /// Size of an alert message.
 pub(crate) const ALERT_SIZE: usize = 2;
 
@@ -34,6 +36,28 @@ pub(crate) enum Alert {
 }
 
 impl Alert {
+    /// The alert that the record layer sends after a failure. `None`: the peer has ended the
+    /// connection, or rustls has already written the alert.
+    pub(crate) const fn after(failure: TlsFailure) -> Option<Alert> {
+        match failure {
+            TlsFailure::BadRecordMac => Some(Alert::BadRecordMac),
+            TlsFailure::RecordOverflow => Some(Alert::RecordOverflow),
+            TlsFailure::UnexpectedMessage => Some(Alert::UnexpectedMessage),
+            TlsFailure::DecodeError => Some(Alert::DecodeError),
+            TlsFailure::IllegalParameter => Some(Alert::IllegalParameter),
+            TlsFailure::Renegotiation => Some(Alert::HandshakeFailure),
+            TlsFailure::NoSpillBuffer | TlsFailure::Internal => Some(Alert::InternalError),
+            TlsFailure::KeyExhausted => Some(Alert::CloseNotify),
+            TlsFailure::Incompatible
+            | TlsFailure::ClientCertificate
+            | TlsFailure::BadHandshake
+            | TlsFailure::HandshakeTooLarge
+            | TlsFailure::HandshakeTimeout
+            | TlsFailure::HungUp
+            | TlsFailure::PeerAlert => None,
+        }
+    }
+
     /// The message inside a record.
     pub(crate) const fn message(self) -> [u8; ALERT_SIZE] {
         match self {

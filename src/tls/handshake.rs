@@ -3,11 +3,11 @@
 #![forbid(unsafe_code)]
 
 use super::alert::Alert;
-use super::failure::TlsFailure;
 use super::keys::{DirectionKeys, RecordKeys, Suite, Version};
 use super::records::{HEADER_SIZE, RECORD_SIZE_MAX, Records, record_size};
 use super::secrets::{TrafficSecrets, listen};
 use crate::constants::{TLS_HANDSHAKE_SIZE_MAX, TLS_HANDSHAKE_STEP};
+use crate::metrics::TlsFailure;
 use rustls::pki_types::CertificateDer;
 use rustls::{
     ConnectionTrafficSecrets, Error, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection,

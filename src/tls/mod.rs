@@ -27,7 +27,6 @@ pub(crate) mod alert;
 pub(crate) mod by_name;
 pub(crate) mod certificate;
 pub mod client_auth;
-pub(crate) mod failure;
 pub(crate) mod handshake;
 pub mod identity;
 pub mod keys;
@@ -42,7 +41,7 @@ pub(crate) mod tickets;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use failure::TlsFailure;
+pub use crate::metrics::TlsFailure;
 pub use handshake::{Handshake, Handshaken, Progress};
 pub use records::{Opened, Place, Records};
 pub use rustls::ServerConfig;

@@ -3,13 +3,13 @@
 #![forbid(unsafe_code)]
 
 use super::alert::{ALERT_SIZE, Alert, WARNING};
-use super::failure::TlsFailure;
 use super::keys::{RecordKeys, Suite, Version};
 use super::records::{
     EXPLICIT_NONCE_SIZE, HEADER_SIZE, KEY_UPDATE_SIZE, NOTHING, Opened, PAYLOAD_SIZE_MAX, Partial,
     Place, QUIET_RECORDS_MAX, Records, TAG_SIZE, aad_1_2, content, record_size,
 };
 use super::spill::SpillPool;
+use crate::metrics::TlsFailure;
 use ring::aead::{Aad, Nonce};
 use std::ops::Range;
 

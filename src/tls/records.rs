@@ -9,11 +9,11 @@
 #![forbid(unsafe_code)]
 
 use super::alert::Alert;
-use super::failure::TlsFailure;
 use super::keys::{RecordKeys, Suite, Version};
 use super::spill::{Spill, SpillPool};
 use crate::auth::ClientName;
 use crate::constants::SPILL_SIZE;
+use crate::metrics::TlsFailure;
 use ring::aead::{Aad, LessSafeKey, Nonce};
 use std::ops::Range;
 
@@ -171,7 +171,7 @@ impl Records {
     pub(crate) fn fail(&mut self, failure: TlsFailure) {
         self.is_deaf = true;
         if self.ending == Ending::Open {
-            self.ending = failure.alert().map_or(Ending::Over, Ending::Due);
+            self.ending = Alert::after(failure).map_or(Ending::Over, Ending::Due);
         }
     }
 

@@ -4,7 +4,7 @@ use crate::{Keys, PATIENCE, Peer, eventually, wire};
 use exo_ingest::auth::TokenPolicy;
 use exo_ingest::io::probe::KernelFeatures;
 use exo_ingest::limits::Limits;
-use exo_ingest::metrics::{Counter, Counters};
+use exo_ingest::metrics::{Counter, Counters, TlsFailure};
 use exo_ingest::node::{Node, NodeConfig, NodeError};
 use exo_ingest::session::ingest::{IngestCounters, IngestSettings};
 use exo_ingest::store::JournalConfig;
@@ -94,6 +94,11 @@ impl TestNode {
     /// A counter, summed over the shards.
     pub fn count(&self, counter: impl Fn(&Counters) -> &Counter) -> u64 {
         self.node().counters().iter().map(|counters| counter(counters).read()).sum()
+    }
+
+    /// TLS connections that failed for this reason, summed over the shards.
+    pub fn tls_failures(&self, failure: TlsFailure) -> u64 {
+        self.count(|counters| &counters.tls_failures[failure.index()])
     }
 
     /// A counter of the ingest service, summed over the shards.

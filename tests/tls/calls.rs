@@ -3,7 +3,7 @@
 
 use exo_ingest::io::probe::KernelFeatures;
 use exo_ingest::journal::settings::JournalSettings;
-use exo_ingest::metrics::TLS_FAILURES;
+use exo_ingest::metrics::TlsFailure;
 use exo_ingest::store::JournalConfig;
 use exo_ingest_harness::tls::Certificate;
 use exo_ingest_harness::wire::{self, BINARY, FIN};
@@ -40,13 +40,8 @@ fn clients() -> [Arc<ClientConfig>; 2] {
     })
 }
 
-fn failures(node: &TestNode, reason: &str) -> u64 {
-    let index = TLS_FAILURES.iter().position(|name| *name == reason).expect("a reason");
-    node.count(|counters| &counters.tls_failures[index])
-}
-
 fn all_failures(node: &TestNode) -> u64 {
-    (0..TLS_FAILURES.len()).map(|index| node.count(|counters| &counters.tls_failures[index])).sum()
+    TlsFailure::ALL.map(|failure| node.tls_failures(failure)).iter().sum()
 }
 
 fn frame(seed: u64, seq: u64) -> Vec<u8> {
@@ -233,8 +228,10 @@ fn a_record_with_a_wrong_byte_ends_the_call_and_nothing_of_it_is_kept() {
     on_both_kernels(|features| {
         let node = start(features, |_| {});
         for config in clients() {
-            let (frames, failed) =
-                (node.count(|counters| &counters.frames), failures(&node, "bad_record_mac"));
+            let (frames, failed) = (
+                node.count(|counters| &counters.frames),
+                node.tls_failures(TlsFailure::BadRecordMac),
+            );
             let mut peer = node.call_tls(&config);
             peer.send_frames(10, 960);
             peer.expect_ack(10);
@@ -244,7 +241,9 @@ fn a_record_with_a_wrong_byte_ends_the_call_and_nothing_of_it_is_kept() {
             peer.send_raw(&sealed);
             let error = peer.tls_error();
             assert_eq!(error, rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac));
-            eventually("it is counted", || failures(&node, "bad_record_mac") == failed + 1);
+            eventually("it is counted", || {
+                node.tls_failures(TlsFailure::BadRecordMac) == failed + 1
+            });
             assert_eq!(node.count(|counters| &counters.frames), frames + 10);
             eventually("the call has ended", || {
                 node.count(|counters| &counters.calls_ended)
@@ -333,7 +332,7 @@ fn a_handshake_that_is_not_complete_in_time_is_closed_and_leaves_nothing() {
         for peer in &mut peers {
             peer.rest();
         }
-        assert_eq!(failures(&node, "handshake_timeout"), halves.len() as u64);
+        assert_eq!(node.tls_failures(TlsFailure::HandshakeTimeout), halves.len() as u64);
         drop((peers, silent));
         node.await_no_connections();
     });
@@ -349,23 +348,23 @@ fn hellos_that_cannot_be_served_get_an_alert() {
         let error =
             client.shake_hands(&mut node.connect().socket().try_clone().unwrap()).unwrap_err();
         assert!(format!("{error:?}").contains("NoApplicationProtocol"), "{error:?}");
-        eventually("it is counted", || failures(&node, "incompatible") == 1);
+        eventually("it is counted", || node.tls_failures(TlsFailure::Incompatible) == 1);
         // A certificate that the client does not trust: the client sends an alert.
         let config = Certificate::make().client(|_| {});
         let mut client = exo_ingest_harness::tls::Client::new(&config);
         client.shake_hands(&mut node.connect().socket().try_clone().unwrap()).unwrap_err();
-        eventually("it is counted", || failures(&node, "peer_alert") == 1);
+        eventually("it is counted", || node.tls_failures(TlsFailure::PeerAlert) == 1);
         // A record that is too long.
         let mut peer = node.connect();
         peer.send(&[0x16, 3, 1, 0x50, 0]);
         assert_eq!(peer.rest(), [21, 3, 3, 0, 2, 2, 22]);
-        eventually("it is counted", || failures(&node, "record_overflow") == 1);
+        eventually("it is counted", || node.tls_failures(TlsFailure::RecordOverflow) == 1);
         // No ClientHello.
         let mut peer = node.connect();
         peer.send(&[0x16, 3, 1, 0, 4, 9, 0, 0, 0]);
         let rest = peer.rest();
         assert_eq!(rest.first(), Some(&21), "{rest:?}");
-        eventually("it is counted", || failures(&node, "bad_handshake") == 1);
+        eventually("it is counted", || node.tls_failures(TlsFailure::BadHandshake) == 1);
         assert_eq!(all_failures(&node), 4);
     });
 }

@@ -2,7 +2,7 @@
 //! replaces its keys with and without asking for ours, and it offers versions and suites that are
 //! refused.
 
-use exo_ingest::metrics::TLS_FAILURES;
+use exo_ingest::metrics::TlsFailure;
 use exo_ingest_harness::tls::Certificate;
 use exo_ingest_harness::{TestNode, eventually, on_both_kernels};
 use std::io::{Read, Write};
@@ -62,11 +62,6 @@ impl Drop for Client {
     }
 }
 
-fn failures(node: &TestNode, reason: &str) -> u64 {
-    let index = TLS_FAILURES.iter().position(|name| *name == reason).expect("a reason");
-    node.count(|counters| &counters.tls_failures[index])
-}
-
 /// Runs a test on both kernel paths, if openssl is installed.
 fn with_openssl(test: impl Fn(&TestNode)) {
     if Command::new("openssl").arg("version").output().is_err() {
@@ -103,7 +98,7 @@ fn another_handshake_is_refused() {
         client.type_in(b"R\n");
         client.expect("RENEGOTIATING", 1);
         client.expect("handshake failure", 1);
-        eventually("it is counted", || failures(node, "renegotiation") == 1);
+        eventually("it is counted", || node.tls_failures(TlsFailure::Renegotiation) == 1);
         node.await_no_connections();
     });
 }
@@ -121,7 +116,9 @@ fn old_versions_and_suites_without_an_aead_are_refused() {
         for args in refused {
             Client::start(node, args).expect(" alert ", 1);
         }
-        eventually("all are counted", || failures(node, "incompatible") == refused.len() as u64);
+        eventually("all are counted", || {
+            node.tls_failures(TlsFailure::Incompatible) == refused.len() as u64
+        });
         assert_eq!(node.count(|counters| &counters.tls_handshakes_full), 0);
     });
 }

@@ -11,7 +11,7 @@ use super::process::Process;
 use super::ready::{NAMES, Reason};
 use crate::constants::{COMMIT, TENANT_COUNT_MAX};
 use crate::latency::Latencies;
-use crate::metrics::{self, Description, Kind, TLS_FAILURES};
+use crate::metrics::{self, Description, Kind, TlsFailure};
 use crate::node::NodeView;
 use crate::tls::load::LoadedCertificate;
 use hdrhistogram::Histogram;
@@ -302,10 +302,10 @@ fn by_cause(scrape: &Scrape<'_>) -> Vec<Family> {
     let mut tls =
         Family::new("tls_failures", Kind::Counter, "TLS connections that failed, by reason.")
             .by(&["reason"]);
-    for (index, reason) in TLS_FAILURES.into_iter().enumerate() {
-        let sum =
-            scrape.view.counters.iter().map(|counters| counters.tls_failures[index].read()).sum();
-        tls.add([reason.into()], Value::Whole(sum));
+    for failure in TlsFailure::ALL {
+        let counters = scrape.view.counters.iter();
+        let sum = counters.map(|counters| counters.tls_failures[failure.index()].read()).sum();
+        tls.add([failure.label().into()], Value::Whole(sum));
     }
     families.push(tls);
     let (mut texts_after_stop, mut ends_unrecorded) = (0, 0);

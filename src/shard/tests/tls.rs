@@ -6,7 +6,7 @@
 use super::pieces::{Outcome, conversations, play, said_and_counted};
 use super::*;
 use crate::constants::room_needed;
-use crate::metrics::TLS_FAILURES;
+use crate::metrics::Counter;
 use crate::tls::tests::pair::{
     client_config, combinations, drain, hear, new_client, server_config,
 };
@@ -101,7 +101,7 @@ impl Rig {
     }
 
     fn all_tls_failures(&self) -> u64 {
-        (0..TLS_FAILURES.len()).map(|index| self.counters.tls_failures[index].read()).sum()
+        self.counters.tls_failures.iter().map(Counter::read).sum()
     }
 }
 

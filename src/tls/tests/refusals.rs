@@ -28,7 +28,7 @@ fn fails(combination: Combination, said: &[(u8, &[u8])], data: &[u8], failure: T
     assert_eq!(outcome, expected, "{combination:?}");
     assert!(!pair.records.takes_payload());
     let own = pair.seal_own();
-    match failure.alert() {
+    match Alert::after(failure) {
         None => assert_eq!(own, b"", "{failure:?}"),
         Some(alert) => {
             let told = pair.client_hears(&own).unwrap_err();
