@@ -84,10 +84,10 @@
 //!
 //! # The frame ring
 //! ```text
-//!    released ≤ durable ≤ written ≤ sealed ≤ head          head − released ≤ size
-//!    ─────┼────────┼─────────┼────────┼────────┼─────
-//!    free   read by  synced    being    open      free
-//!           consumers          written  batch
+//!    durable ≤ written ≤ sealed ≤ head          head − durable ≤ size
+//!    ────┼─────────┼────────┼───────┼────
+//!    free   being    being    open    free
+//!           synced   written  batch
 //!
 //!    A batch begins on a 4,096-byte block and does not wrap. A record begins on a 64-byte line.
 //! ```

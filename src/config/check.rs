@@ -29,7 +29,7 @@ const SYNC_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// With less, a slow disk would look dead.
 const STALL_TIMEOUT_MIN: Duration = Duration::from_secs(2);
 
-/// With less, peers notice a short stall of a disk or a consumer.
+/// With less, peers notice a short stall of a disk.
 const RING_SIZE_RECOMMENDED: usize = 64 << 20;
 
 /// An HTTP answer must fit a send slot, and the output limit of one peer.

@@ -2,11 +2,11 @@
 //! from the start.
 //!
 //! ```text
-//!   position ─►   released      durable       written       sealed       head
-//!   ──────────────┼─────────────┼─────────────┼─────────────┼────────────┼──────────────┐
-//!     free        │ a consumer  │ not synced  │ to be       │ the open   │ free         │ end of
-//!                 │ still reads │             │ written     │ batch      │              │ the lap
-//!   ──────────────┴─────────────┴─────────────┴─────────────┴────────────┴──────────────┘
+//!   position ─►   durable       written       sealed       head
+//!   ──────────────┼─────────────┼─────────────┼────────────┼──────────────┐
+//!     free        │ not synced  │ to be       │ the open   │ free         │ end of
+//!                 │             │ written     │ batch      │              │ the lap
+//!   ──────────────┴─────────────┴─────────────┴────────────┴──────────────┘
 //! ```
 //! Positions are logical and count on over all laps. A batch that might not fit before the end of
 //! the lap starts on the next lap. The bytes between two positions have the journal's format:
@@ -21,11 +21,8 @@
 
 use crate::call::{Epoch, Seq};
 use crate::clock::{Moment, Now, UnixMicros};
-use crate::constants::{
-    BATCH_SIZE_MAX, BATCH_SIZE_QUEUED, BLOCK_SIZE, CALL_RECORD_SIZE_MAX, END_RECORD_SIZE,
-    RECORD_EXPANSION_MAX, SEAL_SIZE_MAX,
-};
-use crate::format::payload::{CALL_SIZE_MAX, END_SIZE};
+use crate::constants::{BATCH_SIZE_MAX, BATCH_SIZE_QUEUED, BLOCK_SIZE};
+use crate::format::payload::CALL_SIZE_MAX;
 use crate::format::record::{PAYLOAD_SIZE_MAX, chain_crc, header_crc};
 use crate::format::{
     BatchHeader, CallRecord, EndRecord, HEADER_SIZE, HeaderBytes, Lsn, RecordHeader, RecordKind,
@@ -42,6 +39,7 @@ mod calls;
 mod input;
 mod note;
 mod record_headers;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -49,9 +47,7 @@ pub(crate) use calls::RepeatedCall;
 pub use input::{CallEnd, CallStart, Chunk};
 pub use note::{Noted, NotedChunk, Records};
 pub use record_headers::RecordHeaders;
-
-/// Most consumers of one ring: a live tap, a forwarder, and two more.
-pub(crate) const CONSUMERS_MAX: usize = 4;
+pub use room::audio_size;
 
 /// Smallest ring: one batch being filled, one being written, one being synced, and one that may be
 /// skipped at the end of the lap.
@@ -94,11 +90,6 @@ impl SealedBatch {
     }
 }
 
-/// A reader of sealed batches beside the journal. It cannot be copied: giving it back ends the
-/// reading.
-#[derive(Debug, PartialEq, Eq)]
-pub struct ConsumerId(usize);
-
 /// The batch that takes new records.
 #[derive(Debug)]
 struct OpenBatch {
@@ -111,19 +102,17 @@ struct OpenBatch {
 
 /// Preallocated ring of batches of records.
 ///
-/// Invariant, asserted once per batch: `released ≤ durable ≤ written ≤ sealed ≤ head`, and
-/// `head - released ≤ size`. `released` is the minimum of `durable` and all consumers' cursors.
+/// Invariant, asserted once per batch: `durable ≤ written ≤ sealed ≤ head`, and
+/// `head - durable ≤ size`.
 #[derive(Debug)]
 pub struct FrameRing {
     memory: Region,
     kernel: Kernel,
     now: Now,
-    released: RingPosition,
     durable: RingPosition,
     written: RingPosition,
     sealed: RingPosition,
     head: RingPosition,
-    consumers: [Option<RingPosition>; CONSUMERS_MAX],
     open: Option<OpenBatch>,
     /// Sealed batches that were not given out yet. The shard takes them each turn.
     sealed_batches: VecDeque<SealedBatch>,
@@ -132,6 +121,9 @@ pub struct FrameRing {
     reserve: usize,
     calls: CallTable,
     pending_headers: PendingHeaders,
+    /// Nothing from here on is released.
+    #[cfg(test)]
+    pub(crate) held: Option<RingPosition>,
 }
 
 impl FrameRing {
@@ -149,18 +141,18 @@ impl FrameRing {
             memory,
             kernel,
             now: Now::default(),
-            released: RingPosition(0),
             durable: RingPosition(0),
             written: RingPosition(0),
             sealed: RingPosition(0),
             head: RingPosition(0),
-            consumers: [None; CONSUMERS_MAX],
             open: None,
             sealed_batches: VecDeque::with_capacity(batch_count),
             sealed_count: 0,
             reserve: 0,
             calls: CallTable::default(),
             pending_headers: PendingHeaders::default(),
+            #[cfg(test)]
+            held: None,
         }
     }
 
@@ -174,48 +166,6 @@ impl FrameRing {
     /// Sets the time of the batches that are opened and sealed from now on. Call it once a turn.
     pub(crate) fn set_now(&mut self, now: Now) {
         self.now = now;
-    }
-
-    /// Room that an append surely finds, bytes, with record headers and padding ([`record_size`]).
-    /// A call record takes at most [`CALL_RECORD_SIZE_MAX`], an end record [`END_RECORD_SIZE`]. An
-    /// append succeeds if and only if its records take up at most this. The same holds for a series
-    /// of appends together. A [`FrameRing::seal`] between them costs up to [`SEAL_SIZE_MAX`], and
-    /// nothing of the reserve.
-    ///
-    /// It is less than the free bytes, because batches have a cost: a header, and a pad of up to a
-    /// block. The last batch's pad is free: it ends with its block, and each limit that it can meet
-    /// is the end of a block. For the other batches each appended byte is taxed by 1/64.
-    ///
-    /// Why that is enough: let `c` be the bytes of records in the open batch, and let `c/128` be
-    /// saved for closing it. A record of `r` bytes that fits adds `r/128` to the savings, less than
-    /// its tax. A record that does not fit finds `c/128` saved, and must leave `r/128` for its own
-    /// batch. It has to pay for a pad and a header, at most a block. Tax and savings come to
-    /// `r/64+c/128-r/128`, which is `(r+c)/128`. That is a block once `r+c` is half a batch, and
-    /// here `r+c` is more than a whole batch.
-    pub(crate) fn free_size(&self) -> usize {
-        match &self.open {
-            Some(open) => {
-                let appended = self.head.0 - open.start.0 - HEADER_SIZE as u64;
-                ((self.usable_size(self.head) * 128).saturating_sub(appended) / 130) as usize
-            }
-            None => self.free_size_between_batches(self.head),
-        }
-    }
-
-    /// [`FrameRing::free_size`] if the head were there and no batch open.
-    fn free_size_between_batches(&self, head: RingPosition) -> usize {
-        (self.usable_size(head).saturating_sub(HEADER_SIZE as u64) * 128 / 130) as usize
-    }
-
-    /// Free bytes after `head`, without the bytes before the end of a lap that a batch may have to
-    /// skip.
-    fn usable_size(&self, head: RingPosition) -> u64 {
-        let (size, limit) = (self.memory.len() as u64, self.released.0 + self.memory.len() as u64);
-        let lap_end = (head.0 / size + 1) * size;
-        let last_start = lap_end - BATCH_SIZE_MAX as u64;
-        let this_lap = limit.min(last_start).saturating_sub(head.0);
-        let next_lap = limit.min(last_start + size).saturating_sub(lap_end);
-        this_lap + next_lap
     }
 
     /// Appends a piece of a frame and unmasks it: this is the only copy of audio in the node. A
@@ -368,12 +318,6 @@ impl FrameRing {
         });
     }
 
-    /// Reserves `size` bytes of [`FrameRing::free_size`]: no pad may use them. They are for records
-    /// that must find room in every case.
-    pub fn set_reserve(&mut self, size: usize) {
-        self.reserve = size;
-    }
-
     /// Seals the open batch, if there is one. Then [`FrameRing::poll_sealed`] gives it out. Does
     /// nothing if the pad would leave less than the reserve. In that case the ring is full of
     /// sealed batches that are not released yet. The disk has enough to do, and a seal would save
@@ -382,15 +326,9 @@ impl FrameRing {
     /// Without this rule the reserve would need a block for each record that it is meant for. While
     /// a disk stands still, each of these records may come alone and be sealed alone.
     pub fn seal(&mut self) {
-        if self.reserve > 0 && self.free_size_between_batches(self.block_end()) < self.reserve {
-            return;
+        if self.may_pad() {
+            self.close_batch();
         }
-        self.close_batch();
-    }
-
-    /// End of the block that contains the head.
-    fn block_end(&self) -> RingPosition {
-        RingPosition(self.head.0.next_multiple_of(BLOCK_SIZE as u64))
     }
 
     fn close_batch(&mut self) {
@@ -477,15 +415,16 @@ impl FrameRing {
         self.invariants();
     }
 
-    /// Reports that everything before `position`, the end of a batch, is durable. Its space is
-    /// released once no consumer needs it.
+    /// Reports that everything before `position`, the end of a batch, is durable. This releases its
+    /// space.
     pub fn set_durable(&mut self, position: RingPosition) {
         assert!(
             self.durable <= position && position <= self.written,
             "durable moves forward, up to what is written"
         );
         self.durable = position;
-        self.release();
+        self.calls.forget(position);
+        self.invariants();
     }
 
     /// Moves the notes of a batch to its segment's record headers. Call it once for each batch, in
@@ -500,33 +439,8 @@ impl FrameRing {
         self.sealed_batches.clear();
         self.written = self.sealed;
         self.durable = self.sealed;
-        self.release();
-    }
-
-    /// Adds a consumer. Its cursor starts where the next batch will be sealed. `None` if there are
-    /// [`CONSUMERS_MAX`] already.
-    pub fn add_consumer(&mut self) -> Option<ConsumerId> {
-        let index = self.consumers.iter().position(Option::is_none)?;
-        self.consumers[index] = Some(self.sealed);
-        Some(ConsumerId(index))
-    }
-
-    /// Reports that the consumer is done with everything before `position`, the end of a batch.
-    pub fn advance_consumer(&mut self, consumer: &ConsumerId, position: RingPosition) {
-        let cursor =
-            self.consumers[consumer.0].as_mut().expect("a ConsumerId lives as long as its cursor");
-        assert!(
-            *cursor <= position && position <= self.sealed,
-            "a consumer moves forward, up to what is sealed"
-        );
-        *cursor = position;
-        self.release();
-    }
-
-    /// Removes the consumer.
-    pub fn remove_consumer(&mut self, consumer: ConsumerId) {
-        self.consumers[consumer.0] = None;
-        self.release();
+        self.calls.forget(self.durable);
+        self.invariants();
     }
 
     /// The calls with records in the ring that are not durable yet, or still to come. In order of
@@ -536,13 +450,6 @@ impl FrameRing {
         after: Option<Epoch>,
     ) -> impl Iterator<Item = RepeatedCall<'_>> {
         self.calls.iter_after(after)
-    }
-
-    fn release(&mut self) {
-        self.calls.forget(self.durable);
-        self.released =
-            self.consumers.iter().flatten().fold(self.durable, |least, cursor| least.min(*cursor));
-        self.invariants();
     }
 
     /// Where the next record goes: everything before it has been appended. That is durable
@@ -567,13 +474,17 @@ impl FrameRing {
     }
 
     /// Everything before it may be overwritten.
-    pub fn released(&self) -> RingPosition {
-        self.released
+    fn released(&self) -> RingPosition {
+        #[cfg(test)]
+        if let Some(held) = self.held {
+            return held.min(self.durable);
+        }
+        self.durable
     }
 
     /// Bytes in use: appended and not released.
     pub(crate) fn used_size(&self) -> usize {
-        (self.head.0 - self.released.0) as usize
+        (self.head.0 - self.released().0) as usize
     }
 
     /// When the first record of the open batch was appended; `None` if everything is sealed.
@@ -597,27 +508,18 @@ impl FrameRing {
 
     fn assert_held(&self, batch: &SealedBatch) {
         assert!(
-            self.released <= batch.start && batch.end() <= self.sealed,
+            self.released() <= batch.start && batch.end() <= self.sealed,
             "the batch's bytes are still in the ring"
         );
     }
 
     /// What holds between any two calls. Checked once per batch.
     fn invariants(&self) {
-        let cursors = [self.released, self.durable, self.written, self.sealed, self.head];
+        let cursors = [self.durable, self.written, self.sealed, self.head];
+        assert!(cursors.is_sorted(), "durable, written, sealed, head in order: {cursors:?}");
         assert!(
-            cursors.is_sorted(),
-            "released, durable, written, sealed, head in order: {cursors:?}"
-        );
-        assert!(
-            self.head.0 - self.released.0 <= self.memory.len() as u64,
+            self.head.0 - self.released().0 <= self.memory.len() as u64,
             "nothing overwrites what is not released"
-        );
-        assert!(
-            self.consumers
-                .iter()
-                .flatten()
-                .all(|cursor| (self.released..=self.sealed).contains(cursor))
         );
         assert!(self.sealed.0.is_multiple_of(BLOCK_SIZE as u64), "batches end on a block");
         assert!(
@@ -629,20 +531,6 @@ impl FrameRing {
             None => assert!(self.sealed == self.head),
         }
     }
-}
-
-const _: () = assert!(CALL_RECORD_SIZE_MAX == record_size(CALL_SIZE_MAX));
-const _: () = assert!(END_RECORD_SIZE == record_size(END_SIZE));
-const _: () = assert!(SEAL_SIZE_MAX == BLOCK_SIZE);
-const _: () = assert!(
-    RECORD_EXPANSION_MAX * 7 >= record_size(1) && RECORD_EXPANSION_MAX * 6 >= record_size(0)
-);
-
-/// Bytes that [`FrameRing::append_audio`] takes up for a piece of `size` bytes: one record, or
-/// several if the piece is larger than a batch.
-pub const fn audio_size(size: usize) -> usize {
-    let whole = size.saturating_sub(1) / PAYLOAD_SIZE_MAX;
-    whole * record_size(PAYLOAD_SIZE_MAX) + record_size(size - whole * PAYLOAD_SIZE_MAX)
 }
 
 /// The bytes of a header. `split_at_mut` has just made the slice that long.

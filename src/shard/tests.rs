@@ -32,7 +32,7 @@ use crate::constants::ends_size;
 use crate::io::Socket;
 use crate::io::memory::Region;
 use crate::io::scripted::{SCRIPT_START_UNIX, Scripted, World};
-use crate::journal::frame_ring::{Chunk, ConsumerId};
+use crate::journal::frame_ring::Chunk;
 use crate::proto::mask::Kernel;
 use crate::session::ingest::{IngestSettings, IngestShared};
 use crate::session::service::IngestService;
@@ -412,9 +412,9 @@ impl Rig {
         self.shard.connections.count()
     }
 
-    /// A consumer of the frame ring that makes no progress: nothing after it is released.
-    fn hold_ring(&mut self) -> ConsumerId {
-        self.shard.ring.add_consumer().expect("a ring takes several")
+    /// From now on nothing that is sealed is released.
+    fn hold_ring(&mut self) {
+        self.shard.ring.held = Some(self.shard.ring.sealed());
     }
 
     /// Fills the frame ring until little more than `leave` bytes are free, beyond what is kept for
@@ -440,10 +440,10 @@ impl Rig {
         }
     }
 
-    /// The consumer catches up: everything sealed is free again.
-    fn let_ring_go(&mut self, consumer: ConsumerId) {
+    /// Everything that is sealed and durable is free again.
+    fn let_ring_go(&mut self) {
         self.shard.ring.seal();
-        self.shard.ring.remove_consumer(consumer);
+        self.shard.ring.held = None;
     }
 
     /// Ends all connections, and checks that nothing is left of them.

@@ -2,7 +2,8 @@ use super::*;
 use crate::address::PeerAddress;
 use crate::call::CallIdentity;
 use crate::constants::{
-    RECEIVE_BUFFER_SIZE, SHED_CONNECTIONS_MAX, ends_size, ring_size_min, room_needed,
+    CALL_RECORD_SIZE_MAX, END_RECORD_SIZE, RECEIVE_BUFFER_SIZE, SEAL_SIZE_MAX,
+    SHED_CONNECTIONS_MAX, ends_size, ring_size_min, room_needed,
 };
 use crate::format::batch::BatchReader;
 use crate::format::{SegmentUuid, Unsynced};
@@ -251,34 +252,6 @@ fn an_empty_ring_has_the_same_room_at_every_position() {
         assert_eq!((ring.free_size(), ring.used_size()), (room, 0));
     }
     assert!(ring.head().0 > 2 * RING_SIZE_MIN as u64);
-}
-
-#[test]
-fn a_consumer_holds_space_that_is_durable() {
-    let mut ring = ring_of(RING_SIZE_MIN);
-    let room = ring.free_size();
-    ring.append_audio(chunk(1), &noise()[..5_000], KEY).unwrap();
-    let first = sealed(&mut ring);
-    let consumer = ring.add_consumer().unwrap();
-    ring.append_audio(chunk(2), &noise()[..5_000], KEY).unwrap();
-    let second = sealed(&mut ring);
-    finish(&mut ring, &second);
-    assert_eq!((ring.released(), ring.durable()), (first.end(), second.end()));
-    assert!(ring.free_size() < room);
-    assert_eq!(BatchReader::open(ring.batch_bytes(&second)).unwrap().count(), 1);
-    ring.advance_consumer(&consumer, second.end());
-    assert_eq!((ring.released(), ring.free_size()), (second.end(), room));
-
-    let others: Vec<_> = std::iter::from_fn(|| ring.add_consumer()).collect();
-    assert_eq!(others.len(), CONSUMERS_MAX - 1);
-    ring.append_audio(chunk(3), b"x", KEY).unwrap();
-    ring.seal();
-    ring.release_sealed();
-    assert_eq!(ring.released(), second.end());
-    others.into_iter().for_each(|other| ring.remove_consumer(other));
-    assert_eq!(ring.released(), second.end());
-    ring.remove_consumer(consumer);
-    assert_eq!(ring.released(), ring.sealed());
 }
 
 #[test]

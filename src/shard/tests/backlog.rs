@@ -97,7 +97,7 @@ fn a_crowd_that_is_readable_at_once_is_drained_in_order_with_few_receives_in_vai
 #[test]
 fn a_crowd_that_waits_for_a_full_ring_is_drained_in_order_and_no_call_is_closed() {
     let (mut rig, calls) = crowd();
-    let consumer = rig.hold_ring();
+    rig.hold_ring();
     rig.fill_ring(8 * 1024);
     // Half of the calls stop in the middle of a frame.
     let read_size = 5 * wire_size(960);
@@ -110,7 +110,7 @@ fn a_crowd_that_waits_for_a_full_ring_is_drained_in_order_and_no_call_is_closed(
     // Far longer than any timer of the peers.
     let wakes = rig.pass(Duration::from_secs(60));
     assert!(wakes < 50, "it spins: {wakes}");
-    rig.let_ring_go(consumer);
+    rig.let_ring_go();
     drain(&mut rig, &calls, read_size, 6);
     assert_eq!(rig.counters.frames.read(), (CALLS * FRAMES - CALLS / 2) as u64);
     assert!(rig.counters.receive_buffers_exhausted.read() * 10 < rig.counters.frames.read());
@@ -150,13 +150,13 @@ fn one_connection_takes_no_more_than_its_share_of_a_turn() {
 #[test]
 fn a_peer_that_is_gone_while_it_waits_to_be_read_is_noticed_in_its_turn() {
     let (mut rig, calls) = crowd();
-    let consumer = rig.hold_ring();
+    rig.hold_ring();
     rig.fill_ring(8 * 1024);
     calls.iter().for_each(|socket| rig.send(*socket, &frames(FRAMES, 960)));
     rig.quiet();
     calls.iter().take(CALLS / 2).for_each(|socket| rig.world.peer_resets(*socket));
     rig.quiet();
-    rig.let_ring_go(consumer);
+    rig.let_ring_go();
     rig.quiet();
     assert_eq!(
         rig.counters.frames.read(),
@@ -171,7 +171,7 @@ fn a_peer_that_is_gone_while_it_waits_to_be_read_is_noticed_in_its_turn() {
 fn pings_of_the_time_in_which_a_call_was_not_read_are_no_flood() {
     let mut rig = Rig::tiny();
     let (steady, flooding) = (rig.call("a"), rig.call("b"));
-    let consumer = rig.hold_ring();
+    rig.hold_ring();
     rig.fill_ring(8 * 1024);
     [steady, flooding].iter().for_each(|socket| rig.send(*socket, &frames(15, 900)));
     rig.quiet();
@@ -181,7 +181,7 @@ fn pings_of_the_time_in_which_a_call_was_not_read_are_no_flood() {
     let in_three_seconds = 3 * Limits::tiny().control_rate as usize;
     rig.send(steady, &masked(0x9, b"?").repeat(in_three_seconds));
     rig.send(flooding, &masked(0x9, b"?").repeat(2 * in_three_seconds));
-    rig.let_ring_go(consumer);
+    rig.let_ring_go();
     rig.quiet();
     let is_refused = |said: Vec<String>| said.iter().any(|word| word.starts_with("close"));
     let said = rig.said(steady);

@@ -13,18 +13,18 @@ use crate::journal::writer::pace::AGE_MAX;
 /// Room for next to nothing: for no more than a few small frames.
 const LITTLE: usize = 8 * 1024;
 
-/// A live call on a ring that a consumer holds and that is full.
-fn held() -> (Rig, Socket, ConsumerId) {
+/// A live call on a ring that is held and full.
+fn held() -> (Rig, Socket) {
     let mut rig = Rig::with(|limits| limits.max_ahead = None);
-    let consumer = rig.hold_ring();
+    rig.hold_ring();
     let socket = rig.call("a");
     rig.fill_ring(LITTLE);
-    (rig, socket, consumer)
+    (rig, socket)
 }
 
 #[test]
 fn a_full_ring_defers_what_came_and_stops_reading() {
-    let (mut rig, socket, consumer) = held();
+    let (mut rig, socket) = held();
     let other = rig.call_on_a_full_ring();
     let sent = [frames(9, 1000), text("x"), frames(30, 1000)].concat();
     assert_eq!(rig.ask(socket, &sent), Vec::<String>::new());
@@ -41,7 +41,7 @@ fn a_full_ring_defers_what_came_and_stops_reading() {
     assert_eq!(rig.shard.io.outstanding(), 1, "the second lot stays in the socket");
     let wakes = rig.pass(Duration::from_secs(1));
     assert!(wakes <= 4, "it spins: {wakes}");
-    rig.let_ring_go(consumer);
+    rig.let_ring_go();
     rig.quiet();
     assert_eq!(rig.counters.deferred_waiting.read(), 0);
     assert_eq!(rig.counters.frames.read(), 9, "then the bad text came, in its place");
@@ -58,7 +58,7 @@ impl Rig {
 
 #[test]
 fn deferred_frames_keep_their_order_and_are_acked_at_once_when_there_is_room() {
-    let (mut rig, first, consumer) = held();
+    let (mut rig, first) = held();
     let second = rig.upgraded("b");
     for _ in 0..4 {
         rig.send(first, &frames(5, 900));
@@ -67,7 +67,7 @@ fn deferred_frames_keep_their_order_and_are_acked_at_once_when_there_is_room() {
     }
     assert_eq!(rig.said(first), Vec::<String>::new());
     assert_eq!(rig.said(second), Vec::<String>::new());
-    rig.let_ring_go(consumer);
+    rig.let_ring_go();
     rig.quiet();
     assert_eq!(rig.said(first), ["ack 10", "ack 20"]);
     assert_eq!(rig.said(second), ["started", "started", "started", "started", "ack 10"]);
@@ -80,7 +80,7 @@ fn deferred_frames_keep_their_order_and_are_acked_at_once_when_there_is_room() {
 #[test]
 fn a_fin_after_deferred_bytes_stays_after_them() {
     for reset in [false, true] {
-        let (mut rig, socket, consumer) = held();
+        let (mut rig, socket) = held();
         rig.send(socket, &frames(15, 900));
         match reset {
             true => rig.world.peer_resets(socket),
@@ -89,7 +89,7 @@ fn a_fin_after_deferred_bytes_stays_after_them() {
         rig.quiet();
         assert_eq!((rig.counters.frames.read(), rig.counters.calls_ended.read()), (0, 0));
         assert!(!rig.world.is_closed(socket));
-        rig.let_ring_go(consumer);
+        rig.let_ring_go();
         rig.quiet();
         assert_eq!((rig.counters.frames.read(), rig.counters.calls_ended.read()), (15, 1));
         rig.assert_closed(socket);
@@ -101,7 +101,7 @@ fn a_fin_after_deferred_bytes_stays_after_them() {
 /// fails.
 #[test]
 fn two_ends_after_deferred_bytes_are_one() {
-    let (mut rig, socket, consumer) = held();
+    let (mut rig, socket) = held();
     rig.send(socket, &frames(10, 10));
     rig.quiet();
     rig.fill_ring(1);
@@ -116,7 +116,7 @@ fn two_ends_after_deferred_bytes_are_one() {
     rig.shard.handle_end(now, id, crate::session::Disconnect::Reset);
     rig.shard.handle_end(now, id, crate::session::Disconnect::Reset);
     assert_eq!(rig.shard.deferred.len(), 5, "the bytes, and each end");
-    rig.let_ring_go(consumer);
+    rig.let_ring_go();
     rig.quiet();
     assert_eq!((rig.counters.frames.read(), rig.counters.calls_ended.read()), (25, 1));
     rig.assert_closed(socket);
@@ -125,7 +125,7 @@ fn two_ends_after_deferred_bytes_are_one() {
 
 #[test]
 fn a_peer_we_do_not_read_is_not_called_idle() {
-    let (mut rig, deferred, consumer) = held();
+    let (mut rig, deferred) = held();
     let silent = rig.upgraded("b");
     rig.send(deferred, &frames(15, 900));
     rig.quiet();
@@ -137,7 +137,7 @@ fn a_peer_we_do_not_read_is_not_called_idle() {
         ["error start_timeout", "close 4408"],
         "we read this one: it says nothing"
     );
-    rig.let_ring_go(consumer);
+    rig.let_ring_go();
     rig.quiet();
     assert_eq!(rig.said(deferred), ["ack 10"]);
     rig.pass(Limits::tiny().idle_timeout - millis(10));
@@ -153,7 +153,7 @@ fn bytes_that_come_one_at_a_time_take_no_more_room_than_there_is() {
         limits.max_ahead = None;
         limits.completions_per_turn = 256;
     });
-    let consumer = rig.hold_ring();
+    rig.hold_ring();
     let (one, other) = (rig.call("one"), rig.call("other"));
     rig.fill_ring(LITTLE);
     rig.world.set_receive_size_max(1);
@@ -166,7 +166,7 @@ fn bytes_that_come_one_at_a_time_take_no_more_room_than_there_is() {
         "each byte is a record of two lines: the ring cannot hold them all"
     );
     assert_eq!(rig.counters.sessions_refused.read(), 0);
-    rig.let_ring_go(consumer);
+    rig.let_ring_go();
     rig.quiet();
     assert_eq!(rig.said(one), ["started", "ack 10", "ack 20", "stopped 21", "close 1000"]);
     assert_eq!(rig.said(other), ["ack 10"]);
@@ -180,7 +180,7 @@ fn the_end_of_every_call_fits_whatever_came_before() {
         limits.max_ahead = None;
         limits.completions_per_turn = 256;
     });
-    let consumer = rig.hold_ring();
+    rig.hold_ring();
     let calls: Vec<_> = (0..6).map(|index| rig.call(&format!("call-{index}"))).collect();
     rig.fill_ring(LITTLE);
     rig.world.set_receive_size_max(1);
@@ -196,7 +196,7 @@ fn the_end_of_every_call_fits_whatever_came_before() {
     rig.quiet();
     rig.pass(millis(20));
     assert_eq!((ended(&rig), rig.ingest.counters.ends_unrecorded.read()), (6, 0));
-    rig.let_ring_go(consumer);
+    rig.let_ring_go();
     rig.end();
 }
 
@@ -225,7 +225,7 @@ fn room_that_comes_with_the_end_of_a_turn_is_noticed() {
 #[test]
 fn early_bytes_wait_for_room_too() {
     let mut rig = Rig::tiny();
-    let consumer = rig.hold_ring();
+    rig.hold_ring();
     rig.fill_ring(LITTLE);
     let socket = rig.connect();
     rig.send(socket, &[head("a"), start("a"), frames(10, 100)].concat());
@@ -235,7 +235,7 @@ fn early_bytes_wait_for_room_too() {
     rig.pass(Duration::from_secs(10));
     rig.send(socket, &frames(10, 100));
     rig.world.peer_finishes(socket);
-    rig.let_ring_go(consumer);
+    rig.let_ring_go();
     rig.quiet();
     assert_eq!(rig.said(socket), ["started", "ack 10", "ack 20"]);
     assert_eq!(rig.counters.frames.read(), 20);
@@ -262,7 +262,7 @@ fn without_receive_buffers_a_receive_is_armed_again_at_the_end_of_the_turn() {
 #[test]
 fn without_receive_buffers_and_without_room_calls_are_not_read_or_called_idle_and_requests_are_answered()
  {
-    let (mut rig, hog, consumer) = held();
+    let (mut rig, hog) = held();
     let starved = rig.call_in_spite_of_the_ring("b");
     let late = rig.connect();
     rig.quiet();
@@ -282,7 +282,7 @@ fn without_receive_buffers_and_without_room_calls_are_not_read_or_called_idle_an
         (rig.said(starved), rig.said(late)),
         (vec![], words(&["error start_timeout", "close 4408"]))
     );
-    rig.let_ring_go(consumer);
+    rig.let_ring_go();
     rig.quiet();
     assert_eq!(
         (rig.said(hog), rig.said(starved)),
@@ -306,7 +306,7 @@ impl Rig {
 
 #[test]
 fn a_connection_that_is_given_up_while_its_bytes_wait_costs_nothing_until_they_can_go() {
-    let (mut rig, before, consumer) = held();
+    let (mut rig, before) = held();
     let socket = rig.call_in_spite_of_the_ring("b");
     rig.world.set_window(socket, Some(0));
     rig.send(socket, &masked(0x9, b"?"));
@@ -324,7 +324,7 @@ fn a_connection_that_is_given_up_while_its_bytes_wait_costs_nothing_until_they_c
         rig.shard.deferred.len()
     );
     assert_eq!(rig.counters.calls_ended.read(), 1, "it did not read");
-    rig.let_ring_go(consumer);
+    rig.let_ring_go();
     rig.quiet();
     rig.assert_closed(socket);
     assert_eq!(rig.said(before).len(), 3);
@@ -431,7 +431,7 @@ fn calls_on_a_disk(level: AckLevel) -> (Rig, Vec<Socket>) {
 /// While one call's bytes wait for room, others that find no receive buffers come and go.
 #[test]
 fn connections_that_come_and_go_while_the_ring_is_full_leave_nothing() {
-    let (mut rig, hog, consumer) = held();
+    let (mut rig, hog) = held();
     let silent = rig.upgraded("b");
     rig.world.set_receive_buffers_free(Some(1));
     rig.send(hog, &frames(30, 1000));
@@ -454,7 +454,7 @@ fn connections_that_come_and_go_while_the_ring_is_full_leave_nothing() {
     );
     assert_eq!(rig.shard.reads.capacity(), noted);
     assert!(!rig.world.is_reading(silent));
-    rig.let_ring_go(consumer);
+    rig.let_ring_go();
     rig.quiet();
     assert!(
         rig.world.is_reading(hog) && rig.world.is_reading(silent),

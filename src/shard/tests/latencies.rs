@@ -175,7 +175,7 @@ fn a_text_in_pieces_is_no_frame() {
 #[test]
 fn frames_that_wait_for_room_in_the_ring_have_waited() {
     let mut rig = Rig::with(|limits| limits.max_ahead = None);
-    let consumer = rig.hold_ring();
+    rig.hold_ring();
     let socket = rig.call("a");
     rig.fill_ring(8 * 1024);
     rig.latencies();
@@ -183,7 +183,7 @@ fn frames_that_wait_for_room_in_the_ring_have_waited() {
     rig.quiet();
     assert_eq!(rig.counters.deferred_waiting.read(), 1);
     rig.world.advance(millis(300));
-    rig.let_ring_go(consumer);
+    rig.let_ring_go();
     rig.quiet();
     assert_eq!(rig.said(socket), ["ack 10"]);
     let measured = rig.latencies();

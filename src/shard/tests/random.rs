@@ -236,7 +236,6 @@ pub(super) fn patient() -> Limits {
 struct Play {
     dice: Dice,
     rigs: Vec<Rig>,
-    consumers: Vec<Option<ConsumerId>>,
     peers: Vec<Peer>,
     /// Rings are filled, and other things are done that make journals large.
     is_large: bool,
@@ -288,10 +287,8 @@ impl Play {
             rig.world.set_receive_size_max(size);
             rig.world.hold_file_operations(disk.is_some());
         }
-        let consumers = rigs.iter().map(|_| None).collect();
         Play {
             dice,
-            consumers,
             rigs,
             peers: Vec::new(),
             is_large: true,
@@ -328,17 +325,17 @@ impl Play {
                 }
             }),
             17 if self.is_large && (!self.is_on_disk() || self.dice.once_in(30)) => {
-                self.with_rig(|dice, rig, consumer| match consumer.take() {
-                    Some(consumer) => rig.let_ring_go(consumer),
+                self.with_rig(|dice, rig| match rig.shard.ring.held {
+                    Some(_) => rig.let_ring_go(),
                     None => {
-                        *consumer = Some(rig.hold_ring());
+                        rig.hold_ring();
                         if dice.once_in(2) {
                             rig.fill_ring(dice.within(1..20_000));
                         }
                     }
                 })
             }
-            18 => self.with_rig(|dice, rig, _| {
+            18 => self.with_rig(|dice, rig| {
                 // The script counts buffers, not shares of them: what the shard holds now it will
                 // give back.
                 let free = dice.one_of(&[None, Some(1), Some(3)]);
@@ -348,9 +345,10 @@ impl Play {
                 let pause = self.dice.one_of(&[1, 5, 50, 300, 600, 3_000]);
                 self.rigs.iter().for_each(|rig| rig.world.advance(millis(pause)));
             }
-            21 if !self.is_on_disk() || self.dice.once_in(10) => self
-                .with_rig(|dice, rig, _| rig.world.step_wall_clock(dice.one_of(&[-3600, 5, 1800]))),
-            22 => self.with_rig(|dice, rig, _| {
+            21 if !self.is_on_disk() || self.dice.once_in(10) => {
+                self.with_rig(|dice, rig| rig.world.step_wall_clock(dice.one_of(&[-3600, 5, 1800])))
+            }
+            22 => self.with_rig(|dice, rig| {
                 let error =
                     dice.one_of(&[rustix::io::Errno::MFILE, rustix::io::Errno::CONNABORTED]);
                 rig.world.fail_accept(error);
@@ -423,9 +421,9 @@ impl Play {
         }
     }
 
-    fn with_rig(&mut self, act: impl FnOnce(&mut Dice, &mut Rig, &mut Option<ConsumerId>)) {
+    fn with_rig(&mut self, act: impl FnOnce(&mut Dice, &mut Rig)) {
         let index = self.dice.within(0..self.rigs.len());
-        act(&mut self.dice, &mut self.rigs[index], &mut self.consumers[index]);
+        act(&mut self.dice, &mut self.rigs[index]);
     }
 
     fn connect(&mut self) {
@@ -545,10 +543,10 @@ impl Play {
     /// All faults end, then all peers do; the shards may have as much time as they want to
     /// themselves.
     fn finish(mut self) {
-        for (rig, consumer) in self.rigs.iter_mut().zip(&mut self.consumers) {
+        for rig in &mut self.rigs {
             rig.world.set_receive_buffers_free(None);
-            if let Some(consumer) = consumer.take() {
-                rig.let_ring_go(consumer);
+            if rig.shard.ring.held.is_some() {
+                rig.let_ring_go();
             }
         }
         self.heal_disks();

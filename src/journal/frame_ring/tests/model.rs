@@ -18,8 +18,6 @@ struct Model {
     ring: FrameRing,
     appended: VecDeque<Expected>,
     held: VecDeque<(SealedBatch, Vec<Expected>)>,
-    consumer: Option<ConsumerId>,
-    consumed: RingPosition,
     identity: CallIdentity,
     seq: u64,
     numbers: u64,
@@ -35,9 +33,6 @@ enum Step {
     Seal,
     Written { pick: usize },
     Durable { pick: usize },
-    AddConsumer,
-    Advance { pick: usize },
-    RemoveConsumer,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -55,9 +50,6 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::Seal),
         5 => (0usize..8).prop_map(|pick| Step::Written { pick }),
         5 => (0usize..8).prop_map(|pick| Step::Durable { pick }),
-        1 => Just(Step::AddConsumer),
-        3 => (0usize..8).prop_map(|pick| Step::Advance { pick }),
-        1 => Just(Step::RemoveConsumer),
     ]
 }
 
@@ -72,8 +64,6 @@ impl Model {
             ring,
             appended: VecDeque::new(),
             held: VecDeque::new(),
-            consumer: None,
-            consumed: RingPosition(0),
             identity: CallIdentity { tenant: "acme".into(), interaction: "call-1".into() },
             seq: 0,
             numbers: 0,
@@ -220,42 +210,14 @@ impl Model {
             }
             Step::Durable { pick } => {
                 if let Some(end) = self.pick(pick, self.ring.durable(), self.ring.written()) {
-                    let consumed = if self.consumer.is_some() { self.consumed } else { end };
-                    self.forget_up_to(end.min(consumed));
+                    self.forget_up_to(end);
                     self.ring.set_durable(end);
-                }
-            }
-            Step::AddConsumer => {
-                if self.consumer.is_none() {
-                    self.consumer = self.ring.add_consumer();
-                    self.consumed = self.ring.sealed();
-                }
-            }
-            Step::Advance { pick } => {
-                let Some(end) = self.pick(pick, self.consumed, self.ring.sealed()) else { return };
-                if let Some(consumer) = self.consumer.take() {
-                    self.forget_up_to(end.min(self.ring.durable()));
-                    self.ring.advance_consumer(&consumer, end);
-                    self.consumer = Some(consumer);
-                    self.consumed = end;
-                }
-            }
-            Step::RemoveConsumer => {
-                if let Some(consumer) = self.consumer.take() {
-                    self.forget_up_to(self.ring.durable());
-                    self.ring.remove_consumer(consumer);
                 }
             }
         }
         self.collect();
         let released = self.held.front().map_or(self.ring.sealed(), |(batch, _)| batch.start);
         assert!(self.ring.released() <= released, "bytes in use are not released");
-        let least = if self.consumer.is_some() {
-            self.consumed.min(self.ring.durable())
-        } else {
-            self.ring.durable()
-        };
-        assert_eq!(self.ring.released(), least);
     }
 }
 
@@ -272,7 +234,7 @@ proptest! {
         }
         let settle = [Step::Seal, Step::Written { pick: 99 }, Step::Durable { pick: 99 }];
         // Twice: the first seal may have to wait for room.
-        for step in std::iter::once(Step::RemoveConsumer).chain(settle.clone()).chain(settle) {
+        for step in settle.clone().into_iter().chain(settle) {
             let moment = Moment::ZERO + Duration::from_secs(1);
             model.ring.set_now(Now { moment, unix: UnixMicros(1) });
             for _ in 0..64 {
