@@ -37,6 +37,30 @@ pub struct Socket(pub i32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileHandle(pub i32);
 
+/// The memory of a shard that its files are written from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteSource {
+    /// The frame ring.
+    FrameRing,
+    /// [`Io::scratch`].
+    Scratch,
+}
+
+/// A write to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileWrite {
+    /// The file.
+    pub file: FileHandle,
+    /// Where the bytes are.
+    pub source: WriteSource,
+    /// Offset in that memory, bytes.
+    pub start: usize,
+    /// Bytes.
+    pub size: usize,
+    /// Offset in the file, bytes.
+    pub offset: u64,
+}
+
 /// A pooled send buffer. The code that acquired it owns it until it is released.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SendSlot(u32);
@@ -174,31 +198,13 @@ pub trait Io {
     /// Arms one wake-up by the shard's mailbox.
     fn await_wake(&mut self, user_data: UserData);
 
-    /// Writes `size` bytes of the shard's frame ring memory, from byte `start` on, to a file at
-    /// `file_offset`.
-    fn write(
-        &mut self,
-        file: FileHandle,
-        start: usize,
-        size: usize,
-        file_offset: u64,
-        user_data: UserData,
-    );
+    /// Writes to a file.
+    fn write(&mut self, write: FileWrite, user_data: UserData);
 
     /// Memory for file data that is not in the frame ring:
     /// [`SCRATCH_SIZE_MAX`](crate::constants::SCRATCH_SIZE_MAX) bytes, aligned to a block. Do not
     /// change it while a write from it is in progress.
     fn scratch(&mut self) -> &mut [u8];
-
-    /// Like [`Io::write`], from byte `start` of the scratch memory.
-    fn write_scratch(
-        &mut self,
-        file: FileHandle,
-        start: usize,
-        size: usize,
-        file_offset: u64,
-        user_data: UserData,
-    );
 
     /// Makes all writes to the file durable that had completed before this sync was submitted
     /// (`fdatasync`).

@@ -10,7 +10,8 @@
 
 use super::memory::Region;
 use super::{
-    BufferGroup, Completion, FileHandle, Io, OpKind, Received, SendSlot, Socket, UserData, Wait,
+    BufferGroup, Completion, FileHandle, FileWrite, Io, OpKind, Received, SendSlot, Socket,
+    UserData, Wait, WriteSource,
 };
 use crate::clock::{Moment, Now, UnixMicros};
 use crate::constants::{READ_BUFFER_COUNT, SCRATCH_SIZE_MAX};
@@ -508,39 +509,21 @@ impl Io for Scripted {
         self.queue.push(Queued::Wake(user_data));
     }
 
-    fn write(
-        &mut self,
-        file: FileHandle,
-        start: usize,
-        size: usize,
-        file_offset: u64,
-        user_data: UserData,
-    ) {
-        let read = self.frame_ring.as_ref().expect("use_frame_ring comes before the first write");
-        let (bytes, source) = (read(start, size), Some((Rc::clone(read), start)));
-        self.queue.push(Queued::Write { file, offset: file_offset, bytes, user_data, source });
+    fn write(&mut self, write: FileWrite, user_data: UserData) {
+        let FileWrite { file, source, start, size, offset } = write;
+        let (bytes, source) = match source {
+            WriteSource::FrameRing => {
+                let read =
+                    self.frame_ring.as_ref().expect("use_frame_ring comes before the first write");
+                (read(start, size), Some((Rc::clone(read), start)))
+            }
+            WriteSource::Scratch => (self.scratch[start..start + size].to_vec(), None),
+        };
+        self.queue.push(Queued::Write { file, offset, bytes, user_data, source });
     }
 
     fn scratch(&mut self) -> &mut [u8] {
         &mut self.scratch
-    }
-
-    fn write_scratch(
-        &mut self,
-        file: FileHandle,
-        start: usize,
-        size: usize,
-        file_offset: u64,
-        user_data: UserData,
-    ) {
-        let bytes = self.scratch[start..start + size].to_vec();
-        self.queue.push(Queued::Write {
-            file,
-            offset: file_offset,
-            bytes,
-            user_data,
-            source: None,
-        });
     }
 
     fn sync(&mut self, file: FileHandle, user_data: UserData) {

@@ -5,8 +5,8 @@ use super::memory::{Lease, Region};
 use super::pieces::Pieces;
 use super::probe::{Features, HostError, build_ring, locked_memory_limit};
 use super::{
-    BufferGroup, Completion, FileHandle, Io, OpKind, Received, SendSlot, Socket, UserData, Wait,
-    socket,
+    BufferGroup, Completion, FileHandle, FileWrite, Io, OpKind, Received, SendSlot, Socket,
+    UserData, Wait, WriteSource, socket,
 };
 use crate::clock::{Moment, Now, UnixMicros};
 use crate::constants::{BLOCK_SIZE, RECEIVE_BUFFER_SIZE, SCRATCH_SIZE_MAX};
@@ -339,23 +339,6 @@ fn borrow(socket: &Socket) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(socket.0) }
 }
 
-/// A write from memory in the registered buffer with this index, or from any other memory.
-fn write_entry(
-    file: FileHandle,
-    bytes: *const u8,
-    size: usize,
-    offset: u64,
-    registered: Option<u16>,
-) -> squeue::Entry {
-    let file = types::Fd(file.0);
-    match registered {
-        Some(index) => {
-            opcode::WriteFixed::new(file, bytes, size as u32, index).offset(offset).build()
-        }
-        None => opcode::Write::new(file, bytes, size as u32).offset(offset).build(),
-    }
-}
-
 fn clock(id: ClockId) -> Duration {
     let time = clock_gettime(id);
     Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
@@ -484,39 +467,31 @@ impl Io for Uring {
         self.push(entry, user_data);
     }
 
-    fn write(
-        &mut self,
-        file: FileHandle,
-        start: usize,
-        size: usize,
-        file_offset: u64,
-        user_data: UserData,
-    ) {
+    fn write(&mut self, write: FileWrite, user_data: UserData) {
+        let FileWrite { source, start, size, .. } = write;
         let memory = self.frame_ring.as_ref().expect("use_frame_ring comes before the first write");
-        assert!(start + size <= memory.lease.size(), "a write lies within the frame ring");
-        // SAFETY: start is within the leased mapping, by the assertion above.
-        let bytes = unsafe { memory.lease.as_ptr().add(start) };
-        let entry = write_entry(file, bytes, size, file_offset, memory.index_of(start, size));
+        let (bytes, registered) = match source {
+            WriteSource::FrameRing => {
+                assert!(start + size <= memory.lease.size(), "a write lies within the frame ring");
+                // SAFETY: start is within the leased mapping, by the assertion above.
+                (unsafe { memory.lease.as_ptr().add(start) }, memory.index_of(start, size))
+            }
+            WriteSource::Scratch => {
+                (memory.scratch[start..start + size].as_ptr(), memory.pieces.map(|_| SCRATCH_INDEX))
+            }
+        };
+        let (file, size) = (types::Fd(write.file.0), size as u32);
+        let entry = match registered {
+            Some(index) => {
+                opcode::WriteFixed::new(file, bytes, size, index).offset(write.offset).build()
+            }
+            None => opcode::Write::new(file, bytes, size).offset(write.offset).build(),
+        };
         self.push(entry, user_data);
     }
 
     fn scratch(&mut self) -> &mut [u8] {
         &mut self.frame_ring.as_mut().expect("use_frame_ring comes before the first write").scratch
-    }
-
-    fn write_scratch(
-        &mut self,
-        file: FileHandle,
-        start: usize,
-        size: usize,
-        file_offset: u64,
-        user_data: UserData,
-    ) {
-        let memory = self.frame_ring.as_ref().expect("use_frame_ring comes before the first write");
-        let bytes = memory.scratch[start..start + size].as_ptr();
-        let entry =
-            write_entry(file, bytes, size, file_offset, memory.pieces.map(|_| SCRATCH_INDEX));
-        self.push(entry, user_data);
     }
 
     fn sync(&mut self, file: FileHandle, user_data: UserData) {

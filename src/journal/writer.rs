@@ -31,7 +31,7 @@ use crate::ack_level::AckLevel;
 use crate::clock::{Moment, Now};
 use crate::constants::{BATCH_SIZE_QUEUED, BLOCK_SIZE};
 use crate::format::{Lsn, SegmentUuid};
-use crate::io::FileHandle;
+use crate::io::{FileHandle, FileWrite, WriteSource};
 use crate::journal::frame_ring::{FrameRing, RingPosition, SealedBatch};
 use crate::journal::settings::JournalSettings;
 use pace::{Pace, Progress};
@@ -75,31 +75,13 @@ pub struct WriterSettings {
 /// The next operation of the shard, which it answers once it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// Write from the frame ring's memory.
+    /// Write: from the frame ring, or from the scratch memory that [`Writer::poll_operation`] was
+    /// lent.
     Write {
         /// Goes into the answer.
         slot: WriteSlot,
-        /// The file to write to.
-        file: FileHandle,
-        /// Offset in the ring's memory, bytes.
-        start: usize,
-        /// Bytes.
-        size: usize,
-        /// Offset in the file, bytes.
-        offset: u64,
-    },
-    /// Write from the scratch memory that [`Writer::poll_operation`] was lent.
-    WriteScratch {
-        /// Goes into the answer.
-        slot: WriteSlot,
-        /// The file to write to.
-        file: FileHandle,
-        /// Offset in the scratch memory, bytes.
-        start: usize,
-        /// Bytes.
-        size: usize,
-        /// Offset in the file, bytes.
-        offset: u64,
+        /// The write.
+        write: FileWrite,
     },
     /// Sync the file.
     Sync {
@@ -375,10 +357,11 @@ impl Writer {
         }
         let file = self.segment.as_ref()?.prepared.file;
         let (slot, Writing { source, start, size, offset, .. }) = self.writes.give_next()?;
-        Some(match source {
-            Source::Opening => Operation::WriteScratch { slot, file, start, size, offset },
-            Source::Batches(_) => Operation::Write { slot, file, start, size, offset },
-        })
+        let source = match source {
+            Source::Opening => WriteSource::Scratch,
+            Source::Batches(_) => WriteSource::FrameRing,
+        };
+        Some(Operation::Write { slot, write: FileWrite { file, source, start, size, offset } })
     }
 
     /// Whether one more write may be under way. The first always may, the others if enough bytes

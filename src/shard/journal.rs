@@ -159,21 +159,17 @@ impl ShardJournal {
     ) {
         self.writer.handle_turn(now, ring);
         while let Some(operation) = self.writer.poll_operation(now, ring, io.scratch()) {
-            let user_data = match operation {
-                Operation::Write { slot, .. } | Operation::WriteScratch { slot, .. } => {
-                    UserData::of_slot(OpKind::Write, slot.0)
-                }
-                Operation::Sync { .. } => UserData::lone(OpKind::Sync),
-            };
-            latency.handle_operation_queued(user_data);
             match operation {
-                Operation::Write { file, start, size, offset, .. } => {
-                    io.write(file, start, size, offset, user_data);
+                Operation::Write { slot, write } => {
+                    let user_data = UserData::of_slot(OpKind::Write, slot.0);
+                    latency.handle_operation_queued(user_data);
+                    io.write(write, user_data);
                 }
-                Operation::WriteScratch { file, start, size, offset, .. } => {
-                    io.write_scratch(file, start, size, offset, user_data);
+                Operation::Sync { file } => {
+                    let user_data = UserData::lone(OpKind::Sync);
+                    latency.handle_operation_queued(user_data);
+                    io.sync(file, user_data);
                 }
-                Operation::Sync { file } => io.sync(file, user_data),
             }
         }
     }

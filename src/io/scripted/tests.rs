@@ -93,7 +93,8 @@ fn only_a_successful_sync_makes_writes_durable_and_a_failed_one_loses_them_for_g
     let mut io = world.io(1, 64);
     io.use_frame_ring(|start, size| vec![start as u8; size]);
     let file = world.create_file(4);
-    io.write(file, 1, 2, 0, UserData::lone(OpKind::Write));
+    let write = FileWrite { file, source: WriteSource::FrameRing, start: 1, size: 2, offset: 0 };
+    io.write(write, UserData::lone(OpKind::Write));
     drain(&mut io);
     assert_eq!(world.live_image(file), [1, 1, 0, 0]);
     assert_eq!(world.durable_image(file), [0; 4]);
@@ -104,7 +105,7 @@ fn only_a_successful_sync_makes_writes_durable_and_a_failed_one_loses_them_for_g
     assert_eq!(drain(&mut io)[0].result, Ok(0));
     assert_eq!(world.durable_image(file), [0; 4], "the second sync lies");
     world.fail_write(file, Errno::NOSPC);
-    io.write(file, 1, 2, 0, UserData::lone(OpKind::Write));
+    io.write(write, UserData::lone(OpKind::Write));
     assert_eq!(drain(&mut io)[0].result, Err(Errno::NOSPC));
 }
 
@@ -113,10 +114,12 @@ fn a_sync_covers_what_had_completed_when_it_was_submitted() {
     let world = World::new();
     let mut io = world.io(1, 64);
     let file = world.create_file(4096);
+    let source = WriteSource::Scratch;
+    let write_at = |offset| FileWrite { file, source, start: 0, size: 512, offset };
     world.hold_file_operations(true);
     for (place, fill) in [(0, 1), (512, 2), (1024, 3)] {
         io.scratch()[..512].fill(fill);
-        io.write_scratch(file, 0, 512, place, UserData::lone(OpKind::Write));
+        io.write(write_at(place), UserData::lone(OpKind::Write));
     }
     assert!(drain(&mut io).is_empty() && world.file_operation_count() == 3);
     assert!(world.finish_file_operation(2));
@@ -138,6 +141,6 @@ fn a_sync_covers_what_had_completed_when_it_was_submitted() {
     assert_eq!(world.sync_count(file), 1);
     world.hold_file_operations(false);
     world.shorten_write(file, 100);
-    io.write_scratch(file, 0, 512, 0, UserData::lone(OpKind::Write));
+    io.write(write_at(0), UserData::lone(OpKind::Write));
     assert_eq!(drain(&mut io).last().unwrap().result, Ok(100));
 }

@@ -290,7 +290,9 @@ fn frame_ring_memory_is_written_and_synced_registered_or_not() {
         }
         let file = tempfile::tempfile().unwrap();
         let handle = FileHandle(file.as_raw_fd());
-        uring.write(handle, 4096, 4096, 100, UserData::lone(OpKind::Write));
+        let source = WriteSource::FrameRing;
+        let write = FileWrite { file: handle, source, start: 4096, size: 4096, offset: 100 };
+        uring.write(write, UserData::lone(OpKind::Write));
         assert_eq!(next(&mut uring).result, Ok(4096));
         uring.sync(handle, UserData::lone(OpKind::Sync));
         assert_eq!(next(&mut uring).result, Ok(0));
@@ -299,7 +301,9 @@ fn frame_ring_memory_is_written_and_synced_registered_or_not() {
         assert!(written.iter().all(|byte| *byte == 9));
 
         uring.scratch()[64..128].fill(5);
-        uring.write_scratch(handle, 64, 64, 8, UserData::lone(OpKind::Write));
+        let source = WriteSource::Scratch;
+        let write = FileWrite { file: handle, source, start: 64, size: 64, offset: 8 };
+        uring.write(write, UserData::lone(OpKind::Write));
         assert_eq!(next(&mut uring).result, Ok(64));
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut written[..64], 8).unwrap();
         assert!(written[..64].iter().all(|byte| *byte == 5));
@@ -313,7 +317,9 @@ fn write_and_compare(uring: &mut Uring, region: &Region, starts: &[usize], size:
     let handle = FileHandle(file.as_raw_fd());
     let mut written = vec![0; size];
     for start in starts {
-        uring.write(handle, *start, size, 0, UserData::lone(OpKind::Write));
+        let source = WriteSource::FrameRing;
+        let write = FileWrite { file: handle, source, start: *start, size, offset: 0 };
+        uring.write(write, UserData::lone(OpKind::Write));
         assert_eq!(next(uring).result, Ok(size as u32), "from {start}");
         std::os::unix::fs::FileExt::read_exact_at(&file, &mut written, 0).unwrap();
         assert!(written == region[*start..start + size], "from {start}");

@@ -162,13 +162,9 @@ impl Journal {
         while let Some(operation) =
             self.writer.poll_operation(now, &mut self.ring, self.io.scratch())
         {
-            let write = |slot: WriteSlot| UserData::of_slot(OpKind::Write, slot.0);
             match operation {
-                Operation::Write { slot, file, start, size, offset } => {
-                    self.io.write(file, start, size, offset, write(slot));
-                }
-                Operation::WriteScratch { slot, file, start, size, offset } => {
-                    self.io.write_scratch(file, start, size, offset, write(slot));
+                Operation::Write { slot, write } => {
+                    self.io.write(write, UserData::of_slot(OpKind::Write, slot.0));
                 }
                 Operation::Sync { file } => self.io.sync(file, UserData::lone(OpKind::Sync)),
             }
