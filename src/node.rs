@@ -2,12 +2,9 @@
 #![forbid(unsafe_code)]
 
 use crate::auth::Verifier;
-use crate::constants::{VISITORS_MIN, connections_within};
 use crate::io::affinity::{allowed_cpus, pin_to};
 use crate::io::memory::Region;
-use crate::io::probe::{
-    Features, HostError, KernelFeatures, probe, raise_open_files, require_file_size,
-};
+use crate::io::probe::{Features, HostError, KernelFeatures, probe, require_file_size};
 use crate::io::socket::{listen_on, share_listener};
 use crate::io::uring::{Uring, UringConfig};
 use crate::journal::frame_ring::FrameRing;
@@ -20,31 +17,21 @@ use crate::session::ingest::{IngestSettings, IngestShared};
 use crate::session::service::IngestService;
 use crate::shard::mailbox::{Mailbox, MailboxSender, Message, mailbox};
 use crate::shard::{Shard, ShardConfig, ShardJournalConfig};
-use crate::store::{JournalConfig, Run, StoreError, StoreEvent, StoreThread};
+use crate::store::{JournalConfig, Run, StoreEvent, StoreThread};
 use crate::tenants::Tenants;
 use crate::tls::ServerConfig;
 use rustix::fd::OwnedFd;
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+mod error;
+mod open_files;
 pub mod reloadable;
 
-/// Descriptors that a node needs besides its shards. They are the standard streams, rings and
-/// sockets of the control plane, key files, files that the store opens for a moment, and 32
-/// connections of its admin listener.
-const OPEN_FILES_OF_NODE: u64 = 64 + 32;
-
-/// Descriptors that each shard needs besides its connections: its ring, listener and eventfd; the
-/// segment it writes, the next one, and the last one until it is sealed; and two for failed
-/// segments.
-const OPEN_FILES_OF_SHARD: u64 = 3 + 3 + 2;
-
-/// A shard with fewer sockets is of no use.
-const SOCKETS_OF_SHARD_MIN: u64 = 2 * VISITORS_MIN as u64;
+pub use error::{NodeError, StartError};
 
 /// Requests of shards that may wait for the store. If there is no room, a shard asks again in its
 /// next turn.
@@ -72,126 +59,6 @@ pub struct NodeConfig {
     /// Runs with an unregistered frame ring if memory cannot be locked.
     pub allow_unregistered: bool,
 }
-
-/// Why a node did not start.
-#[derive(Debug)]
-pub enum StartError {
-    /// The host does not meet a requirement.
-    Host(HostError),
-    /// The journal cannot be stored in its directory.
-    Journal(StoreError),
-    /// It is not possible to listen on the address.
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The error of the kernel.
-        error: std::io::Error,
-    },
-    /// The CPU of a shard does not exist, or is not allowed.
-    Cpu {
-        /// The CPU.
-        cpu: usize,
-        /// The CPUs that this process may use.
-        allowed: Vec<usize>,
-    },
-    /// The passed socket cannot be used.
-    Passed(std::io::Error),
-    /// A thread or a descriptor could not be created.
-    System {
-        /// The step that failed.
-        step: &'static str,
-        /// The error of the kernel.
-        error: std::io::Error,
-    },
-}
-
-impl From<HostError> for StartError {
-    fn from(error: HostError) -> Self {
-        StartError::Host(error)
-    }
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartError::Host(error) => error.fmt(f),
-            StartError::Journal(error) => error.fmt(f),
-            StartError::Listen { address, error } => match error.kind() {
-                std::io::ErrorKind::AddrInUse => {
-                    write!(
-                        f,
-                        "{address} is in use by another program: stop it, or choose another \
-                         address with --listen"
-                    )
-                }
-                std::io::ErrorKind::PermissionDenied => write!(
-                    f,
-                    "not allowed to listen on {address}: choose a port above 1023 with --listen, \
-                     or grant CAP_NET_BIND_SERVICE"
-                ),
-                std::io::ErrorKind::AddrNotAvailable => {
-                    write!(
-                        f,
-                        "{address} is not an address of this host: choose one of its addresses \
-                         with --listen"
-                    )
-                }
-                _ => write!(f, "cannot listen on {address}: {error}"),
-            },
-            StartError::Passed(error) => write!(
-                f,
-                "the socket that was passed cannot be used ({error}): pass one listening TCP \
-                 socket (ListenStream= of the .socket unit, with Accept=no)"
-            ),
-            StartError::Cpu { cpu, allowed } => {
-                write!(
-                    f,
-                    "CPU {cpu} cannot be used by this process: choose with --cpus among {allowed:?}"
-                )
-            }
-            StartError::System { step, error } => write!(f, "{step} failed: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-impl StartError {
-    /// Whether a retry may succeed, although no setting is changed and the same socket is passed.
-    pub fn may_pass(&self) -> bool {
-        !matches!(self, StartError::Passed(_))
-    }
-}
-
-/// Why a node ended without a drain.
-#[derive(Debug)]
-pub enum NodeError {
-    /// The ring of a shard became unusable.
-    Shard {
-        /// The shard.
-        index: usize,
-        /// The error of the kernel.
-        error: std::io::Error,
-    },
-    /// A shard broke one of its invariants.
-    Panicked {
-        /// The shard.
-        index: usize,
-    },
-}
-
-impl fmt::Display for NodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NodeError::Shard { index, error } => write!(f, "shard {index} failed: {error}"),
-            NodeError::Panicked { index } => {
-                write!(f, "shard {index} broke an invariant: see its message above")
-            }
-        }
-    }
-}
-
-impl std::error::Error for NodeError {}
 
 /// A running node.
 #[derive(Debug)]
@@ -461,7 +328,7 @@ impl Node {
 /// sizes, CPUs. Returns the features and limits for the node.
 pub fn require_host(config: &NodeConfig) -> Result<(Features, Limits), StartError> {
     let features = probe(config.kernel_features)?;
-    let limits = fit_to_open_files(config)?;
+    let limits = open_files::fit(config)?;
     config
         .journal
         .as_ref()
@@ -503,28 +370,6 @@ fn listeners(config: &NodeConfig) -> Result<(SocketAddr, Vec<OwnedFd>), StartErr
         None => listen_on(config.listen, count)
             .map_err(|error| StartError::Listen { address: config.listen, error }),
     }
-}
-
-/// Raises the limit on open files, and reduces the connections of a shard to its share of it.
-fn fit_to_open_files(config: &NodeConfig) -> Result<Limits, HostError> {
-    let mut limits = config.limits.clone();
-    let shards = config.shards.len() as u64;
-    let open_files = raise_open_files(open_files_wanted(limits.calls_max as u64, shards))?;
-    let share = usize::try_from(sockets_of_shard(open_files, shards)).unwrap_or(usize::MAX);
-    limits.connections_max = limits.connections_max.min(connections_within(share));
-    Ok(limits)
-}
-
-/// Descriptors that a node needs at its start: those that are not sockets, a socket for each call,
-/// and some for requests on each shard.
-fn open_files_wanted(calls_max: u64, shards: u64) -> u64 {
-    let sockets = (calls_max + VISITORS_MIN as u64 * shards).max(SOCKETS_OF_SHARD_MIN * shards);
-    OPEN_FILES_OF_NODE + OPEN_FILES_OF_SHARD * shards + sockets
-}
-
-/// Sockets of each shard. They leave the descriptors of segments free, however many there are.
-fn sockets_of_shard(open_files: u64, shards: u64) -> u64 {
-    open_files.saturating_sub(OPEN_FILES_OF_NODE + OPEN_FILES_OF_SHARD * shards) / shards
 }
 
 /// Everything that a shard's thread starts with.
@@ -595,54 +440,5 @@ impl<S: Service> ShardStart<S> {
             shards: self.shards,
         };
         Ok((Shard::new(io, config), registered))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::constants::visitors_max;
-
-    #[test]
-    fn sockets_and_files_of_all_shards_stay_within_the_limit() {
-        for shards in [1, 2, 8, 32, 64] {
-            for calls_max in [1, 100, 114, 2000, 16_000] {
-                let wanted = open_files_wanted(calls_max, shards);
-                for open_files in [wanted, wanted + 1, wanted + 1000, 2450, 65_536, 1 << 20] {
-                    if open_files < wanted {
-                        continue;
-                    }
-                    let connections =
-                        connections_within(sockets_of_shard(open_files, shards) as usize);
-                    let sockets = (connections + visitors_max(connections)) as u64;
-                    let used = OPEN_FILES_OF_NODE + shards * (OPEN_FILES_OF_SHARD + sockets);
-                    assert!(
-                        used <= open_files,
-                        "{shards} shards, {open_files} files: {used} are used"
-                    );
-                    assert!(
-                        connections >= VISITORS_MIN,
-                        "{shards} shards, {open_files} files: {connections}"
-                    );
-                    // The unused rest is too small for another socket on each shard, and requests
-                    // get no more than they need.
-                    assert!(
-                        open_files - used < 2 * shards,
-                        "{shards} shards, {open_files} files: {used} are used"
-                    );
-                    assert!(
-                        connections as u64 * shards + shards >= calls_max / 2,
-                        "{shards} {open_files}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn thirty_two_shards_with_2450_descriptors_leave_room_for_their_segments() {
-        let sockets = sockets_of_shard(2450, 32);
-        assert_eq!((sockets, connections_within(sockets as usize)), (65, 32));
-        assert!(2450 - 32 * sockets >= OPEN_FILES_OF_NODE + 32 * OPEN_FILES_OF_SHARD);
     }
 }
