@@ -196,7 +196,6 @@ pub struct LatencyCollector {
     answer: SyncSender<(usize, Box<Latencies>)>,
     answers: Receiver<(usize, Box<Latencies>)>,
     totals: Latencies,
-    interval: Latencies,
 }
 
 impl LatencyCollector {
@@ -214,7 +213,6 @@ impl LatencyCollector {
             answer,
             answers,
             totals: Latencies::new(),
-            interval: Latencies::new(),
         }
     }
 
@@ -235,7 +233,6 @@ impl LatencyCollector {
     pub fn collect(&mut self) -> bool {
         while let Ok((shard, mut full)) = self.answers.try_recv() {
             self.totals.add(&full);
-            self.interval.add(&full);
             full.reset();
             self.empty[shard] = Some(full);
         }
@@ -245,11 +242,6 @@ impl LatencyCollector {
     /// Everything collected so far.
     pub fn totals(&self) -> &Latencies {
         &self.totals
-    }
-
-    /// Everything collected since the last call.
-    pub fn take_interval(&mut self) -> Latencies {
-        std::mem::take(&mut self.interval)
     }
 }
 

@@ -74,8 +74,6 @@ fn every_frame_and_every_ack_is_measured_once() {
         // An ACK waits until its frame is durable, and no real step takes zero time.
         assert!(totals.ack.histogram().max() >= totals.frame_durable.histogram().min());
         assert!(totals.journal_sync.histogram().max() > 0 && totals.turn.histogram().max() > 0);
-        assert_eq!(count(&collector.take_interval(), "frame.durable"), frames);
-        assert_eq!(count(&collector.take_interval(), "frame.durable"), 0);
         node.finish(std::time::Duration::ZERO).unwrap();
         // Shards that have ended do not answer, and the collector does not wait for them.
         collector.request();

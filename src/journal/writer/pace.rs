@@ -11,10 +11,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::{WRITES_MAX, WriterSettings};
+use super::WriterSettings;
 use crate::ack_level::AckLevel;
 use crate::clock::Moment;
-use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
+use crate::constants::BATCH_SIZE_MAX;
 use crate::journal::frame_ring::{FrameRing, RingPosition};
 use std::time::Duration;
 
@@ -60,7 +60,11 @@ impl Backlog {
     }
 
     /// For a simulated disk: every batch of a backlog is a separate write, and cycles are short.
-    pub const fn tiny() -> Backlog {
+    #[cfg(test)]
+    pub(crate) const fn tiny() -> Backlog {
+        use crate::constants::BLOCK_SIZE;
+        use crate::journal::writer::WRITES_MAX;
+
         Backlog {
             write_size_max: BLOCK_SIZE,
             write_count_max: WRITES_MAX,

@@ -14,7 +14,7 @@ pub(super) fn collect(mailbox: MailboxSender, mut turn: impl FnMut()) -> Latenci
     collector.request();
     turn();
     assert!(collector.collect(), "a turn reads all mail");
-    collector.take_interval()
+    collector.totals().clone()
 }
 
 /// Exactly these values, milliseconds, each so many times (or several times in the list).
