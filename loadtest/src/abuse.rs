@@ -38,9 +38,8 @@ use self::watch::{Seen, Watch};
 use crate::cli::{AbuseArgs, RunArgs};
 use crate::identities::{self, CallIds};
 use crate::plan::Plan;
-use crate::report::Report;
 use crate::target::Target;
-use crate::{engine, files, host, results, verify};
+use crate::{engine, files, host, results};
 
 /// Length of the ids of peers that need long answers. The node takes 256 bytes at most.
 const LONG_ID: usize = 230;
@@ -50,13 +49,8 @@ pub fn abuse(args: &AbuseArgs) -> Result<u8, Box<dyn Error>> {
     if let Some(directory) = &args.out {
         files::prepare(directory, files::Holds::Run, args.force)?;
     }
-    if let Some(data_dir) = &args.verify {
-        verify::check(data_dir)?;
-    }
-    if args.realtime {
-        host::check_realtime()?;
-    }
-    if args.kind == Kind::Renegotiate && !Target::parse(&args.url)?.is_secure() {
+    args.play.check()?;
+    if args.kind == Kind::Renegotiate && !Target::parse(&args.play.url)?.is_secure() {
         return Err("renegotiate: only TLS can change keys; give a wss:// URL".into());
     }
     host::make_room_for_peers(args.calls_live, args.peers())?;
@@ -73,11 +67,11 @@ pub fn abuse(args: &AbuseArgs) -> Result<u8, Box<dyn Error>> {
     engine::knock(&plan, &live)?;
     let findings = play(args, &live, &plan, (peers, news))?;
     if let Some(directory) = &args.out {
-        files::write(directory, &findings.live, &findings.outcome, args.note.as_deref())?;
+        files::write(directory, &findings.live, &findings.outcome, args.play.note.as_deref())?;
         results::html::write(directory)?;
         files::save(&directory.join(files::OF_ABUSE), format!("{:#}\n", findings.json))?;
     }
-    if args.json {
+    if args.play.json {
         println!("{:#}", findings.json);
     } else {
         print!("{}", report::table(&findings.json));
@@ -119,11 +113,7 @@ fn play(
     let outcome = outcome?;
     let intervals = results::parse_log(&outcome.log)?;
     let phases = phases::sort(&times, &intervals, &outcome.csv, &probed?, &seen);
-    let verification = args
-        .verify
-        .as_deref()
-        .map(|data_dir| verify::verify(data_dir, &outcome.ledger, &plan.audio, plan.workers()));
-    let live = Report::new(live, plan, &outcome, verification);
+    let live = engine::judge(live, plan, &outcome);
     Ok(Findings::new(args, &times, phases, &endings?, &seen, live, outcome))
 }
 
@@ -135,12 +125,7 @@ fn start_attack(
     times: &Times,
     ids: Vec<CallIds>,
 ) -> Result<Joined<Endings>, Box<dyn Error>> {
-    let cpus = args
-        .peer_cpus
-        .as_deref()
-        .map(host::parse_cpus)
-        .transpose()
-        .map_err(|error| format!("--peer-cpus: {error}"))?;
+    let own = host::cpus_of("--peer-cpus", args.peer_cpus.as_deref())?;
     let attack = Attack {
         kind: args.kind,
         target: plan.target.clone(),
@@ -153,7 +138,7 @@ fn start_attack(
         from: times.attack,
         until: times.attack + args.duration().as_nanos() as u64,
         sample_rate: plan.sample_rate,
-        cpus: cpus.unwrap_or_else(|| plan.cpus.clone()),
+        cpus: if own.is_empty() { plan.cpus.clone() } else { own },
         cut: plan.cut.clone(),
     };
     Ok(std::thread::Builder::new()
@@ -187,7 +172,7 @@ fn start_watch(
     plan: &Plan,
     done: &Arc<AtomicBool>,
 ) -> Result<JoinHandle<Seen>, Box<dyn Error>> {
-    let watch = Watch { pid: args.server_pid, admin: args.admin.clone(), clock: plan.clock };
+    let watch = Watch { pid: args.play.server_pid, admin: args.admin.clone(), clock: plan.clock };
     let done = done.clone();
     Ok(std::thread::Builder::new()
         .name("exo-load-watch".to_owned())

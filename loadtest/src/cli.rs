@@ -7,6 +7,7 @@ use crate::duration;
 mod abuse;
 mod capacity;
 pub mod handshakes;
+mod play;
 mod results;
 mod run;
 mod storms;
@@ -18,6 +19,8 @@ pub use capacity::CapacityArgs;
 pub use handshakes::HandshakesArgs;
 pub use results::{CompareArgs, MergeArgs, PlanArgs, ReportArgs};
 pub use run::RunArgs;
+#[cfg(test)]
+pub use run::tests::args as run_args;
 pub use verify::VerifyArgs;
 
 /// Version of the program, with the commit it was built from.

@@ -25,7 +25,7 @@ pub fn run(args: &RunArgs) -> Done {
     let baseline =
         args.baseline.as_deref().map(|directory| baseline(directory, args)).transpose()?;
     let played = engine::play_and_judge(args, &engine::cut_on_interrupt()?, baseline.as_ref())?;
-    if args.json {
+    if args.play.json {
         println!("{:#}", played.report.json);
     } else {
         print!("{}", results::table::table(&played.report.json));
@@ -43,12 +43,12 @@ fn baseline(directory: &Path, args: &RunArgs) -> Result<serde_json::Value, Strin
     let ours = json!({"run": {
         "calls": args.calls,
         "frame_bytes": args.frame_size()?,
-        "frame_ms": args.frame_ms,
+        "frame_ms": args.play.frame_ms,
         "sample_rate": args.sample_rate,
         "ack_level": args.ack_level,
         "reconnect": args.reconnect,
-        "realtime": args.realtime,
-        "tls": args.url.starts_with("wss:"),
+        "realtime": args.play.realtime,
+        "tls": args.play.url.starts_with("wss:"),
         "tls_resume": args.tls.tls_resume,
         "reconnect_all_at_s": args.storm.reconnect_all_at.map(|at| at.as_secs_f64()),
         "churn": args.storm.churn,
@@ -160,7 +160,7 @@ pub fn capacity(args: &CapacityArgs) -> Done {
             return Ok(None);
         }
         let step = Step::new(calls, &played.report);
-        if !args.run.json {
+        if !args.run.play.json {
             let line = format!(
                 "{}: {:?} {}",
                 counted(calls, "call"),
@@ -176,7 +176,7 @@ pub fn capacity(args: &CapacityArgs) -> Done {
     if let Some(out) = &args.run.out {
         files::save(&out.join(files::OF_SEARCH), format!("{json:#}\n"))?;
     }
-    if args.run.json {
+    if args.run.play.json {
         println!("{json:#}");
     } else {
         print!("{}", found.table());

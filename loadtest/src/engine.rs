@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::cli::RunArgs;
 use crate::ledger::Ledger;
+use crate::monitor::Outcome;
 use crate::plan::{HEAD_START, Plan};
 use crate::report::Report;
 use crate::stats::Recorder;
@@ -47,12 +48,7 @@ pub fn play_and_judge(
     if let Some(directory) = &args.out {
         files::prepare(directory, files::Holds::Run, args.force)?;
     }
-    if let Some(data_dir) = &args.verify {
-        verify::check(data_dir)?;
-    }
-    if args.realtime {
-        host::check_realtime()?;
-    }
+    args.play.check()?;
     let plan = Arc::new(Plan::new(args, cut.clone())?);
     if !plan.cpus.is_empty() {
         // The main thread too: it must not take time from a server on the other CPUs.
@@ -70,19 +66,23 @@ pub fn play_and_judge(
         outcome.node_tls =
             admin::tls_counters(address).ok().map(|after| admin::growth(&before, &after));
     }
-    let verification = args
-        .verify
-        .as_deref()
-        .map(|data_dir| verify::verify(data_dir, &outcome.ledger, &plan.audio, plan.workers()));
-    let mut report = Report::new(args, &plan, &outcome, verification);
+    let mut report = judge(args, &plan, &outcome);
     if let Some(baseline) = baseline {
         report.compare(baseline, args.baseline_margin)?;
     }
     if let Some(directory) = &args.out {
-        files::write(directory, &report, &outcome, args.note.as_deref())?;
+        files::write(directory, &report, &outcome, args.play.note.as_deref())?;
         results::html::write(directory)?;
     }
     Ok(Played { plan, report })
+}
+
+/// Compares the journal with what was sent, if `--verify` is given, and judges the run.
+pub fn judge(args: &RunArgs, plan: &Plan, outcome: &Outcome) -> Report {
+    let data_dir = args.play.verify.as_deref();
+    let verification =
+        data_dir.map(|dir| verify::verify(dir, &outcome.ledger, &plan.audio, plan.workers()));
+    Report::new(args, plan, outcome, verification)
 }
 
 /// Waits for `--start-at`, less the time that workers need to get ready.
@@ -109,7 +109,7 @@ pub fn knock(plan: &Plan, args: &RunArgs) -> Result<(), String> {
 }
 
 /// Plays a plan's calls to their end.
-pub fn play(plan: &Arc<Plan>, args: &RunArgs) -> Result<monitor::Outcome, Box<dyn Error>> {
+pub fn play(plan: &Arc<Plan>, args: &RunArgs) -> Result<Outcome, Box<dyn Error>> {
     let (done_tx, done_rx) = mpsc::channel::<()>();
     let recorders: Vec<_> = (0..plan.workers()).map(|_| Arc::new(Recorder::new())).collect();
     let mut threads = Vec::new();
@@ -124,7 +124,7 @@ pub fn play(plan: &Arc<Plan>, args: &RunArgs) -> Result<monitor::Outcome, Box<dy
     }
     drop(done_tx);
     host::yield_to_workers();
-    let outcome = monitor::watch(plan, &recorders, &done_rx, args.server_pid);
+    let outcome = monitor::watch(plan, &recorders, &done_rx, args.play.server_pid);
     if outcome.is_err() {
         plan.cut.store(true, Ordering::Relaxed);
     }

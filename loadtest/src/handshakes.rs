@@ -50,13 +50,7 @@ struct Phase {
 /// Measures what the flags ask for.
 pub fn measure(args: &HandshakesArgs, cut: &Arc<AtomicBool>) -> Result<Measured, Box<dyn Error>> {
     let target = Target::parse(&args.url)?;
-    let cpus = args
-        .cpus
-        .as_deref()
-        .map(host::parse_cpus)
-        .transpose()
-        .map_err(|error| format!("--cpus: {error}"))?;
-    let cpus = cpus.unwrap_or_default();
+    let cpus = host::cpus_of("--cpus", args.cpus.as_deref())?;
     host::make_room_for(args.clients)?;
     let mut offered = args.tls.clone();
     offered.tls_resume = args.kinds != Kinds::Full;

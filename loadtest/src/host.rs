@@ -260,8 +260,14 @@ pub fn describe() -> serde_json::Value {
     })
 }
 
+/// The CPUs that a flag lists. None if it is not given.
+pub fn cpus_of(flag: &str, list: Option<&str>) -> Result<Vec<usize>, String> {
+    let cpus = list.map(parse_cpus).transpose().map_err(|error| format!("{flag}: {error}"))?;
+    Ok(cpus.unwrap_or_default())
+}
+
 /// A list of CPUs as taskset writes it: `1`, `2-5`, `0,2-3`.
-pub fn parse_cpus(text: &str) -> Result<Vec<usize>, String> {
+fn parse_cpus(text: &str) -> Result<Vec<usize>, String> {
     let wrong = || format!("'{text}' is no CPU list; write one like 1 or 2-5 or 0,2-3");
     let number = |part: &str| {
         part.trim().parse::<usize>().ok().filter(|cpu| *cpu < CpuSet::MAX_CPU).ok_or_else(wrong)

@@ -33,20 +33,20 @@ pub fn of_calls(
     ramp: Duration,
     calls: u64,
 ) -> Result<Vec<CallIds>, Box<dyn Error>> {
-    if let Some(path) = &args.key {
+    if let Some(path) = &args.play.key {
         let text = fs::read_to_string(path)
             .map_err(|error| format!("--key: cannot read {}: {error}", path.display()))?;
-        let signer = Signer::from_pem(&text, args.kid.as_deref())?;
+        let signer = Signer::from_pem(&text, args.play.kid.as_deref())?;
         return Ok(minted(args, &signer, ramp, calls)?);
     }
-    let given = args.token.clone().or_else(|| std::env::var("JWT_TOKEN").ok());
+    let given = args.play.token.clone().or_else(|| std::env::var("JWT_TOKEN").ok());
     let token = given.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
     let token = token.ok_or(
         "no token: give --key PRIVATE.pem, --token, or the variable JWT_TOKEN \
          ('exo-ingest token mint' makes a token)",
     )?;
     let claims = Claims::of(&token)?;
-    let tenant = args.tenant.clone().or(claims.tenant_id);
+    let tenant = args.play.tenant.clone().or(claims.tenant_id);
     let tenant: Arc<str> = tenant.as_deref().unwrap_or(TENANT_DEFAULT).into();
     let token: Arc<str> = token.into();
     let only = claims.interaction_id.filter(|_| calls == 1 && args.interaction_prefix.is_none());
@@ -71,7 +71,7 @@ fn minted(
     ramp: Duration,
     calls: u64,
 ) -> Result<Vec<CallIds>, TokenError> {
-    let tenant: Arc<str> = args.tenant.as_deref().unwrap_or(TENANT_DEFAULT).into();
+    let tenant: Arc<str> = args.play.tenant.as_deref().unwrap_or(TENANT_DEFAULT).into();
     let now = unix_seconds();
     // With `--start-at` the run may be hours away.
     let start = args.start_at.unwrap_or(now).max(now);
@@ -114,18 +114,9 @@ fn unix_seconds() -> u64 {
 mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    use clap::Parser as _;
 
     use super::*;
-    use crate::cli::{Cli, Command};
-
-    fn args(flags: &[&str]) -> RunArgs {
-        let all = ["exo-load", "run"].iter().chain(flags);
-        let Command::Run(args) = Cli::try_parse_from(all).unwrap().command else {
-            panic!("{flags:?}")
-        };
-        *args
-    }
+    use crate::cli::run_args as args;
 
     #[test]
     fn a_tokens_claims_name_a_single_call() {

@@ -68,20 +68,15 @@ pub struct Plan {
 impl Plan {
     /// Checks what clap cannot, and settles the plan. Minting the tokens takes a millisecond each.
     pub fn new(args: &RunArgs, cut: Arc<AtomicBool>) -> Result<Self, Box<dyn Error>> {
-        let target = Target::parse(&args.url)?;
-        let cpus = args
-            .cpus
-            .as_deref()
-            .map(host::parse_cpus)
-            .transpose()
-            .map_err(|error| format!("--cpus: {error}"))?;
+        let target = Target::parse(&args.play.url)?;
+        let cpus = host::cpus_of("--cpus", args.play.cpus.as_deref())?;
         let ramp = args.ramp()?;
         let schedule = args.schedule(ramp)?;
         // A call that ends and the one that replaces it are up together for a moment.
         let overlap = schedule.churn.calls.min(args.storm.churn.unwrap_or(0.0).ceil() as u64);
         host::make_room_for(args.calls + overlap)?;
         let tls = Tls::new(&args.tls, &target, args.calls)?;
-        if args.verify.is_some() && args.reconnect && args.audio != Source::Prng {
+        if args.play.verify.is_some() && args.reconnect && args.audio != Source::Prng {
             return Err("--verify with --reconnect needs --audio prng: other audio does not tell \
                         the connections of a call apart"
                 .into());
@@ -120,8 +115,8 @@ impl Plan {
             reconnect_wait: args.reconnect_interval,
             storm: args.storm.storm(&schedule)?.map(|storm| Storm::new(storm, args.calls)),
             stop: !args.no_stop,
-            cpus: cpus.unwrap_or_default(),
-            realtime: args.realtime,
+            cpus,
+            realtime: args.play.realtime,
             server_calls_max: server_calls_max(args)?,
             cut,
         })
@@ -166,7 +161,7 @@ impl Plan {
 }
 
 fn server_calls_max(args: &RunArgs) -> Result<Option<u64>, String> {
-    match (&args.admin, args.server_pid) {
+    match (&args.admin, args.play.server_pid) {
         (Some(address), _) => admin::calls_max(address).map(Some),
         (None, Some(pid)) => Ok(host::calls_max_of(pid)),
         (None, None) => Ok(None),

@@ -147,13 +147,13 @@ impl Report {
             "exit_code": self.exit_code(),
             "interrupted": outcome.cut,
             "run": {
-                "url": args.url,
+                "url": args.play.url,
                 "calls": args.calls,
                 "ramp_s": plan.schedule.ramp as f64 / 1e9,
                 "hang_up_s": plan.schedule.hang_up() as f64 / 1e9,
                 "duration_s": args.duration.as_secs_f64(),
                 "steady_s": steady_s,
-                "frame_ms": args.frame_ms,
+                "frame_ms": args.play.frame_ms,
                 "frame_bytes": plan.audio.payload_size(),
                 "sample_rate": args.sample_rate,
                 "audio": args.audio.to_string(),
@@ -169,7 +169,7 @@ impl Report {
                 "end": if plan.stop { "stop" } else { "close" },
                 "ack_timeout_s": args.ack_timeout.as_secs_f64(),
                 "workers": plan.workers(),
-                "realtime": args.realtime,
+                "realtime": args.play.realtime,
             },
             "counts": self.judged.counts,
             "calls_up_max": outcome.calls_up_max,
@@ -196,7 +196,7 @@ impl Generator {
             .map(|(begin, end)| (end.own_cpu - begin.own_cpu, end.at - begin.at));
         let cpu_percent = cpu.map(|(cpu, time)| cpu as f64 * 100.0 / (time as f64 * cores as f64));
         let sendlag = outcome.steady.latency(Metric::Sendlag);
-        let sendlag_max_ns = u64::try_from(args.sendlag_max.as_nanos()).unwrap_or(u64::MAX);
+        let sendlag_max_ns = u64::try_from(args.play.sendlag_max.as_nanos()).unwrap_or(u64::MAX);
         let frames_late = sendlag.len() - sendlag.count_between(0, sendlag_max_ns);
         let sendlag_p999_ns = sendlag.value_at_percentile(99.9);
         let mut ills = Vec::new();

@@ -57,7 +57,7 @@ impl Findings {
             "exit_code": verdict.exit_code_of_run(outcome.cut),
             "interrupted": outcome.cut,
             "kind": args.kind.name(),
-            "url": args.url,
+            "url": args.play.url,
             "calls_live": args.calls_live,
             "peers": args.peers(),
             "rate": args.rate(),

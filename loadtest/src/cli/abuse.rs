@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 
+use super::play::PlayArgs;
 use super::tls::TlsArgs;
 use super::{Cli, Command, RunArgs};
 use crate::abuse::endings::LATE_MAX;
@@ -64,43 +65,16 @@ pub struct AbuseArgs {
     /// Time to measure the live calls before the attack, and again after it
     #[arg(long, default_value = "10s", value_parser = duration::parse)]
     pub calm: Duration,
-    /// The node's WebSocket URL
-    #[arg(long, default_value = "ws://127.0.0.1:8443/v1/ingest")]
-    pub url: String,
-    /// Private key (PEM) that signs a token for each call and peer
-    #[arg(long, value_name = "PRIVATE.pem", conflicts_with = "token")]
-    pub key: Option<PathBuf>,
-    /// Key id for the header of the tokens
-    #[arg(long, requires = "key")]
-    pub kid: Option<String>,
-    /// One token for all of them [default: the variable JWT_TOKEN]
-    #[arg(long, value_name = "JWT")]
-    pub token: Option<String>,
-    /// Tenant of the calls [default: that of the token, or load]
-    #[arg(long)]
-    pub tenant: Option<String>,
-    /// Length of a live call's audio frame, milliseconds
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub frame_ms: u64,
-    /// CPUs for live calls and peers, with one thread of live calls on each [default: any]
-    #[arg(long, value_name = "LIST")]
-    pub cpus: Option<String>,
+    /// Flags that `run` and `abuse` share
+    #[command(flatten)]
+    pub play: PlayArgs,
     /// CPUs for the peers [default: those of --cpus]
     #[arg(long, value_name = "LIST")]
     pub peer_cpus: Option<String>,
-    /// Run the live calls' threads at real-time priority, as run does
-    #[arg(long)]
-    pub realtime: bool,
     /// A bound to check during the attack, such as 'ack.p99<50ms', instead of twice the calm ACK
     /// p99. Figures: ack, sendlag, and setup, which is that of new calls
     #[arg(long, value_name = "BOUND")]
     pub slo: Vec<Slo>,
-    /// Data directory of the node: every acked byte of the live calls must be in its journal
-    #[arg(long, value_name = "DATA_DIR")]
-    pub verify: Option<PathBuf>,
-    /// Process id of the node on this machine: its CPU and memory are measured
-    #[arg(long, value_name = "PID")]
-    pub server_pid: Option<u32>,
     /// The node's admin address: its CPU, its memory and the counters that went up are shown
     #[arg(long, value_name = "ADDR")]
     pub admin: Option<String>,
@@ -110,15 +84,6 @@ pub struct AbuseArgs {
     /// Write to --out even if it holds something else
     #[arg(long, requires = "out")]
     pub force: bool,
-    /// A text for env.json: which node this was
-    #[arg(long, value_name = "TEXT")]
-    pub note: Option<String>,
-    /// Print abuse.json instead of a table
-    #[arg(long)]
-    pub json: bool,
-    /// A frame with more send lag is late: see run
-    #[arg(long, default_value = "5ms", value_parser = duration::parse)]
-    pub sendlag_max: Duration,
     /// Flags of wss://
     #[command(flatten)]
     pub tls: TlsArgs,
@@ -164,20 +129,10 @@ impl AbuseArgs {
             unreachable!("run has no flag that must be given");
         };
         RunArgs {
-            url: self.url.clone(),
+            play: self.play.clone(),
             calls: self.calls_live,
             duration: self.calm + self.attack() + self.settling() + self.calm + ROUNDING,
-            frame_ms: self.frame_ms,
-            key: self.key.clone(),
-            kid: self.kid.clone(),
-            token: self.token.clone(),
-            tenant: self.tenant.clone(),
             interaction_prefix: Some("live-".to_owned()),
-            cpus: self.cpus.clone(),
-            realtime: self.realtime,
-            verify: self.verify.clone(),
-            server_pid: self.server_pid,
-            sendlag_max: self.sendlag_max,
             // The CPU share proves nothing here: peers take what is left of the cores.
             cpu_max: f64::INFINITY,
             tls: self.tls.clone(),

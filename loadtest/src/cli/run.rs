@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::play::PlayArgs;
 use super::storms::StormArgs;
 use super::tls::TlsArgs;
 use super::{duration, percent};
@@ -34,9 +35,6 @@ Exit: 0 pass · 1 could not run · 2 an SLO or a check failed · 3 invalid: the 
 no ACK was due · 4 worse than --baseline · 130 interrupted by Ctrl-C; the results so far are
 written")]
 pub struct RunArgs {
-    /// The node's WebSocket URL: ws://, or wss:// for TLS
-    #[arg(long, default_value = "ws://127.0.0.1:8443/v1/ingest")]
-    pub url: String,
     /// Number of calls
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub calls: u64,
@@ -50,25 +48,13 @@ pub struct RunArgs {
     /// Calls opened a second
     #[arg(long, value_name = "CALLS_PER_SEC")]
     pub rate: Option<f64>,
-    /// Length of an audio frame, milliseconds
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    pub frame_ms: u64,
+    /// Flags that `run` and `abuse` share
+    #[command(flatten)]
+    pub play: PlayArgs,
     /// Samples a second
     #[arg(long, default_value_t = 24_000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1_000..=192_000))]
     pub sample_rate: u32,
-    /// Private key (PEM) that signs a token for each call
-    #[arg(long, value_name = "PRIVATE.pem", conflicts_with = "token")]
-    pub key: Option<PathBuf>,
-    /// Key id for the header of the tokens
-    #[arg(long, requires = "key")]
-    pub kid: Option<String>,
-    /// One token for all calls [default: the variable JWT_TOKEN]
-    #[arg(long, value_name = "JWT")]
-    pub token: Option<String>,
-    /// Tenant of the calls [default: that of the token, or load]
-    #[arg(long)]
-    pub tenant: Option<String>,
     /// Start of the calls' names; their number follows [default: load-; a single call with a given
     /// token has its interaction_id]
     #[arg(long)]
@@ -88,25 +74,12 @@ pub struct RunArgs {
     /// First wait before a call connects again
     #[arg(long, default_value = "2s", value_parser = duration::parse)]
     pub reconnect_interval: Duration,
-    /// CPUs to run on, one pinned thread each: 1 or 2-5 or 0,2 [default: one thread, not pinned]
-    #[arg(long, value_name = "LIST")]
-    pub cpus: Option<String>,
-    /// Run those threads at real-time priority (SCHED_FIFO 1), so that other programs on their CPUs
-    /// do not delay frames. This takes root, CAP_SYS_NICE or `ulimit -r 1`. Give the generator CPUs
-    /// of its own (--cpus), or it also delays the node
-    #[arg(long)]
-    pub realtime: bool,
     /// A bound to check, such as 'ack.p99.9<50ms'; repeatable. Figures: setup, connect, tls,
     /// upgrade, started, ack, sendlag; in a storm also storm_setup, storm_back, ack_before,
     /// ack_during, ack_after; with --churn also churn_setup. The bound can be another figure:
     /// 'ack_during.p99<2*ack_before.p99'
     #[arg(long, value_name = "BOUND")]
     pub slo: Vec<Slo>,
-    /// The node's data directory: after the run its journal must hold every acked byte (ack level
-    /// durable or written). With --audio prng, frames that changed places between calls or runs are
-    /// found; other audio repeats itself
-    #[arg(long, value_name = "DATA_DIR")]
-    pub verify: Option<PathBuf>,
     /// Directory for result.json, report.html, latency.hlog, *.hgrm, intervals.csv, ledger.json and
     /// env.json
     #[arg(long, value_name = "DIR")]
@@ -129,13 +102,6 @@ pub struct RunArgs {
     /// Start at this Unix time (seconds), together with other generators: $(($(date +%s) + 20))
     #[arg(long, value_name = "SECONDS")]
     pub start_at: Option<u64>,
-    /// A text for env.json and report.html: which node this was, such as "node at $(git describe
-    /// --always --dirty)"
-    #[arg(long, value_name = "TEXT")]
-    pub note: Option<String>,
-    /// Print the result as JSON instead of a table
-    #[arg(long)]
-    pub json: bool,
     /// End calls with a Close instead of `stop`
     #[arg(long)]
     pub no_stop: bool,
@@ -148,17 +114,10 @@ pub struct RunArgs {
     /// Longest time until the node confirms the end of a call
     #[arg(long, default_value = "10s", value_parser = duration::parse)]
     pub stop_timeout: Duration,
-    /// Process id of the node on this machine: its CPU and memory are measured over the steady part
-    #[arg(long, value_name = "PID")]
-    pub server_pid: Option<u32>,
     /// The node's admin address, to keep its --max-calls with the result [default: what its command
     /// line says]
     #[arg(long, value_name = "ADDR", requires = "server_pid")]
     pub admin: Option<String>,
-    /// A frame with more send lag is late. The run is invalid if more than one frame in 1,000 is
-    /// late, and at least ten are. With fewer than 1,000 frames, more than half must be late
-    #[arg(long, default_value = "5ms", value_parser = duration::parse)]
-    pub sendlag_max: Duration,
     /// The run is invalid if the generator uses more of its cores than this, percent
     #[arg(long, default_value_t = 85.0)]
     pub cpu_max: f64,
@@ -186,7 +145,7 @@ impl RunArgs {
             calls: self.calls,
             ramp,
             end: ramp.saturating_add(self.duration.as_nanos() as u64),
-            interval: self.frame_ms * 1_000_000,
+            interval: self.play.frame_ms * 1_000_000,
             churn: Churn { calls: replaced, interval },
         })
     }
@@ -207,13 +166,13 @@ impl RunArgs {
 
     /// Bytes of a frame.
     pub fn frame_size(&self) -> Result<usize, String> {
-        let samples_by_1000 = u64::from(self.sample_rate) * self.frame_ms;
+        let samples_by_1000 = u64::from(self.sample_rate) * self.play.frame_ms;
         let size = samples_by_1000 / 1_000 * 2;
         if !samples_by_1000.is_multiple_of(1_000) || size < 16 {
             return Err(format!(
                 "--frame-ms {} at --sample-rate {}: a frame must hold a whole number of samples, \
                  at least 8",
-                self.frame_ms, self.sample_rate
+                self.play.frame_ms, self.sample_rate
             ));
         }
         Ok(size as usize)
@@ -221,13 +180,14 @@ impl RunArgs {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use clap::Parser as _;
 
     use super::super::{Cli, Command};
     use super::*;
 
-    fn args(flags: &[&str]) -> RunArgs {
+    /// What these flags of `run` say.
+    pub fn args(flags: &[&str]) -> RunArgs {
         let all = ["exo-load", "run"].iter().chain(flags);
         let Command::Run(args) = Cli::try_parse_from(all).unwrap().command else {
             panic!("{flags:?}")
