@@ -2,7 +2,9 @@
 //! While it serves, they end no call that can go on.
 
 use crate::EXO_INGEST;
-use exo_ingest_harness::{Keys, NodeProcess, PATIENCE, Player, assert_sound, audit, eventually};
+use exo_ingest_harness::{
+    Keys, NodeProcess, PATIENCE, Played, Player, assert_sound, audit, eventually,
+};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -58,6 +60,14 @@ fn run_with_file_size(bytes: u64, args: &[&str]) -> Output {
         .env_clear()
         .env("PATH", "/usr/bin:/bin");
     command.output().expect("prlimit, of util-linux")
+}
+
+/// Ends the node, and finds every acked frame in its journal.
+#[track_caller]
+fn end_soundly(node: NodeProcess, data_dir: &Path, played: &[Played]) {
+    assert!(node.terminate().success());
+    assert_sound(data_dir);
+    println!("{:?}", audit(data_dir, played));
 }
 
 #[test]
@@ -125,9 +135,7 @@ fn a_file_size_limit_lowered_while_it_serves_is_a_full_disk_and_a_raised_one_is_
     let calls = players(&node, "later", 100, Duration::from_millis(2));
     eventually("calls are acked again", || calls.iter().all(|call| call.acked() >= 50));
     played.extend(end_well(calls));
-    assert!(node.terminate().success());
-    assert_sound(&data_dir);
-    println!("after all: {:?}", audit(&data_dir, &played));
+    end_soundly(node, &data_dir, &played);
 }
 
 #[test]
@@ -220,9 +228,7 @@ fn limits_on_memory_lowered_while_it_serves_end_no_call() {
         println!("{resource:?}: an upgrade gets {}", node.upgrade_status());
     }
     let played = end_well(calls);
-    assert!(node.terminate().success());
-    assert_sound(&data_dir);
-    audit(&data_dir, &played);
+    end_soundly(node, &data_dir, &played);
 }
 
 #[test]
@@ -238,9 +244,7 @@ fn a_limit_on_open_files_lowered_while_it_serves_ends_no_call_before_it_needs_a_
     limit(&node, Resource::Nofile, before.current);
     node.await_upgrade_status(101);
     let played = end_well(calls);
-    assert!(node.terminate().success());
-    assert_sound(&data_dir);
-    audit(&data_dir, &played);
+    end_soundly(node, &data_dir, &played);
 }
 
 #[test]
@@ -261,9 +265,7 @@ fn a_segment_that_finds_no_descriptor_is_a_full_disk_and_the_log_names_the_limit
     );
     limit(&node, Resource::Nofile, before.current);
     node.await_upgrade_status(101);
-    assert!(node.terminate().success());
-    assert_sound(&data_dir);
-    audit(&data_dir, &played);
+    end_soundly(node, &data_dir, &played);
 }
 
 /// A node that reads its configuration from a pipe: it starts, and waits until the test writes.

@@ -140,10 +140,10 @@ fn documents_and_examples_are_in_plain_english() {
     assert!(all.is_empty(), "{all:#?}");
 }
 
-#[test]
-fn documents_and_examples_have_short_lines() {
+#[track_caller]
+fn assert_short_lines(paths: Vec<PathBuf>) {
     let mut all = Vec::new();
-    for path in documents() {
+    for path in paths {
         let name = path.strip_prefix(root()).unwrap().display().to_string();
         for (index, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
             let columns = line.chars().count();
@@ -153,6 +153,11 @@ fn documents_and_examples_have_short_lines() {
         }
     }
     assert!(all.is_empty(), "{all:#?}");
+}
+
+#[test]
+fn documents_and_examples_have_short_lines() {
+    assert_short_lines(documents());
 }
 
 #[test]
@@ -258,17 +263,7 @@ fn comments_and_strings_of_done_parts_are_in_plain_english() {
 
 #[test]
 fn done_parts_have_short_lines() {
-    let mut all = Vec::new();
-    for path in done_files() {
-        let name = path.strip_prefix(root()).unwrap().display().to_string();
-        for (index, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
-            let columns = line.chars().count();
-            if columns > COLUMNS_MAX {
-                all.push(format!("{name}:{}: {columns} columns", index + 1));
-            }
-        }
-    }
-    assert!(all.is_empty(), "{all:#?}");
+    assert_short_lines(done_files());
 }
 
 /// The comments of a Rust file, each on its own line. The other lines are empty.

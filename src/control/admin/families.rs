@@ -106,8 +106,13 @@ pub(super) fn families(scrape: &Scrape<'_>) -> Vec<Family> {
 
 /// The families of a node that has done nothing yet.
 pub(super) fn declared() -> Vec<Family> {
+    of_view(&NodeView { counters: vec![Default::default()], ..NodeView::default() })
+}
+
+/// The families of a node of which only its counters are known.
+fn of_view(view: &NodeView) -> Vec<Family> {
     families(&Scrape {
-        view: &NodeView { counters: vec![Default::default()], ..NodeView::default() },
+        view,
         node_info: &NodeInfo { ack: "", calls_max: 0 },
         keys: KeyCounts::default(),
         certificates: &[],

@@ -90,6 +90,11 @@ fn refusal_of(closing: Closing) -> Vec<u8> {
     refusal(closing.code(), closing.reason(), closing.message(), closing.is_retryable())
 }
 
+/// A message in one piece.
+fn whole(kind: MessageKind, payload: &mut [u8]) -> DataPiece<'_> {
+    DataPiece { kind, first: true, last: true, offset: 0, fragments: 1, payload, key: KEY }
+}
+
 /// A session, and everything that a shard lends it.
 struct Harness {
     session: IngestSession,
@@ -159,6 +164,14 @@ impl Harness {
     fn live_with(change: impl FnOnce(&mut IngestSettings)) -> Self {
         let mut harness = Harness::with(change);
         assert_eq!(harness.text(START), text(STARTED));
+        harness
+    }
+
+    /// A live call that has sent `count` frames. What it asks for is not promised yet.
+    fn owing(count: usize) -> Self {
+        let mut harness = Harness::live();
+        harness.promises_at_once = false;
+        harness.frames(count, 2);
         harness
     }
 

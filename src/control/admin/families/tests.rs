@@ -80,17 +80,7 @@ fn each_shard_has_its_own_series_and_milliseconds_become_seconds() {
     view.counters[0].frames.add(3);
     view.counters[1].frames.add(4);
     view.counters[1].journal_stalled_ms.set(2_500);
-    let families = by_shard(&Scrape {
-        view: &view,
-        node_info: &NodeInfo { ack: "", calls_max: 0 },
-        keys: Default::default(),
-        certificates: &[],
-        reloads: &Default::default(),
-        latencies: &Latencies::new(),
-        reasons: &[],
-        process: Process::default(),
-        started: UNIX_EPOCH,
-    });
+    let families = of_view(&view);
     let shown = |name| {
         let series = family(&families, name).series.into_iter();
         series.map(|series| format!("{:?} {:?}", series.labels, series.value)).collect::<Vec<_>>()
@@ -139,18 +129,7 @@ fn tenants_are_bounded_and_in_the_same_order_each_time() {
         tenants.admit(&format!("tenant {number}")).unwrap().add(2, 20);
     }
     let view = NodeView { tenants: Some(tenants), ..NodeView::default() };
-    let scrape = Scrape {
-        view: &view,
-        node_info: &NodeInfo { ack: "", calls_max: 0 },
-        keys: Default::default(),
-        certificates: &[],
-        reloads: &Default::default(),
-        latencies: &Latencies::new(),
-        reasons: &[],
-        process: Process::default(),
-        started: UNIX_EPOCH,
-    };
-    let families = by_tenant(&scrape);
+    let families = of_view(&view);
     let frames = family(&families, "exo_ingest_tenant_frames");
     assert_eq!(frames.series.len(), TENANT_COUNT_MAX);
     assert_eq!(frames.series[0].labels, [("tenant", String::new())]);

@@ -63,28 +63,12 @@ fn the_last_bytes_follow_promised_acks_and_nothing_follows_them() {
     KEY.apply(&mut start);
     call.step_without_output(|session, now, context| {
         let payload = &mut start[..];
-        let piece = DataPiece {
-            kind: MessageKind::Text,
-            first: true,
-            last: true,
-            offset: 0,
-            fragments: 1,
-            payload,
-            key: KEY,
-        };
+        let piece = whole(MessageKind::Text, payload);
         session.handle_data(now, piece, context);
     });
     for _ in 0..20 {
         call.step_without_output(|session, now, context| {
-            let piece = DataPiece {
-                kind: MessageKind::Binary,
-                first: true,
-                last: true,
-                offset: 0,
-                fragments: 1,
-                payload: &mut [],
-                key: KEY,
-            };
+            let piece = whole(MessageKind::Binary, &mut []);
             session.handle_data(now, piece, context);
         });
     }
@@ -104,9 +88,7 @@ fn the_last_bytes_follow_promised_acks_and_nothing_follows_them() {
 
 #[test]
 fn a_promise_during_the_last_bytes_does_not_interrupt_them() {
-    let mut call = Harness::live();
-    call.promises_at_once = false;
-    call.frames(10, 2);
+    let mut call = Harness::owing(10);
     call.step_without_output(|session, now, context| {
         session.handle_notice(now, Notice::Storage, context)
     });
@@ -220,9 +202,7 @@ fn a_refusal_does_not_wait_for_a_deaf_peer_or_a_stalled_disk() {
     let provocations =
         [(stalled, Closing::AckStalled), (|call| call.notice(Notice::Storage), Closing::Storage)];
     for (provoke, closing) in provocations {
-        let mut call = Harness::live();
-        call.promises_at_once = false;
-        call.frames(10, 2);
+        let mut call = Harness::owing(10);
         let out = provoke(&mut call);
         assert!(out.ends_with(&refusal_of(closing)), "{closing:?}");
         call.assert_finished();
@@ -232,9 +212,7 @@ fn a_refusal_does_not_wait_for_a_deaf_peer_or_a_stalled_disk() {
 /// A refusal after `stop` leaves the earlier frames promised, and so they are acked.
 #[test]
 fn a_refusal_after_stop_waits_for_acks_too() {
-    let mut call = Harness::live();
-    call.promises_at_once = false;
-    call.frames(12, 2);
+    let mut call = Harness::owing(12);
     call.text(STOP);
     assert_eq!(call.violation(Violation::Protocol("unmasked frame")), b"");
     assert_eq!(call.promise(10), [ack(10), close(1002, "")].concat());
@@ -251,15 +229,7 @@ fn nothing_counts_after_the_last_bytes_are_decided() {
     let head = call.ring.head();
     let verbs: [fn(&mut IngestSession, Now, &mut Context<'_>); 6] = [
         |session, now, context| {
-            let piece = DataPiece {
-                kind: MessageKind::Binary,
-                first: true,
-                last: true,
-                offset: 0,
-                fragments: 1,
-                payload: &mut [],
-                key: KEY,
-            };
+            let piece = whole(MessageKind::Binary, &mut []);
             session.handle_data(now, piece, context);
         },
         |session, now, context| session.handle_control(now, Control::Ping(b"?"), context),
@@ -308,15 +278,7 @@ fn output_does_not_grow_if_the_peer_does_not_read() {
         call.step_without_output(|session, now, context| {
             let mut payload = start.clone();
             let payload = &mut payload[..];
-            let piece = DataPiece {
-                kind: MessageKind::Text,
-                first: true,
-                last: true,
-                offset: 0,
-                fragments: 1,
-                payload,
-                key: KEY,
-            };
+            let piece = whole(MessageKind::Text, payload);
             session.handle_data(now, piece, context);
             session.handle_control(now, Control::Ping(&[1; 125]), context);
         });

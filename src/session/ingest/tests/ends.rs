@@ -24,9 +24,7 @@ fn stop_waits_for_the_promise_of_the_last_frame() {
 
 #[test]
 fn stop_after_a_multiple_of_ten_asks_nothing_new() {
-    let mut call = Harness::live();
-    call.promises_at_once = false;
-    call.frames(10, 2);
+    let mut call = Harness::owing(10);
     assert_eq!(call.text(STOP), b"");
     assert_eq!(call.questions, [10]);
     assert_eq!(call.promise(10), [ack(10), stopped(10, 20, 0, "null"), close(1000, "")].concat());
@@ -104,50 +102,14 @@ fn a_flood_after_a_stop_without_audio_is_counted() {
         let mut stop = STOP.as_bytes().to_vec();
         KEY.apply(&mut stop);
         let payload = &mut stop[..];
-        session.handle_data(
-            now,
-            DataPiece {
-                kind: MessageKind::Text,
-                first: true,
-                last: true,
-                offset: 0,
-                fragments: 1,
-                payload,
-                key: KEY,
-            },
-            context,
-        );
+        session.handle_data(now, whole(MessageKind::Text, payload), context);
         for (kind, last) in
             [(MessageKind::Binary, true), (MessageKind::Binary, false), (MessageKind::Binary, true)]
         {
-            session.handle_data(
-                now,
-                DataPiece {
-                    kind,
-                    first: true,
-                    last,
-                    offset: 0,
-                    fragments: 1,
-                    payload: &mut [],
-                    key: KEY,
-                },
-                context,
-            );
+            session.handle_data(now, DataPiece { last, ..whole(kind, &mut []) }, context);
         }
         let kind = MessageKind::Text;
-        session.handle_data(
-            now,
-            DataPiece {
-                kind,
-                first: true,
-                last: true,
-                offset: 0,
-                fragments: 1,
-                payload: &mut [],
-                key: KEY,
-            },
-            context,
-        );
+        session.handle_data(now, whole(kind, &mut []), context);
     });
     assert_eq!(
         (call.counters.frames_after_stop.read(), call.shared.counters.texts_after_stop.read()),
@@ -159,9 +121,7 @@ fn a_flood_after_a_stop_without_audio_is_counted() {
 
 #[test]
 fn data_after_stop_is_ignored_and_counted() {
-    let mut call = Harness::live();
-    call.promises_at_once = false;
-    call.frames(1, 2);
+    let mut call = Harness::owing(1);
     call.text(STOP);
     let head = call.ring.head();
     assert_eq!(call.frames(3, 2), b"");
@@ -182,17 +142,13 @@ fn data_after_stop_is_ignored_and_counted() {
 
 #[test]
 fn a_call_that_has_stopped_is_not_taken_over_nor_drained() {
-    let mut call = Harness::live();
-    call.promises_at_once = false;
-    call.frames(1, 2);
+    let mut call = Harness::owing(1);
     call.text(STOP);
     assert_eq!(call.notice(Notice::Superseded), b"");
     assert_eq!(call.notice(Notice::Draining), b"");
     assert_eq!(call.promise(1), [stopped(1, 2, 0, "null"), close(1000, "")].concat());
 
-    let mut call = Harness::live();
-    call.promises_at_once = false;
-    call.frames(1, 2);
+    let mut call = Harness::owing(1);
     call.text(STOP);
     assert_eq!(
         call.notice(Notice::Storage),
@@ -204,15 +160,11 @@ fn a_call_that_has_stopped_is_not_taken_over_nor_drained() {
 
 #[test]
 fn silence_counts_after_stop_unless_the_peer_cannot_send() {
-    let mut call = Harness::live();
-    call.promises_at_once = false;
-    call.frames(1, 2);
+    let mut call = Harness::owing(1);
     call.text(STOP);
     assert_eq!(call.pass(millis(3000)), [vec![0x89, 0], refusal_of(Closing::IdleTimeout)].concat());
 
-    let mut call = Harness::live();
-    call.promises_at_once = false;
-    call.frames(1, 2);
+    let mut call = Harness::owing(1);
     call.text(STOP);
     assert_eq!(call.disconnect(Disconnect::Finished), b"");
     assert_eq!(call.pass(millis(60_000)), b"");
@@ -226,9 +178,7 @@ fn a_peers_close_is_answered_with_its_code_after_the_acks_due() {
     for (code, answer) in
         [(Some(1000), close(1000, "")), (Some(4999), close(4999, "")), (None, frame(0x8, b""))]
     {
-        let mut call = Harness::live();
-        call.promises_at_once = false;
-        call.frames(25, 2);
+        let mut call = Harness::owing(25);
         assert_eq!(call.promise(10), ack(10));
         assert_eq!(call.peer_close(code), b"");
         call.assert_ended(Ending::PeerClosed);
@@ -258,35 +208,27 @@ fn a_peers_close_with_nothing_due_is_answered_at_once() {
 
 #[test]
 fn our_close_waits_a_limited_time_for_acks() {
-    let mut call = Harness::live();
-    call.promises_at_once = false;
-    call.frames(25, 2);
+    let mut call = Harness::owing(25);
     call.peer_close(Some(1000));
     call.promise(10);
     assert_eq!(call.pass(millis(500) - NANO), b"");
     assert_eq!(call.pass(NANO), close(1000, ""));
     call.assert_finished();
 
-    let mut call = Harness::live();
-    call.promises_at_once = false;
-    call.frames(25, 2);
+    let mut call = Harness::owing(25);
     call.peer_close(Some(1000));
     assert_eq!(call.notice(Notice::Storage), close(1000, ""), "there is nothing left to wait for");
 }
 
 #[test]
 fn a_close_after_stop_still_gets_its_stopped_in_time() {
-    let mut call = Harness::live();
-    call.promises_at_once = false;
-    call.frames(3, 2);
+    let mut call = Harness::owing(3);
     call.text(STOP);
     assert_eq!(call.peer_close(Some(1001)), b"");
     assert_eq!(call.promise(3), [stopped(3, 6, 0, "null"), close(1001, "")].concat());
     call.assert_ended(Ending::Stopped);
 
-    let mut call = Harness::live();
-    call.promises_at_once = false;
-    call.frames(3, 2);
+    let mut call = Harness::owing(3);
     call.text(STOP);
     call.peer_close(Some(1001));
     assert_eq!(call.pass(millis(500) - NANO), b"");
@@ -324,9 +266,7 @@ fn a_lost_connection_before_start_leaves_nothing() {
 
 #[test]
 fn a_peer_that_ends_its_side_after_its_close_still_gets_ours() {
-    let mut call = Harness::live();
-    call.promises_at_once = false;
-    call.frames(10, 2);
+    let mut call = Harness::owing(10);
     call.peer_close(Some(1000));
     assert_eq!(call.disconnect(Disconnect::Finished), b"");
     assert_eq!(call.promise(10), [ack(10), close(1000, "")].concat());
@@ -335,9 +275,7 @@ fn a_peer_that_ends_its_side_after_its_close_still_gets_ours() {
 
 #[test]
 fn a_reset_while_we_wait_finishes_without_output() {
-    let mut call = Harness::live();
-    call.promises_at_once = false;
-    call.frames(1, 2);
+    let mut call = Harness::owing(1);
     call.text(STOP);
     assert_eq!(call.disconnect(Disconnect::Finished), b"");
     assert_eq!(call.disconnect(Disconnect::Reset), b"");

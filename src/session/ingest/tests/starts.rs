@@ -54,15 +54,7 @@ fn each_identical_start_is_answered_and_seq_goes_on() {
         let mut payload = payload.clone();
         call.step_without_output(|session, now, context| {
             let payload = &mut payload[..];
-            let piece = DataPiece {
-                kind: MessageKind::Text,
-                first: true,
-                last: true,
-                offset: 0,
-                fragments: 1,
-                payload,
-                key: KEY,
-            };
+            let piece = whole(MessageKind::Text, payload);
             session.handle_data(now, piece, context);
         });
     }
