@@ -224,13 +224,10 @@ impl TicketKey {
         let (mut name, mut key) = ([0; NAME_SIZE], [0; KEY_SIZE_MIN]);
         for (purpose, out) in [(b"name", &mut name[..]), (b"aes ", &mut key[..])] {
             let purpose = [&purpose[..]];
-            // It fails only for more than 255 blocks of the hash, and this is one.
             let expanded = secret.expand(&purpose, Length(out.len())).and_then(|okm| okm.fill(out));
-            debug_assert!(expanded.is_ok());
+            expanded.expect("it fails only for more than 255 blocks of the hash, and this is one");
         }
-        // It fails only for keys of another length.
-        let key = UnboundKey::new(&AES_256_GCM, &key)
-            .unwrap_or_else(|_| unreachable!("32 bytes are an AES-256 key"));
+        let key = UnboundKey::new(&AES_256_GCM, &key).expect("32 bytes are an AES-256 key");
         TicketKey { name, aead: LessSafeKey::new(key) }
     }
 }
