@@ -5,10 +5,10 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use exo_ingest::archive::index::IndexBuilder;
 use exo_ingest::call::{CallIdentity, CallKey, Epoch, Seq};
 use exo_ingest::clock::UnixMicros;
-use exo_ingest::constants::PENDING_HEADERS_SHARE;
+use exo_ingest::constants::{BLOCK_SIZE, PENDING_HEADERS_SHARE};
 use exo_ingest::format::{Lsn, SegmentUuid, record_size};
 use exo_ingest::io::memory::Region;
-use exo_ingest::journal::frame_ring::{CallStart, Chunk, FrameRing, RecordHeaders};
+use exo_ingest::journal::frame_ring::{CallStart, Chunk, FrameRing, Noted, RecordHeaders};
 use exo_ingest::proto::MaskKey;
 use exo_ingest::proto::mask::Kernel;
 use std::hint::black_box;
@@ -164,10 +164,15 @@ fn index(criterion: &mut Criterion) {
         let mut ring = ring_of_calls(&mut headers);
         let count = (128 << 20) / record_size(size) as u64;
         append_frames(&mut ring, &mut headers, &vec![0x5A; size], 0, count);
+        let sizes = headers.records().expect("all of it was noted").map(|record| match record {
+            Ok(Noted::Batch(size)) => size,
+            _ => 0,
+        });
+        let end = BLOCK_SIZE as u64 + sizes.sum::<u64>();
         group.throughput(Throughput::Elements(count));
         group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
             bencher.iter(|| {
-                IndexBuilder::of_headers(black_box(&headers), 1, 0, 1, 128 << 20)
+                IndexBuilder::of_headers(black_box(&headers), 1, 0, 1, end, UnixMicros(0))
                     .expect("all of it was noted")
             });
         });

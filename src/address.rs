@@ -4,8 +4,7 @@
 #![forbid(unsafe_code)]
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::fmt;
-use std::io::{Cursor, Write};
+use std::fmt::{self, Write};
 
 /// A block of addresses: `10.0.0.0/8`, `2001:db8::/32`, or a single address.
 ///
@@ -100,6 +99,15 @@ impl PeerText {
     }
 }
 
+impl Write for PeerText {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let free = self.bytes.get_mut(self.size..).unwrap_or_default();
+        free.get_mut(..text.len()).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.size += text.len();
+        Ok(())
+    }
+}
+
 impl PeerAddress {
     /// The unit that limits by address count: an IPv4 address, or an IPv6 network of 64 bits. A
     /// customer has at least such a network and may use any address of it.
@@ -119,10 +127,8 @@ impl PeerAddress {
     /// The address as it is shown and as the journal holds it.
     pub(crate) fn text(&self) -> PeerText {
         let mut text = PeerText::NONE;
-        let mut out = Cursor::new(&mut text.bytes[..]);
         // It cannot fail: `PEER_TEXT_MAX` bytes hold every address.
-        let _ = write!(out, "{self}");
-        text.size = out.position() as usize;
+        let _ = write!(text, "{self}");
         text
     }
 

@@ -4,6 +4,8 @@
 
 use std::fmt;
 use std::num::NonZero;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A point on the machine's monotonic clock, in nanoseconds since its boot (`CLOCK_BOOTTIME`).
@@ -75,6 +77,33 @@ impl UnixMicros {
     /// Whole seconds, rounded down: the unit of token claims.
     pub(crate) const fn as_secs(self) -> u64 {
         self.0 / 1_000_000
+    }
+}
+
+/// The clock by which a journal orders and ages its segments, shared by the threads of a node.
+///
+/// It is the time since the machine's boot plus a base. So it never steps while the machine runs.
+/// The base is kept in the data directory (`archive::boot`).
+#[derive(Clone, Debug, Default)]
+pub struct JournalClock {
+    /// Journal time at the machine's boot, microseconds since 1970.
+    base: Arc<AtomicU64>,
+}
+
+impl JournalClock {
+    /// A clock that showed `base` at the machine's boot, microseconds since 1970.
+    pub fn new(base: u64) -> JournalClock {
+        JournalClock { base: Arc::new(AtomicU64::new(base)) }
+    }
+
+    /// Journal time at a moment, microseconds since 1970.
+    pub fn at(&self, moment: Moment) -> UnixMicros {
+        UnixMicros(self.base.load(Ordering::Relaxed).saturating_add(moment.as_micros()))
+    }
+
+    /// Moves the clock forward to another base. It never goes back.
+    pub(crate) fn raise(&self, base: u64) {
+        self.base.fetch_max(base, Ordering::Relaxed);
     }
 }
 

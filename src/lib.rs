@@ -172,7 +172,9 @@
 //! | Every refusal has its code and its place in the order | `tests/protocol/refusals_*_upgrade.rs` |
 //! | Frames that precede a refusal are acked before it | `tests/protocol/acks_before_refusals.rs` |
 //! | A limited journal stays in its limit; no call waits for room | `tests/journal/retention.rs` |
-//! | Old contents of a recycled file are never read | `src/store/tests/recycling.rs` |
+//! | A step of the wall clock removes no audio early | `src/store/tests/removing.rs` |
+//! | A lost segment never passes for an expired one | `src/archive/marks.rs` |
+//! | No shard waits for the mail of another | `src/store/tests/serving.rs` |
 //! | `/ready` answers while the disk does not | `tests/operations/admin_*.rs` |
 //! | No client of the admin listener can block the others | `tests/operations/admin_*.rs` |
 //! | No metric contains a token or the id of a call | `tests/operations/admin_metrics.rs` |

@@ -17,7 +17,7 @@ use crate::session::ingest::{IngestSettings, IngestShared};
 use crate::session::service::IngestService;
 use crate::shard::mailbox::{Mailbox, MailboxSender, Message, mailbox};
 use crate::shard::{Shard, ShardConfig, ShardJournalConfig};
-use crate::store::{JournalConfig, Run, StoreEvent, StoreThread};
+use crate::store::{JournalConfig, Run, StoreEvent, StoreThread, StoreView};
 use crate::tenants::Tenants;
 use crate::tls::ServerConfig;
 use rustix::fd::OwnedFd;
@@ -84,6 +84,8 @@ pub struct NodeView {
     pub ingest: Vec<Arc<IngestShared>>,
     /// The number of calls per tenant; `None` for another service.
     pub tenants: Option<Arc<Tenants>>,
+    /// The store of its journal; `None` without a journal.
+    pub store: Option<Arc<StoreView>>,
 }
 
 impl Node {
@@ -157,14 +159,19 @@ impl Node {
                 *journal = Some(ShardJournalConfig {
                     settings: run.writer_settings(index),
                     requests: requests.clone(),
+                    first: None,
                 });
             }
             node.notes.push(run.note());
             let store = run.start(receiver, tell_shards(node.mailboxes.clone()));
-            node.store = Some(store.map_err(|error| StartError::System {
-                step: "starting the store's thread",
+            let (store, first) = store.map_err(|error| StartError::System {
+                step: "starting the store's threads",
                 error,
-            })?);
+            })?;
+            node.store = Some(store);
+            for (journal, first) in journals.iter_mut().flatten().zip(first) {
+                journal.first = first;
+            }
         }
         let (report, reports) = channel();
         for (index, (listener, mailbox)) in listeners.into_iter().zip(receivers).enumerate() {
@@ -207,6 +214,9 @@ impl Node {
                 Ok(registered) => unregistered |= !registered,
                 Err(error) => {
                     node.drain(Duration::ZERO);
+                    // Until the store has removed what it had prepared.
+                    drop(journals);
+                    let _ = node.wait();
                     return Err(error.into());
                 }
             }
@@ -285,6 +295,7 @@ impl Node {
             counters: self.counters.clone(),
             ingest: self.ingest.clone(),
             tenants: self.tenants.clone(),
+            store: self.store.as_ref().map(StoreThread::view),
         }
     }
 
@@ -342,7 +353,7 @@ pub fn require_host(config: &NodeConfig) -> Result<(Features, Limits), StartErro
 }
 
 /// Puts a message into a mailbox. Waits while that is full: a shard takes its mail each turn, so
-/// this is for threads that may wait, the control plane's and the store's.
+/// this is for the control plane, which may wait.
 fn deliver(mailbox: &MailboxSender, mut message: Message) {
     while let Err(refused) = mailbox.try_send(message) {
         message = refused;
@@ -351,14 +362,23 @@ fn deliver(mailbox: &MailboxSender, mut message: Message) {
 }
 
 /// How the store reaches the shards: by their mailboxes.
-fn tell_shards(mailboxes: Vec<MailboxSender>) -> impl Fn(usize, StoreEvent) + Send + 'static {
+fn tell_shards(
+    mailboxes: Vec<MailboxSender>,
+) -> impl Fn(usize, StoreEvent) -> Result<(), StoreEvent> + Send + Sync + 'static {
     move |shard, event| {
         let message = match event {
             StoreEvent::Segment(segment) => Message::Segment(segment),
             StoreEvent::NoRoom => Message::NoRoom,
             StoreEvent::Reserve { is_low } => Message::Reserve { is_low },
+            StoreEvent::Seal => Message::Seal,
         };
-        deliver(&mailboxes[shard], message);
+        mailboxes[shard].try_send(message).map_err(|message| match message {
+            Message::Segment(segment) => StoreEvent::Segment(segment),
+            Message::NoRoom => StoreEvent::NoRoom,
+            Message::Reserve { is_low } => StoreEvent::Reserve { is_low },
+            Message::Seal => StoreEvent::Seal,
+            _ => unreachable!("a mailbox hands back what it was given"),
+        })
     }
 }
 

@@ -1,13 +1,17 @@
 //! Erases a call's audio in place: recordings are personal data.
 //!
 //! Each audio record is marked, then its payload is overwritten with zeros. Headers stay, so the
-//! rest of the segment can be read and checked as before. All segments of the call are locked
-//! before the first byte changes. If power fails in between, `verify` names records that were
-//! marked but not overwritten, and erasing again completes them.
+//! rest of the segment can be read and checked as before. Before the first byte changes, each
+//! segment of the call is locked once and let go: a call that is being written keeps all of its
+//! audio. Then one segment after the other is locked and erased. So a call may have any number of
+//! segments. If power fails in between, or another process locks a segment in between, erasing
+//! again completes it. `verify` names records that were marked but not overwritten.
 //!
-//! Retention may have recycled a call's first segments already. Then old audio may remain after the
-//! end of a new segment in such a file, until it is overwritten or cut off.
+//! Of the first format, retention may have recycled a call's first segments already. Then old audio
+//! may remain after the end of a new segment in such a file, until it is overwritten or cut off.
 //! `erase/previous_contents.rs` searches for it.
+//!
+//! What the disk cannot read or write is passed over and named: maybe the call's audio is there.
 //!
 //! This cannot erase copies that a disk or a copy-on-write filesystem keeps of overwritten blocks.
 
@@ -16,16 +20,18 @@
 use super::layout::{index_path, sync_dir};
 use super::lock;
 use super::reader::{Call, Journal, JournalError, Segment, ShardJournal};
-use super::scan::{Advance, ScanOptions};
-use super::source::SegmentFile;
+use super::recovery::NamedDamage;
+use super::scan::{Advance, Corruption, ScanOptions, Unread};
+use super::source::{SegmentFile, is_of_medium};
 use crate::call::Epoch;
-use crate::format::{HEADER_SIZE, RecordHeader, RecordKind};
+use crate::format::{FormatError, HEADER_SIZE, RecordHeader, RecordKind, SegmentHeader};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 mod previous_contents;
 
@@ -34,16 +40,22 @@ use previous_contents::End;
 /// Zeros for one write.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
-/// What was erased.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+/// What was erased. What had been erased before does not count again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Erased {
-    /// Segments that held the call.
-    pub(crate) segments: u64,
-    /// Audio records, with those that were erased before.
+    /// Segments that held audio of the call.
+    pub segments: u64,
+    /// Audio records.
     pub records: u64,
     /// Bytes of audio.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
+    /// Places in the call's segments that the disk cannot read or write. Audio of the call may
+    /// remain there.
+    pub unreadable: Vec<NamedDamage>,
 }
+
+/// The header of a record, and its offset in the file.
+type PlacedHeader = (u64, RecordHeader);
 
 /// Why nothing was erased, or only a part.
 #[derive(Debug)]
@@ -51,6 +63,8 @@ pub enum EraseError {
     /// The segment is being written or read. It holds the call, or old audio of it from the file's
     /// earlier use. Nothing was changed.
     Held(PathBuf),
+    /// As [`EraseError::Held`], after some segments were erased.
+    HeldLater(PathBuf),
     /// A file could not be read or written.
     Journal(JournalError),
 }
@@ -61,6 +75,11 @@ impl fmt::Display for EraseError {
             EraseError::Held(path) => write!(
                 formatter,
                 "nothing was erased: {} is being written or read: try again later",
+                path.display()
+            ),
+            EraseError::HeldLater(path) => write!(
+                formatter,
+                "some audio was not erased: {} is being read: run the command again",
                 path.display()
             ),
             EraseError::Journal(error) => {
@@ -78,13 +97,11 @@ impl From<JournalError> for EraseError {
     }
 }
 
-/// A segment that is locked for erasing.
+/// A segment that holds audio of the call.
 struct Target<'a> {
     shard: &'a ShardJournal,
     position: usize,
-    path: PathBuf,
-    file: File,
-    epochs: Vec<Epoch>,
+    epochs: &'a [Epoch],
 }
 
 /// Erases the audio of all epochs of a call. Calls `progress` after each segment. An empty call
@@ -104,32 +121,57 @@ pub fn erase(
         }
     }
     let mut targets = Vec::new();
-    for ((shard, position), epochs) in places {
+    for (&(shard, position), epochs) in &places {
         let Some(shard) = journal.shards().get(shard) else { continue };
-        let path = shard.path(position);
-        match lock(&path) {
-            Ok(Some(file)) => targets.push(Target { shard, position, path, file, epochs }),
-            Ok(None) => return Err(EraseError::Held(path)),
+        match lock(&shard.path(position)) {
+            // The lock ends here.
+            Ok(Some(_)) => targets.push(Target { shard, position, epochs }),
+            Ok(None) => return Err(EraseError::Held(shard.path(position))),
             // Retention removed it first, so its audio is gone.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(JournalError { path, error }.into()),
+            Err(error) => return Err(JournalError { path: shard.path(position), error }.into()),
         }
     }
     let epochs: Vec<Epoch> = call.epochs.iter().map(|call_epoch| call_epoch.epoch).collect();
     let ours = |header: &RecordHeader| header.call == number && epochs.contains(&header.epoch);
-    let is_target = |path: &Path| targets.iter().any(|target| target.path == path);
+    let is_target = |place: (usize, usize)| places.contains_key(&place);
     let earlier = previous_contents::find(journal, ours, is_target)?;
     let mut erased = Erased::default();
     for target in &targets {
-        let end = target.erase(number, &mut erased)?;
-        let behind = previous_contents::erase_behind(&target.file, end, ours);
-        behind.map_err(|error| JournalError { path: target.path.clone(), error })?;
+        let path = target.shard.path(target.position);
+        if let Some(file) = lock_again(&path)? {
+            let end = target.erase(number, &path, &file, &mut erased)?;
+            let behind = previous_contents::erase_behind(&path, &file, end, ours);
+            behind.map_err(|error| JournalError { path, error })?;
+        }
         progress();
     }
-    for segment in earlier {
-        segment.erase()?;
+    for (path, end) in earlier {
+        if let Some(file) = lock_again(&path)? {
+            let behind = previous_contents::erase_behind(&path, &file, Some(end), ours);
+            behind.map_err(|error| JournalError { path, error })?;
+        }
     }
     Ok(erased)
+}
+
+/// How long an erasure that has begun waits for a reader of its next segment.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// Locks a segment whose lock could be had a moment ago. `None`: retention has removed it.
+fn lock_again(path: &Path) -> Result<Option<File>, EraseError> {
+    let start = Instant::now();
+    loop {
+        match lock(path) {
+            Ok(Some(file)) => return Ok(Some(file)),
+            Ok(None) if start.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok(None) => return Err(EraseError::HeldLater(path.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(JournalError { path: path.to_owned(), error }.into()),
+        }
+    }
 }
 
 /// Writes zeros.
@@ -150,10 +192,20 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
 }
 
 impl Target<'_> {
-    /// Erases the call's records. Returns where the segment's batches end.
-    fn erase(&self, call: u64, erased: &mut Erased) -> Result<End, JournalError> {
-        let at = |error| JournalError { path: self.path.clone(), error };
-        let (records, end) = self.records(call)?;
+    /// Erases the call's records in a segment that is locked. Returns where its batches end; `None`
+    /// if it has only bytes of its own.
+    fn erase(
+        &self,
+        call: u64,
+        path: &Path,
+        file: &File,
+        erased: &mut Erased,
+    ) -> Result<Option<End>, JournalError> {
+        let at = |error| JournalError { path: path.to_owned(), error };
+        let (records, end) = self.records(call, path, erased)?;
+        if records.is_empty() {
+            return Ok(end);
+        }
         // The segment will no longer match its index.
         let index = index_path(self.shard.dir(), self.shard.id(self.position).unwrap_or(0));
         match std::fs::remove_file(&index) {
@@ -165,41 +217,87 @@ impl Target<'_> {
         // Remove the index for good before the audio: after a power failure, a surviving index
         // would be believed.
         sync_dir(self.shard.dir()).map_err(at)?;
-        for (offset, header) in &records {
-            self.file.write_all_at(&header.erase().encode(), *offset).map_err(at)?;
+        let mut marked = Vec::new();
+        for (offset, header) in records {
+            match file.write_all_at(&header.erase().encode(), offset) {
+                Err(error) if is_of_medium(&error) => {
+                    erased.unreadable.push(self.unwritable(offset, &error))
+                }
+                written => {
+                    written.map_err(at)?;
+                    marked.push((offset, header));
+                }
+            }
         }
         // Sync the marks first: a missing payload under an unmarked header would look like damage.
-        self.file.sync_data().map_err(at)?;
-        for (offset, header) in &records {
-            blank(&self.file, offset + HEADER_SIZE as u64, u64::from(header.length)).map_err(at)?;
-            erased.bytes += u64::from(header.length);
+        file.sync_data().map_err(at)?;
+        for (offset, header) in &marked {
+            match blank(file, offset + HEADER_SIZE as u64, u64::from(header.length)) {
+                Err(error) if is_of_medium(&error) => {
+                    erased.unreadable.push(self.unwritable(*offset, &error));
+                }
+                blanked => {
+                    blanked.map_err(at)?;
+                    erased.bytes += u64::from(header.length);
+                    erased.records += 1;
+                }
+            }
         }
-        self.file.sync_data().map_err(at)?;
-        erased.records += records.len() as u64;
+        file.sync_data().map_err(at)?;
         erased.segments += 1;
         Ok(end)
     }
 
-    /// Finds the call's audio records, sound or not, and where the segment's batches end.
-    fn records(&self, call: u64) -> Result<(Vec<(u64, RecordHeader)>, End), JournalError> {
-        let at = |error| JournalError { path: self.path.clone(), error };
-        let file = self
-            .file
-            .try_clone()
-            .and_then(|file| SegmentFile::of_owner(file, &self.path))
-            .map_err(at)?;
+    fn unwritable(&self, offset: u64, error: &io::Error) -> NamedDamage {
+        let what = format!("a record cannot be overwritten: {error}");
+        NamedDamage { file: self.shard.path(self.position), offset, what, call: None }
+    }
+
+    /// Finds the call's audio records that are not erased yet, sound or not, and where the
+    /// segment's batches end.
+    fn records(
+        &self,
+        call: u64,
+        path: &Path,
+        erased: &mut Erased,
+    ) -> Result<(Vec<PlacedHeader>, Option<End>), JournalError> {
+        let at = |error| JournalError { path: path.to_owned(), error };
+        let mut name = |offset, what: String| {
+            let file = path.to_owned();
+            erased.unreadable.push(NamedDamage { file, offset, what, call: None });
+        };
+        let file = SegmentFile::of_owner(path).map_err(at)?;
         let options =
             ScanOptions { call: Some(call), takes_unchecked: true, ..ScanOptions::default() };
-        let Segment::Scan(mut scan) = self.shard.scan(self.position, file, options)? else {
-            return Ok((Vec::new(), End::default()));
+        let mut scan = match self.shard.scan(self.position, file, options)? {
+            Segment::Scan(scan) => scan,
+            Segment::Unread(Unread::Lost(FormatError::Unreadable)) => {
+                name(0, Corruption::SegmentHeader(FormatError::Unreadable).to_string());
+                return Ok((Vec::new(), None));
+            }
+            Segment::Unread(_) | Segment::Gone => {
+                return Ok((Vec::new(), Some(End::default())));
+            }
         };
         let mut records = Vec::new();
         while scan.advance().map_err(at)? == Advance::Batch {
             let audio = scan.records().filter(|found| found.header.kind == RecordKind::Audio);
             let ours = audio.filter(|found| self.epochs.contains(&found.header.epoch));
-            records.extend(ours.map(|found| (found.offset, found.header)));
+            let is_done = |header: &RecordHeader, payload: &[u8]| {
+                header.erased && header.check_payload(payload).is_ok()
+            };
+            let left = ours.filter(|found| !is_done(&found.header, found.payload));
+            records.extend(left.map(|found| (found.offset, found.header)));
         }
-        Ok((records, End { offset: scan.offset(), is_torn: scan.torn_at().is_some() }))
+        for damage in scan.damages() {
+            if let Corruption::Unreadable { .. } = damage.what {
+                name(damage.offset, damage.what.to_string());
+            }
+        }
+        let end = End { offset: scan.offset(), is_torn: scan.torn_at().is_some() };
+        // Nothing but zeros follows in a file that was new.
+        let may_be_recycled = scan.header().is_none_or(SegmentHeader::may_be_recycled);
+        Ok((records, may_be_recycled.then_some(end)))
     }
 }
 
@@ -230,6 +328,10 @@ mod tests {
         (image.store(dir).unwrap(), image.segments().len() as u64)
     }
 
+    fn nothing() -> Erased {
+        Erased::default()
+    }
+
     fn erase_one(dir: &Path) -> Result<Erased, EraseError> {
         let journal = Journal::open(dir)?;
         let catalog = journal.catalog(&mut || {})?;
@@ -250,7 +352,9 @@ mod tests {
         let (shard_dir, segments) = sample(dir.path());
         assert_eq!(count_of_audio(&shard_dir, 1, segments), 18);
         let erased = erase_one(dir.path()).unwrap();
-        assert_eq!(erased, Erased { segments: 4, records: 9, bytes: 9 * FRAME.len() as u64 });
+        let expected =
+            Erased { segments: 3, records: 9, bytes: 9 * FRAME.len() as u64, ..nothing() };
+        assert_eq!(erased, expected);
         assert_eq!(count_of_audio(&shard_dir, 1, segments), 9, "those of the other call");
         for round in 0..2 {
             let journal = Journal::open(dir.path()).unwrap();
@@ -272,7 +376,7 @@ mod tests {
             assert_eq!(count, 6);
             drop(frames);
             if round == 0 {
-                assert_eq!(erase_one(dir.path()).unwrap(), erased, "erasing twice is the same");
+                assert_eq!(erase_one(dir.path()).unwrap(), nothing(), "nothing is erased twice");
             }
         }
     }
@@ -370,6 +474,33 @@ mod tests {
         let after = verify(&Journal::open(dir.path()).unwrap(), &mut || {}).unwrap();
         assert_eq!((after.frames, after.is_sound()), (before.frames, before.is_sound()), "{after}");
         assert_eq!((after.frames_erased, after.torn_tails), (1, before.torn_tails));
-        assert_eq!(erase_one(dir.path()).unwrap(), erased, "erasing twice is the same");
+        assert_eq!(erase_one(dir.path()).unwrap(), nothing(), "nothing is erased twice");
+    }
+
+    #[test]
+    fn a_call_of_any_number_of_segments_needs_few_descriptors() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut image = Image::new(image::run(1), 0, 16 * 1024).unwrap();
+        let one = image.start("acme", "one", 8_000);
+        for _ in 0..60 {
+            image.frame(one, FRAME);
+            image.seal();
+            image.roll();
+        }
+        image.end(one, 1);
+        image.seal();
+        image.store(dir.path()).unwrap();
+        // Files of this process that are open in this directory. Other tests have their own.
+        let open = || {
+            let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            let targets = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+            targets.filter(|target| target.starts_with(dir.path())).count()
+        };
+        let journal = Journal::open(dir.path()).unwrap();
+        let catalog = journal.catalog(&mut || {}).unwrap();
+        let mut most = 0;
+        let erased = erase(&journal, &catalog.calls[0], &mut || most = most.max(open())).unwrap();
+        assert_eq!((erased.records, erased.segments), (60, 60));
+        assert!(most <= 3, "{most} are open");
     }
 }

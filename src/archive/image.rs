@@ -200,6 +200,11 @@ impl Image {
         assert!(appended.is_ok(), "an image is sealed before its ring is full");
     }
 
+    /// Forgets an epoch that has ended: an image of very many calls would grow with them.
+    pub fn forget(&mut self, epoch: Epoch) {
+        self.epochs.remove(&epoch);
+    }
+
     /// Seals the open batch and writes it, to a new segment if the newest one has no room.
     pub fn seal(&mut self) {
         self.ring.seal();

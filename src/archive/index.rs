@@ -1,33 +1,48 @@
-//! The index of a segment: a file beside it that lists its calls, so that a listing need not read
-//! all audio.
+//! The index of a segment: a file beside it that lists its calls and says where their audio is. So
+//! neither a listing nor an export has to read all audio.
 //!
 //! The index is never the only truth. It is made from the segment. It is made again if it is
-//! missing or damaged, has another version, or belongs to another use of the segment's file.
-//! Numbers are little-endian.
+//! missing or damaged, or belongs to another use of the segment's file. Version 1 is still read
+//! (`index/version_1.rs`): it has no places, so the segment is read for them.
+//!
+//! It is searched and not loaded: to find a call takes its header, a block of its table, and the
+//! call's entry. Each part has its own checksum. Numbers are little-endian.
 //!
 //! ```text
-//!  0  [u8;8] magic      "XJNINDEX"      epoch: 0 u64 call         number in records
-//!  8  u16 version       1                     8  u64 epoch.micros
-//! 10  u16 shard                              16  u32 epoch.boot
-//! 12  u32 turn_count                         20  u16 epoch.shard
-//! 16  u64 run                                22  u16 flags        bit 0: facts, bit 1: end,
-//!                                                                 bit 2: peer
-//! 24  u64 id                                 24  u64 first_seq    first one with a chunk; 0: none
-//! 32  [u8;16] uuid      the segment's        32  u64 open_seq     last incomplete one; 0: none
-//! 48  u64 start         its first lsn        40  u64 bytes        whole samples in full frames
-//! 56  u64 end           of its batches,      48  u64 erased       full frames that are erased
-//!                       in the file          56  u64 broken       frames that miss a chunk
-//! 64  u64 batches                            64  u64 doubles      chunks that came twice
-//! 72  u64 records                            72  u64 first_received_at, last_received_at
-//! 80  u64 torn_at       0: nowhere           88  u32 range_count, then each u64 first, u64 last
-//! 88  u64 durable_end   as far as known          facts: u128 key, u64 started_at, iat, exp,
-//! 96  u64 bytes_unsynced                           u32 sample_rate, u16 size and tenant,
-//! 104 u32 damage_count                             u16 size and interaction
-//! 108 u32 flags         bit 0: lossy              peer: [u8;16] address as IPv6, u16 port
-//! 112 epochs …                                   end: 32 bytes as in its record
-//!  …  zeros             up to the size of a larger index that was in the file before
-//!  …  u32 crc           over everything before
+//! ┌────────────┬──────────────────────────┬──────────────────────────┬─────────────────────────┐
+//! │ header     │ table: blocks of rows,   │ entries, in the order of │ places of audio records,│
+//! │ 4,096      │ sorted by call and epoch │ their first records      │ epoch by epoch          │
+//! └────────────┴──────────────────────────┴──────────────────────────┴─────────────────────────┘
+//! header                                      entry of an epoch         number in records
+//!  0  [u8;8] magic      "XJNINDEX"             0 u64 call
+//!  8  u16 version       2                      8 u64 epoch.micros
+//! 10  u16 shard                               16 u32 epoch.boot
+//! 12  u32 epoch_count                         20 u16 epoch.shard
+//! 16  u64 run                                 22 u16 flags        bit 0: facts, bit 1: end,
+//! 24  u64 id                                                      bit 2: places
+//! 32  [u8;16] uuid      the segment's         24 u64 first_seq    first one with a chunk; 0: none
+//! 48  u64 start         its first lsn         32 u64 open_seq     last incomplete one; 0: none
+//! 56  u64 end           of its batches,       40 u64 bytes        whole samples in full frames
+//!                       in the file           48 u64 erased       full frames that are erased
+//! 64  u64 batches                             56 u64 broken       frames that miss a chunk
+//! 72  u64 records                             64 u64 doubles      chunks that came twice
+//! 80  u64 torn_at       0: nowhere            72 u64 first_received_at, last_received_at
+//! 88  u64 durable_end   as far as known       88 u32 range_count, then each u64 first, u64 last
+//! 96  u64 bytes_unsynced                         facts: u128 key, u64 started_at, iat, exp,
+//! 104 u32 damage_count                                  u32 sample_rate, u16 size and tenant,
+//! 108 u32 flags         bit 0: lossy                    u16 size and interaction,
+//! 112 u64 ended_at      0: unknown                      u8 1, [u8;16] peer's address as IPv6,
+//! 120 u64 entries_size  bytes                           u16 port; or u8 0
+//! 128 u64 places_size   bytes                    end: 32 bytes as in its record
+//!                                                places: u64 offset in the places, u32 size,
+//! 136 fences            of the table                     u32 crc: see index/places.rs
+//! 4092 u32 crc                                   u32 crc over the entry
+//!
+//! row of the table, 32 bytes: u64 call, u64 epoch.micros, u32 epoch.boot, u16 epoch.shard, zero,
+//!                             u32 offset in the entries, u32 size with the checksum
 //! ```
+//! Fences and blocks are those of `index/table.rs`. All checksums but that of the header start from
+//! the checksum of the uuid, so no bytes of another index pass for this one's.
 
 #![forbid(unsafe_code)]
 
@@ -36,37 +51,53 @@ use super::ranges::{SeqRange, SeqRanges};
 use crate::address::PeerAddress;
 use crate::call::{CallIdentity, CallKey, Epoch};
 use crate::clock::UnixMicros;
+use crate::constants::BLOCK_SIZE;
 use crate::format::payload::END_SIZE;
 use crate::format::{EndRecord, FormatError, Lsn, SegmentUuid};
+use places::RecordPlaces;
 use rustix::fs::OFlags;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use table::{Block, CRC_AT, FENCES_SIZE, Fences, Table, TableWriter, block_count};
 
 mod builder;
+mod file;
+pub(crate) mod places;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
+mod version_1;
 
 pub use builder::IndexBuilder;
+pub(crate) use file::{IndexFile, PlacesAt};
 
 /// First bytes of every index.
 pub(crate) const MAGIC: [u8; 8] = *b"XJNINDEX";
 
 /// Version of the file.
-pub(crate) const VERSION: u16 = 1;
+pub(crate) const VERSION: u16 = 2;
 
 /// A larger file is not an index: all calls that fit into a segment of 256 MiB need far less.
 const FILE_SIZE_MAX: u64 = 256 * 1024 * 1024;
 
-/// Bytes of the checksum at the end.
+/// Bytes of a row in the table.
+const ROW_SIZE: usize = 32;
+
+/// Offset of the fences in the header.
+const FENCES_AT: usize = 136;
+
+/// Bytes of a checksum after an entry.
 const CRC_SIZE: usize = 4;
 
 const IS_LOSSY: u32 = 1;
 
 const HAS_FACTS: u16 = 1;
 const HAS_END: u16 = 2;
-const HAS_PEER: u16 = 4;
+const HAS_PLACES: u16 = 4;
+
+const _: () = assert!(FENCES_AT + FENCES_SIZE <= CRC_AT);
 
 /// The contents of a call record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +147,8 @@ pub(crate) struct EpochIndex {
     pub(crate) first_received_at: UnixMicros,
     /// When its last record arrived.
     pub(crate) last_received_at: UnixMicros,
+    /// Where its audio is; `None` if that was not read or is not known.
+    pub(crate) places: Option<RecordPlaces>,
 }
 
 /// The calls in a segment.
@@ -148,6 +181,8 @@ pub struct SegmentIndex {
     pub(crate) is_lossy: bool,
     /// Number of damaged places.
     pub(crate) damage_count: u32,
+    /// When its writer ended it, in journal time; 0 if that is not known.
+    pub(crate) ended_at: UnixMicros,
     /// The epochs, in order of their first record.
     pub(crate) epochs: Vec<EpochIndex>,
 }
@@ -155,13 +190,35 @@ pub struct SegmentIndex {
 impl SegmentIndex {
     /// Encodes the index as the file holds it.
     pub fn encode(&self) -> Vec<u8> {
-        self.encode_over(0)
+        let (mut entries, mut places) = (Vec::with_capacity(self.epochs.len() * 192), Vec::new());
+        let (mut rows, seed) = (Vec::with_capacity(self.epochs.len()), seed(self.uuid));
+        for call_epoch in &self.epochs {
+            let at = entries.len();
+            call_epoch.encode(seed, &mut entries, &mut places);
+            let crc = crc32c::crc32c_append(seed, &entries[at..]);
+            entries.extend(crc.to_le_bytes());
+            rows.push((call_epoch.call, call_epoch.epoch, at as u32, (entries.len() - at) as u32));
+        }
+        rows.sort_unstable();
+        let mut table = TableWriter::<ROW_SIZE>::new(seed);
+        let mut out = vec![0; BLOCK_SIZE];
+        let mut add = |block: &Block| -> Result<(), std::convert::Infallible> {
+            out.extend(block);
+            Ok(())
+        };
+        for (call, epoch, at, size) in rows {
+            let Ok(()) = table.add(&row(call, epoch, at, size), &mut add);
+        }
+        let Ok((fences, _)) = table.finish(&mut add);
+        let header = self.encode_header(&fences, entries.len() as u64, places.len() as u64);
+        out[..BLOCK_SIZE].copy_from_slice(&header);
+        out.extend(entries);
+        out.extend(places);
+        out
     }
 
-    /// Encodes the index for a file that already holds `size` bytes. The result has that size,
-    /// unless the index is larger than that, or less than half of it.
-    fn encode_over(&self, size: u64) -> Vec<u8> {
-        let mut out = Vec::with_capacity(128 + self.epochs.len() * 256);
+    fn encode_header(&self, fences: &Fences, entries_size: u64, places_size: u64) -> Vec<u8> {
+        let mut out = Vec::with_capacity(BLOCK_SIZE);
         out.extend(MAGIC);
         out.extend(VERSION.to_le_bytes());
         out.extend(self.shard.to_le_bytes());
@@ -178,34 +235,177 @@ impl SegmentIndex {
         out.extend(self.bytes_unsynced.to_le_bytes());
         out.extend(self.damage_count.to_le_bytes());
         out.extend((u32::from(self.is_lossy) * IS_LOSSY).to_le_bytes());
-        for call_epoch in &self.epochs {
-            call_epoch.encode(&mut out);
+        for number in [self.ended_at.0, entries_size, places_size] {
+            out.extend(number.to_le_bytes());
         }
-        let padded = usize::try_from(size).unwrap_or(usize::MAX).saturating_sub(CRC_SIZE);
-        if (out.len()..=2 * out.len()).contains(&padded) {
-            out.resize(padded, 0);
-        }
+        out.resize(CRC_AT, 0);
+        fences.encode(&mut out[FENCES_AT..]);
         let crc = crc32c::crc32c(&out);
         out.extend(crc.to_le_bytes());
         out
     }
 
-    /// Decodes a file's bytes.
+    /// Decodes a file's bytes, and checks all of them.
     pub fn decode(bytes: &[u8]) -> Result<SegmentIndex, FormatError> {
-        let (body, crc) = bytes.split_last_chunk().ok_or(FormatError::Truncated)?;
-        let mut rest = Bytes(body);
+        if version(bytes)? == version_1::VERSION {
+            return version_1::decode(bytes);
+        }
+        let header = Header::decode(bytes.first_chunk().ok_or(FormatError::Truncated)?)?;
+        let (entries_at, places_at) = (header.entries_at() as usize, header.places_at() as usize);
+        if bytes.len() as u64 != header.file_size() {
+            return Err(FormatError::Size(bytes.len() as u64));
+        }
+        let Header { mut index, table, .. } = header;
+        let (entries, places) = (&bytes[entries_at..places_at], &bytes[places_at..]);
+        let mut rows = Vec::new();
+        for (number, block) in
+            bytes[BLOCK_SIZE..entries_at].as_chunks::<BLOCK_SIZE>().0.iter().enumerate()
+        {
+            rows.extend_from_slice(table.rows(block, number as u64)?);
+        }
+        // All bytes of the entries are those of an entry, and all places belong to one.
+        rows.sort_unstable_by_key(place_of);
+        let (mut at, mut places_at) = (0, 0);
+        for row in rows {
+            let (offset, size) = place_of(&row);
+            if offset != at {
+                return Err(FormatError::Size(u64::from(offset)));
+            }
+            at = offset.checked_add(size).ok_or(FormatError::Size(u64::from(size)))?;
+            let entry = entries.get(offset as usize..at as usize).ok_or(FormatError::Truncated)?;
+            let (mut call_epoch, held) = EpochIndex::decode(table.seed, entry, &row)?;
+            if let Some(held) = held {
+                if held.offset != places_at {
+                    return Err(FormatError::Size(held.offset));
+                }
+                places_at += u64::from(held.size);
+                let from = places.get(held.offset as usize..).ok_or(FormatError::Truncated)?;
+                let held_bytes = from.get(..held.size as usize).ok_or(FormatError::Truncated)?;
+                call_epoch.places = Some(held.check(table.seed, held_bytes)?);
+            }
+            index.epochs.push(call_epoch);
+        }
+        if at as usize != entries.len() || places_at != places.len() as u64 {
+            return Err(FormatError::Size(u64::from(at)));
+        }
+        Ok(index)
+    }
+
+    /// The index beside a segment, if it exists, is good, and belongs to this use of the file.
+    pub fn load(shard_dir: &Path, id: u64, uuid: SegmentUuid) -> Option<SegmentIndex> {
+        let path = index_path(shard_dir, id);
+        if std::fs::metadata(&path).ok()?.len() > FILE_SIZE_MAX {
+            return None;
+        }
+        let index = SegmentIndex::decode(&std::fs::read(&path).ok()?).ok()?;
+        (index.id == id && index.uuid == uuid).then_some(index)
+    }
+
+    /// Writes it beside its segment, whole or not at all. It is not made durable: a reader that
+    /// finds it cut off makes it again.
+    pub(crate) fn store(&self, shard_dir: &Path) -> io::Result<()> {
+        let (path, next) =
+            (index_path(shard_dir, self.id), unfinished_index_path(shard_dir, self.id));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let opened = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&next);
+        let stored = opened
+            .and_then(|mut file| file.write_all(&self.encode()))
+            .and_then(|()| std::fs::rename(&next, &path));
+        if stored.is_err() {
+            let _ = std::fs::remove_file(&next);
+        }
+        stored
+    }
+}
+
+/// The version of an index, if its bytes are one.
+fn version(bytes: &[u8]) -> Result<u16, FormatError> {
+    let mut rest = Bytes(bytes);
+    if rest.take()? != MAGIC { Err(FormatError::Magic) } else { rest.u16() }
+}
+
+/// What the checksums of an index start from.
+fn seed(uuid: SegmentUuid) -> u32 {
+    crc32c::crc32c(&uuid.0)
+}
+
+fn row(call: u64, epoch: Epoch, at: u32, size: u32) -> [u8; ROW_SIZE] {
+    let mut row = [0; ROW_SIZE];
+    row[..8].copy_from_slice(&call.to_le_bytes());
+    row[8..16].copy_from_slice(&epoch.micros.to_le_bytes());
+    row[16..20].copy_from_slice(&epoch.boot.to_le_bytes());
+    row[20..22].copy_from_slice(&epoch.shard.to_le_bytes());
+    row[24..28].copy_from_slice(&at.to_le_bytes());
+    row[28..].copy_from_slice(&size.to_le_bytes());
+    row
+}
+
+/// The call and epoch of a row.
+fn name_of(row: &[u8; ROW_SIZE]) -> Result<(u64, Epoch), FormatError> {
+    let mut rest = Bytes(row);
+    let (call, micros, boot, shard) = (rest.u64()?, rest.u64()?, rest.u32()?, rest.u16()?);
+    Ok((call, Epoch { boot, micros, shard }))
+}
+
+/// The offset and size of a row's entry, bytes.
+fn place_of(row: &[u8; ROW_SIZE]) -> (u32, u32) {
+    let number = |at: usize| row[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    (number(24), number(28))
+}
+
+/// The header of an index.
+#[derive(Debug)]
+struct Header {
+    /// The index, with no epochs yet.
+    index: SegmentIndex,
+    table: Table<ROW_SIZE>,
+    entries_size: u64,
+    places_size: u64,
+}
+
+impl Header {
+    fn decode(block: &Block) -> Result<Header, FormatError> {
+        let mut rest = Bytes(&block[..CRC_AT]);
         if rest.take()? != MAGIC {
             return Err(FormatError::Magic);
         }
-        if u32::from_le_bytes(*crc) != crc32c::crc32c(body) {
+        if block[CRC_AT..] != crc32c::crc32c(&block[..CRC_AT]).to_le_bytes() {
             return Err(FormatError::HeaderCrc);
         }
         let version = rest.u16()?;
         if version != VERSION {
             return Err(FormatError::Version(version));
         }
-        let (shard, epoch_count) = (rest.u16()?, rest.u32()?);
-        let mut index = SegmentIndex {
+        let (shard, epoch_count) = (rest.u16()?, u64::from(rest.u32()?));
+        let index = SegmentIndex::read_header(shard, &mut rest)?;
+        let index = SegmentIndex { ended_at: UnixMicros(rest.u64()?), ..index };
+        let (entries_size, places_size) = (rest.u64()?, rest.u64()?);
+        let fences =
+            Fences::decode(&block[FENCES_AT..CRC_AT], block_count::<ROW_SIZE>(epoch_count))?;
+        let table = Table { row_count: epoch_count, seed: seed(index.uuid), fences };
+        let header = Header { index, table, entries_size, places_size };
+        let is_possible = entries_size.max(places_size) <= FILE_SIZE_MAX;
+        if is_possible { Ok(header) } else { Err(FormatError::Size(entries_size)) }
+    }
+
+    fn entries_at(&self) -> u64 {
+        (1 + self.table.block_count()) * BLOCK_SIZE as u64
+    }
+
+    fn places_at(&self) -> u64 {
+        self.entries_at() + self.entries_size
+    }
+
+    fn file_size(&self) -> u64 {
+        self.places_at() + self.places_size
+    }
+}
+
+impl SegmentIndex {
+    /// The fields of a header that both versions have, from the run on.
+    fn read_header(shard: u16, rest: &mut Bytes<'_>) -> Result<SegmentIndex, FormatError> {
+        Ok(SegmentIndex {
             run: rest.u64()?,
             shard,
             id: rest.u64()?,
@@ -223,57 +423,18 @@ impl SegmentIndex {
                 IS_LOSSY => true,
                 _ => return Err(FormatError::Reserved),
             },
+            ended_at: UnixMicros(0),
             epochs: Vec::new(),
-        };
-        for _ in 0..epoch_count {
-            index.epochs.push(EpochIndex::decode(&mut rest)?);
-        }
-        let is_over = rest.0.iter().all(|byte| *byte == 0);
-        if is_over { Ok(index) } else { Err(FormatError::Padding) }
-    }
-
-    /// The index beside a segment, if it exists, is good, and belongs to this use of the file.
-    pub fn load(shard_dir: &Path, id: u64, uuid: SegmentUuid) -> Option<SegmentIndex> {
-        let path = index_path(shard_dir, id);
-        if std::fs::metadata(&path).ok()?.len() > FILE_SIZE_MAX {
-            return None;
-        }
-        let index = SegmentIndex::decode(&std::fs::read(&path).ok()?).ok()?;
-        (index.id == id && index.uuid == uuid).then_some(index)
-    }
-
-    /// Writes it beside its segment, whole or not at all. It is not made durable: a reader that
-    /// finds it cut off makes it again.
-    ///
-    /// It overwrites the file at [`unfinished_index_path`], if there is one, and keeps that file's
-    /// blocks where it can. On a filesystem mounted with `discard` each file that is removed or cut
-    /// delays the disk's writes.
-    pub(crate) fn store(&self, shard_dir: &Path) -> io::Result<()> {
-        let (path, next) =
-            (index_path(shard_dir, self.id), unfinished_index_path(shard_dir, self.id));
-        let write = |mut file: File| {
-            let held = file.metadata()?.len();
-            let bytes = self.encode_over(held);
-            file.write_all(&bytes)?;
-            if held > bytes.len() as u64 { file.set_len(bytes.len() as u64) } else { Ok(()) }
-        };
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(0o600);
-        let opened = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&next);
-        let stored = opened.and_then(write).and_then(|()| std::fs::rename(&next, &path));
-        if stored.is_err() {
-            let _ = std::fs::remove_file(&next);
-        }
-        stored
+        })
     }
 }
 
 impl EpochIndex {
-    fn encode(&self, out: &mut Vec<u8>) {
-        let peer = self.facts.as_ref().and_then(|facts| facts.peer);
+    /// Appends the entry without its checksum to `out`, and the places to `places`.
+    fn encode(&self, seed: u32, out: &mut Vec<u8>, places: &mut Vec<u8>) {
         let flags = u16::from(self.facts.is_some()) * HAS_FACTS
             + u16::from(self.end.is_some()) * HAS_END
-            + u16::from(peer.is_some()) * HAS_PEER;
+            + u16::from(self.places.is_some()) * HAS_PLACES;
         out.extend(self.call.to_le_bytes());
         out.extend(self.epoch.micros.to_le_bytes());
         out.extend(self.epoch.boot.to_le_bytes());
@@ -291,25 +452,52 @@ impl EpochIndex {
             out.extend(range.last.to_le_bytes());
         }
         if let Some(facts) = &self.facts {
-            out.extend(facts.key.0.to_le_bytes());
-            for number in [facts.started_at.0, facts.token_issued_at, facts.token_expires_at] {
-                out.extend(number.to_le_bytes());
-            }
-            out.extend(facts.sample_rate.to_le_bytes());
-            for id in [&facts.identity.tenant, &facts.identity.interaction] {
-                out.extend((id.len() as u16).to_le_bytes());
-                out.extend(id.as_bytes());
-            }
-            if let Some(peer) = peer {
-                out.extend(peer.to_bytes());
-            }
+            facts.encode(out);
         }
         if let Some(end) = &self.end {
             out.extend(end.encode());
         }
+        if let Some(held) = &self.places {
+            let bytes = held.as_bytes();
+            out.extend((places.len() as u64).to_le_bytes());
+            out.extend((bytes.len() as u32).to_le_bytes());
+            out.extend(crc32c::crc32c_append(seed, bytes).to_le_bytes());
+            places.extend(bytes);
+        }
     }
 
-    fn decode(rest: &mut Bytes<'_>) -> Result<EpochIndex, FormatError> {
+    /// Decodes an entry with its checksum, and checks that it is the one of its row. The places
+    /// must be read from where the second value says.
+    fn decode(
+        seed: u32,
+        entry: &[u8],
+        row: &[u8; ROW_SIZE],
+    ) -> Result<(EpochIndex, Option<PlacesAt>), FormatError> {
+        let (body, crc) = entry.split_last_chunk::<CRC_SIZE>().ok_or(FormatError::Truncated)?;
+        if u32::from_le_bytes(*crc) != crc32c::crc32c_append(seed, body) {
+            return Err(FormatError::HeaderCrc);
+        }
+        let mut rest = Bytes(body);
+        let (mut call_epoch, flags) = EpochIndex::read(&mut rest)?;
+        if name_of(row)? != (call_epoch.call, call_epoch.epoch) {
+            return Err(FormatError::Magic);
+        }
+        if flags & HAS_FACTS != 0 {
+            let facts = CallFacts::read(&mut rest)?;
+            call_epoch.facts = Some(CallFacts { peer: rest.peer()?, ..facts });
+        }
+        if flags & HAS_END != 0 {
+            call_epoch.end = Some(EndRecord::decode(&rest.take::<END_SIZE>()?)?);
+        }
+        let places = match flags & HAS_PLACES {
+            0 => None,
+            _ => Some(PlacesAt { offset: rest.u64()?, size: rest.u32()?, crc: rest.u32()? }),
+        };
+        if rest.0.is_empty() { Ok((call_epoch, places)) } else { Err(FormatError::Padding) }
+    }
+
+    /// The part of an entry that is the same in both versions, and its flags.
+    fn read(rest: &mut Bytes<'_>) -> Result<(EpochIndex, u16), FormatError> {
         let (call, micros, boot, shard) = (rest.u64()?, rest.u64()?, rest.u32()?, rest.u16()?);
         let flags = rest.u16()?;
         let mut call_epoch = EpochIndex {
@@ -328,24 +516,46 @@ impl EpochIndex {
         for _ in 0..rest.u32()? {
             call_epoch.frames.add(SeqRange { first: rest.u64()?, last: rest.u64()? });
         }
-        if flags & HAS_FACTS != 0 {
-            call_epoch.facts = Some(CallFacts {
-                key: CallKey(u128::from_le_bytes(rest.take()?)),
-                started_at: UnixMicros(rest.u64()?),
-                token_issued_at: rest.u64()?,
-                token_expires_at: rest.u64()?,
-                sample_rate: rest.u32()?,
-                identity: CallIdentity { tenant: rest.id()?, interaction: rest.id()? },
-                peer: match flags & HAS_PEER {
-                    0 => None,
-                    _ => Some(PeerAddress::from_bytes(rest.take()?)),
-                },
-            });
+        Ok((call_epoch, flags))
+    }
+}
+
+impl CallFacts {
+    /// Appends them as an entry of version 2 holds them.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(self.key.0.to_le_bytes());
+        for number in [self.started_at.0, self.token_issued_at, self.token_expires_at] {
+            out.extend(number.to_le_bytes());
         }
-        if flags & HAS_END != 0 {
-            call_epoch.end = Some(EndRecord::decode(&rest.take::<END_SIZE>()?)?);
+        out.extend(self.sample_rate.to_le_bytes());
+        for id in [&self.identity.tenant, &self.identity.interaction] {
+            out.extend((id.len() as u16).to_le_bytes());
+            out.extend(id.as_bytes());
         }
-        Ok(call_epoch)
+        out.push(u8::from(self.peer.is_some()));
+        out.extend(self.peer.into_iter().flat_map(PeerAddress::to_bytes));
+    }
+
+    /// Decodes what [`CallFacts::encode`] has made, from the start of `bytes`, and moves on.
+    pub(crate) fn decode(bytes: &mut &[u8]) -> Result<CallFacts, FormatError> {
+        let mut rest = Bytes(bytes);
+        let facts = CallFacts::read(&mut rest)?;
+        let facts = CallFacts { peer: rest.peer()?, ..facts };
+        *bytes = rest.0;
+        Ok(facts)
+    }
+
+    /// The facts without the peer, as both versions hold them.
+    fn read(rest: &mut Bytes<'_>) -> Result<CallFacts, FormatError> {
+        Ok(CallFacts {
+            key: CallKey(u128::from_le_bytes(rest.take()?)),
+            started_at: UnixMicros(rest.u64()?),
+            token_issued_at: rest.u64()?,
+            token_expires_at: rest.u64()?,
+            sample_rate: rest.u32()?,
+            identity: CallIdentity { tenant: rest.id()?, interaction: rest.id()? },
+            peer: None,
+        })
     }
 }
 
@@ -377,5 +587,13 @@ impl<'a> Bytes<'a> {
         self.0 = rest;
         let id = std::str::from_utf8(id).map_err(|_| FormatError::Id)?;
         if crate::call::valid_id(id) { Ok(id.into()) } else { Err(FormatError::Id) }
+    }
+
+    fn peer(&mut self) -> Result<Option<PeerAddress>, FormatError> {
+        match self.take()? {
+            [0] => Ok(None),
+            [1] => self.take().map(|bytes| Some(PeerAddress::from_bytes(bytes))),
+            _ => Err(FormatError::Reserved),
+        }
     }
 }

@@ -4,11 +4,14 @@
 //! DATA_DIR/                              0700
 //!   boot                                 see [`super::boot`]
 //!   run-<boot>-<started_at>-<pid>/       one for each process that served on the directory
+//!     seal                               asks the node to seal: see [`super::seal`]
 //!     shard-<k>/
+//!       marks                            what retention removed: see [`super::marks`]
 //!       <id, 16 hex digits>.segment      audio: see [`crate::format`]
 //!       <id, 16 hex digits>.index        lists the calls in it; made again if it is missing
-//!       <id, 16 hex digits>.preparing    a new or recycled segment, renamed once it is locked
-//!                                        and allocated
+//!       <id, 16 hex digits>.preparing    a new segment, renamed once it is locked and allocated
+//!   starting-run-…/                      a run until all of its shards have their marks
+//!   removed-run-…/                       a run whose files are being removed
 //! ```
 //! Names count up in the order of writing. Readers ignore files with other names. A segment's
 //! writer holds a lock on it: see [`super::lock`].
@@ -31,8 +34,12 @@ pub(crate) const SEGMENT_EXTENSION: &str = "segment";
 /// Ending of an index's name.
 pub const INDEX_EXTENSION: &str = "index";
 
-/// Ending of the name of a segment that is still being allocated or recycled.
+/// Ending of the name of a segment that is still being allocated.
 pub(crate) const PREPARING_EXTENSION: &str = "preparing";
+
+/// Beginnings of the names of runs that readers ignore.
+const STARTING: &str = "starting-";
+const REMOVED: &str = "removed-";
 
 /// Mode of directories: recordings are private.
 const DIRECTORY_MODE: u32 = 0o700;
@@ -80,6 +87,25 @@ fn number<N: std::str::FromStr + fmt::Display>(text: &str) -> Option<N> {
 /// Directory of a run.
 pub fn run_dir(data_dir: &Path, run: &RunName) -> PathBuf {
     data_dir.join(run.to_string())
+}
+
+/// Directory of a run that begins: renamed once it is complete.
+pub(crate) fn starting_dir(data_dir: &Path, run: &RunName) -> PathBuf {
+    data_dir.join(format!("{STARTING}{run}"))
+}
+
+/// Directory of a run while its files are removed.
+pub(crate) fn removed_dir(data_dir: &Path, run: &RunName) -> PathBuf {
+    data_dir.join(format!("{REMOVED}{run}"))
+}
+
+/// Directories of runs that did not begin, or whose removal was interrupted.
+pub(crate) fn unfinished_runs(data_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let is_unfinished = |name: &str| {
+        let run = name.strip_prefix(STARTING).or_else(|| name.strip_prefix(REMOVED))?;
+        RunName::parse(run).map(|_| data_dir.join(name))
+    };
+    entries(data_dir, is_unfinished)
 }
 
 /// Directory of a shard within its run.
@@ -167,6 +193,11 @@ fn entries<T: Ord>(directory: &Path, parse: impl Fn(&str) -> Option<T>) -> io::R
 /// Makes the data directory if it does not exist.
 pub(crate) fn create_data_dir(data_dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(data_dir)
+}
+
+/// Makes a directory with mode 0700.
+pub(crate) fn create_dir(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(DIRECTORY_MODE).create(directory)
 }
 
 /// Makes a shard's directory and that of its run, if they do not exist. Makes both names durable.

@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | writer | exclusive, from before the file has its name until it is sealed | its segments |
 //! | reader | shared; tried, never waited for; refused: it is being written | a segment it reads |
-//! | retention, delete | exclusive; tried, never waited for | a segment to be recycled or changed |
+//! | retention, delete | exclusive; tried, never waited for | a segment to be removed or changed |
 //!
 //! These are `flock` locks, not `fcntl` locks: the lock belongs to the open file and ends with its
 //! last descriptor. io_uring keeps files open until their last operation is done, even after the
@@ -61,7 +61,7 @@ pub fn release(file: impl AsFd) -> io::Result<()> {
 }
 
 /// Whether `path` still names the open `file`. Ask after a lock was won: until then the file might
-/// have been recycled.
+/// have been removed.
 pub fn is_still(path: &Path, file: &File) -> io::Result<bool> {
     let open = file.metadata()?;
     match std::fs::metadata(path) {

@@ -87,17 +87,40 @@ impl Marks {
     /// Replaces the marks in `shard_dir`. They are durable when this returns. After a power failure
     /// the file has either the old or the new text.
     pub fn store(&self, shard_dir: &Path) -> io::Result<()> {
-        let (path, next) = (path(shard_dir), shard_dir.join(format!("{MARKS_FILE}.next")));
+        let (path, next) = (path(shard_dir), next_path(shard_dir));
         // A killed process may have left this file, or a user a link. Never write through it.
         match std::fs::remove_file(&next) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&next)?;
+        let written = File::options().write(true).create_new(true).mode(0o600).open(&next);
+        let written = written.and_then(|mut file| {
+            file.write_all(self.encode().as_bytes())?;
+            file.sync_all()
+        });
+        match written {
+            Ok(()) => {
+                std::fs::rename(&next, path)?;
+                sync_dir(shard_dir)
+            }
+            Err(error) => {
+                let _ = std::fs::remove_file(&next);
+                match error.kind() {
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                        self.overwrite(&path)
+                    }
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Writes the marks over those that are there. It takes no room on a full disk, which only the
+    /// removal of segments may free. The text lies in one sector, and it only gets longer.
+    fn overwrite(&self, path: &Path) -> io::Result<()> {
+        let mut file = File::options().write(true).open(path)?;
         file.write_all(self.encode().as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&next, path)?;
-        sync_dir(shard_dir)
+        file.sync_all()
     }
 
     /// Whether a segment that is not there was removed by retention.
@@ -141,6 +164,11 @@ impl Marks {
 /// The file of marks in a shard's directory.
 pub fn path(shard_dir: &Path) -> PathBuf {
     shard_dir.join(MARKS_FILE)
+}
+
+/// The name of the file until it is whole.
+pub(crate) fn next_path(shard_dir: &Path) -> PathBuf {
+    shard_dir.join(format!("{MARKS_FILE}.next"))
 }
 
 /// Whether the medium does not give a file's bytes, although the device works.
@@ -224,6 +252,18 @@ mod tests {
         MARKS.store(dir.path()).unwrap();
         assert_eq!(std::fs::read(&elsewhere).unwrap(), b"precious");
         assert!(!next.exists() && path(dir.path()).symlink_metadata().unwrap().is_file());
+    }
+
+    #[test]
+    fn marks_are_raised_in_place_where_there_is_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut marks = Marks::new(1);
+        marks.store(dir.path()).unwrap();
+        for removed_to in [9, 10, 99, 100, 1_000_000] {
+            marks.removed_to = removed_to;
+            marks.overwrite(&path(dir.path())).unwrap();
+            assert_eq!(Marks::load(dir.path()).unwrap(), Some(marks));
+        }
     }
 
     #[test]

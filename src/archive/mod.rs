@@ -4,7 +4,10 @@
 #![forbid(unsafe_code)]
 
 pub mod boot;
+pub mod call_table;
 pub mod erase;
+pub(crate) mod external_sort;
+pub(crate) mod first_block;
 #[cfg(any(test, feature = "test-doubles"))]
 pub mod image;
 pub mod index;
@@ -16,4 +19,5 @@ pub mod reader;
 mod record_search;
 pub mod recovery;
 pub mod scan;
-pub(crate) mod source;
+pub mod seal;
+pub mod source;

@@ -13,23 +13,30 @@
 
 use super::index::{IndexBuilder, SegmentIndex};
 use super::layout::{BOOT_FILE, RunName, run_dir, runs, segment_path, segments, shard_dir, shards};
+use super::marks::{FoundMarks, Marks};
 use super::scan::{Advance, Damage, Found, Place, ScanOptions, SegmentScan, Unread};
-use super::source::{FirstBlock, Holder, SegmentFile};
-use crate::format::{Lsn, SegmentHeader, SegmentUuid};
+use super::source::{FirstBlock, Holder, SegmentFile, is_of_medium};
+use crate::format::{FormatError, Lsn, SegmentHeader, SegmentUuid};
 use headers::Headers;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
+mod calls;
 mod catalog;
+mod find;
 mod follow;
 mod frames;
+mod gathered;
 mod headers;
+mod placed;
 #[cfg(test)]
 mod tests;
 
-pub(in crate::archive) use catalog::CatalogBuilder;
-pub use catalog::{Call, CallEpoch, Catalog, EpochState, Gap, GapReason, Part};
+pub(in crate::archive) use calls::CallGatherer;
+pub use calls::{Calls, Listed, Listing};
+pub use catalog::{Call, CallEpoch, Catalog, EpochState, Gap, GapReason, Part, Parts};
 pub use follow::{EpochFollow, Follow, Polled};
 pub use frames::{Frame, Frames, FramesStats};
 
@@ -75,6 +82,18 @@ pub struct ShardJournal {
     dir: PathBuf,
     ids: Vec<u64>,
     headers: Headers,
+    marks: OnceLock<FoundMarks>,
+}
+
+/// Why segments are not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::archive) enum Absence {
+    /// They are all there.
+    None,
+    /// Retention removed some; none was lost.
+    Expired,
+    /// Some were removed neither by retention nor by anything else of a node.
+    Lost,
 }
 
 /// A segment that was opened.
@@ -148,13 +167,80 @@ impl ShardJournal {
     ) -> Result<ShardJournal, JournalError> {
         let path = segment_path(&dir, id);
         std::fs::metadata(&path).map_err(at(&path))?;
-        Ok(ShardJournal { run, shard, dir, ids: vec![id], headers: Headers::default() })
+        Ok(ShardJournal { ids: vec![id], ..ShardJournal::empty(run, shard, dir) })
     }
 
     /// Lists a shard's directory. Reads none of its files.
     pub fn open(run: RunName, shard: u16, dir: PathBuf) -> Result<ShardJournal, JournalError> {
         let ids = present(segments(&dir)).map_err(at(&dir))?;
-        Ok(ShardJournal { run, shard, dir, ids, headers: Headers::default() })
+        Ok(ShardJournal { ids, ..ShardJournal::empty(run, shard, dir) })
+    }
+
+    fn empty(run: RunName, shard: u16, dir: PathBuf) -> ShardJournal {
+        let (headers, marks) = (Headers::default(), OnceLock::new());
+        ShardJournal { run, shard, dir, ids: Vec::new(), headers, marks }
+    }
+
+    /// What the shard's marks say about missing segments, read once. Read them after the directory
+    /// was listed: retention raises a mark before it removes a segment.
+    pub fn marks(&self) -> Result<FoundMarks, JournalError> {
+        if let Some(marks) = self.marks.get() {
+            return Ok(*marks);
+        }
+        let marks = Marks::find(&self.dir).map_err(at(&self.dir))?;
+        Ok(*self.marks.get_or_init(|| marks))
+    }
+
+    fn sound_marks(&self) -> Option<Marks> {
+        match self.marks() {
+            Ok(FoundMarks::Sound(marks)) => Some(marks),
+            Ok(FoundMarks::Missing | FoundMarks::Damaged) | Err(_) => None,
+        }
+    }
+
+    /// The id of the last segment that was there, as far as is known; 0 for none.
+    pub(in crate::archive) fn last_id(&self) -> u64 {
+        let ended = self.sound_marks().and_then(|marks| marks.ended);
+        ended.unwrap_or(0).max(self.ids.last().copied().unwrap_or(0))
+    }
+
+    /// Number of segments that are there, of those with ids from `first` to `last`.
+    fn count_of(&self, first: u64, last: u64) -> u64 {
+        let to = self.ids.partition_point(|id| *id <= last);
+        to.saturating_sub(self.ids.partition_point(|id| *id < first)) as u64
+    }
+
+    /// Why some of the segments with ids from `first` to `last` are not there. Without marks they
+    /// are expired.
+    pub(in crate::archive) fn absence(&self, first: u64, last: u64) -> Absence {
+        let misses = |first: u64, last: u64| {
+            first <= last && self.count_of(first, last) < (last - first).saturating_add(1)
+        };
+        let first = first.max(1);
+        match self.sound_marks() {
+            Some(marks) if misses(first.max(marks.removed_to.saturating_add(1)), last) => {
+                Absence::Lost
+            }
+            _ if misses(first, last) => Absence::Expired,
+            _ => Absence::None,
+        }
+    }
+
+    /// The segments that must be there and are not, as ranges of ids. Empty without marks.
+    pub(in crate::archive) fn lost(&self) -> Vec<(u64, u64)> {
+        let Some(marks) = self.sound_marks() else { return Vec::new() };
+        let kept = marks.kept_ids(self.ids.last().copied().unwrap_or(0));
+        let (mut next, mut lost) = (*kept.start(), Vec::new());
+        let there = &self.ids[self.ids.partition_point(|id| *id < next)..];
+        for id in there.iter().copied().chain([kept.end().saturating_add(1)]) {
+            if id > next {
+                lost.push((next, id - 1));
+            }
+            next = id.saturating_add(1).max(next);
+        }
+        // A segment that was begun after the directory was listed is not lost.
+        lost.retain(|(first, _)| !segment_path(&self.dir, *first).exists());
+        lost
     }
 
     /// The run.
@@ -279,7 +365,9 @@ impl ShardJournal {
                 end = Some(next.predecessor_end);
             }
         }
-        let is_fresh = [header, before, next].iter().flatten().any(|near| !near.may_be_recycled());
+        // Only runs of the second format have marks.
+        let mut near = [header, before, next].into_iter().flatten();
+        let is_fresh = near.any(|near| !near.may_be_recycled()) || self.sound_marks().is_some();
         Ok(Place { run: self.run, shard: self.shard, id, after, end, is_fresh })
     }
 
@@ -302,6 +390,9 @@ impl ShardJournal {
         match SegmentFile::open(&path) {
             Ok(file) => self.scan(position, file, options),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Segment::Gone),
+            Err(error) if is_of_medium(&error) => {
+                Ok(Segment::Unread(Unread::Lost(FormatError::Unreadable)))
+            }
             Err(error) => Err(at(&path)(error)),
         }
     }
@@ -371,7 +462,7 @@ impl ShardJournal {
         scan.set_durable_end(durable_end);
         let mut builder = IndexBuilder::default();
         while scan.advance().map_err(at(&path))? == Advance::Batch {
-            scan.records().for_each(|found| builder.add(&found.header, found.payload));
+            scan.records().for_each(|found| builder.add(&found));
         }
         let index =
             builder.finish(self.run.number(), self.shard, self.id(position).unwrap_or(0), &scan);

@@ -2,16 +2,24 @@
 //!
 //! [`recover`] runs when a node starts, and reads only segments without an index. [`verify`] reads
 //! everything again. Neither changes a segment: torn tails and damage stay as they are. They write
-//! only the missing index of a segment. So both can be interrupted anywhere, and repeated.
+//! only the missing index of a segment, and recovery missing call tables. So both can be
+//! interrupted anywhere, and repeated.
 
 #![forbid(unsafe_code)]
 
+use super::call_table;
 use super::index::SegmentIndex;
-use super::layout::RunName;
+use super::layout::{RunName, shard_dir};
 use super::lock::{self, RECOVERY_WAIT};
-use super::reader::{Catalog, CatalogBuilder, GapReason, Journal, JournalError, ShardJournal};
+use super::marks::{self, FoundMarks};
+use super::reader::{
+    Absence, CallEpoch, CallGatherer, EpochState, GapReason, Journal, JournalError, Listed,
+    Listing, ShardJournal,
+};
 use super::scan::{Corruption, Damage, Unread};
-use crate::format::Lsn;
+use super::source::is_of_medium;
+use crate::call::CallIdentity;
+use crate::format::{FormatError, Lsn};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fmt;
@@ -29,6 +37,33 @@ pub struct NamedDamage {
     pub offset: u64,
     /// The fault, in words.
     pub what: String,
+    /// The call that lost a record there, if that is known: its tenant and interaction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call: Option<(String, String)>,
+}
+
+/// Segments whose files are gone although retention did not remove them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LostSegments {
+    /// The shard's directory.
+    pub directory: PathBuf,
+    /// The first one's id.
+    pub first: u64,
+    /// The last one's id.
+    pub last: u64,
+}
+
+/// What a call lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CallLoss {
+    /// The customer.
+    pub(crate) tenant: String,
+    /// The call.
+    pub(crate) interaction: String,
+    /// Frames that should be there but are missing.
+    pub frames: u64,
+    /// A segment is lost where the call went on, and nothing after it says how far.
+    pub is_cut: bool,
 }
 
 /// A segment whose writer was interrupted. No byte after this offset was promised.
@@ -110,12 +145,26 @@ pub struct RecoveryReport {
     pub damages_known: u64,
     /// Frames that should be there but are missing.
     pub missing: Vec<MissingFrames>,
+    /// Segments whose files are gone, although retention did not remove them.
+    pub lost: Vec<LostSegments>,
+    /// The calls that lost something, in order of their first record.
+    pub losses: Vec<CallLoss>,
 }
 
 impl RecoveryReport {
     /// Whether everything that was promised is there, as far as checksums and numbers tell.
     pub fn is_sound(&self) -> bool {
-        self.damages.is_empty() && self.damages_known == 0 && self.missing.is_empty()
+        self.damages.is_empty()
+            && self.damages_known == 0
+            && self.missing.is_empty()
+            && self.lost.is_empty()
+            && self.losses.is_empty()
+    }
+
+    /// Segments whose files are gone.
+    pub fn segments_lost(&self) -> u64 {
+        let count = |lost: &LostSegments| (lost.last - lost.first).saturating_add(1);
+        self.lost.iter().map(count).fold(0, u64::saturating_add)
     }
 }
 
@@ -169,8 +218,25 @@ impl fmt::Display for RecoveryReport {
                 file.display()
             )?;
         }
-        for NamedDamage { file, offset, what } in &report.damages {
-            writeln!(formatter, "damage: {} at byte {offset}: {what}", file.display())?;
+        for NamedDamage { file, offset, what, call } in &report.damages {
+            write!(formatter, "damage: {} at byte {offset}: {what}", file.display())?;
+            match call {
+                Some((tenant, interaction)) => writeln!(formatter, " of {tenant}/{interaction}")?,
+                None => writeln!(formatter)?,
+            }
+        }
+        for LostSegments { directory, first, last } in &report.lost {
+            let which = if first == last {
+                format!("segment {first} is")
+            } else {
+                format!("segments {first} to {last} are")
+            };
+            writeln!(
+                formatter,
+                "lost: {which} missing in {}: retention did not remove that. Calls of which \
+                 nothing else is left are not listed below",
+                directory.display()
+            )?;
         }
         if report.damages_known > 0 {
             let places = counted(report.damages_known, "place");
@@ -183,6 +249,19 @@ impl fmt::Display for RecoveryReport {
             writeln!(
                 formatter,
                 "missing: {tenant}/{interaction} epoch {epoch}: frames {first} to {last}"
+            )?;
+        }
+        for CallLoss { tenant, interaction, frames, is_cut } in &report.losses {
+            let frames = counted(*frames, "frame");
+            let more = if *is_cut { ", and all after its last frame here" } else { "" };
+            writeln!(formatter, "call: {tenant}/{interaction} lost {frames}{more}")?;
+        }
+        if !report.losses.is_empty() {
+            writeln!(
+                formatter,
+                "{} checked, {} with losses",
+                counted(report.calls, "call"),
+                report.losses.len()
             )?;
         }
         formatter.write_str(if report.is_sound() { "sound" } else { "damaged" })
@@ -246,7 +325,7 @@ impl Recovery {
         progress: &mut dyn FnMut(),
     ) -> Result<RecoveryReport, JournalError> {
         let mut report = RecoveryReport::default();
-        let mut builder = CatalogBuilder::default();
+        let mut gatherer = CallGatherer::new(journal);
         let mut lossy = HashSet::new();
         let others = journal
             .shards()
@@ -272,12 +351,23 @@ impl Recovery {
                     if index.is_lossy {
                         lossy.insert((position, segment));
                     }
-                    builder.add(position, segment, index, is_live);
+                    gatherer.add(position, segment, index, is_live)?;
                 }
                 progress();
             }
         }
-        count(&journal.complete(builder)?, &lossy, &mut report);
+        if !self.reads_all {
+            let others = journal.shards().iter();
+            others
+                .filter(|shard| self.own.as_ref() != Some(shard.run()))
+                .for_each(|shard| call_table::make_missing(shard.dir(), shard.ids()));
+        }
+        let others = |shard: &&ShardJournal| self.own.as_ref() != Some(shard.run());
+        let others: Vec<&ShardJournal> = journal.shards().iter().filter(others).collect();
+        for run in others.chunk_by(|one, next| one.run() == next.run()) {
+            name_lost(run, &mut report)?;
+        }
+        count(journal, gatherer.finish()?, &lossy, &mut report)?;
         Ok(report)
     }
 
@@ -312,13 +402,20 @@ impl Recovery {
             file: path.clone(),
             offset,
             what: what.to_string(),
+            call: None,
         };
         match shard.summarize(position)? {
             Ok(summary) => {
                 report.segments_read += 1;
                 report.segments_live += u64::from(summary.is_live);
                 report.records_salvaged += summary.salvaged;
-                report.damages.extend(summary.damages.iter().copied().map(name));
+                let index = &summary.index;
+                report.damages.extend(
+                    summary.damages.iter().map(|damage| NamedDamage {
+                        call: call_of(damage, index),
+                        ..name(*damage)
+                    }),
+                );
                 report.count(&summary.index);
                 report.indexes_written +=
                     u64::from(shard.stored_index(position).is_none() && shard.keep(&summary));
@@ -331,7 +428,7 @@ impl Recovery {
             }
             Err(Some(Unread::Unbegun)) => report.segments_unbegun += 1,
             // It has no sound batch and no later segment: its start was interrupted.
-            Err(Some(Unread::Lost(_))) if !has_lost => {
+            Err(Some(Unread::Lost(fault))) if !has_lost && fault != FormatError::Unreadable => {
                 report.torn_tails.push(TornTail { file: path, offset: 0 });
             }
             Err(Some(Unread::Lost(fault))) => {
@@ -354,50 +451,157 @@ impl RecoveryReport {
     }
 }
 
-/// `lossy` lists, by shard, the segments that lost data which was not durable.
-fn count(catalog: &Catalog, lossy: &HashSet<(usize, usize)>, report: &mut RecoveryReport) {
-    report.calls = catalog.calls.len() as u64;
-    report.epochs_nameless = catalog.nameless.len() as u64;
-    report.epochs = report.epochs_nameless
-        + catalog.calls.iter().map(|call| call.epochs.len() as u64).sum::<u64>();
-    let named = catalog.calls.iter().flat_map(|call| {
-        call.epochs
-            .iter()
-            .enumerate()
-            .map(move |(place, call_epoch)| (Some(&call.identity), place + 1, call_epoch))
-    });
-    for (identity, epoch, call_epoch) in
-        named.chain(catalog.nameless.iter().map(|call_epoch| (None, 1, call_epoch)))
-    {
-        report.frames += call_epoch.frames.count();
-        report.audio_bytes += call_epoch.bytes;
-        report.frames_erased += call_epoch.erased;
-        report.frames_cut += call_epoch.cut;
-        report.frames_double += call_epoch.doubles;
-        let is_torn =
-            call_epoch.parts.iter().any(|part| lossy.contains(&(call_epoch.shard, part.segment)));
-        for gap in &call_epoch.gaps {
-            match gap.reason {
-                GapReason::Expired | GapReason::Erased => {
-                    report.frames_expired += gap.range.count()
+/// The call that a damaged record belongs to, if the rest of the segment says so.
+fn call_of(damage: &Damage, index: &SegmentIndex) -> Option<(String, String)> {
+    let Corruption::Payload { call, epoch, .. } = damage.what else { return None };
+    let mut epochs = index.epochs.iter();
+    let found = epochs.find(|found| (found.call, found.epoch) == (call, epoch))?;
+    let identity = &found.facts.as_ref()?.identity;
+    Some((identity.tenant.to_string(), identity.interaction.to_string()))
+}
+
+/// Names the segments, directories and marks of a run that are lost.
+fn name_lost(run: &[&ShardJournal], report: &mut RecoveryReport) -> Result<(), JournalError> {
+    let (mut shard_count, mut has_marks, mut without) = (0, false, Vec::new());
+    for shard in run {
+        let damage = |what: &str| NamedDamage {
+            file: marks::path(shard.dir()),
+            offset: 0,
+            what: what.into(),
+            call: None,
+        };
+        match shard.marks()? {
+            FoundMarks::Sound(marks) => {
+                has_marks = true;
+                shard_count = shard_count.max(marks.shard_count);
+                for (first, last) in shard.lost() {
+                    let directory = shard.dir().to_owned();
+                    report.lost.push(LostSegments { directory, first, last });
                 }
-                GapReason::Damaged if is_torn => report.frames_torn += gap.range.count(),
-                GapReason::Damaged => report.missing.push(MissingFrames {
-                    tenant: identity.map_or("?", |identity| &identity.tenant).to_owned(),
-                    interaction: identity.map_or("?", |identity| &identity.interaction).to_owned(),
-                    epoch,
-                    first: gap.range.first,
-                    last: gap.range.last,
-                }),
+            }
+            FoundMarks::Damaged => {
+                has_marks = true;
+                report.damages.push(damage("which segments have expired is not known: damaged"));
+            }
+            FoundMarks::Missing if shard.segment_count() > 0 => {
+                without.push(damage("which segments have expired is not known: it is missing"));
+            }
+            FoundMarks::Missing => {}
+        }
+    }
+    if has_marks {
+        report.damages.append(&mut without);
+    }
+    // A run makes all directories before its first segment, and retention removes them after its
+    // last one.
+    let Some(run_dir) = run.first().and_then(|shard| shard.dir().parent()) else { return Ok(()) };
+    if run.iter().any(|shard| shard.segment_count() > 0) {
+        for shard in (0..shard_count).filter(|shard| run.iter().all(|one| one.shard() != *shard)) {
+            report.damages.push(NamedDamage {
+                file: shard_dir(run_dir, shard),
+                offset: 0,
+                what: "the directory of a shard is missing, with all of its segments".into(),
+                call: None,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// `lossy` lists, by shard, the segments that lost data which was not durable.
+fn count(
+    journal: &Journal,
+    listing: Listing<'_>,
+    lossy: &HashSet<(usize, usize)>,
+    report: &mut RecoveryReport,
+) -> Result<(), JournalError> {
+    for listed in listing {
+        match listed? {
+            Listed::Call(call) => {
+                report.calls += 1;
+                for (place, call_epoch) in call.epochs.iter().enumerate() {
+                    report.count_epoch(journal, Some(&call.identity), place + 1, call_epoch, lossy);
+                }
+            }
+            Listed::Nameless(call_epoch) => {
+                report.epochs_nameless += 1;
+                report.count_epoch(journal, None, 1, &call_epoch, lossy);
             }
         }
     }
+    Ok(())
+}
+
+impl RecoveryReport {
+    /// Counts an epoch. Those of a call come one after the other.
+    fn count_epoch(
+        &mut self,
+        journal: &Journal,
+        identity: Option<&CallIdentity>,
+        epoch: usize,
+        call_epoch: &CallEpoch,
+        lossy: &HashSet<(usize, usize)>,
+    ) {
+        self.epochs += 1;
+        self.frames += call_epoch.frames.count();
+        self.audio_bytes += call_epoch.bytes;
+        self.frames_erased += call_epoch.erased;
+        self.frames_cut += call_epoch.cut;
+        self.frames_double += call_epoch.doubles;
+        let is_torn = !lossy.is_empty()
+            && call_epoch
+                .parts
+                .iter()
+                .any(|part| lossy.contains(&(call_epoch.shard, part.segment)));
+        let tenant = identity.map_or("?", |identity| &identity.tenant).to_owned();
+        let interaction = identity.map_or("?", |identity| &identity.interaction).to_owned();
+        let mut frames = 0u64;
+        for gap in &call_epoch.gaps {
+            match gap.reason {
+                GapReason::Expired | GapReason::Erased => self.frames_expired += gap.range.count(),
+                GapReason::Damaged if is_torn => self.frames_torn += gap.range.count(),
+                GapReason::Damaged | GapReason::Lost => {
+                    frames += gap.range.count();
+                    self.missing.push(MissingFrames {
+                        tenant: tenant.clone(),
+                        interaction: interaction.clone(),
+                        epoch,
+                        first: gap.range.first,
+                        last: gap.range.last,
+                    });
+                }
+            }
+        }
+        let is_cut = call_epoch.state == EpochState::Cut && ends_before_a_lost(journal, call_epoch);
+        if frames == 0 && !is_cut {
+            return;
+        }
+        match self.losses.last_mut() {
+            Some(loss) if (&loss.tenant, &loss.interaction) == (&tenant, &interaction) => {
+                loss.frames += frames;
+                loss.is_cut |= is_cut;
+            }
+            _ => self.losses.push(CallLoss { tenant, interaction, frames, is_cut }),
+        }
+    }
+}
+
+/// Whether the segment after the last one of an epoch is lost.
+fn ends_before_a_lost(journal: &Journal, call_epoch: &CallEpoch) -> bool {
+    let Some(shard) = journal.shards().get(call_epoch.shard) else { return false };
+    let last = call_epoch.parts.last().and_then(|part| shard.id(part.segment));
+    last.is_some_and(|last| {
+        let next = last.saturating_add(1);
+        next <= shard.last_id() && shard.absence(next, next) == Absence::Lost
+    })
 }
 
 /// Whether no process writes a segment; retries until the deadline. A removed segment is free.
 fn is_free(path: &Path, deadline: Instant) -> io::Result<bool> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        // It has no writer that could write.
+        Err(error) if is_of_medium(&error) => return Ok(true),
         opened => opened?,
     };
     lock::shared_within(

@@ -7,6 +7,8 @@
 //!   failed before a sync: the batch was *not durable*, and is counted.
 //! - There is no later sound batch. Then the writer was interrupted: this is a *torn tail*.
 //!
+//! Bytes that the disk cannot read are damage in all three cases.
+//!
 //! The last two hold nothing that was promised as durable, unless the next segment says that this
 //! one was longer. The scan continues after all three, and keeps records in them that are sound by
 //! themselves. In a live segment, bad bytes that were not durable are still being written: the scan
@@ -18,6 +20,7 @@
 use super::layout::RunName;
 use super::record_search::{Defect, Entry, search, walk};
 use super::source::{Source, Window};
+use crate::clock::UnixMicros;
 use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
 use crate::format::{
     BatchHeader, FormatError, HEADER_SIZE, Lsn, RecordHeader, RecordKind, SegmentHeader,
@@ -111,6 +114,8 @@ pub struct ScanStats {
     pub(crate) first_batch: u64,
     /// Number of the last batch; 0 before the first.
     pub(crate) last_batch: u64,
+    /// When the first batch was sealed, and when the last one was.
+    pub(crate) sealed_at: (UnixMicros, UnixMicros),
     /// Bytes of bad batches that were not durable and have a sound batch after them. Known at the
     /// end.
     pub(crate) bytes_unsynced: u64,
@@ -146,6 +151,8 @@ pub struct SegmentScan<S> {
     has_crossed: bool,
     /// The end was found, and the records there were taken.
     is_finished: bool,
+    /// What the end means was decided.
+    is_over: bool,
     stats: ScanStats,
 }
 
@@ -163,6 +170,9 @@ impl<S: Source> SegmentScan<S> {
             Some(block) => SegmentHeader::decode(block),
             None => Err(FormatError::Truncated),
         };
+        let mut damages = Vec::new();
+        let is_unreadable = window.is_unreadable(0..BLOCK_SIZE as u64);
+        let decoded = if is_unreadable { Err(FormatError::Unreadable) } else { decoded };
         let (uuid, start, undecided) = match decoded {
             Ok(header)
                 if (header.run, header.shard, header.id)
@@ -172,6 +182,10 @@ impl<S: Source> SegmentScan<S> {
             }
             Ok(header) => (header.uuid, header.start, Suspects::default()),
             Err(fault) => match infer(&mut window, &place, is_blank)? {
+                Some((uuid, start)) if is_unreadable => {
+                    damages.push(Damage { offset: 0, what: Corruption::SegmentHeader(fault) });
+                    (uuid, start, Suspects::default())
+                }
                 Some((uuid, start)) => (uuid, start, Suspects::of_header(fault)),
                 None if is_blank => return Ok(Err(Unread::Unbegun)),
                 None => return Ok(Err(Unread::Lost(fault))),
@@ -190,11 +204,12 @@ impl<S: Source> SegmentScan<S> {
             defects: Vec::new(),
             pending: Vec::new(),
             undecided,
-            damages: Vec::new(),
+            damages,
             durable_end: 0,
             torn_at: None,
             has_crossed: false,
             is_finished: false,
+            is_over: false,
             stats: ScanStats::default(),
         }))
     }
@@ -203,7 +218,9 @@ impl<S: Source> SegmentScan<S> {
     pub fn advance(&mut self) -> io::Result<Advance> {
         self.entries.clear();
         if self.is_finished {
-            self.tear();
+            if !std::mem::replace(&mut self.is_over, true) {
+                self.tear();
+            }
             return Ok(Advance::End);
         }
         let mut is_second_look = false;
@@ -221,11 +238,16 @@ impl<S: Source> SegmentScan<S> {
                 is_second_look = true;
                 continue;
             }
-            if self.options.is_live && self.options.follows {
+            let waits = self.options.is_live && self.options.follows;
+            if waits && fault != FormatError::Unreadable {
                 self.window.forget();
                 return Ok(Advance::Pending);
             }
             let Some(next) = self.find_batch(offset + BLOCK_SIZE as u64)? else {
+                if waits {
+                    self.window.forget();
+                    return Ok(Advance::Pending);
+                }
                 return self.finish(fault);
             };
             if self.options.is_live {
@@ -235,9 +257,12 @@ impl<S: Source> SegmentScan<S> {
                     continue;
                 }
                 if !self.was_durable(offset, next)? {
+                    if waits {
+                        return Ok(Advance::Pending);
+                    }
                     // Several writes are under way and may end in any order: this is the end so
                     // far.
-                    self.is_finished = true;
+                    (self.is_finished, self.is_over) = (true, true);
                     self.tear();
                     return Ok(Advance::End);
                 }
@@ -255,7 +280,7 @@ impl<S: Source> SegmentScan<S> {
         let Some(first) = bytes.first_chunk() else { return Ok(Err(FormatError::Truncated)) };
         let batch = match BatchHeader::decode(first) {
             Ok(batch) => batch,
-            Err(fault) => return Ok(Err(fault)),
+            Err(fault) => return Ok(Err(self.fault(offset, BLOCK_SIZE, fault))),
         };
         let expected = Lsn(self.start.0.wrapping_add(offset));
         let last = self.stats.last_batch;
@@ -269,6 +294,24 @@ impl<S: Source> SegmentScan<S> {
             return Ok(Err(FormatError::Truncated));
         }
         Ok(Ok(batch))
+    }
+
+    /// The fault of bytes in the window: the disk's, if it cannot read them.
+    fn fault(&self, offset: u64, size: usize, fault: FormatError) -> FormatError {
+        match self.window.is_unreadable(offset..offset + size as u64) {
+            true => FormatError::Unreadable,
+            false => fault,
+        }
+    }
+
+    /// Takes in a fault in the bytes of `batch`. Later bytes tell what it is, unless the disk
+    /// cannot read it.
+    fn suspect(&mut self, damage: Damage, batch: std::ops::Range<u64>) {
+        if !damage.what.is_unreadable() {
+            self.pending.push(Suspect { damage, batch });
+        } else if self.end_offset().is_none_or(|end| damage.offset < end) {
+            self.damages.push(damage);
+        }
     }
 
     /// Whether a live segment's batch has been written completely. Its header may arrive before its
@@ -333,6 +376,10 @@ impl<S: Source> SegmentScan<S> {
         }
         self.stats.batches += 1;
         self.stats.last_batch = batch.number;
+        if self.stats.batches == 1 {
+            self.stats.sealed_at.0 = batch.sealed_at;
+        }
+        self.stats.sealed_at.1 = batch.sealed_at;
         if self.stats.first_batch == 0 {
             self.stats.first_batch = batch.number;
         }
@@ -344,12 +391,11 @@ impl<S: Source> SegmentScan<S> {
         if !self.defects.is_empty() {
             self.keep_trusted();
             self.stats.salvaged += self.entries.len() as u64;
-            for defect in &self.defects {
-                let damage = Damage {
-                    offset: self.base + defect.offset as u64,
-                    what: Corruption::Records(defect.fault),
-                };
-                self.pending.push(Suspect { damage, batch: self.base..self.offset });
+            for defect in std::mem::take(&mut self.defects) {
+                let offset = self.base + defect.offset as u64;
+                let fault = self.fault(offset, HEADER_SIZE, defect.fault);
+                let damage = Damage { offset, what: Corruption::Records(fault) };
+                self.suspect(damage, self.base..self.offset);
             }
         }
         self.check_payloads();
@@ -375,7 +421,7 @@ impl<S: Source> SegmentScan<S> {
         // Take at most the size of a batch at a time. A record that lies in two pieces is lost, or
         // in a batch with a sound header.
         self.offset = next.min(self.base + BATCH_SIZE_MAX as u64);
-        self.pending.push(Suspect { damage, batch: self.base..self.offset });
+        self.suspect(damage, self.base..self.offset);
         let size = (self.offset - self.base) as usize;
         let bytes = self.window.bytes(self.base, size)?;
         search(
@@ -426,11 +472,12 @@ impl<S: Source> SegmentScan<S> {
             if is_remnant || is_cut || !self.entries.is_empty() {
                 self.stats.salvaged += self.entries.len() as u64;
                 let damage = Damage { offset: base, what: Corruption::Batch { size: 0, fault } };
-                self.pending.push(Suspect { damage, batch: base..base });
+                self.suspect(damage, base..base);
                 self.check_payloads();
                 return Ok(Advance::Batch);
             }
         }
+        self.is_over = true;
         self.tear();
         Ok(Advance::End)
     }
@@ -439,6 +486,12 @@ impl<S: Source> SegmentScan<S> {
     /// durable. Undecided faults remain undecided, and count as not durable.
     fn tear(&mut self) {
         let durable_end = self.durable_end();
+        let end = self.end_offset().unwrap_or(u64::MAX);
+        let unreadable = self.window.unreadable().iter().filter(|bad| bad.start < end);
+        self.damages.extend(unreadable.map(|bad| Damage {
+            offset: bad.start,
+            what: Corruption::Unreadable { size: bad.end.min(end) - bad.start },
+        }));
         if self.place.end.is_none() {
             let offsets = self.pending.iter().map(|suspect| suspect.damage.offset);
             self.torn_at = self.torn_at.or(offsets.filter(|offset| *offset >= durable_end).min());
@@ -477,20 +530,26 @@ impl<S: Source> SegmentScan<S> {
         let ScanOptions { call, takes_unchecked, .. } = self.options;
         let (base, batch_end) = (self.base, self.offset);
         let bytes = self.window.held_bytes(base);
-        let pending = &mut self.pending;
+        let (window, mut faults) = (&self.window, Vec::new());
         self.entries.retain(|Entry { offset, header }| {
             if call.is_some_and(|call| call != header.call) {
                 return false;
             }
             let checked = check(bytes, *offset, header);
-            if let Err(fault) = checked {
+            if let Err(mut fault) = checked {
+                let (at, size) = (base + *offset as u64, header.record_size() as u64);
+                if window.is_unreadable(at..at + size) {
+                    fault = FormatError::Unreadable;
+                }
                 let RecordHeader { call, epoch, seq, .. } = *header;
                 let what = Corruption::Payload { call, epoch, seq, fault };
-                let damage = Damage { offset: base + *offset as u64, what };
-                pending.push(Suspect { damage, batch: base..batch_end });
+                faults.push(Damage { offset: at, what });
             }
             takes_unchecked || checked.is_ok()
         });
+        for damage in faults {
+            self.suspect(damage, base..batch_end);
+        }
         self.stats.records += self.entries.len() as u64;
     }
 
@@ -578,7 +637,7 @@ impl<S: Source> SegmentScan<S> {
 }
 
 /// Whether a record's payload and padding are as they were written, or erased.
-fn check(bytes: &[u8], offset: usize, header: &RecordHeader) -> Result<(), FormatError> {
+pub(super) fn check(bytes: &[u8], offset: usize, header: &RecordHeader) -> Result<(), FormatError> {
     let behind = offset + header.record_size();
     let (payload, padding) = bytes
         .get(offset + HEADER_SIZE..behind)

@@ -10,10 +10,11 @@ use super::lock;
 use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
 use crate::format::SegmentHeader;
 use crate::io::memory::Region;
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{AtFlags, OFlags, StatxFlags, fcntl_getfl, fcntl_setfl, statx};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,8 @@ pub trait Source {
     fn size(&self) -> u64;
 
     /// Reads into a buffer that starts on a page. Returns the number of bytes read, 0 at the end.
-    /// The offset and the buffer's size are multiples of the block size.
+    /// The offset and the buffer's size are multiples of the block size, or of
+    /// [`SegmentFile::read_alignment`].
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
 }
 
@@ -41,6 +43,31 @@ impl Source for &[u8] {
         let size = rest.len().min(into.len());
         into[..size].copy_from_slice(&rest[..size]);
         Ok(size)
+    }
+}
+
+/// A source with blocks that cannot be read, for tests.
+#[cfg(any(test, feature = "test-doubles"))]
+#[derive(Clone, Debug)]
+pub struct Faulty<S> {
+    /// What is read elsewhere.
+    pub source: S,
+    /// The bytes that no read may touch, offsets.
+    pub unreadable: Vec<Range<u64>>,
+}
+
+#[cfg(any(test, feature = "test-doubles"))]
+impl<S: Source> Source for Faulty<S> {
+    fn size(&self) -> u64 {
+        self.source.size()
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let end = (offset + into.len() as u64).min(self.size());
+        if self.unreadable.iter().any(|bad| bad.start < end && offset < bad.end) {
+            return Err(Errno::IO.into());
+        }
+        self.source.read_at(offset, into)
     }
 }
 
@@ -74,14 +101,11 @@ impl SegmentFile {
         Ok(SegmentFile { size: file.metadata()?.len(), file, path: path.to_owned(), holder })
     }
 
-    /// A file that its owner has already locked, for the owner's purpose.
-    pub(super) fn of_owner(file: File, path: &Path) -> io::Result<SegmentFile> {
-        Ok(SegmentFile {
-            size: file.metadata()?.len(),
-            file,
-            path: path.to_owned(),
-            holder: Holder::Readers,
-        })
+    /// Opens a file without a lock, for a caller that has locked it already.
+    pub(super) fn of_owner(path: &Path) -> io::Result<SegmentFile> {
+        let file = open_direct(path)?;
+        let size = file.metadata()?.len();
+        Ok(SegmentFile { size, file, path: path.to_owned(), holder: Holder::Readers })
     }
 
     /// What held the file when it was opened, or at the last [`SegmentFile::refresh`].
@@ -92,6 +116,23 @@ impl SegmentFile {
     /// Whether the file's name is gone, or names another file.
     pub(crate) fn is_gone(&self) -> io::Result<bool> {
         lock::is_still(&self.path, &self.file).map(|is_still| !is_still)
+    }
+
+    /// What offsets and sizes of reads must be a multiple of, bytes: the logical block of the disk,
+    /// 512 bytes on most, if the kernel says so. At most [`BLOCK_SIZE`].
+    pub(super) fn read_alignment(&self) -> io::Result<u64> {
+        let asked = statx(&self.file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
+        let said = match asked {
+            Ok(found) if found.stx_mask & StatxFlags::DIOALIGN.bits() != 0 => {
+                u64::from(found.stx_dio_offset_align)
+            }
+            // Linux before 6.1, or a filesystem that does not say.
+            Ok(_) | Err(Errno::NOSYS | Errno::INVAL) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        let block = BLOCK_SIZE as u64;
+        let is_usable = said.is_power_of_two() && (512..=block).contains(&said);
+        Ok(if is_usable { said } else { block })
     }
 
     /// Checks again what holds the file, and how large it is.
@@ -191,7 +232,13 @@ pub(crate) fn is_of_medium(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|error| of_medium.contains(&error))
 }
 
+/// What stands in memory for bytes that cannot be read. No header and no checksum accepts it.
+const UNREADABLE: u8 = 0xBD;
+
 /// A stretch of a source in memory; it moves along with reading.
+///
+/// A block that the medium cannot read does not end the reading. Other bytes stand for it, which
+/// are never sound, and [`Window::unreadable`] lists it.
 #[derive(Debug)]
 pub(super) struct Window<S> {
     source: S,
@@ -199,6 +246,9 @@ pub(super) struct Window<S> {
     /// Offset in the source of the first byte in memory, and the number of bytes there.
     start: u64,
     filled: usize,
+    /// Blocks that the medium cannot read, as offsets in the source: in order, none touches
+    /// another. They are not read again: a failing disk takes seconds for each answer.
+    unreadable: Vec<Range<u64>>,
 }
 
 impl<S: Source> Window<S> {
@@ -206,7 +256,7 @@ impl<S: Source> Window<S> {
         let wanted =
             usize::try_from(source.size()).unwrap_or(usize::MAX).clamp(BLOCK_SIZE, WINDOW_SIZE);
         let memory = Region::allocate(wanted.next_multiple_of(BLOCK_SIZE))?;
-        Ok(Window { source, memory, start: 0, filled: 0 })
+        Ok(Window { source, memory, start: 0, filled: 0, unreadable: Vec::new() })
     }
 
     pub(super) fn source(&self) -> &S {
@@ -240,18 +290,82 @@ impl<S: Source> Window<S> {
             self.memory.copy_within(from..from + kept, 0);
             self.start = offset;
             self.filled = kept;
-            while self.filled < self.memory.len() {
-                let read = self
-                    .source
-                    .read_at(offset + self.filled as u64, &mut self.memory[self.filled..])?;
-                self.filled += read;
-                if read == 0 || !self.filled.is_multiple_of(BLOCK_SIZE) {
-                    break;
-                }
-            }
+            self.fill()?;
         }
         let held = self.held(offset);
         Ok(&self.memory[held.start..held.end.min(held.start + size)])
+    }
+
+    /// Reads until the memory is full or the source ends. Steps over what cannot be read: after an
+    /// error the reads become smaller until one block is left, and larger again after it.
+    fn fill(&mut self) -> io::Result<()> {
+        let mut step = self.memory.len();
+        while self.filled < self.memory.len() {
+            let at = self.start + self.filled as u64;
+            let into = &mut self.memory[self.filled..];
+            let next = self.unreadable.iter().find(|bad| bad.end > at).cloned();
+            let size = next.as_ref().map_or(u64::MAX, |bad| {
+                if bad.start <= at { bad.end - at } else { bad.start - at }
+            });
+            let size = usize::try_from(size).unwrap_or(usize::MAX).min(into.len());
+            if next.is_some_and(|bad| bad.start <= at) {
+                let left = self.source.size().saturating_sub(at);
+                let size = size.min(usize::try_from(left).unwrap_or(usize::MAX));
+                if size == 0 {
+                    return Ok(());
+                }
+                into[..size].fill(UNREADABLE);
+                self.filled += size;
+                continue;
+            }
+            let size = size.min(step);
+            match self.source.read_at(at, &mut into[..size]) {
+                Ok(read) => {
+                    self.filled += read;
+                    if read == 0 || !self.filled.is_multiple_of(BLOCK_SIZE) {
+                        return Ok(());
+                    }
+                    step = step.saturating_mul(2);
+                }
+                Err(error) if !is_of_medium(&error) => return Err(error),
+                Err(_) if size > BLOCK_SIZE => {
+                    step = (size / 2).next_multiple_of(BLOCK_SIZE).min(size - BLOCK_SIZE);
+                }
+                Err(_) => {
+                    step = BLOCK_SIZE;
+                    let left = self.source.size().saturating_sub(at);
+                    if left == 0 {
+                        return Ok(());
+                    }
+                    let size = size.min(usize::try_from(left).unwrap_or(usize::MAX));
+                    self.give_up(at..at + BLOCK_SIZE as u64);
+                    self.memory[self.filled..self.filled + size].fill(UNREADABLE);
+                    self.filled += size;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a block that cannot be read.
+    fn give_up(&mut self, block: Range<u64>) {
+        let place = self.unreadable.partition_point(|bad| bad.end < block.start);
+        let mut joined = block;
+        while let Some(bad) = self.unreadable.get(place).filter(|bad| bad.start <= joined.end) {
+            joined = bad.start.min(joined.start)..bad.end.max(joined.end);
+            self.unreadable.remove(place);
+        }
+        self.unreadable.insert(place, joined);
+    }
+
+    /// What the medium could not read so far, as offsets in the source, in order.
+    pub(super) fn unreadable(&self) -> &[Range<u64>] {
+        &self.unreadable
+    }
+
+    /// Whether some of these bytes could not be read.
+    pub(super) fn is_unreadable(&self, range: Range<u64>) -> bool {
+        self.unreadable.iter().any(|bad| bad.start < range.end && range.start < bad.end)
     }
 
     /// The bytes that [`Window::bytes`] has made available, without another read.
@@ -259,7 +373,7 @@ impl<S: Source> Window<S> {
         &self.memory[self.held(offset)]
     }
 
-    fn held(&self, offset: u64) -> std::ops::Range<usize> {
+    fn held(&self, offset: u64) -> Range<usize> {
         let skipped =
             offset.checked_sub(self.start).and_then(|skipped| usize::try_from(skipped).ok());
         let from = skipped.map_or(self.filled, |skipped| skipped.min(self.filled));
@@ -291,6 +405,60 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_block_that_cannot_be_read_is_stepped_over_and_listed() {
+        struct Counted<S>(S, std::cell::Cell<u32>);
+        impl<S: Source> Source for Counted<S> {
+            fn size(&self) -> u64 {
+                self.0.size()
+            }
+            fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+                let read = self.0.read_at(offset, into);
+                self.1.set(self.1.get() + u32::from(read.is_err()));
+                read
+            }
+        }
+        let bytes = noise(WINDOW_SIZE + 3 * BLOCK_SIZE + 100);
+        let block = BLOCK_SIZE as u64;
+        let last = bytes.len() as u64 / block;
+        for blocks in
+            [vec![0], vec![7], vec![7, 8, 9], vec![500, 1_023, 1_024], vec![last - 1, last]]
+        {
+            // A sector of each block is bad.
+            let unreadable = blocks.iter().map(|at| at * block + 64..at * block + 66).collect();
+            let source = Faulty { source: &bytes[..], unreadable };
+            let mut window = Window::new(Counted(source, std::cell::Cell::new(0))).unwrap();
+            for at in (0..=last).chain([0, 700]) {
+                let from = (at * block) as usize;
+                let expected = &bytes[from..bytes.len().min(from + BLOCK_SIZE)];
+                let found = window.bytes(at * block, BLOCK_SIZE).unwrap();
+                if blocks.contains(&at) {
+                    assert!(found == vec![UNREADABLE; expected.len()], "block {at}");
+                } else {
+                    assert!(found == expected, "block {at}");
+                }
+                let range = at * block..(at + 1) * block;
+                assert!(!blocks.contains(&at) || window.is_unreadable(range));
+            }
+            let listed = window.unreadable().iter().flat_map(|bad| bad.clone().step_by(BLOCK_SIZE));
+            assert!(listed.map(|at| at / block).eq(blocks.iter().copied()));
+            // Each failed read of a disk takes seconds.
+            let failed = window.source().1.get();
+            assert!(failed <= 25 * blocks.len() as u32, "{blocks:?}: {failed} reads failed");
+        }
+        // A device that is gone is no damage.
+        struct Gone;
+        impl Source for Gone {
+            fn size(&self) -> u64 {
+                BLOCK_SIZE as u64
+            }
+            fn read_at(&self, _: u64, _: &mut [u8]) -> io::Result<usize> {
+                Err(Errno::NODEV.into())
+            }
+        }
+        assert!(Window::new(Gone).unwrap().bytes(0, BLOCK_SIZE).is_err());
     }
 
     #[test]

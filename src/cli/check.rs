@@ -135,7 +135,8 @@ fn tls(settings: &Settings, report: &mut Report) {
 
 fn data_dir(config: &Config, report: &mut Report) {
     let what = "data directory";
-    if let Err(failure) = launch::require_data_dir(config) {
+    let usable = launch::refuse_contradiction(config);
+    if let Err(failure) = usable.and_then(|()| launch::require_data_dir(config)) {
         return report.fail(what, &failure);
     }
     let Some(directory) =
@@ -143,7 +144,7 @@ fn data_dir(config: &Config, report: &mut Report) {
     else {
         return report.fine(what, "none: audio is kept in memory only");
     };
-    match store::try_directory(directory) {
+    match store::try_directory(directory, config.settings.ack_level()) {
         Ok(found) => report.fine(what, &format!("{}: {found}", directory.display())),
         Err(error) => report.fail(what, &Failure::Run(error.to_string())),
     }

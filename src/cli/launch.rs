@@ -9,6 +9,7 @@ use crate::constants::COMMIT;
 use crate::control::admin::NodeInfo;
 use crate::control::{Control, ControlConfig, ControlError, notify::Notifier, signals};
 use crate::io::probe::probe;
+use crate::io::socket;
 use crate::logging::{self, Log};
 use crate::node::{Node, NodeConfig};
 use crate::session::ingest::IngestSettings;
@@ -64,8 +65,17 @@ impl Launch {
         node_config.passed = passed.map(Arc::new);
         node_config.tls = prepared.tls.map(|loaded| loaded.config);
         let shards = node_config.shards.clone();
+        let is_shared = node_config.passed.is_none() && socket::is_taken(settings.listen);
         let node = Node::start(node_config, Arc::new(prepared.verifier));
         let node = node.map_err(|error| failure(error.to_string(), error.may_pass()))?;
+        if is_shared {
+            tracing::warn!(
+                "another process listens on {} too, and gets a part of the new connections. If its \
+                 keys differ, it refuses calls that are meant for this node. This is meant for the \
+                 moment of an upgrade only",
+                settings.listen
+            );
+        }
         log_start(settings, &node, &shards, control.admin_address());
         let node_info =
             NodeInfo { ack: settings.ack_level().name(), calls_max: settings.limits.calls_max };
@@ -135,6 +145,18 @@ pub(super) fn require_data_dir(config: &Config) -> Result<(), Failure> {
         false => Err(Failure::Usage(
             "there is no directory for the audio: give --data-dir DIR, or --no-journal (an ACK \
              then promises only that the audio is in memory, in order)"
+                .into(),
+        )),
+    }
+}
+
+/// Somebody who names a directory expects audio in it.
+pub(super) fn refuse_contradiction(config: &Config) -> Result<(), Failure> {
+    match config.settings.no_journal && config.settings.data_dir.is_some() {
+        false => Ok(()),
+        true => Err(Failure::Usage(
+            "--no-journal and --data-dir contradict each other: with --no-journal no audio is \
+             stored. Give one of them"
                 .into(),
         )),
     }

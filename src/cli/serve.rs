@@ -64,6 +64,7 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     if args.check {
         return check::check(&config);
     }
+    launch::refuse_contradiction(&config)?;
     launch::require_data_dir(&config)?;
     let launch = Launch::start(&config, ready, passed)?;
     launch.announce();

@@ -262,7 +262,7 @@ async fn respond(status: &Status, request: &Request<Incoming>) -> Response<Strin
             let reasons = status.reasons();
             let code =
                 if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            let (info, notices) = (status.node_info(), status.expiry_notices());
+            let (info, notices) = (status.node_info(), status.notices());
             match ready::document(&info, status.calls_live(), &reasons, notices) {
                 Ok(text) => answer(code, JSON, text),
                 Err(error) => failed(&error),

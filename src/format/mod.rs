@@ -7,8 +7,8 @@
 //!
 //! ```text
 //! segment   ┌────────────┬───────────────────┬─────────┬──────────────┬─────────────────────┐
-//!           │ header     │ batch             │ batch   │ batch        │ earlier contents    │
-//!           │ 4,096      │ n × 4,096         │ 4,096   │ m × 4,096    │ (zeros, old audio)  │
+//!           │ header     │ batch             │ batch   │ batch        │ zeros (in version 1 │
+//!           │ 4,096      │ n × 4,096         │ 4,096   │ m × 4,096    │ maybe old audio)    │
 //!           └────────────┴───────────────────┴─────────┴──────────────┴─────────────────────┘
 //! batch     ┌────────┬────────┬─────────────────┬────────┬──────────┬────────┬───────┐
 //!           │ batch  │ record │ payload         │ record │ payload  │ record │ zeros │ to block's
@@ -106,6 +106,9 @@
 //!   durable. They are counted, but not called damage, and batches further on are read.
 //! - Bad bytes with no sound batch after them are a *torn tail*.
 //!
+//! Bytes that the disk cannot read at all (a read fails with EIO or the like) are damage wherever a
+//! batch may be: no power failure explains them. They are stepped over block by block.
+//!
 //! The end of a segment is stated by the header of the next one. If its writer ended it and there
 //! is no next one, the index beside it states the end. After a crash there may be neither. Then the
 //! last syncs are unknown, because no later batch recorded them. Damage there to durable and acked
@@ -116,7 +119,8 @@
 //! See [`segment`]: one block.
 //!
 //! # What a recycled segment holds
-//! A segment may reuse the file of an older one of the same run, from any of its shards. Its first
+//! The file of a segment of version 2 is new: only zeros follow its last batch. A segment of
+//! version 1 may reuse the file of an older one of the same run, from any of its shards. Its first
 //! two blocks, for header and first batch, are zeros on disk before it gets its name. So it reads
 //! as not begun. After them the file still holds the older segment's bytes, whole batches included,
 //! until new ones replace them. Sealing cuts the rest off. None of it reads as new:
@@ -196,6 +200,8 @@ pub enum FormatError {
     Id,
     /// A peer's address that is not an IP address and a port.
     Peer,
+    /// The disk cannot read the bytes.
+    Unreadable,
 }
 
 impl std::fmt::Display for FormatError {
@@ -222,6 +228,7 @@ impl std::fmt::Display for FormatError {
             }
             FormatError::Id => formatter.write_str("id malformed"),
             FormatError::Peer => formatter.write_str("peer's address malformed"),
+            FormatError::Unreadable => formatter.write_str("the disk cannot read it"),
         }
     }
 }

@@ -85,6 +85,12 @@ pub struct CallRecord<'a> {
     pub(crate) peer: Option<PeerAddress>,
 }
 
+/// The key of the call and when it started, from a payload that [`CallRecord::encode`] has made.
+pub(crate) fn key_and_start(payload: &[u8]) -> (CallKey, UnixMicros) {
+    let started_at = u64::from_le_bytes(field(payload, STARTED_AT));
+    (CallKey(u128::from_le_bytes(field(payload, CALL))), UnixMicros(started_at))
+}
+
 impl<'a> CallRecord<'a> {
     /// Writes it to the start of `out` and returns its size. An id over the limit is cut, but no
     /// session accepts one.

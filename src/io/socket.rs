@@ -42,6 +42,20 @@ pub(crate) fn try_address(address: SocketAddr) -> std::io::Result<()> {
     open_listener(address).map(drop)
 }
 
+/// Whether another process listens on `address`. Our own listeners can share it, so they do not
+/// notice.
+pub(crate) fn is_taken(address: SocketAddr) -> bool {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let bound = || {
+        let socket =
+            socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))?;
+        // Old connections in TIME_WAIT do not count.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &address)
+    };
+    address.port() != 0 && bound() == Err(rustix::io::Errno::ADDRINUSE)
+}
+
 /// `count` descriptors of a listening socket that another process has passed, and its address. They
 /// share one queue of connections; the kernel gives each connection to one waiting descriptor.
 pub(crate) fn share_listener(
@@ -110,6 +124,11 @@ mod tests {
             assert_eq!(bound, address);
         }
         TcpStream::connect(address).unwrap();
+        // It can be shared, and that is noticed.
+        assert!(is_taken(address));
+        listen_on(address, 1).unwrap();
+        drop(listeners);
+        assert!(!is_taken(address) && !is_taken("127.0.0.1:0".parse().unwrap()));
     }
 
     #[test]

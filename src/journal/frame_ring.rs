@@ -223,7 +223,7 @@ impl FrameRing {
         let size = record.encode(&mut payload);
         let (call, payload) = (start.call.record_number(), &payload[..size]);
         self.append_other(RecordKind::Call, call, start.epoch, start.started_at, payload)?;
-        self.calls.begin(start.epoch, call, self.head, start.started_at, payload);
+        self.calls.begin(start.epoch, self.head, payload);
         Ok(())
     }
 
@@ -430,7 +430,7 @@ impl FrameRing {
     /// Moves the notes of a batch to its segment's record headers. Call it once for each batch, in
     /// order, as soon as it is durable.
     pub fn hand_over_headers(&mut self, batch: &SealedBatch, headers: &mut RecordHeaders) {
-        self.pending_headers.hand_over(batch.note_count, headers);
+        self.pending_headers.hand_over(batch.note_count, batch.size, headers);
     }
 
     /// For a node without a journal: everything sealed counts as written and durable at once.

@@ -19,8 +19,8 @@ macro_rules! journal_settings {
                 "Maximum size of the journal: its oldest segments make room for new ones",
                 reloadable
             }
-            /// `None` keeps everything. Checked every five seconds. With it no file is recycled: a
-            /// recycled file keeps old audio after the new segment's end for a while.
+            /// `None` keeps everything. Checked every five seconds. It counts from a segment's
+            /// end.
             retain_age: Option<Duration> = None;
             {
                 "journal.retain_age" flag "retain-age", DURATION_OR_OFF,
@@ -36,6 +36,13 @@ macro_rules! journal_settings {
             /// Bytes: whole blocks.
             segment_size: u64 = 128 << 20;
             { "journal.segment_size", SIZE_U64, "Size of a segment of the journal" }
+            /// A segment without data has no age. With `journal.retain_age` at most a tenth of it
+            /// holds, so that a quiet node's audio does not stay much longer.
+            segment_age: Option<Duration> = Some(Duration::from_secs(600));
+            {
+                "journal.segment_age", DURATION_OR_OFF,
+                "How long a segment takes audio before it is sealed, and can be deleted"
+            }
             sync_interval: Duration = Duration::from_millis(20);
             {
                 "journal.sync_interval", DURATION_OR_ZERO,
@@ -60,4 +67,18 @@ journal_settings! { settings_struct!
     /// How a journal is written, and how much of it is kept.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct JournalSettings;
+}
+
+/// A segment is sealed at the latest after this part of `retain_age`.
+const RETAIN_AGE_SHARE: u32 = 10;
+
+/// The shortest time in which a segment is sealed because of `retain_age`.
+const SEGMENT_AGE_MIN: Duration = Duration::from_secs(1);
+
+impl JournalSettings {
+    /// How long a segment takes audio. `None`: until it is full.
+    pub(crate) fn segment_age_max(&self) -> Option<Duration> {
+        let share = self.retain_age.map(|age| (age / RETAIN_AGE_SHARE).max(SEGMENT_AGE_MIN));
+        self.segment_age.map(|age| share.map_or(age, |share| age.min(share)))
+    }
 }

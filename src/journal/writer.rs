@@ -28,7 +28,7 @@
 #![forbid(unsafe_code)]
 
 use crate::ack_level::AckLevel;
-use crate::clock::{Moment, Now};
+use crate::clock::{JournalClock, Moment, Now};
 use crate::constants::{BATCH_SIZE_QUEUED, BLOCK_SIZE};
 use crate::format::{Lsn, SegmentUuid};
 use crate::io::{FileHandle, FileWrite, WriteSource};
@@ -70,6 +70,8 @@ pub struct WriterSettings {
     pub shard: u16,
     /// The run's number in segment headers.
     pub run: u64,
+    /// For the time in segment headers.
+    pub clock: JournalClock,
 }
 
 /// The next operation of the shard, which it answers once it is done.
@@ -141,6 +143,8 @@ pub(crate) struct Writer {
     requests: VecDeque<SegmentRequest>,
     /// When the disk last made progress or had nothing to do.
     progressed_at: Moment,
+    /// Everything before this is to be in sealed segments.
+    seal_to: Option<RingPosition>,
     is_finishing: bool,
     wake_at: Option<Moment>,
     stats: WriterStats,
@@ -166,6 +170,7 @@ impl Writer {
             open_after: now,
             requests: VecDeque::new(),
             progressed_at: now,
+            seal_to: None,
             is_finishing: false,
             wake_at: None,
             stats: WriterStats::default(),
@@ -190,6 +195,13 @@ impl Writer {
     /// once there is room.
     pub(crate) fn handle_no_room(&mut self) {
         self.has_no_room = true;
+    }
+
+    /// Asks for everything before `position` to be in retired segments. The answer is
+    /// [`SegmentRequest::Sealed`].
+    pub(crate) fn handle_seal(&mut self, position: RingPosition) {
+        self.handle_promise(position);
+        self.seal_to = self.seal_to.max(Some(position));
     }
 
     /// From now on everything is written and synced at once, because nothing more comes.
@@ -226,11 +238,31 @@ impl Writer {
         if self.is_idle() {
             self.progressed_at = now.moment;
         }
+        let ages_at = self.close_segment(now.moment, ring);
         let stalled_at = self.progressed_at + self.settings.journal.stall_timeout;
         let stall = (!self.is_idle() && stalled_at > now.moment).then_some(stalled_at);
         let open =
             (self.segment.is_none() && self.open_after > now.moment).then_some(self.open_after);
-        self.wake_at = [wake_at, stall, open].into_iter().flatten().min();
+        self.wake_at = [wake_at, stall, open, ages_at].into_iter().flatten().min();
+    }
+
+    /// Closes the segment if it is old enough or must be sealed. Returns when it will be.
+    fn close_segment(&mut self, now: Moment, ring: &FrameRing) -> Option<Moment> {
+        let is_sealing = self.seal_to.is_some_and(|position| ring.durable() >= position);
+        let ages_at = self.segment.as_mut().and_then(|segment| {
+            let age_max = self.settings.journal.segment_age_max();
+            let ages_at = age_max.map(|age_max| segment.opened_at + age_max);
+            if is_sealing || ages_at.is_some_and(|at| at <= now) {
+                segment.close();
+            }
+            ages_at.filter(|at| *at > now && segment.has_batch)
+        });
+        let is_open = self.segment.as_ref().is_some_and(|segment| segment.has_batch);
+        if is_sealing && !is_open {
+            self.seal_to = None;
+            self.requests.push_back(SegmentRequest::Sealed);
+        }
+        ages_at
     }
 
     /// When to call [`Writer::handle_turn`] next if nothing else happens.
@@ -315,7 +347,7 @@ impl Writer {
     fn leave_segment(&mut self) {
         let Some(segment) = &self.segment else { return };
         let is_over = segment.is_fenced
-            || (self.written_count == 0 && self.is_full(segment))
+            || (self.written_count == 0 && (self.is_full(segment) || segment.is_closing))
             || self.is_over(segment);
         if !is_over || !self.is_quiet() {
             return;
@@ -333,6 +365,10 @@ impl Writer {
         };
         let PreparedSegment { id, headers, .. } = prepared;
         self.requests.push_back(SegmentRequest::Retire { id, size, is_fenced, headers });
+        if self.seal_to.is_some() {
+            // The next turn answers.
+            self.wake_at = Some(Moment::ZERO);
+        }
     }
 
     /// Whether the segment will take nothing more.
@@ -387,7 +423,8 @@ impl Writer {
             if now.moment < self.open_after {
                 return None;
             }
-            self.segment = Some(OpenSegment::new(self.next.take()?, self.end));
+            let at = (now.moment, self.settings.clock.at(now.moment));
+            self.segment = Some(OpenSegment::new(self.next.take()?, self.end, at));
             self.stats.segments += 1;
         }
         let waiting = self.written_count + self.writes.batch_count();
@@ -437,7 +474,7 @@ impl Writer {
         let reached =
             |target| self.batches.get(self.written_count).is_none_or(|batch| batch.start >= target);
         let is_due = self.pace.cycle.is_some_and(reached)
-            || (self.writes.is_empty() && self.is_full(segment));
+            || (self.writes.is_empty() && (self.is_full(segment) || segment.is_closing));
         if !is_due {
             return None;
         }

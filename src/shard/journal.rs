@@ -30,6 +30,8 @@ pub struct ShardJournalConfig {
     /// To the thread that prepares segments: the shard's number, and its request. The answer comes
     /// by mail.
     pub requests: SyncSender<(usize, SegmentRequest)>,
+    /// The first segment, so that the first call does not wait for it.
+    pub first: Option<PreparedSegment>,
 }
 
 /// The journal of a shard.
@@ -69,10 +71,15 @@ impl ShardJournal {
         ring_size: usize,
         now: Moment,
     ) -> Self {
+        let level = config.settings.level;
+        let mut writer = Writer::new(config.settings, ring_size, now);
+        if let Some(first) = config.first {
+            writer.handle_segment(first);
+        }
         ShardJournal {
             shard,
-            level: config.settings.level,
-            writer: Writer::new(config.settings, ring_size, now),
+            level,
+            writer,
             requests: config.requests,
             has_requests: false,
             is_in_trouble: false,
@@ -134,6 +141,11 @@ impl ShardJournal {
 
     pub(super) fn handle_reserve(&mut self, is_low: bool) {
         self.is_below_reserve = is_low;
+    }
+
+    /// Everything in the ring so far is to be in sealed segments.
+    pub(super) fn handle_seal(&mut self, ring: &FrameRing) {
+        self.writer.handle_seal(ring.head());
     }
 
     /// The shard stood still for `gap`, so it could not see the disk's progress.

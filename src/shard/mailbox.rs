@@ -82,6 +82,8 @@ pub enum Message {
         /// It is.
         is_low: bool,
     },
+    /// Seal the segments of the journal that hold what the shard has received so far.
+    Seal,
     /// Exchange the latencies recorded so far for an empty set.
     Latencies(LatencyRequest),
 }

@@ -351,6 +351,11 @@ impl<I: Io, S: Service> Shard<I, S> {
                 Message::Reserve { is_low } => {
                     self.with_journal(|journal| journal.handle_reserve(is_low))
                 }
+                Message::Seal => {
+                    if let Some(journal) = &mut self.journal {
+                        journal.handle_seal(&self.ring);
+                    }
+                }
                 Message::Latencies(request) => self.latency.handle_request(request),
             }
         }

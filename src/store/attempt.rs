@@ -3,6 +3,8 @@
 
 use super::StoreError;
 use super::disk::{Disk, free_bytes};
+use super::filesystem::require_durability;
+use crate::ack_level::AckLevel;
 use crate::archive::lock;
 use rustix::fs::{Access, access};
 use std::fs::File;
@@ -11,7 +13,7 @@ use std::path::Path;
 
 /// Tests `directory` as a node at its start would use it. Returns a description for people. Does
 /// not make a missing directory.
-pub(crate) fn try_directory(directory: &Path) -> Result<String, StoreError> {
+pub(crate) fn try_directory(directory: &Path, level: AckLevel) -> Result<String, StoreError> {
     let failed = |step: &'static str| {
         move |error: io::Error| StoreError { path: directory.to_owned(), step, error }
     };
@@ -20,7 +22,12 @@ pub(crate) fn try_directory(directory: &Path) -> Result<String, StoreError> {
             let disk = Disk::probe(directory).map_err(failed("writing to the data directory"))?;
             try_lock(directory).map_err(failed("locking the data directory"))?;
             let room = free_bytes(directory).map_err(failed("measuring the data directory"))?;
-            Ok(format!("writable, {} MiB free; {}", room.free >> 20, disk.describe()))
+            let mut found = format!("writable, {} MiB free; {}", room.free >> 20, disk.describe());
+            let doubts = require_durability(directory, level);
+            if let Some(doubts) = doubts.map_err(failed("promising durable ACKs in"))? {
+                found.push_str(&format!("; {doubts}"));
+            }
+            Ok(found)
         }
         Ok(_) => Err(failed("opening the data directory")(io::ErrorKind::NotADirectory.into())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -49,6 +56,10 @@ fn try_lock(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn try_directory(directory: &Path) -> Result<String, StoreError> {
+        super::try_directory(directory, AckLevel::Written)
+    }
 
     #[test]
     fn a_test_leaves_a_directory_as_it_was() {

@@ -7,7 +7,7 @@ use crate::io::memory::Region;
 use rustix::fs::{FallocateFlags, OFlags, fallocate, statvfs};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -77,53 +77,34 @@ impl Disk {
                 "another process has locked a new segment",
             ));
         }
-        self.resize(&file, size, prefill)?;
-        Ok(file)
-    }
-
-    /// Opens an existing file for reading and writing.
-    pub(super) fn open(self, path: &Path) -> io::Result<File> {
-        File::options().read(true).write(true).custom_flags(flags(self.is_direct)).open(path)
-    }
-
-    /// Gives a file `size` bytes, all allocated. Changes to the file are durable after this. It
-    /// grows by zeros, which are written with `prefill`.
-    pub(super) fn resize(self, file: &File, size: u64, prefill: bool) -> io::Result<()> {
-        let old = file.metadata()?.len();
-        // Segments are whole blocks, and are cut to whole blocks. If one is not, leave the rest of
-        // its last block.
-        let from = old.next_multiple_of(BLOCK_SIZE as u64);
-        if old > size || !self.allocates {
+        if self.allocates {
+            fallocate(&file, FallocateFlags::empty(), 0, size)?;
+        } else {
             file.set_len(size)?;
         }
-        if self.allocates {
-            fallocate(file, FallocateFlags::empty(), 0, size)?;
-        }
         if prefill {
-            write_zeros(file, from, size)?;
+            write_zeros(&file, size)?;
         }
-        file.sync_all()
+        file.sync_all()?;
+        Ok(file)
     }
 }
 
-/// Ends a segment's file after `size` bytes, whole blocks. Gives the rest back, unless it is small.
-/// A small rest stays as zeros, which readers know as the end. The zeros are written even to new
-/// extents, so that the next use of the file finds only written ones.
+/// Ends a segment's file after `size` bytes, whole blocks. Gives the rest back, unless it is small:
+/// a filesystem mounted with `discard` tells the disk of each freed block, and the disk takes no
+/// writes meanwhile. A small rest holds only zeros, as it was made.
 pub(super) fn end(file: &File, size: u64) -> io::Result<()> {
     let allocated = file.metadata()?.len();
-    match allocated.saturating_sub(size) {
-        rest if rest > allocated / REST_SHARE => file.set_len(size),
-        _ => write_zeros(file, size, allocated),
+    if allocated.saturating_sub(size) > allocated / REST_SHARE {
+        file.set_len(size)?;
     }
+    Ok(())
 }
 
-fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
-    if from >= to {
-        return Ok(());
-    }
-    let (zeros, mut at) = (Region::allocate(ZEROS_SIZE)?, from);
-    while at < to {
-        let count = (to - at).min(ZEROS_SIZE as u64);
+fn write_zeros(file: &File, size: u64) -> io::Result<()> {
+    let (zeros, mut at) = (Region::allocate(ZEROS_SIZE)?, 0);
+    while at < size {
+        let count = (size - at).min(ZEROS_SIZE as u64);
         file.write_all_at(&zeros[..count as usize], at)?;
         at += count;
     }
@@ -195,11 +176,4 @@ pub(super) fn free_bytes(directory: &Path) -> io::Result<Room> {
 /// Whether an error means that there is no room.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// Whether a segment was prepared but never begun: it has no header.
-pub(super) fn is_unused(path: &Path) -> io::Result<bool> {
-    let mut start = [0; 8];
-    let read = File::open(path)?.take(start.len() as u64).read(&mut start)?;
-    Ok(start[..read].iter().all(|byte| *byte == 0))
 }

@@ -27,6 +27,9 @@ impl fmt::Display for StoreError {
             io::ErrorKind::ReadOnlyFilesystem => {
                 "mount it for writing, or choose another directory with --data-dir"
             }
+            io::ErrorKind::Unsupported => {
+                "choose a directory on a disk with --data-dir, or promise less with --ack written"
+            }
             io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
                 "choose a directory with --data-dir"
             }

@@ -6,11 +6,10 @@
 //! copy outside memory. `ack=written` promises that copy if the process is killed. So the file
 //! stays as it is until two more segments of the shard are sealed. Sealed segments are durable to
 //! their end. They begin with what the fenced segment lost, and two of them have room for all of
-//! it. Then the file is cut to its durable end, or removed if it has none. That frees the blocks
-//! allocated for it.
+//! it. Then the file is cut to its durable end. That frees the blocks allocated for it. A file
+//! without a durable byte becomes empty and keeps its name: a missing one would count as lost.
 //!
-//! The cut is not synced: a disk that failed may fail again, and nothing depends on the cut. The
-//! file is never recycled either.
+//! The cut is not synced: a disk that failed may fail again, and nothing depends on the cut.
 
 use crate::archive::{layout, lock};
 use std::collections::HashMap;
@@ -42,12 +41,8 @@ impl Fenced {
         self.segments.insert((shard, id), State::Waiting { durable, sealed_behind: 0 });
     }
 
-    pub(super) fn contains(&self, shard: usize, id: u64) -> bool {
-        self.segments.contains_key(&(shard, id))
-    }
-
     /// Handles a sealed segment of the shard: cuts the earlier fenced ones that are no longer
-    /// needed whole. Returns those that were cut and not removed.
+    /// needed whole. Returns those that were cut and hold data.
     pub(super) fn handle_retired(
         &mut self,
         directory: &Path,
@@ -81,7 +76,7 @@ impl Fenced {
     }
 }
 
-/// Cuts a segment to its durable end, or removes it if it has none. `false` if it is locked.
+/// Cuts a segment to its durable end. `false` if it is locked.
 fn shorten(directory: &Path, id: u64, durable: u64) -> io::Result<bool> {
     let path = layout::segment_path(directory, id);
     let file = match File::options().write(true).open(&path) {
@@ -93,10 +88,6 @@ fn shorten(directory: &Path, id: u64, durable: u64) -> io::Result<bool> {
     }
     // An index made meanwhile counts bytes that are cut off.
     super::remove_if_there(&layout::index_path(directory, id))?;
-    if durable > 0 {
-        file.set_len(durable)?
-    } else {
-        std::fs::remove_file(&path)?
-    }
+    file.set_len(durable)?;
     Ok(true)
 }

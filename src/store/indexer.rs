@@ -10,6 +10,7 @@
 //!
 //! Nothing depends on these threads: the next reader makes a missing index.
 
+use crate::archive::call_table;
 use crate::archive::layout::RunName;
 use crate::archive::reader::{JournalError, ShardJournal};
 use crate::archive::recovery::recover_all_but;
@@ -47,10 +48,19 @@ pub(super) struct Sealed {
     pub(super) size: Option<u64>,
 }
 
+/// What the indexer does.
+enum Job {
+    /// Read a segment and store its index.
+    Segment(Sealed),
+    /// Make the call table of a group of segments, and that of the group before, in case an index
+    /// was late then. The shard's directory, and the group.
+    Table(PathBuf, u64),
+}
+
 /// The indexer's thread, and the channel to it.
 #[derive(Debug)]
 pub(super) struct Indexer {
-    sealed: Option<Sender<Sealed>>,
+    jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -59,14 +69,26 @@ impl Indexer {
         let (sender, receiver) = channel();
         let thread =
             std::thread::Builder::new().name("indexer".into()).spawn(move || work(&receiver))?;
-        Ok(Indexer { sealed: Some(sender), thread: Some(thread) })
+        Ok(Indexer { jobs: Some(sender), thread: Some(thread) })
     }
 
     /// Queues a segment for an index. Its file is closed, so it has no lock.
     pub(super) fn index(&self, sealed: Sealed) {
-        if let Some(sender) = &self.sealed {
+        self.send(Job::Segment(sealed));
+    }
+
+    /// Queues a segment's call table, if the segment is the last of a group.
+    pub(super) fn make_table(&self, shard_dir: &Path, id: u64) {
+        let group = call_table::group_of(id);
+        if id == *call_table::ids_of(group).end() {
+            self.send(Job::Table(shard_dir.to_owned(), group));
+        }
+    }
+
+    fn send(&self, job: Job) {
+        if let Some(sender) = &self.jobs {
             // If the thread has ended there is no index, and the next reader makes one.
-            let _ = sender.send(sealed);
+            let _ = sender.send(job);
         }
     }
 }
@@ -75,7 +97,7 @@ impl Drop for Indexer {
     /// Waits until all sealed segments have their index, for at most [`FINISH_TIME_MAX`] and one
     /// segment.
     fn drop(&mut self) {
-        self.sealed = None;
+        self.jobs = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -117,43 +139,59 @@ fn look_after(data_dir: &Path, own: RunName) {
     }
 }
 
-fn work(sealed: &Receiver<Sealed>) {
+fn work(jobs: &Receiver<Job>) {
     give_way();
     let mut backlog = VecDeque::new();
     let mut rest = Duration::ZERO;
     // Until the node ends.
-    while wait(sealed, &mut backlog, rest) {
+    while wait(jobs, &mut backlog, rest) {
         let begin = Instant::now();
-        if let Some(segment) = backlog.pop_back() {
-            store(segment);
+        if let Some(job) = backlog.pop_back() {
+            perform(job);
         }
         rest = begin.elapsed() * INDEXER_REST;
     }
     let end = Instant::now() + FINISH_TIME_MAX;
-    while let Some(segment) = backlog.pop_back().filter(|_| Instant::now() < end) {
-        store(segment);
+    while let Some(job) = backlog.pop_back().filter(|_| Instant::now() < end) {
+        perform(job);
     }
 }
 
 /// Rests, and takes in the segments sealed meanwhile. If none waits, waits for one. Returns whether
 /// more can come.
-fn wait(sealed: &Receiver<Sealed>, backlog: &mut VecDeque<Sealed>, rest: Duration) -> bool {
+fn wait(jobs: &Receiver<Job>, backlog: &mut VecDeque<Job>, rest: Duration) -> bool {
     let end = Instant::now() + rest;
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let next = match backlog.is_empty() {
-            true => sealed.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            false => sealed.recv_timeout(left),
+            true => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => jobs.recv_timeout(left),
         };
         match next {
-            Ok(segment) => {
+            Ok(job) => {
                 if backlog.len() == BACKLOG_MAX {
                     backlog.pop_front();
                 }
-                backlog.push_back(segment);
+                backlog.push_back(job);
             }
             Err(RecvTimeoutError::Timeout) => return true,
             Err(RecvTimeoutError::Disconnected) => return false,
+        }
+    }
+}
+
+fn perform(job: Job) {
+    match job {
+        Job::Segment(segment) => store(segment),
+        Job::Table(shard_dir, group) => {
+            for group in [group.checked_sub(1), Some(group)].into_iter().flatten() {
+                if let Err(error) = call_table::make(&shard_dir, group) {
+                    tracing::warn!(
+                        "cannot write a call table in {}: {error}; finding a call takes longer",
+                        shard_dir.display()
+                    );
+                }
+            }
         }
     }
 }
@@ -227,9 +265,16 @@ fn one_line(report: &str) -> String {
 mod tests {
     use super::*;
 
-    fn sealed(id: u64) -> Sealed {
+    fn sealed(id: u64) -> Job {
         let run = RunName { boot: 1, started_at: crate::clock::UnixMicros(1), pid: 1 };
-        Sealed { run, shard: 0, directory: PathBuf::new(), id, size: None }
+        Job::Segment(Sealed { run, shard: 0, directory: PathBuf::new(), id, size: None })
+    }
+
+    fn id(job: &Job) -> u64 {
+        match job {
+            Job::Segment(segment) => segment.id,
+            Job::Table(_, group) => *group,
+        }
     }
 
     #[test]
@@ -250,8 +295,8 @@ mod tests {
         let count = BACKLOG_MAX as u64 + 10;
         (1..=count).for_each(|id| sender.send(sealed(id)).unwrap());
         assert!(wait(&receiver, &mut backlog, Duration::ZERO));
-        assert_eq!((backlog.len(), backlog.back().unwrap().id), (BACKLOG_MAX, count));
-        assert_eq!(backlog.front().unwrap().id, 11);
+        assert_eq!((backlog.len(), id(backlog.back().unwrap())), (BACKLOG_MAX, count));
+        assert_eq!(id(backlog.front().unwrap()), 11);
     }
 
     #[test]
@@ -264,6 +309,6 @@ mod tests {
         // If the rest did not end, this test would hang for an hour.
         assert!(!wait(&receiver, &mut backlog, Duration::from_secs(3600)));
         ending.join().unwrap();
-        assert!(backlog.iter().map(|segment| segment.id).eq(1..=3));
+        assert!(backlog.iter().map(id).eq(1..=3));
     }
 }

@@ -1,33 +1,54 @@
 //! The store on a real directory.
 
+use super::error::trouble;
 use super::*;
 use crate::archive::image::Image;
 use crate::archive::index::SegmentIndex;
-use crate::archive::layout::RunName;
+use crate::archive::layout::{self, RunName};
 use crate::archive::lock;
+use crate::archive::marks::Marks;
 use crate::call::{CallIdentity, CallKey, Epoch, Seq};
-use crate::constants::BLOCK_SIZE;
-use crate::format::{HEADER_SIZE, Lsn};
+use crate::clock::UnixMicros;
+use crate::constants::{BLOCK_SIZE, RECORD_HEADERS_SHARE};
+use crate::format::{HEADER_SIZE, Lsn, SegmentHeader, SegmentUuid};
 use crate::io::memory::Region;
-use crate::journal::frame_ring::{CallStart, Chunk, FrameRing, RING_SIZE_MIN};
+use crate::journal::frame_ring::{CallStart, Chunk, FrameRing, RING_SIZE_MIN, RecordHeaders};
+use crate::journal::settings::JournalSettings;
+use crate::journal::writer::{PreparedSegment, SegmentRequest};
 use crate::proto::MaskKey;
 use crate::proto::mask::Kernel;
-use disk::Disk;
 use indexer::Outcome;
+use std::cell::RefCell;
+use std::fs::File;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
-use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::{Duration, Instant};
 
 mod ending;
 mod fencing;
-mod recycling;
+mod leftovers;
+mod removing;
+mod serving;
 
 const SEGMENT_SIZE: u64 = 64 * 1024;
 
 /// Tells each shard on a channel of its own; none of them has to listen.
-fn tell_on(shards: Vec<Sender<StoreEvent>>) -> impl Fn(usize, StoreEvent) + Send + 'static {
+fn tell_on(
+    shards: Vec<Sender<StoreEvent>>,
+) -> impl Fn(usize, StoreEvent) -> Result<(), StoreEvent> + Send + Sync + 'static {
     move |shard, event| {
         let _ = shards[shard].send(event);
+        Ok(())
+    }
+}
+
+/// Waits until something holds that other threads bring about.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -36,6 +57,7 @@ struct Fixture {
     store: Option<StoreThread>,
     requests: Option<SyncSender<(usize, SegmentRequest)>>,
     told: Receiver<StoreEvent>,
+    first: RefCell<Option<PreparedSegment>>,
     shard_dir: PathBuf,
 }
 
@@ -52,13 +74,13 @@ impl Fixture {
             ..JournalSettings::default()
         };
         adjust(&mut settings);
-        let config = JournalConfig::new(data.path().join("data"), settings);
-        let run = Run::begin(config, 1).unwrap();
+        let run = begin(&data.path().join("data"), settings, 1);
         let shard_dir = run.shard_dirs[0].clone();
         let (tell, told) = channel();
         let (requests, receiver) = sync_channel(8);
-        let store = run.start(receiver, tell_on(vec![tell])).unwrap();
-        Fixture { data, store: Some(store), requests: Some(requests), told, shard_dir }
+        let (store, mut first) = run.start(receiver, tell_on(vec![tell])).unwrap();
+        let first = RefCell::new(first.remove(0));
+        Fixture { data, store: Some(store), requests: Some(requests), told, first, shard_dir }
     }
 
     fn ask(&self, request: SegmentRequest) {
@@ -66,15 +88,31 @@ impl Fixture {
     }
 
     fn told(&self) -> StoreEvent {
-        self.told.recv_timeout(Duration::from_secs(10)).expect("told nothing in 10 s")
+        self.told.recv_timeout(Duration::from_secs(60)).expect("told nothing in a minute")
     }
 
+    /// The next segment.
     fn segment(&self) -> PreparedSegment {
+        if let Some(first) = self.first.take() {
+            return first;
+        }
         self.ask(SegmentRequest::Prepare);
         match self.told() {
             StoreEvent::Segment(segment) => segment,
             other => panic!("{other:?}"),
         }
+    }
+
+    fn retire(&self, id: u64, size: u64, is_fenced: bool) {
+        let headers = RecordHeaders::default();
+        self.ask(SegmentRequest::Retire { id, size, is_fenced, headers });
+    }
+
+    /// Retires a segment, and waits until the store is done with it.
+    fn retire_and_wait(&self, id: u64, size: u64) {
+        self.retire(id, size, false);
+        let file = File::open(self.path(id)).unwrap();
+        assert!(lock::shared_within(&file, Duration::from_secs(60)).unwrap());
     }
 
     fn data_dir(&self) -> PathBuf {
@@ -90,6 +128,10 @@ impl Fixture {
         layout::segment_path(&self.shard_dir, id)
     }
 
+    fn ids(&self) -> Vec<u64> {
+        layout::segments(&self.shard_dir).unwrap()
+    }
+
     /// Writes bytes in place of a header, as a shard would.
     fn begin(&self, id: u64) {
         File::options()
@@ -100,12 +142,46 @@ impl Fixture {
             .unwrap();
     }
 
+    /// Ends the node. Returns its data directory.
     fn end(&mut self) {
         self.requests = None;
         if let Some(store) = self.store.take() {
             store.join();
         }
     }
+
+    fn end_for_next(mut self) -> tempfile::TempDir {
+        self.end();
+        self.data
+    }
+}
+
+fn begin(data_dir: &Path, settings: JournalSettings, shard_count: usize) -> Run {
+    // The machine's directory for temporary files may be in memory.
+    let level = crate::ack_level::AckLevel::Written;
+    let config = JournalConfig { level, ..JournalConfig::new(data_dir.to_owned(), settings) };
+    Run::begin(config, shard_count).unwrap()
+}
+
+/// Writes the header of a segment that began at a journal time.
+fn write_header(shard_dir: &Path, run: RunName, id: u64, created_at: u64) {
+    let header = SegmentHeader {
+        version: crate::format::segment::VERSION,
+        shard: 0,
+        run: run.number(),
+        id,
+        uuid: SegmentUuid([id as u8; 16]),
+        predecessor: SegmentUuid::default(),
+        predecessor_end: Lsn(0),
+        start: Lsn(0),
+        size: SEGMENT_SIZE,
+        created_at: UnixMicros(created_at),
+    };
+    let mut block = [0; BLOCK_SIZE];
+    header.encode(&mut block);
+    let path = layout::segment_path(shard_dir, id);
+    let file = File::options().write(true).create(true).truncate(false).open(path).unwrap();
+    file.write_all_at(&block, 0).unwrap();
 }
 
 #[test]
@@ -122,21 +198,11 @@ fn segments_are_allocated_locked_and_private_and_cut_and_unlocked_when_they_are_
         assert_eq!(data_dir.permissions().mode() & 0o777, 0o700);
         assert!(!lock::try_shared(&file).unwrap(), "its writer holds it");
         fixture.begin(1);
-        fixture.ask(SegmentRequest::Retire {
-            id: 1,
-            size: 8192,
-            is_fenced: false,
-            headers: RecordHeaders::default(),
-        });
+        fixture.retire(1, 8192, false);
         fixture.begin(2);
-        fixture.ask(SegmentRequest::Retire {
-            id: 2,
-            size: 4096,
-            is_fenced: true,
-            headers: RecordHeaders::default(),
-        });
+        fixture.retire(2, 4096, true);
         assert_eq!(fixture.segment().id, 3);
-        assert!(lock::shared_within(&file, Duration::from_secs(5)).unwrap());
+        assert!(lock::shared_within(&file, Duration::from_secs(60)).unwrap());
         assert_eq!(std::fs::metadata(fixture.path(1)).unwrap().len(), 8192);
         assert_eq!(
             std::fs::metadata(fixture.path(2)).unwrap().len(),
@@ -146,6 +212,8 @@ fn segments_are_allocated_locked_and_private_and_cut_and_unlocked_when_they_are_
         fixture.end();
         assert!(!fixture.path(3).exists(), "prepared and never used");
         assert!(fixture.path(1).exists() && fixture.path(2).exists());
+        let marks = Marks::load(&fixture.shard_dir).unwrap().unwrap();
+        assert_eq!((marks.shard_count, marks.removed_to, marks.ended), (1, 0, Some(2)));
     }
 }
 
@@ -184,7 +252,7 @@ fn the_index_is_made_of_the_writers_notes_and_no_segment_is_read_back() {
     fixture.begin(id);
     fixture.ask(SegmentRequest::Retire { id, size: 8192, is_fenced: false, headers });
     let file = File::open(fixture.path(id)).unwrap();
-    assert!(lock::shared_within(&file, Duration::from_secs(5)).unwrap());
+    assert!(lock::shared_within(&file, Duration::from_secs(60)).unwrap());
     let index = SegmentIndex::load(&fixture.shard_dir, id, uuid)
         .expect("an index before the segment is unlocked");
     assert_eq!((index.end, index.durable_end, index.batches, index.records), (8192, 8192, 1, 6));
@@ -204,12 +272,13 @@ fn without_room_the_shard_is_told_and_gets_its_segment_once_there_is_some() {
 
     // The same, and then room returns: remove a directory that blocks the file's name.
     let mut fixture = Fixture::start(|_| ());
-    let obstacle = layout::preparing_path(&fixture.shard_dir, 1);
+    assert_eq!(fixture.segment().id, 1);
+    let obstacle = layout::preparing_path(&fixture.shard_dir, 2);
     std::fs::create_dir(&obstacle).unwrap();
     fixture.ask(SegmentRequest::Prepare);
     assert!(matches!(fixture.told(), StoreEvent::NoRoom));
     std::fs::remove_dir(&obstacle).unwrap();
-    assert!(matches!(fixture.told(), StoreEvent::Segment(PreparedSegment { id: 1, .. })));
+    assert!(matches!(fixture.told(), StoreEvent::Segment(PreparedSegment { id: 2, .. })));
     fixture.end();
 }
 
@@ -229,84 +298,6 @@ fn a_reserve_of_nothing_is_never_reached() {
 }
 
 #[test]
-fn retention_removes_the_oldest_that_is_not_written_or_read() {
-    let mut fixture = Fixture::start(|_| ());
-    for id in 1..=5 {
-        assert_eq!(fixture.segment().id, id);
-        fixture.begin(id);
-        std::fs::write(layout::index_path(&fixture.shard_dir, id), "x").unwrap();
-        if id < 5 {
-            fixture.ask(SegmentRequest::Retire {
-                id,
-                size: SEGMENT_SIZE,
-                is_fenced: true,
-                headers: RecordHeaders::default(),
-            });
-        }
-    }
-    // The answer comes after those to the other requests. The files are cut by now, and stay as
-    // they are.
-    fixture.segment();
-    for id in 1..=5 {
-        let when = SystemTime::now() - Duration::from_secs(1000 - id * 100);
-        File::options().write(true).open(fixture.path(id)).unwrap().set_modified(when).unwrap();
-    }
-    let reader = File::open(fixture.path(1)).unwrap();
-    assert!(lock::shared_within(&reader, Duration::from_secs(5)).unwrap());
-    let data_dir = fixture.data.path().join("data");
-    let enforce =
-        |bytes, age| retention::enforce(&data_dir, bytes, age, SystemTime::now()).unwrap().segments;
-    let left = || layout::segments(&fixture.shard_dir).unwrap();
-    assert_eq!(enforce(None, None), 0);
-    // Five indexes count too.
-    let indexes = 5 * BLOCK_SIZE as u64;
-    assert_eq!(enforce(Some(6 * SEGMENT_SIZE + indexes), None), 0);
-    assert_eq!(enforce(Some(4 * SEGMENT_SIZE + indexes), None), 2);
-    assert_eq!(left(), [1, 4, 5, 6], "the first is being read");
-    assert!(
-        !layout::index_path(&fixture.shard_dir, 2).exists()
-            && layout::index_path(&fixture.shard_dir, 4).exists()
-    );
-    assert_eq!(enforce(None, Some(Duration::from_secs(500))), 1);
-    drop(reader);
-    assert_eq!(enforce(None, Some(Duration::from_secs(500))), 1);
-    assert_eq!(enforce(Some(1), Some(Duration::ZERO)), 0, "the rest is being written");
-    assert_eq!(left(), [5, 6]);
-    fixture.end();
-}
-
-#[test]
-fn prepared_segments_of_a_killed_process_are_removed_and_written_ones_stay() {
-    let mut fixture = Fixture::start(|_| ());
-    fixture.segment();
-    fixture.begin(1);
-    fixture.segment();
-    // As after a kill: its locks are gone, its files are not.
-    for id in [3, 4] {
-        std::fs::copy(fixture.path(id - 2), fixture.path(id)).unwrap();
-    }
-    let [left, made] = [5, 6].map(|id| layout::preparing_path(&fixture.shard_dir, id));
-    std::fs::write(&left, "").unwrap();
-    let maker = Disk::probe(fixture.data.path())
-        .and_then(|disk| disk.create(&made, SEGMENT_SIZE, false))
-        .unwrap();
-    let data_dir = fixture.data.path().join("data");
-    retention::tidy(&data_dir, SystemTime::now() + Duration::from_secs(3_600)).unwrap();
-    assert_eq!(layout::segments(&fixture.shard_dir).unwrap(), [1, 2, 3]);
-    assert!(!left.exists() && made.exists() && fixture.shard_dir.exists());
-    drop(maker);
-    retention::tidy(&data_dir, SystemTime::now()).unwrap();
-    assert!(!made.exists());
-    fixture.end();
-    // Once empty, it is removed with its run; the data directory stays.
-    std::fs::remove_file(fixture.path(1)).unwrap();
-    std::fs::remove_file(fixture.path(3)).unwrap();
-    retention::tidy(&data_dir, SystemTime::now() + Duration::from_secs(3_600)).unwrap();
-    retention::tidy(&data_dir, SystemTime::now() + Duration::from_secs(7_200)).unwrap();
-    assert_eq!(layout::runs(&data_dir).unwrap(), []);
-}
-
-#[test]
 fn a_directory_that_cannot_be_used_is_an_error_that_says_what_to_do() {
     let data = tempfile::tempdir().unwrap();
     let file = data.path().join("file");
@@ -320,25 +311,6 @@ fn a_directory_that_cannot_be_used_is_an_error_that_says_what_to_do() {
             "{error}"
         );
     }
-}
-
-#[test]
-fn indexes_without_their_segments_go_and_others_stay() {
-    let mut fixture = Fixture::start(|_| ());
-    fixture.segment();
-    fixture.begin(1);
-    let index = |id| layout::index_path(&fixture.shard_dir, id);
-    let unfinished = index(3).with_extension("index-4711");
-    let foreign = fixture.shard_dir.join("notes.index");
-    for path in [&index(1), &index(2), &unfinished, &foreign] {
-        std::fs::write(path, "x").unwrap();
-    }
-    retention::tidy(&fixture.data_dir(), SystemTime::now()).unwrap();
-    assert!(index(1).exists() && !index(2).exists() && foreign.exists());
-    assert!(unfinished.exists(), "new: another process may be writing it");
-    retention::tidy(&fixture.data_dir(), SystemTime::now() + Duration::from_secs(3_600)).unwrap();
-    assert!(index(1).exists() && !unfinished.exists() && foreign.exists());
-    fixture.end();
 }
 
 #[test]
@@ -363,13 +335,10 @@ fn a_sealed_segment_that_reads_short_gets_no_index() {
         id: 1,
         size: Some(size),
     };
-    fixture.ask(SegmentRequest::Retire {
-        id: 1,
-        size: SEGMENT_SIZE,
-        is_fenced: true,
-        headers: RecordHeaders::default(),
-    });
-    fixture.segment();
+    fixture.retire(1, SEGMENT_SIZE, true);
+    let file = File::open(fixture.path(1)).unwrap();
+    assert!(lock::shared_within(&file, Duration::from_secs(60)).unwrap());
+    drop(file);
     // The disk lost the last batch, or everything.
     for lost in [last.clone(), 0..last.end] {
         let mut bytes = segment.bytes.clone();

@@ -14,27 +14,27 @@ use std::process::{Command, Output, Stdio};
 const SEGMENT_SIZE: usize = 64 * 1024;
 
 /// A frame of 100 ms at 8 kHz with one value in all bytes.
-fn frame(value: u8) -> Vec<u8> {
+pub(crate) fn frame(value: u8) -> Vec<u8> {
     vec![value; 1_600]
 }
 
-fn calls(dir: &Path, args: &[&str]) -> Output {
+pub(crate) fn calls(dir: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(EXO_INGEST);
     command.arg("calls").args(args).env_clear().env("EXO_INGEST_DATA_DIR", dir).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
 /// Standard output of a command that must succeed.
-fn good(dir: &Path, args: &[&str]) -> Vec<u8> {
+pub(crate) fn good(dir: &Path, args: &[&str]) -> Vec<u8> {
     let output = calls(dir, args);
     assert_eq!(output.status.code(), Some(0), "{args:?}: {}", text(&output.stderr));
     output.stdout
 }
 
-fn json(dir: &Path, args: &[&str]) -> Value {
+pub(crate) fn json(dir: &Path, args: &[&str]) -> Value {
     serde_json::from_slice(&good(dir, &[args, &["--json"]].concat())).unwrap()
 }
 
@@ -94,19 +94,21 @@ fn a_list_has_a_row_for_each_epoch() {
     let output = good(dir, &["list"]);
     let rows: Vec<Vec<&str>> =
         text(&output).lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(rows[0], ["CALL", "EPOCH", "STARTED", "RATE", "FRAMES", "SECONDS", "ENDED"]);
-    let shown = |row: &[&str]| [row[0], row[1], row[3], row[4], row[5], row[6]].join(" ");
+    let headings = "CALL EPOCH START END RATE SECONDS FRAMES GAPS PEER ENDED";
+    assert_eq!(rows[0].join(" "), headings);
+    let shown = |row: &[&str]| [&row[..2], &row[4..]].concat().join(" ");
     let shown: Vec<String> = rows[1..].iter().map(|row| shown(row)).collect();
     assert_eq!(
         shown,
         [
-            "acme/one 1 8000 10 1.0 superseded",
-            "acme/one 2 8000 3 0.3 stopped",
-            "a%2Fb/c 1 8000 1 0.1 cut",
-            "a%2Fb/c 2 16000 1 0.1 cut"
+            "acme/one 1 8000 1.0 10 0 - superseded",
+            "acme/one 2 8000 0.3 3 0 - stopped",
+            "a%2Fb/c 1 8000 0.1 1 0 - cut",
+            "a%2Fb/c 2 16000 0.1 1 0 - cut"
         ]
     );
-    assert!(rows[1][2].starts_with("2027-01-15T08:16:40"), "{}", rows[1][2]);
+    assert_eq!(rows[1][2..4], ["2027-01-15T08:16:40.000Z", "2027-01-15T08:16:41.000Z"]);
+    assert_eq!(rows[2][2..4], ["2027-01-15T08:16:41.500Z", "2027-01-15T08:16:41.800Z"]);
     assert_eq!(text(&good(dir, &["list", "--tenant", "a/b"])).lines().count(), 3);
 
     let document = json(dir, &["list"]);
@@ -173,7 +175,7 @@ fn an_export_has_44_bytes_of_header_and_the_audio_as_it_came() {
 fn what_cannot_be_exported_says_what_to_do() {
     let journal = journal();
     for (args, code, words) in [
-        (&["export", "a%2Fb/c", "-o", "-"][..], 1, "--epoch (epoch 1: 8000 Hz, epoch 2: 16000 Hz)"),
+        (&["export", "a%2Fb/c", "-o", "-"][..], 1, "(epoch 1: 8000 Hz, epoch 2: 16000 Hz)"),
         (&["export", "acme/one", "-o", "-", "--epoch", "3"], 1, "it has 2"),
         (&["export", "acme/on", "-o", "-"], 1, "did you mean acme/one?"),
         (&["export", "no/such", "-o", "-"], 1, "exo-ingest calls list"),
@@ -216,16 +218,25 @@ fn damage_is_3_and_named_and_the_rest_is_exported() {
             && found.contains("audio of frame 3: payload checksum wrong"),
         "{found}"
     );
+    assert!(found.starts_with("acme/one: 1 frame missing in epoch 1\n"), "{found}");
+    let output = calls(dir, &["verify", "--json"]);
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let incomplete = serde_json::json!([{
+        "call": "acme/one", "epochs": [1], "frames_missing": 1
+    }]);
+    assert_eq!((output.status.code(), &document["calls_incomplete"]), (Some(3), &incomplete));
     assert!(
         text(&output.stderr).contains("in 1 place, with 1 frame missing"),
         "{}",
         text(&output.stderr)
     );
     // The index of an earlier command does not show it. The audio itself does.
-    let document = json(
-        dir,
-        &["export", "acme/one", "--epoch", "1", "-o", dir.join("a.wav").to_str().unwrap()],
-    );
+    let (file, export) = (dir.join("a.wav"), ["export", "acme/one", "--epoch", "1", "-o"]);
+    let args = [&export[..], &[file.to_str().unwrap(), "--json"]].concat();
+    let output = calls(dir, &args);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("the rest was written"), "{}", text(&output.stderr));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
         (&document["frames"], &document["gaps"][0]["reason"]),
         (&9.into(), &"damaged".into())
@@ -234,7 +245,9 @@ fn damage_is_3_and_named_and_the_rest_is_exported() {
         (&document["gaps"][0]["frames"], &document["gaps"][0]["seconds"]),
         (&vec![3, 3].into(), &0.1.into())
     );
-    let (_, filled) = wav(dir, &["acme/one", "--epoch", "1", "--gaps", "silence"]);
+    let output = calls(dir, &[&export[..], &["-", "--gaps", "silence"]].concat());
+    assert_eq!(output.status.code(), Some(3));
+    let filled = &output.stdout[44..];
     assert_eq!((filled.len(), &filled[3_200..4_800]), (16_000, &[0; 1_600][..]));
 }
 

@@ -33,6 +33,7 @@ fn every_command_has_help_with_an_example_of_itself() {
         "calls verify",
         "calls follow",
         "calls delete",
+        "calls seal",
     ] {
         let mut args: Vec<&str> = command.split_whitespace().collect();
         args.push("--help");

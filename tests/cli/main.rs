@@ -3,6 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod calls;
+mod calls_delete;
+mod calls_export;
+mod calls_list;
 mod check;
 mod config;
 mod export_targets;

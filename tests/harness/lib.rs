@@ -7,12 +7,14 @@
 #![deny(unsafe_code)]
 
 mod admin;
+mod bad_disk;
 pub mod certificates;
 mod example;
 // The ioctls that cut off and freeze a filesystem have no safe wrapper.
 #[allow(unsafe_code)]
 mod loop_disk;
 mod machine;
+mod many_segments;
 mod node;
 mod peer;
 mod player;
@@ -22,9 +24,11 @@ mod token;
 pub mod wire;
 
 pub use admin::{Admin, Exposition};
+pub use bad_disk::BadDisk;
 pub use example::build_example;
 pub use loop_disk::{Cut, Frozen, LoopDisk, fill};
 pub use machine::{heavy_test, in_own_process, timed_test};
+pub use many_segments::many_segments;
 pub use node::{Setup, TestNode};
 pub use peer::{Message, Peer, Response};
 pub use player::{Audit, Played, Player, assert_sound, audio, audit};

@@ -156,7 +156,8 @@ pub fn fill(path: &Path, size: u64) {
         .expect("so much room");
 }
 
-fn run(command: &mut Command) -> Result<(), String> {
+/// Runs a command; the error is what it says.
+pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     match command.output() {
         Ok(Output { status, .. }) if status.success() => Ok(()),
         Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),

@@ -15,6 +15,7 @@
 use exo_ingest::ack_level::AckLevel;
 use exo_ingest::auth::{Grant, KeySet, Signer, TokenPolicy, Verifier};
 use exo_ingest::call::CallIdentity;
+use exo_ingest::clock::JournalClock;
 use exo_ingest::constants::ACK_INTERVAL_FRAMES;
 use exo_ingest::format::SegmentUuid;
 use exo_ingest::io::Socket;
@@ -142,8 +143,10 @@ impl Rig {
             backlog: Backlog::production(),
             shard: 0,
             run: 1,
+            clock: JournalClock::default(),
         };
-        let journal = ShardJournalConfig { settings: settings_of_writer, requests: sender };
+        let journal =
+            ShardJournalConfig { settings: settings_of_writer, requests: sender, first: None };
         let config = ShardConfig {
             index: 0,
             boot: 1,
@@ -208,7 +211,6 @@ impl Rig {
                 uuid: SegmentUuid([self.segments as u8; 16]),
                 file: self.world.create_file(SEGMENT_SIZE),
                 size: SEGMENT_SIZE as u64,
-                created_at: self.world.now().unix,
                 headers: RecordHeaders::with_room(SEGMENT_SIZE),
             };
             self.mail.try_send(Message::Segment(segment)).expect("a mailbox has room for it");

@@ -1,5 +1,5 @@
-//! A journal of a steady size frees no block of its filesystem. On a mount with `discard` each
-//! freed block becomes a command to the disk, and the disk takes no writes meanwhile.
+//! A journal of a steady size on a mount with `discard`: each freed block becomes a command to the
+//! disk. Calls go on meanwhile, and the journal stays within its limit.
 //!
 //! Needs root.
 
@@ -12,8 +12,8 @@ use std::time::Duration;
 /// So large that a batch is a small part of it.
 const SEGMENT_SIZE: u64 = 32 << 20;
 
-/// Four segments, and their indexes.
-const LIMIT: u64 = 4 * SEGMENT_SIZE + (2 << 20);
+/// Five segments, and their indexes: one more than are kept, for the next one.
+const LIMIT: u64 = 5 * SEGMENT_SIZE + (2 << 20);
 
 /// Discards that the device of a directory has completed: `/sys/block/…/stat`,
 /// Documentation/block/stat.rst.
@@ -49,7 +49,7 @@ fn discards_removed_files(mounted: &Path) -> bool {
 }
 
 #[test]
-fn recycled_segments_free_no_block() {
+fn removed_segments_are_discarded_and_calls_go_on() {
     let _turn = heavy_test();
     let Some(disk) = LoopDisk::make(LIMIT + 2 * SEGMENT_SIZE, "loop,discard") else { return };
     assert!(discards_removed_files(&disk.path()), "no discard: this shows nothing");
@@ -66,7 +66,7 @@ fn recycled_segments_free_no_block() {
             sent() >= bytes
         });
     };
-    // Every segment has been used before, and has an index.
+    // From now on each new segment takes the place of an old one.
     play_until(LIMIT + LIMIT / 4);
     commit_discards(&disk.path());
     let before = discards(&disk.path());
@@ -80,7 +80,7 @@ fn recycled_segments_free_no_block() {
         (sent() - start) / SEGMENT_SIZE,
         after - before
     );
-    assert_eq!(after, before);
+    assert!(after > before, "old segments were removed");
     let played: Vec<_> = players.into_iter().map(Player::finish).collect();
     assert!(played.iter().all(|call| call.close == Some(1000)), "{played:#?}");
     assert!(node.terminate().success());

@@ -7,6 +7,7 @@ use crate::EXO_INGEST;
 use exo_ingest_harness::{
     LoopDisk, NodeProcess, Player, assert_sound, audit, eventually, fill, heavy_test,
 };
+use std::process::Command;
 use std::time::Duration;
 
 const DISK_SIZE: u64 = 96 << 20;
@@ -39,6 +40,9 @@ fn a_full_disk_ends_calls_with_1013_refuses_new_ones_and_goes_on_with_room() {
             0 => fill_less(&filler),
             _ => std::fs::remove_file(&filler).expect("it is ours"),
         }
+        // ext4 gives blocks of a removed file to others once its own journal has them.
+        let synced = Command::new("sync").arg("-f").arg(disk.path()).status();
+        assert!(synced.expect("coreutils").success());
         node.await_upgrade_status(101);
         println!("full disk, round {round}: {full:?}");
     }
@@ -47,7 +51,8 @@ fn a_full_disk_ends_calls_with_1013_refuses_new_ones_and_goes_on_with_room() {
     let ended: Vec<_> = calls.into_iter().map(Player::finish).collect();
     assert!(
         ended.iter().all(|call| (call.close, call.stopped) == (Some(1000), Some(call.sent))),
-        "{ended:#?}"
+        "{ended:#?} {:#?}",
+        node.log()
     );
     played.extend(ended);
     assert!(node.terminate().success());

@@ -2,6 +2,8 @@
 //! found and named, or hits bytes without a meaning. Every record that was not hit can be read, and
 //! nothing can be read that was not written.
 //!
+//! Then the same with blocks that the disk cannot read.
+//!
 //! After a crash, a hit beyond what was durable may look like a write that the power cut short. It
 //! is then counted as one.
 //!
@@ -14,7 +16,9 @@
 use exo_ingest::archive::image::{self, Image};
 use exo_ingest::archive::index::{IndexBuilder, SegmentIndex};
 use exo_ingest::archive::scan::{Advance, Place, ScanOptions, SegmentScan};
+use exo_ingest::archive::source::{Faulty, Source};
 use exo_ingest::call::Epoch;
+use exo_ingest::constants::BLOCK_SIZE;
 use exo_ingest::format::{HEADER_SIZE, Lsn, RecordKind};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -85,11 +89,11 @@ struct Found {
     is_read: bool,
 }
 
-fn scan(bytes: &[u8], place: Place) -> Found {
+fn scan(source: impl Source, place: Place) -> Found {
     let (records, named) = (BTreeMap::new(), Vec::new());
     let mut found = Found { records, named, durable_end: 0, is_lossy: false, is_read: false };
     let Ok(mut scan) =
-        SegmentScan::open(bytes, place, ScanOptions::default()).expect("memory can be read")
+        SegmentScan::open(source, place, ScanOptions::default()).expect("memory can be read")
     else {
         return found;
     };
@@ -161,7 +165,7 @@ fn samples_of(holds_syncs: bool) -> Vec<Sample> {
             end,
             is_fresh: false,
         };
-        let found = scan(&segment.bytes, place);
+        let found = scan(&segment.bytes[..], place);
         assert!(found.is_read && found.named.is_empty());
         let durable_end = found.durable_end as usize;
         assert!(holds_syncs || durable_end >= segment.batches.last().unwrap().start);
@@ -319,6 +323,59 @@ fn random_flips_cost_what_they_hit() {
 }
 
 #[test]
+fn blocks_that_cannot_be_read_cost_what_is_in_them_and_are_named() {
+    let (samples, mut dice) = (samples(), Dice(3));
+    let (mut lost, mut unread) = (0, 0);
+    for number in 0..flips() {
+        let _note = Note("bad sector", number);
+        let sample = &samples[dice.within(0..samples.len())];
+        // Of a run of the second format: no batch in a file is another segment's.
+        let place = Place { is_fresh: true, ..sample.place };
+        let count = if dice.within(0..4) == 0 { dice.within(2..5) } else { 1 };
+        let blocks: Vec<Range<usize>> = (0..count)
+            .map(|_| dice.within(0..sample.bytes.len() / BLOCK_SIZE) * BLOCK_SIZE)
+            .map(|block| block..block + BLOCK_SIZE)
+            .collect();
+        // One sector of each is bad: no byte of its block can be read.
+        let bad = |block: &Range<usize>| {
+            let sector = block.start + dice.within(0..BLOCK_SIZE / 512) * 512;
+            sector as u64..sector as u64 + 512
+        };
+        let unreadable = blocks.iter().map(bad).collect();
+        let found = scan(Faulty { source: &sample.bytes[..], unreadable }, place);
+        let meets = |range: &Range<usize>| {
+            blocks.iter().any(|block| block.start < range.end && range.start < block.end)
+        };
+        for (at, (kind, encoded, payload)) in &found.records {
+            let known = sample.known.get(at).unwrap_or_else(|| panic!("a record at {at}"));
+            assert!((known.kind, &known.encoded, &known.payload) == (*kind, encoded, payload));
+        }
+        for known in sample.known.values() {
+            let is_found = found.records.contains_key(&known.range.start);
+            let is_hit = meets(&known.range);
+            assert!(is_found || is_hit, "the record at {:?} is not in {blocks:?}", known.range);
+            lost += usize::from(!is_found);
+        }
+        for block in &blocks {
+            // After the stated end of a segment there is nothing to lose.
+            let is_over = place.end.is_some() && block.start >= sample.end();
+            let is_named = found.named.contains(&(block.start as u64))
+                || blocks.iter().any(|before| before.end == block.start);
+            // Nothing of it can be read: whoever opens it says so.
+            let is_lost = !found.is_read && sample.batches.iter().all(&meets) && meets(&(0..1));
+            assert!(is_over || is_named || is_lost, "{block:?} of {blocks:?}: {:?}", found.named);
+            unread += usize::from(is_over);
+        }
+        assert!(!found.is_lossy || sample.durable_end < sample.end(), "no power failed");
+    }
+    assert!(lost > 0);
+    println!(
+        "{} times bad blocks: {lost} records lost, all in them; {unread} after the end",
+        flips()
+    );
+}
+
+#[test]
 fn a_cut_anywhere_costs_what_comes_after_it() {
     let (samples, mut dice) = (samples(), Dice(2));
     let mut lost = 0;
@@ -356,7 +413,7 @@ fn an_index_with_any_byte_flipped_or_cut_off_is_none() {
         .unwrap();
     let mut builder = IndexBuilder::default();
     while scan.advance().unwrap() == Advance::Batch {
-        scan.records().for_each(|found| builder.add(&found.header, found.payload));
+        scan.records().for_each(|found| builder.add(&found));
     }
     let encoded = builder.finish(sample.place.run.number(), 0, sample.place.id, &scan).encode();
     assert!(SegmentIndex::decode(&encoded).is_ok());

@@ -5,11 +5,16 @@
 mod damage;
 mod discards;
 mod disk_full;
+mod expiry;
+mod first_format;
 mod flips;
+mod given_back;
 mod indexes;
 mod interrupted;
 mod kill_rounds;
+mod lost_files;
 mod power_loss;
+mod read_errors;
 mod retention;
 mod silent_calls;
 mod slow_disk;

@@ -136,7 +136,7 @@ fn play_laps(node: &NodeProcess, name: &str, seed: u64, laps: u64) -> Vec<Player
     players
 }
 
-fn recycle(data_dir: &Path, args: &[&str], laps: u64) {
+fn keep_within_the_limit(data_dir: &Path, args: &[&str], laps: u64) {
     let limit = LIMIT.to_string();
     let args: Vec<&str> = [&["--retain-bytes", &limit], args].concat();
     let watch = Watch::start(data_dir);
@@ -182,18 +182,18 @@ fn recycle(data_dir: &Path, args: &[&str], laps: u64) {
 fn under_load_and_after_kills_a_journal_stays_within_its_limit_and_what_is_left_is_right() {
     let _turn = heavy_test();
     let directory = tempfile::tempdir().expect("a directory");
-    recycle(&directory.path().join("data"), &["--set", "journal.reserve=off"], 3);
+    keep_within_the_limit(&directory.path().join("data"), &["--set", "journal.reserve=off"], 3);
 }
 
 #[test]
 fn on_a_disk_hardly_larger_than_the_limit_no_call_lacks_room() {
     let _turn = heavy_test();
     let Some(disk) = LoopDisk::make(LIMIT + 2 * SLACK + (8 << 20), "loop") else { return };
-    recycle(&disk.path().join("data"), &["--set", "journal.reserve=off"], 2);
+    keep_within_the_limit(&disk.path().join("data"), &["--set", "journal.reserve=off"], 2);
 }
 
 #[test]
-fn after_the_power_fails_nothing_of_a_recycled_segment_passes_for_new() {
+fn after_the_power_fails_what_is_left_is_right() {
     let _turn = heavy_test();
     let Some(mut disk) = LoopDisk::make(LIMIT + 2 * SLACK + (8 << 20), "loop") else { return };
     let data_dir = disk.path().join("data");

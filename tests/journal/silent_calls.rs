@@ -50,7 +50,7 @@ fn a_call_without_frames_is_listed_while_it_lives_after_its_end_and_from_a_seale
     drop(start(&node, "hung-up", 24_000));
     let live = start(&node, "live", 24_000);
     let ends =
-        |call: &str| row(&data_dir, call, "1").map(|row| (row[4].clone(), row[6..].join(" ")));
+        |call: &str| row(&data_dir, call, "1").map(|row| (row[6].clone(), row[9..].join(" ")));
     let expected =
         [("acme/stopped", "stopped"), ("acme/hung-up", "finished"), ("acme/live", "live")];
     for (call, ended) in expected {
@@ -90,7 +90,7 @@ fn an_epoch_without_audio_at_another_rate_does_not_block_an_export() {
     assert!(node.terminate().success());
     let rates: Vec<_> = ["1", "2", "3"]
         .iter()
-        .map(|epoch| row(&data_dir, "acme/one", epoch).expect("it is listed")[3].clone())
+        .map(|epoch| row(&data_dir, "acme/one", epoch).expect("it is listed")[4].clone())
         .collect();
     assert_eq!(rates, ["8000", "24000", "16000"]);
     let wav = directory.path().join("one.wav");

@@ -203,10 +203,11 @@ fn the_python_client_connects_again() {
     assert!(frames >= FRAME_COUNT, "{shown}");
 }
 
-/// The frames in a row of `calls list`: its columns are call, epoch, start, rate, frames …
+/// The frames in a row of `calls list`: its columns are call, epoch, start, end, rate, seconds,
+/// frames …
 fn frames_of(row: &str) -> u64 {
     row.split_whitespace()
-        .nth(4)
+        .nth(6)
         .and_then(|word| word.parse().ok())
         .unwrap_or_else(|| panic!("{row}"))
 }

@@ -257,19 +257,23 @@ pub struct CallRecord<'a> {
 impl<'a> CallRecord<'a> {
     /// From a payload.
     pub fn decode(payload: &'a [u8]) -> Result<Self, Fault> {
-        let (head, ids) = payload.split_at_checked(56).ok_or("call record cut off")?;
-        if head[0] != 1 || head[1] != 1 || u16_at(head, 6) != 0 || u32_at(head, 12) != 0 {
+        let (head, texts) = payload.split_at_checked(56).ok_or("call record cut off")?;
+        let [tenant_size, interaction_size, peer_size] =
+            [2, 4, 6].map(|at| usize::from(u16_at(head, at)));
+        // Version 1 has no peer.
+        let is_known = head[0] == 2 || (head[0] == 1 && peer_size == 0);
+        if !is_known || head[1] != 1 || u32_at(head, 12) != 0 {
             return Err("call record of an unknown version");
         }
-        let (tenant_size, interaction_size) =
-            (usize::from(u16_at(head, 2)), usize::from(u16_at(head, 4)));
-        if ids.len() != tenant_size + interaction_size {
+        if texts.len() != tenant_size + interaction_size + peer_size {
             return Err("call record of a wrong size");
         }
         let text = |bytes| {
             std::str::from_utf8(bytes).map_err(|_| "call record with an id that is not UTF-8")
         };
-        let (tenant, interaction) = ids.split_at(tenant_size);
+        let (tenant, texts) = texts.split_at(tenant_size);
+        let (interaction, peer) = texts.split_at(interaction_size);
+        text(peer)?;
         Ok(Self {
             call: u64_at(head, 16),
             tenant: text(tenant)?,
@@ -406,6 +410,24 @@ mod tests {
             records_crc: 0x0909_0909,
         };
         assert_eq!(BatchHeader::decode(&bytes), Ok(expected));
+    }
+
+    #[test]
+    fn a_call_record_has_a_peer_since_version_2() {
+        let mut bytes = vec![0; 56];
+        put(&mut bytes, &[(0, &[2, 1, 4, 0, 3, 0, 9]), (8, &[0x40, 0x1F]), (16, &[5; 8])]);
+        bytes.extend(b"acmeone[::1]:443");
+        let record = CallRecord::decode(&bytes).unwrap();
+        let ids = (record.tenant, record.interaction);
+        assert_eq!((ids, record.sample_rate), (("acme", "one"), 8_000));
+        bytes[0] = 1;
+        assert!(CallRecord::decode(&bytes).is_err(), "version 1 has no peer");
+        bytes.truncate(56 + 7);
+        bytes[6] = 0;
+        let record = CallRecord::decode(&bytes).unwrap();
+        assert_eq!((record.tenant, record.interaction), ("acme", "one"));
+        bytes[0] = 3;
+        assert!(CallRecord::decode(&bytes).is_err());
     }
 
     #[test]

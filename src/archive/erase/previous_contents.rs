@@ -11,61 +11,49 @@
 use super::{EraseError, blank, lock};
 use crate::archive::index::SegmentIndex;
 use crate::archive::reader::{Journal, JournalError, ShardJournal};
+use crate::archive::source::{SegmentFile, Source, Window};
 use crate::constants::BATCH_SIZE_MAX;
 use crate::format::{HEADER_SIZE, RecordHeader, RecordKind};
-use crate::io::memory::Region;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// A stretch of a file.
 type Stretch = (u64, u64);
 
-/// A segment that holds old audio from an earlier use of its file, locked.
-pub(super) struct PreviousContents {
-    path: PathBuf,
-    file: File,
-    records: Vec<Stretch>,
-}
-
-impl PreviousContents {
-    pub(super) fn erase(&self) -> Result<(), JournalError> {
-        overwrite(&self.file, &self.records)
-            .map_err(|error| JournalError { path: self.path.clone(), error })
-    }
-}
-
-/// The segments of a journal that hold records which are `ours` from an earlier use of their file.
-/// Skips the targets of an erasure: see [`erase_behind`].
+/// The segments of a journal that hold records which are `ours` from an earlier use of their file,
+/// and where their batches end. Skips the targets of an erasure: see [`erase_behind`].
 pub(super) fn find(
     journal: &Journal,
     ours: impl Fn(&RecordHeader) -> bool,
-    is_target: impl Fn(&Path) -> bool,
-) -> Result<Vec<PreviousContents>, EraseError> {
+    is_target: impl Fn((usize, usize)) -> bool,
+) -> Result<Vec<(PathBuf, End)>, EraseError> {
     let mut found = Vec::new();
-    for shard in journal.shards() {
+    for (number, shard) in journal.shards().iter().enumerate() {
         for position in 0..shard.segment_count() {
+            // Of a run of the second format, no file was recycled. Its first header says so.
+            let header = shard.header(position)?;
+            if header.is_some_and(|header| !header.may_be_recycled()) {
+                break;
+            }
+            if is_target((number, position)) {
+                continue;
+            }
             let path = shard.path(position);
             let failed = |error| JournalError { path: path.clone(), error };
-            if is_target(&path) {
-                continue;
-            }
-            let file = match File::open(&path) {
+            let size = match std::fs::metadata(&path) {
                 // Retention removed it first.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                opened => opened.map_err(failed)?,
+                metadata => metadata.map_err(failed)?.len(),
             };
-            let size = file.metadata().map_err(failed)?.len();
             let Some(end) = end(shard, position, size)? else { continue };
-            if search(&file, end, &ours).map_err(failed)?.is_empty() {
-                continue;
-            }
+            match search(&path, end, &ours) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                found if found.as_ref().is_ok_and(Vec::is_empty) => continue,
+                found => found.map_err(failed)?,
+            };
             match lock(&path) {
-                Ok(Some(file)) => {
-                    let records = search(&file, end, &ours).map_err(failed)?;
-                    found.push(PreviousContents { path, file, records });
-                }
+                Ok(Some(_)) => found.push((path, end)),
                 Ok(None) => return Err(EraseError::Held(path)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(failed(error).into()),
@@ -75,13 +63,16 @@ pub(super) fn find(
     Ok(found)
 }
 
-/// Erases records which are `ours` after the end of a segment.
+/// Erases records which are `ours` after the end of a segment that is locked. `None`: there are
+/// none.
 pub(super) fn erase_behind(
+    path: &Path,
     file: &File,
-    end: End,
+    end: Option<End>,
     ours: impl Fn(&RecordHeader) -> bool,
 ) -> io::Result<()> {
-    let records = search(file, end, &ours)?;
+    let Some(end) = end else { return Ok(()) };
+    let records = search(path, end, &ours)?;
     if records.is_empty() { Ok(()) } else { overwrite(file, &records) }
 }
 
@@ -94,14 +85,12 @@ pub(super) struct End {
     pub(super) is_torn: bool,
 }
 
-/// Where a segment's batches end. `None`: it was sealed, and cut there, or its file is new.
+/// Where a segment's batches end. `None`: it was sealed, and cut there.
 ///
 /// The bytes before the end are not searched: audio of any call is there, and may look like a
 /// record of another call.
 fn end(shard: &ShardJournal, position: usize, size: u64) -> Result<Option<End>, JournalError> {
-    if let Some(header) = shard.header(position)?
-        && (size < header.size || !header.may_be_recycled())
-    {
+    if shard.header(position)?.is_some_and(|header| size < header.size) {
         return Ok(None);
     }
     let end = |index: SegmentIndex| End { offset: index.end, is_torn: index.torn_at.is_some() };
@@ -109,18 +98,19 @@ fn end(shard: &ShardJournal, position: usize, size: u64) -> Result<Option<End>, 
 }
 
 /// Finds the records which are `ours` after the end, which is the start of a block. Adds the rest
-/// of a record without header there.
+/// of a record without header there. Reads around the page cache, because a writer may be at work,
+/// and steps over what the disk cannot read.
 fn search(
-    file: &File,
+    path: &Path,
     end: End,
     ours: &impl Fn(&RecordHeader) -> bool,
 ) -> io::Result<Vec<Stretch>> {
-    let size = file.metadata()?.len();
+    let mut window = Window::new(SegmentFile::of_owner(path)?)?;
+    let size = window.source().size();
     let (mut found, mut offset, mut first) = (Vec::new(), end.offset, size);
-    let mut memory = Region::allocate(BATCH_SIZE_MAX)?;
     while offset < size {
-        let read = file.read_at(&mut memory, offset)?;
-        for (line, bytes) in memory[..read].as_chunks::<HEADER_SIZE>().0.iter().enumerate() {
+        let bytes = window.bytes(offset, BATCH_SIZE_MAX)?;
+        for (line, bytes) in bytes.as_chunks::<HEADER_SIZE>().0.iter().enumerate() {
             let Ok(header) = RecordHeader::decode(bytes) else { continue };
             let at = offset + (line * HEADER_SIZE) as u64;
             let is_ours = header.kind == RecordKind::Audio && ours(&header);
@@ -129,12 +119,10 @@ fn search(
                 found.push((at, (header.record_size() as u64).min(size - at)));
             }
         }
-        // After a short read, continue at a whole line.
-        let taken = read / HEADER_SIZE * HEADER_SIZE;
-        if taken == 0 {
+        if bytes.len() < BATCH_SIZE_MAX {
             break;
         }
-        offset += taken as u64;
+        offset += BATCH_SIZE_MAX as u64;
     }
     if !found.is_empty() && !end.is_torn {
         found.push((end.offset, first - end.offset));

@@ -2,13 +2,17 @@
 
 #![forbid(unsafe_code)]
 
+use super::places::{RecordPlace, RecordPlaces};
 use super::{CallFacts, EpochIndex, SegmentIndex};
 use crate::archive::ranges::SeqRange;
-use crate::archive::scan::SegmentScan;
+use crate::archive::scan::{Found, SegmentScan};
 use crate::archive::source::Source;
 use crate::call::{CallIdentity, Epoch};
 use crate::clock::UnixMicros;
-use crate::format::{CallRecord, EndRecord, RecordHeader, RecordKind};
+use crate::constants::BLOCK_SIZE;
+use crate::format::{
+    CallRecord, EndRecord, HEADER_SIZE, RecordHeader, RecordKind, SegmentHeader, record_size,
+};
 use crate::journal::frame_ring::{Noted, RecordHeaders};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -46,11 +50,16 @@ struct ChunkFacts {
 /// A frame has nothing after its last chunk.
 const COMPLETE: u64 = u64::MAX;
 
+/// Longest time between the first and the last batch of a segment that is believed, microseconds:
+/// the wall clock may have been set. Segments roll far sooner.
+const WRITTEN_FOR_MAX: u64 = 3_600_000_000;
+
 /// Takes records and makes an index.
 #[derive(Debug, Default)]
 pub struct IndexBuilder {
     epochs: Vec<EpochIndex>,
     progress: Vec<Progress>,
+    places_of_records: Vec<Option<RecordPlaces>>,
     places: HashMap<(u64, Epoch), usize>,
 }
 
@@ -77,16 +86,17 @@ impl Hasher for MicrosHasher {
 
 impl IndexBuilder {
     /// Takes the next record. Does not look at the payload of audio.
-    pub fn add(&mut self, header: &RecordHeader, payload: &[u8]) {
-        self.add_record(header, payload);
+    pub fn add(&mut self, found: &Found<'_>) {
+        self.add_record(&found.header, found.payload, found.offset);
     }
 
-    /// Takes the next record and returns the position of its epoch.
-    fn add_record(&mut self, header: &RecordHeader, payload: &[u8]) -> usize {
+    /// Takes the next record, which is at `offset` in the file. Returns the position of its epoch.
+    fn add_record(&mut self, header: &RecordHeader, payload: &[u8], offset: u64) -> usize {
         let place = *self.places.entry((header.call, header.epoch)).or_insert_with(|| {
             let (call, epoch) = (header.call, header.epoch);
             self.epochs.push(EpochIndex { call, epoch, ..EpochIndex::default() });
             self.progress.push(Progress::new(header.received_at));
+            self.places_of_records.push(Some(RecordPlaces::default()));
             self.epochs.len() - 1
         });
         let (call_epoch, progress) = (&mut self.epochs[place], &mut self.progress[place]);
@@ -97,6 +107,10 @@ impl IndexBuilder {
             }
             RecordKind::End => call_epoch.end = EndRecord::decode(payload).ok(),
             RecordKind::Audio => {
+                add_place(
+                    &mut self.places_of_records[place],
+                    RecordPlace { offset, size: header.record_size() as u64 },
+                );
                 let (offset, length) = (u64::from(header.offset), u64::from(header.length));
                 let (seq, last, erased) = (header.seq.0, header.last, header.erased);
                 add_chunk(call_epoch, progress, ChunkFacts { seq, offset, length, last, erased });
@@ -128,31 +142,50 @@ impl IndexBuilder {
             bytes_unsynced: scan.stats().bytes_unsynced,
             is_lossy: scan.stats().is_lossy,
             damage_count: u32::try_from(scan.damages().len()).unwrap_or(u32::MAX),
+            ended_at: scan.header().map_or(UnixMicros(0), |header| ended_at(header, scan)),
             epochs: self.into_epochs(),
         }
     }
 
     /// The index of a segment, made from what its writer noted. All of its `end` bytes are durable.
-    /// `None` if the notes are incomplete.
+    /// It was ended at `ended_at` in journal time. `None` if the notes are incomplete.
     pub fn of_headers(
         headers: &RecordHeaders,
         run: u64,
         shard: u16,
         id: u64,
         end: u64,
+        ended_at: UnixMicros,
     ) -> Option<SegmentIndex> {
         let (mut builder, mut records) = (IndexBuilder::default(), 0);
         let mut places = PlacesByMicros::default();
+        // Where the batch and its next record start in the file.
+        let mut batch_at = BLOCK_SIZE as u64;
+        let mut at = batch_at + HEADER_SIZE as u64;
         for record in headers.records()? {
-            records += 1;
             match record.ok()? {
+                Noted::Batch(size) => {
+                    if at.checked_next_multiple_of(BLOCK_SIZE as u64) != batch_at.checked_add(size)
+                    {
+                        return None;
+                    }
+                    batch_at += size;
+                    at = batch_at + HEADER_SIZE as u64;
+                }
                 Noted::Chunk(chunk) => {
+                    records += 1;
+                    let size = record_size(chunk.length as usize) as u64;
                     // The call's record comes before it. If that is missing, only reading the
                     // segment can identify the call.
                     let place = *places.get(&chunk.epoch_micros)?;
                     let (call_epoch, progress) =
                         (&mut builder.epochs[place], &mut builder.progress[place]);
                     progress.receive(chunk.received_at);
+                    add_place(
+                        &mut builder.places_of_records[place],
+                        RecordPlace { offset: at, size },
+                    );
+                    at += size;
                     let (seq, offset, length, last) =
                         (chunk.seq, chunk.offset, chunk.length, chunk.last);
                     add_chunk(
@@ -162,13 +195,18 @@ impl IndexBuilder {
                     );
                 }
                 Noted::Record(header, payload) => {
-                    let place = builder.add_record(&header, payload);
+                    records += 1;
+                    let place = builder.add_record(&header, payload, at);
+                    at += header.record_size() as u64;
                     let known = places.insert(header.epoch.micros, place);
                     if known.is_some_and(|known| known != place) {
                         return None;
                     }
                 }
             }
+        }
+        if batch_at != end {
+            return None;
         }
         Some(SegmentIndex {
             run,
@@ -184,12 +222,17 @@ impl IndexBuilder {
             bytes_unsynced: 0,
             is_lossy: false,
             damage_count: 0,
+            ended_at,
             epochs: builder.into_epochs(),
         })
     }
 
     fn into_epochs(mut self) -> Vec<EpochIndex> {
-        for (call_epoch, progress) in self.epochs.iter_mut().zip(self.progress) {
+        let places = std::mem::take(&mut self.places_of_records);
+        for ((call_epoch, progress), places) in
+            self.epochs.iter_mut().zip(self.progress).zip(places)
+        {
+            call_epoch.places = places;
             call_epoch.frames.add(progress.completed);
             call_epoch.bytes = progress.bytes;
             (call_epoch.first_received_at, call_epoch.last_received_at) =
@@ -227,6 +270,21 @@ impl Progress {
         let is_next = self.seq.checked_add(1) == Some(chunk.seq) && self.completed.last == self.seq;
         is_next && self.next_offset == COMPLETE && chunk.offset == 0 && chunk.last && !chunk.erased
     }
+}
+
+/// Adds a record's place. Records come in the order of the file. If one does not, the places are
+/// not known, and readers read the segment.
+fn add_place(places: &mut Option<RecordPlaces>, place: RecordPlace) {
+    if places.as_mut().is_some_and(|known| !known.add(place)) {
+        *places = None;
+    }
+}
+
+/// When a segment was ended, if only its bytes say: by the times in its first and last batch.
+fn ended_at<S: Source>(header: &SegmentHeader, scan: &SegmentScan<S>) -> UnixMicros {
+    let (first, last) = scan.stats().sealed_at;
+    let written_for = last.0.saturating_sub(first.0).min(WRITTEN_FOR_MAX);
+    UnixMicros(header.created_at.0.saturating_add(written_for))
 }
 
 fn add_chunk(call_epoch: &mut EpochIndex, progress: &mut Progress, chunk: ChunkFacts) {

@@ -1,15 +1,15 @@
-//! The calls in a journal: the indexes of all segments, merged.
+//! The calls in a journal, as the indexes of all segments describe them.
 
 #![forbid(unsafe_code)]
 
-use super::{Journal, JournalError, ShardJournal};
-use crate::archive::index::{CallFacts, EpochIndex, SegmentIndex};
+use super::{Journal, JournalError};
+use crate::archive::index::CallFacts;
+use crate::archive::index::places::{put, take};
 use crate::archive::ranges::{SeqRange, SeqRanges};
 use crate::call::{CallIdentity, Epoch};
 use crate::clock::UnixMicros;
-use crate::format::EndRecord;
+use crate::format::{EndRecord, FormatError};
 use serde::Serialize;
-use std::collections::BTreeMap;
 
 /// All that the journal has of an epoch: one connection's share of a call.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ pub struct CallEpoch {
     /// The shard of the journal that holds it: a position in [`Journal::shards`].
     pub shard: usize,
     /// The segments that hold it, in order.
-    pub parts: Vec<Part>,
+    pub parts: Parts,
 }
 
 /// The part of an epoch in one segment.
@@ -49,8 +49,90 @@ pub struct CallEpoch {
 pub struct Part {
     /// Position of the segment in its shard.
     pub segment: usize,
-    /// The first frame with a chunk in this segment; 0 if there is none.
-    pub first_seq: u64,
+}
+
+/// The segments that hold an epoch, in order. Neighbours are kept as ranges: an epoch of an hour is
+/// in thousands of segments.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts(Vec<(usize, usize)>);
+
+impl Parts {
+    /// Adds the segment at this position, after those that are there.
+    pub(super) fn add(&mut self, position: usize) {
+        self.add_range(position, position);
+    }
+
+    fn add_range(&mut self, first: usize, last: usize) {
+        match self.0.last_mut() {
+            Some((_, end)) if *end >= last => {}
+            Some((_, end)) if *end + 1 >= first => *end = last,
+            _ => self.0.push((first, last)),
+        }
+    }
+
+    /// Adds later segments.
+    pub(super) fn append(&mut self, later: &Parts) {
+        later.0.iter().for_each(|(first, last)| self.add_range(*first, *last));
+    }
+
+    /// The segments, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Part> {
+        self.0.iter().flat_map(|(first, last)| *first..=*last).map(|segment| Part { segment })
+    }
+
+    /// The first segment.
+    pub fn first(&self) -> Option<Part> {
+        self.0.first().map(|(first, _)| Part { segment: *first })
+    }
+
+    /// The last segment.
+    pub fn last(&self) -> Option<Part> {
+        self.0.last().map(|(_, last)| Part { segment: *last })
+    }
+
+    /// Number of segments.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|(first, last)| last - first + 1).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Bytes of memory.
+    pub(super) fn size(&self) -> usize {
+        self.0.len() * size_of::<(usize, usize)>()
+    }
+
+    /// Appends them as bytes.
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put(out, self.0.len() as u64);
+        for (first, last) in &self.0 {
+            put(out, *first as u64);
+            put(out, (last - first) as u64);
+        }
+    }
+
+    /// Decodes what [`Parts::encode`] has made, and moves on.
+    pub(super) fn decode(rest: &mut &[u8]) -> Result<Parts, FormatError> {
+        let mut number = || take(rest).ok_or(FormatError::Truncated);
+        let mut parts = Parts::default();
+        for _ in 0..number()? {
+            let (first, more) = (number()? as usize, number()? as usize);
+            parts.0.push((first, first.checked_add(more).ok_or(FormatError::Truncated)?));
+        }
+        Ok(parts)
+    }
+}
+
+impl<'a> IntoIterator for &'a Parts {
+    type Item = Part;
+    type IntoIter = Box<dyn Iterator<Item = Part> + 'a>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        Box::new(self.iter())
+    }
 }
 
 /// How an epoch ended.
@@ -68,8 +150,10 @@ pub enum EpochState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GapReason {
-    /// Their segments have been removed.
+    /// Retention removed their segments.
     Expired,
+    /// Their segments are gone, and retention did not remove them.
+    Lost,
     /// Their segments are there, but the frames are not.
     Damaged,
     /// They were erased on demand.
@@ -111,39 +195,8 @@ impl Catalog {
 }
 
 impl Journal {
-    /// Lists the calls. Reads the index of each segment, or the segment itself if it has none.
-    /// Calls `progress` after each segment.
-    pub fn catalog(&self, progress: &mut dyn FnMut()) -> Result<Catalog, JournalError> {
-        let mut builder = CatalogBuilder::default();
-        for (position, shard) in self.shards().iter().enumerate() {
-            for segment in 0..shard.segment_count() {
-                if let Some((index, is_live)) = shard.index(segment)? {
-                    builder.add(position, segment, index, is_live);
-                }
-                progress();
-            }
-        }
-        self.complete(builder)
-    }
-
-    /// The catalog of all indexes that were added.
-    pub(in crate::archive) fn complete(
-        &self,
-        builder: CatalogBuilder,
-    ) -> Result<Catalog, JournalError> {
-        let mut catalog = builder.finish(self.shards());
-        for call_epoch in
-            catalog.calls.iter_mut().flat_map(|call| &mut call.epochs).chain(&mut catalog.nameless)
-        {
-            if call_epoch.doubles > 0 {
-                self.count_bytes(call_epoch)?;
-            }
-        }
-        Ok(catalog)
-    }
-
     /// Overlapping segments hold some frames twice, so frames are read to count each once.
-    fn count_bytes(&self, call_epoch: &mut CallEpoch) -> Result<(), JournalError> {
+    pub(super) fn count_bytes(&self, call_epoch: &mut CallEpoch) -> Result<(), JournalError> {
         let (mut bytes, mut erased) = (0, 0);
         let mut frames = self.frames(call_epoch);
         while let Some(frame) = frames.next_frame()? {
@@ -152,158 +205,5 @@ impl Journal {
         }
         (call_epoch.bytes, call_epoch.erased) = (bytes, erased);
         Ok(())
-    }
-}
-
-/// Takes indexes and makes a catalog.
-#[derive(Debug, Default)]
-pub(in crate::archive) struct CatalogBuilder {
-    epochs: BTreeMap<(usize, u64, Epoch), Gathered>,
-    live_shards: Vec<usize>,
-}
-
-/// An epoch while its indexes are merged.
-#[derive(Debug, Default)]
-struct Gathered {
-    facts: Option<CallFacts>,
-    end: Option<EndRecord>,
-    frames: SeqRanges,
-    bytes: u64,
-    erased: u64,
-    broken: u64,
-    completed: u64,
-    open_seq: u64,
-    first_received_at: UnixMicros,
-    last_received_at: UnixMicros,
-    parts: Vec<Part>,
-    /// The completed frames in each part. They tell why frames are missing.
-    spans: Vec<(usize, SeqRanges)>,
-}
-
-impl CatalogBuilder {
-    /// Takes the index of a segment. The segments of a shard come in order.
-    pub(crate) fn add(&mut self, shard: usize, segment: usize, index: SegmentIndex, is_live: bool) {
-        if is_live && self.live_shards.last() != Some(&shard) {
-            self.live_shards.push(shard);
-        }
-        for call_epoch in index.epochs {
-            let gathered =
-                self.epochs.entry((shard, call_epoch.call, call_epoch.epoch)).or_default();
-            gathered.add(segment, call_epoch);
-        }
-    }
-
-    /// Makes the catalog.
-    pub(crate) fn finish(self, shards: &[ShardJournal]) -> Catalog {
-        let mut catalog = Catalog::default();
-        let mut call_epochs: Vec<CallEpoch> = Vec::new();
-        for ((shard, call, epoch), gathered) in self.epochs {
-            let Some(journal) = shards.get(shard) else { continue };
-            call_epochs.push(gathered.finish(
-                shard,
-                call,
-                epoch,
-                journal,
-                self.live_shards.contains(&shard),
-            ));
-        }
-        call_epochs.sort_by_key(|call_epoch| (call_epoch.epoch, call_epoch.shard));
-        let mut places: BTreeMap<u128, usize> = BTreeMap::new();
-        for call_epoch in call_epochs {
-            let Some(facts) = &call_epoch.facts else {
-                catalog.nameless.push(call_epoch);
-                continue;
-            };
-            let place = *places.entry(facts.key.0).or_insert_with(|| {
-                catalog.calls.push(Call { identity: facts.identity.clone(), epochs: Vec::new() });
-                catalog.calls.len() - 1
-            });
-            catalog.calls[place].epochs.push(call_epoch);
-        }
-        catalog
-    }
-}
-
-impl Gathered {
-    fn add(&mut self, segment: usize, call_epoch: EpochIndex) {
-        if self.parts.is_empty() {
-            self.first_received_at = call_epoch.first_received_at;
-        }
-        self.first_received_at = self.first_received_at.min(call_epoch.first_received_at);
-        self.last_received_at = self.last_received_at.max(call_epoch.last_received_at);
-        self.parts.push(Part { segment, first_seq: call_epoch.first_seq });
-        for range in call_epoch.frames.iter() {
-            self.frames.add(range);
-        }
-        self.completed += call_epoch.frames.count();
-        self.bytes += call_epoch.bytes;
-        self.erased += call_epoch.erased;
-        self.broken += call_epoch.broken;
-        if call_epoch.first_seq > 0 {
-            self.open_seq = call_epoch.open_seq;
-        }
-        self.facts = call_epoch.facts.or(self.facts.take());
-        self.end = call_epoch.end.or(self.end.take());
-        self.spans.push((segment, call_epoch.frames));
-    }
-
-    fn finish(
-        self,
-        shard: usize,
-        call: u64,
-        epoch: Epoch,
-        journal: &ShardJournal,
-        is_live: bool,
-    ) -> CallEpoch {
-        let state = match self.end {
-            Some(end) => EpochState::Ended(end),
-            None if is_live => EpochState::Live,
-            None => EpochState::Cut,
-        };
-        let expected = self.end.map_or(0, |end| end.frames);
-        let reason = |range: SeqRange| {
-            if self.is_expired(range, journal) { GapReason::Expired } else { GapReason::Damaged }
-        };
-        let gaps = self
-            .frames
-            .gaps(expected)
-            .into_iter()
-            .map(|range| Gap { range, reason: reason(range) })
-            .collect();
-        CallEpoch {
-            call,
-            epoch,
-            state,
-            bytes: self.bytes,
-            erased: self.erased,
-            cut: self.broken + u64::from(self.open_seq > self.frames.last()),
-            doubles: self.completed.saturating_sub(self.frames.count()),
-            gaps,
-            first_received_at: self.first_received_at,
-            last_received_at: self.last_received_at,
-            shard,
-            parts: self.parts,
-            facts: self.facts,
-            frames: self.frames,
-        }
-    }
-
-    /// Whether a segment is missing between those with the frames on both sides of a gap.
-    fn is_expired(&self, gap: SeqRange, journal: &ShardJournal) -> bool {
-        let holds = |range: &SeqRanges, seq: u64| {
-            range.iter().any(|range| (range.first..=range.last).contains(&seq))
-        };
-        let before =
-            self.spans.iter().rfind(|(_, frames)| holds(frames, gap.first.saturating_sub(1)));
-        let behind =
-            self.spans.iter().find(|(_, frames)| holds(frames, gap.last.saturating_add(1)));
-        let id =
-            |span: Option<&(usize, SeqRanges)>| span.and_then(|(segment, _)| journal.id(*segment));
-        let last =
-            journal.segment_count().checked_sub(1).and_then(|last| journal.id(last)).unwrap_or(0);
-        let (from, to) = (id(before).unwrap_or(0), id(behind).unwrap_or(last));
-        let ids = (0..journal.segment_count()).filter_map(|segment| journal.id(segment));
-        let there = ids.filter(|id| (from.max(1)..=to).contains(id)).count() as u64;
-        there < (to + 1).saturating_sub(from.max(1))
     }
 }

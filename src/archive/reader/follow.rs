@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::frames::{Assembly, Frame};
+use super::frames::{Assembly, Chunks, Frame};
 use super::{CallEpoch, Journal, JournalError, OwnedRecord, Segment, ShardJournal, at};
 use crate::archive::layout::RunName;
 use crate::archive::scan::{Advance, ScanOptions, SegmentScan};
@@ -28,28 +28,66 @@ pub enum Polled {
 /// The audio of one epoch as it is written.
 #[derive(Debug)]
 pub struct EpochFollow {
+    /// The shard when following began, and the epoch's chunks in all of its segments but the last.
+    sealed: Option<(ShardJournal, Chunks)>,
     follow: Follow,
     call: u64,
     epoch: Epoch,
     assembly: Assembly,
+    /// The last segment that has a record of the epoch.
+    last_id: u64,
     has_ended: bool,
 }
 
 impl Journal {
-    /// Follows an epoch of this journal's catalog, from its first frame on.
+    /// Follows an epoch of this journal, from its first frame on. In sealed segments only the
+    /// epoch's records are read. In the segment that is being written all records are: it has no
+    /// index yet, and the calls of its shard lie in it frame by frame. So a follower reads as fast
+    /// as the shard writes.
     pub fn follow_epoch(&self, call_epoch: &CallEpoch) -> Option<EpochFollow> {
         let shard = self.shards().get(call_epoch.shard)?;
-        // An error of the header shows again when the segment is read.
-        let first = call_epoch.parts.first();
-        let start = first.and_then(|part| shard.start(part.segment).ok()?).unwrap_or_default();
-        let assembly = Assembly::default();
+        let mut chunks = Chunks::new(call_epoch);
+        let mut follow = self.follow_epoch_now(call_epoch)?;
+        chunks.pop_last();
+        let listed = ShardJournal::open(*shard.run(), shard.shard(), shard.dir().to_owned());
+        // The positions are those of this journal: a listing of now may have fewer segments.
+        let is_same = |listed: &ShardJournal| listed.ids().first() == shard.ids().first();
+        match listed.ok().filter(is_same) {
+            Some(listed) => follow.sealed = Some((listed, chunks)),
+            // Retention has removed some meanwhile. What is left is read from end to end.
+            None => {
+                let first = call_epoch.parts.first().map_or(0, |part| part.segment);
+                follow.follow = shard.follow_segment(first);
+            }
+        }
+        Some(follow)
+    }
+
+    /// As [`Journal::follow_epoch`], from the start of the last segment that holds the epoch: some
+    /// seconds of a live call.
+    pub fn follow_epoch_now(&self, call_epoch: &CallEpoch) -> Option<EpochFollow> {
+        let shard = self.shards().get(call_epoch.shard)?;
+        let last = call_epoch.parts.last()?.segment;
         Some(EpochFollow {
-            follow: shard.follow(start),
+            sealed: None,
+            follow: shard.follow_segment(last),
             call: call_epoch.call,
             epoch: call_epoch.epoch,
-            assembly,
+            assembly: Assembly::default(),
+            last_id: shard.id(last)?,
             has_ended: false,
         })
+    }
+}
+
+impl ShardJournal {
+    /// Reads the records from the segment at this position on.
+    fn follow_segment(&self, position: usize) -> Follow {
+        // An error of the header shows again when the segment is read.
+        let start = self.start(position).ok().flatten().unwrap_or_default();
+        let mut follow = self.follow(start);
+        follow.done_id = self.id(position).unwrap_or(0).saturating_sub(1);
+        follow
     }
 }
 
@@ -60,12 +98,23 @@ impl EpochFollow {
         if self.has_ended {
             return Ok(Polled::End);
         }
-        let EpochFollow { follow, call, epoch, assembly, has_ended } = self;
+        if let Some((shard, chunks)) = &mut self.sealed {
+            if let Some(chunk) = chunks.next(shard)? {
+                if self.assembly.add(&chunk.header, &chunk.payload) {
+                    take(self.assembly.frame());
+                }
+                return Ok(Polled::Records);
+            }
+            self.sealed = None;
+        }
+        let EpochFollow { follow, call, epoch, assembly, has_ended, .. } = self;
+        let mut is_there = false;
         let polled = follow.poll(|record| {
             let header = &record.header;
             if (header.call, header.epoch) != (*call, *epoch) {
                 return;
             }
+            is_there = true;
             match header.kind {
                 RecordKind::Audio if assembly.add(header, &record.payload) => {
                     take(assembly.frame())
@@ -74,6 +123,14 @@ impl EpochFollow {
                 _ => {}
             }
         })?;
+        if is_there {
+            self.last_id = self.follow.segment_id().unwrap_or(self.last_id);
+        }
+        // Each segment repeats the records of the calls that go on. A whole segment without the
+        // epoch means that it ended without a record that says so.
+        if self.follow.done_id > self.last_id {
+            self.has_ended = true;
+        }
         Ok(polled)
     }
 }
@@ -100,6 +157,11 @@ impl Follow {
     /// given whole.
     pub fn lsn(&self) -> Lsn {
         self.lsn
+    }
+
+    /// The segment that it reads.
+    fn segment_id(&self) -> Option<u64> {
+        self.current.as_ref().map(|(id, _)| *id)
     }
 
     /// Passes the records of the next batch at or after its position to `take`.

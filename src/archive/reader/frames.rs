@@ -5,17 +5,24 @@
 //! a failed sync two segments hold the same batches. If a record is damaged in one, the copy in the
 //! other may be whole. So the segments are merged by frame and offset. Each is opened when its
 //! first frame is due. Chunks that come twice are dropped.
+//!
+//! The index of a segment says where the epoch's records are, and only they are read
+//! (`reader/placed.rs`). A segment is read from end to end if it is being written, if its index has
+//! no places, or if damage was found in it when its index was made: then the damage is named.
 
 #![forbid(unsafe_code)]
 
 use super::catalog::CallEpoch;
+use super::placed::{Chunk, Placed};
 use super::{Journal, JournalError, Segment, ShardJournal, at};
-use crate::archive::scan::{Advance, Damage, ScanOptions, SegmentScan};
-use crate::archive::source::SegmentFile;
-use crate::call::Seq;
+use crate::archive::scan::{Advance, Corruption, Damage, ScanOptions, SegmentScan, Unread};
+use crate::archive::source::{Holder, SegmentFile, is_of_medium};
+use crate::call::{Epoch, Seq};
 use crate::clock::UnixMicros;
-use crate::format::{RecordHeader, RecordKind};
+use crate::constants::BLOCK_SIZE;
+use crate::format::{FormatError, RecordHeader, RecordKind};
 use std::collections::VecDeque;
+use std::io;
 use std::path::PathBuf;
 
 /// A complete frame.
@@ -40,29 +47,25 @@ pub struct FramesStats {
     pub doubles: u64,
     /// Frames that are incomplete.
     pub incomplete: u64,
+    /// Bytes read from segments and their indexes.
+    pub bytes_read: u64,
 }
 
 /// Gives the frames of an epoch, one after the other.
 #[derive(Debug)]
 pub struct Frames<'a> {
     shard: Option<&'a ShardJournal>,
-    call_epoch: &'a CallEpoch,
-    next_part: usize,
-    streams: Vec<Stream>,
+    chunks: Chunks,
     assembly: Assembly,
-    damages: Vec<(PathBuf, Damage)>,
 }
 
 impl Journal {
     /// The audio of an epoch of this journal's catalog.
-    pub fn frames<'a>(&'a self, call_epoch: &'a CallEpoch) -> Frames<'a> {
+    pub fn frames(&self, call_epoch: &CallEpoch) -> Frames<'_> {
         Frames {
             shard: self.shards().get(call_epoch.shard),
-            call_epoch,
-            next_part: 0,
-            streams: Vec::new(),
+            chunks: Chunks::new(call_epoch),
             assembly: Assembly::default(),
-            damages: Vec::new(),
         }
     }
 }
@@ -70,8 +73,9 @@ impl Journal {
 impl Frames<'_> {
     /// The next frame; `None` at the end.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, JournalError> {
+        let Some(shard) = self.shard else { return Ok(None) };
         loop {
-            let Some(chunk) = self.next_chunk()? else {
+            let Some(chunk) = self.chunks.next(shard)? else {
                 self.assembly.finish();
                 return Ok(None);
             };
@@ -83,80 +87,250 @@ impl Frames<'_> {
 
     /// What was skipped so far.
     pub fn stats(&self) -> FramesStats {
-        self.assembly.stats
+        FramesStats { bytes_read: self.chunks.bytes_read(), ..self.assembly.stats }
     }
 
     /// The damage found so far, and its file. Complete at the end.
     pub fn damages(&self) -> &[(PathBuf, Damage)] {
-        &self.damages
+        &self.chunks.damages
+    }
+}
+
+/// The chunks of an epoch in order of frames and offsets, from all of its segments.
+#[derive(Debug)]
+pub(super) struct Chunks {
+    call: u64,
+    epoch: Epoch,
+    /// Positions of the segments that are not opened yet.
+    parts: VecDeque<usize>,
+    /// The segment after those that are read.
+    next: Option<Next>,
+    streams: Vec<Stream>,
+    damages: Vec<(PathBuf, Damage)>,
+    /// Bytes read from segments that are done.
+    bytes_read: u64,
+}
+
+impl Chunks {
+    pub(super) fn new(call_epoch: &CallEpoch) -> Chunks {
+        Chunks {
+            call: call_epoch.call,
+            epoch: call_epoch.epoch,
+            parts: call_epoch.parts.iter().map(|part| part.segment).collect(),
+            next: None,
+            streams: Vec::new(),
+            damages: Vec::new(),
+            bytes_read: 0,
+        }
     }
 
-    fn next_chunk(&mut self) -> Result<Option<Chunk>, JournalError> {
+    /// Leaves the last segment out, and returns its position.
+    pub(super) fn pop_last(&mut self) -> Option<usize> {
+        self.parts.pop_back()
+    }
+
+    /// The next chunk; `None` at the end.
+    pub(super) fn next(&mut self, shard: &ShardJournal) -> Result<Option<Chunk>, JournalError> {
         loop {
+            if self.next.is_none()
+                && let Some(position) = self.parts.pop_front()
+            {
+                self.next = match self.first_seq(shard, position) {
+                    // No audio of the epoch, only records of its start or end.
+                    Some(0) => None,
+                    Some(first_seq) => Some(Next::Waits { position, first_seq }),
+                    None => self.open(shard, position)?.map(Next::Opened),
+                };
+                continue;
+            }
             let due = self
                 .streams
                 .iter()
                 .enumerate()
                 .filter_map(|(place, stream)| Some((stream.due()?, place)))
                 .min();
-            let part = self.call_epoch.parts.get(self.next_part);
-            if let Some(part) = part
-                && due.is_none_or(|((seq, _), _)| part.first_seq <= seq)
-            {
-                self.open(part.segment)?;
-                self.next_part += 1;
-                continue;
+            let is_due = |next: &mut Next| due.is_none_or(|((seq, _), _)| next.first_seq() <= seq);
+            match self.next.take_if(is_due) {
+                Some(Next::Opened(stream)) => {
+                    self.streams.push(stream);
+                    continue;
+                }
+                Some(Next::Waits { position, .. }) => {
+                    let opened = self.open(shard, position)?;
+                    self.streams.extend(opened);
+                    continue;
+                }
+                None => {}
             }
             let Some((_, place)) = due else { return Ok(None) };
-            let chunk = self.streams[place].chunks.pop_front();
-            self.refill(place)?;
+            let mut stream = self.streams.remove(place);
+            let chunk = stream.chunks.pop_front();
+            if let Some(stream) = self.refill(stream)? {
+                self.streams.insert(place, stream);
+            }
             return Ok(chunk);
         }
     }
 
-    fn open(&mut self, segment: usize) -> Result<(), JournalError> {
-        let Some(shard) = self.shard else { return Ok(()) };
-        let options = ScanOptions { call: Some(self.call_epoch.call), ..ScanOptions::default() };
-        if let Segment::Scan(scan) = shard.segment(segment, options)? {
-            self.streams.push(Stream {
-                scan,
-                path: shard.path(segment),
-                chunks: VecDeque::new(),
-                is_at_end: false,
-            });
-            self.refill(self.streams.len() - 1)?;
-        }
-        Ok(())
+    /// The epoch's first frame in a segment, as its index says; 0 if it has no chunk of one there.
+    /// `None` if there is no index, as of a segment that is being written.
+    fn first_seq(&mut self, shard: &ShardJournal, position: usize) -> Option<u64> {
+        let mut index = shard.index_file(position)?;
+        let found = index.find(self.call).ok()?;
+        self.bytes_read += index.bytes_read();
+        let ours = found.iter().find(|(call_epoch, _)| call_epoch.epoch == self.epoch);
+        Some(ours.map_or(0, |(call_epoch, _)| call_epoch.first_seq))
     }
 
-    /// Makes sure that a stream has a chunk to give, or removes the stream.
-    fn refill(&mut self, place: usize) -> Result<(), JournalError> {
-        let Some(stream) = self.streams.get_mut(place) else { return Ok(()) };
-        while stream.chunks.is_empty() && !stream.is_at_end {
-            stream.is_at_end = stream.scan.advance().map_err(at(&stream.path))? == Advance::End;
-            let records = stream.scan.records();
-            let ours = records.filter(|found| found.header.epoch == self.call_epoch.epoch);
-            let audio = ours.filter(|found| found.header.kind == RecordKind::Audio);
-            stream.chunks.extend(
-                audio.map(|found| Chunk { header: found.header, payload: found.payload.to_vec() }),
-            );
+    /// Opens a segment and reads its first chunk. `None` if there is none.
+    fn open(
+        &mut self,
+        shard: &ShardJournal,
+        position: usize,
+    ) -> Result<Option<Stream>, JournalError> {
+        let path = shard.path(position);
+        let file = match SegmentFile::open(&path) {
+            Ok(file) => file,
+            // Retention removed it first.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if is_of_medium(&error) => {
+                return Ok(self.lose(path, FormatError::Unreadable));
+            }
+            Err(error) => return Err(at(&path)(error)),
+        };
+        // The lock keeps the index as it is: erasing audio takes the segment's lock first.
+        let placed = match file.holder() {
+            Holder::Readers => self.places(shard, position)?,
+            Holder::Writer => None,
+        };
+        let records = match placed {
+            Some(places) => Records::Placed(Placed::new(file, places).map_err(at(&path))?),
+            None => {
+                let options = ScanOptions { call: Some(self.call), ..ScanOptions::default() };
+                match shard.scan(position, file, options)? {
+                    Segment::Scan(scan) => Records::Scan(scan),
+                    Segment::Unread(Unread::Lost(fault)) => return Ok(self.lose(path, fault)),
+                    Segment::Unread(Unread::Unbegun) | Segment::Gone => return Ok(None),
+                }
+            }
+        };
+        self.refill(Stream { records, path, chunks: VecDeque::new(), is_at_end: false })
+    }
+
+    /// A whole segment cannot be read.
+    fn lose(&mut self, path: PathBuf, fault: FormatError) -> Option<Stream> {
+        self.damages.push((path, Damage { offset: 0, what: Corruption::SegmentHeader(fault) }));
+        None
+    }
+
+    /// Where the epoch's records are in a segment, if its index says so.
+    fn places(
+        &mut self,
+        shard: &ShardJournal,
+        position: usize,
+    ) -> Result<Option<crate::archive::index::places::RecordPlaces>, JournalError> {
+        let Some(mut index) = shard.index_file_of_use(position)? else { return Ok(None) };
+        if index.head().damage_count > 0 {
+            return Ok(None);
         }
-        if stream.is_at_end && stream.chunks.is_empty() {
-            let stream = self.streams.remove(place);
-            self.damages
-                .extend(stream.scan.damages().iter().map(|damage| (stream.path.clone(), *damage)));
+        let found = index.find(self.call).unwrap_or_default();
+        let ours = found.iter().find(|(call_epoch, _)| call_epoch.epoch == self.epoch);
+        let places = ours.and_then(|(_, places)| index.places(places.as_ref()?).ok());
+        self.bytes_read += index.bytes_read();
+        Ok(places)
+    }
+
+    /// Makes sure that a stream has a chunk to give; `None` if it has none left.
+    fn refill(&mut self, mut stream: Stream) -> Result<Option<Stream>, JournalError> {
+        let Stream { records, path, chunks, is_at_end } = &mut stream;
+        while chunks.is_empty() && !*is_at_end {
+            match records {
+                Records::Placed(placed) => {
+                    let ours = (self.call, self.epoch);
+                    *is_at_end = !placed.read(ours, chunks).map_err(at(path))?;
+                }
+                Records::Scan(scan) => {
+                    *is_at_end = scan.advance().map_err(at(path))? == Advance::End;
+                    let records = scan.records();
+                    let ours = records.filter(|found| found.header.epoch == self.epoch);
+                    let audio = ours.filter(|found| found.header.kind == RecordKind::Audio);
+                    chunks.extend(audio.map(|found| Chunk {
+                        header: found.header,
+                        payload: found.payload.to_vec(),
+                    }));
+                }
+            }
         }
-        Ok(())
+        if !stream.chunks.is_empty() {
+            return Ok(Some(stream));
+        }
+        self.bytes_read += stream.records.bytes_read();
+        let path = stream.path;
+        self.damages.extend(stream.records.damages().iter().map(|damage| (path.clone(), *damage)));
+        Ok(None)
+    }
+
+    fn bytes_read(&self) -> u64 {
+        let next = match &self.next {
+            Some(Next::Opened(stream)) => Some(stream),
+            _ => None,
+        };
+        let open = self.streams.iter().chain(next);
+        self.bytes_read + open.map(|stream| stream.records.bytes_read()).sum::<u64>()
+    }
+}
+
+/// The segment that is opened once its first frame is due.
+#[derive(Debug)]
+enum Next {
+    /// Its index says which frame that is.
+    Waits { position: usize, first_seq: u64 },
+    /// It has no index, so it had to be opened to know.
+    Opened(Stream),
+}
+
+impl Next {
+    fn first_seq(&self) -> u64 {
+        match self {
+            Next::Waits { first_seq, .. } => *first_seq,
+            Next::Opened(stream) => stream.due().map_or(0, |(seq, _)| seq),
+        }
     }
 }
 
 /// A segment whose chunks are being read.
 #[derive(Debug)]
 struct Stream {
-    scan: Box<SegmentScan<SegmentFile>>,
+    records: Records,
     path: PathBuf,
     chunks: VecDeque<Chunk>,
     is_at_end: bool,
+}
+
+/// How a segment is read.
+#[derive(Debug)]
+enum Records {
+    /// Only the epoch's records.
+    Placed(Placed),
+    /// Everything.
+    Scan(Box<SegmentScan<SegmentFile>>),
+}
+
+impl Records {
+    fn damages(&self) -> &[Damage] {
+        match self {
+            Records::Placed(placed) => placed.damages(),
+            Records::Scan(scan) => scan.damages(),
+        }
+    }
+
+    /// Bytes read from the segment. A scan reads everything up to where it is, and the header.
+    fn bytes_read(&self) -> u64 {
+        match self {
+            Records::Placed(placed) => placed.bytes_read(),
+            Records::Scan(scan) => scan.offset() + BLOCK_SIZE as u64,
+        }
+    }
 }
 
 impl Stream {
@@ -164,12 +338,6 @@ impl Stream {
     fn due(&self) -> Option<(u64, u32)> {
         self.chunks.front().map(|chunk| (chunk.header.seq.0, chunk.header.offset))
     }
-}
-
-#[derive(Debug)]
-struct Chunk {
-    header: RecordHeader,
-    payload: Vec<u8>,
 }
 
 /// Joins an epoch's chunks to frames.
@@ -212,7 +380,7 @@ impl Assembly {
     }
 
     /// No more chunks of the frame will come.
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.stats.incomplete += u64::from(self.seq > 0 && !self.is_complete);
         self.is_complete = true;
     }

@@ -183,11 +183,12 @@ fn reasons_for_missing_frames_are_told_apart() {
         [(29, 32)]
     );
     let text = report.to_string();
-    assert!(text.contains("missing: acme/one epoch 1: frames 29 to 32\ndamaged"), "{text}");
+    let lines = "missing: acme/one epoch 1: frames 29 to 32\ncall: acme/one lost 4 frames\n";
+    assert!(text.contains(lines) && text.ends_with("1 with losses\ndamaged"), "{text}");
 }
 
 #[test]
-fn recovery_is_idempotent_and_changes_no_segment() {
+fn recovery_is_idempotent_and_changes_no_byte() {
     let dir = tempfile::tempdir().unwrap();
     let mut image = Image::new(image::run(1), 0, SEGMENT_SIZE).unwrap();
     let epoch = image.start("acme", "one", 8_000);
@@ -373,7 +374,7 @@ fn a_directory_that_is_no_journal_is_named() {
 #[test]
 fn a_segment_asks_its_neighbours_only() {
     let dir = tempfile::tempdir().unwrap();
-    let mut image = Image::new(image::run(1), 0, 2 * BLOCK_SIZE).unwrap();
+    let mut image = Image::new(image::run(1), 0, 4 * BLOCK_SIZE).unwrap();
     let epoch = image.start("acme", "one", 8_000);
     for _ in 0..300 {
         append(&mut image, epoch, 1, 100);
@@ -382,7 +383,7 @@ fn a_segment_asks_its_neighbours_only() {
     }
     let shard_dir = image.store(dir.path()).unwrap();
     let open = || ShardJournal::open(image::run(1), 0, shard_dir.clone()).unwrap();
-    let (count, lsn) = (open().segment_count(), |id: u64| Lsn((id - 1) * 2 * BLOCK_SIZE as u64));
+    let (count, lsn) = (open().segment_count(), |id: u64| Lsn((id - 1) * 4 * BLOCK_SIZE as u64));
     assert!(count > 300);
     for position in [0, 1, 150, count - 2] {
         let (shard, id) = (open(), position as u64 + 1);

@@ -50,11 +50,30 @@ pub(crate) enum Corruption {
         /// How many are missing.
         count: u64,
     },
+    /// The disk cannot read these bytes.
+    Unreadable {
+        /// Number of bytes: whole blocks.
+        size: u64,
+    },
     /// The next segment says that this one was longer.
     Missing {
         /// Number of missing bytes.
         size: u64,
     },
+}
+
+impl Corruption {
+    /// Whether the disk cannot read the bytes. No power failure explains that.
+    pub(super) fn is_unreadable(&self) -> bool {
+        match *self {
+            Corruption::Unreadable { .. } => true,
+            Corruption::SegmentHeader(fault)
+            | Corruption::Batch { fault, .. }
+            | Corruption::Records(fault)
+            | Corruption::Payload { fault, .. } => fault == FormatError::Unreadable,
+            Corruption::Skipped { .. } | Corruption::Missing { .. } => false,
+        }
+    }
 }
 
 /// A fault, and the file offsets of its batch, or of a piece of a stretch without a batch.
@@ -135,6 +154,9 @@ impl fmt::Display for Corruption {
             }
             Corruption::Skipped { from, count } => {
                 write!(formatter, "{count} batches from number {from} on are missing")
+            }
+            Corruption::Unreadable { size } => {
+                write!(formatter, "the disk cannot read {size} bytes")
             }
             Corruption::Missing { size } => {
                 write!(formatter, "{size} bytes that were written are missing")

@@ -1,6 +1,8 @@
 use super::*;
 use crate::archive::image::{self, Image};
+use crate::archive::source::Faulty;
 use crate::call::Seq;
+use crate::clock::UnixMicros;
 use proptest::prelude::*;
 
 const SEGMENT_SIZE: usize = 256 * 1024;
@@ -39,8 +41,8 @@ struct Outcome {
     stats: ScanStats,
 }
 
-fn scan(bytes: &[u8], place: Place, options: ScanOptions) -> Result<Outcome, Unread> {
-    let mut scan = SegmentScan::open(bytes, place, options).unwrap()?;
+fn scan(source: impl Source, place: Place, options: ScanOptions) -> Result<Outcome, Unread> {
+    let mut scan = SegmentScan::open(source, place, options).unwrap()?;
     let mut records = Vec::new();
     while scan.advance().unwrap() == Advance::Batch {
         let audio = scan.records().filter(|found| found.header.kind == RecordKind::Audio);
@@ -56,13 +58,13 @@ fn scan(bytes: &[u8], place: Place, options: ScanOptions) -> Result<Outcome, Unr
 fn a_whole_segment_comes_back_in_order() {
     let image = sample();
     let segment = &image.segments()[0];
-    let all = scan(&segment.bytes, place(&image, 1), ScanOptions::default()).unwrap();
+    let all = scan(&segment.bytes[..], place(&image, 1), ScanOptions::default()).unwrap();
     assert_eq!((all.records.len(), all.damages.len(), all.torn_at), (36, 0, None));
     assert_eq!((all.stats.batches, all.stats.first_batch, all.stats.last_batch), (6, 1, 6));
     assert_eq!((all.stats.records, all.stats.salvaged), (38, 0));
     let call = all.records[0].2;
     let one = scan(
-        &segment.bytes,
+        &segment.bytes[..],
         place(&image, 1),
         ScanOptions { call: Some(call), ..ScanOptions::default() },
     )
@@ -77,7 +79,7 @@ fn a_whole_segment_comes_back_in_order() {
 fn a_segment_cut_anywhere_keeps_what_is_before_the_cut() {
     let image = sample();
     let segment = &image.segments()[0];
-    let whole = scan(&segment.bytes, place(&image, 1), ScanOptions::default()).unwrap();
+    let whole = scan(&segment.bytes[..], place(&image, 1), ScanOptions::default()).unwrap();
     for cut in (BLOCK_SIZE..segment.end_of_batches() + 200).step_by(512) {
         for zeroed in [false, true] {
             let mut bytes = segment.bytes.clone();
@@ -86,7 +88,7 @@ fn a_segment_cut_anywhere_keeps_what_is_before_the_cut() {
             } else {
                 bytes.truncate(cut)
             }
-            let outcome = scan(&bytes, place(&image, 1), ScanOptions::default()).unwrap();
+            let outcome = scan(&bytes[..], place(&image, 1), ScanOptions::default()).unwrap();
             let batches = segment.batches.iter().filter(|batch| batch.end <= cut).count();
             assert_eq!(outcome.damages, [], "cut at {cut}");
             assert!(
@@ -105,7 +107,7 @@ fn a_cut_is_damage_if_the_next_segment_says_so() {
     let segment = &image.segments()[0];
     let end = segment.end_of_batches();
     let place = Place { end: Some(Lsn(end as u64)), ..place(&image, 1) };
-    assert_eq!(scan(&segment.bytes, place, ScanOptions::default()).unwrap().damages, []);
+    assert_eq!(scan(&segment.bytes[..], place, ScanOptions::default()).unwrap().damages, []);
     let last = segment.batches[5].start;
     let outcome = scan(&segment.bytes[..last], place, ScanOptions::default()).unwrap();
     let what = Corruption::Missing { size: (end - last) as u64 };
@@ -117,7 +119,7 @@ fn a_cut_is_damage_if_the_next_segment_says_so() {
     let place = Place { end: Some(Lsn(last as u64)), ..place };
     let mut bytes = segment.bytes.clone();
     bytes[last + 100..].fill(0x55);
-    let outcome = scan(&bytes, place, ScanOptions::default()).unwrap();
+    let outcome = scan(&bytes[..], place, ScanOptions::default()).unwrap();
     assert_eq!((outcome.damages, outcome.torn_at, outcome.records.len()), (vec![], None, 30));
 }
 
@@ -126,7 +128,7 @@ fn each_flipped_header_byte_costs_one_record_at_most_and_is_named() {
     let image = sample();
     let segment = &image.segments()[0];
     let (place, options) = (place(&image, 1), ScanOptions::default());
-    let whole = scan(&segment.bytes, place, options).unwrap();
+    let whole = scan(&segment.bytes[..], place, options).unwrap();
     let mut headers: Vec<(usize, bool)> =
         (0..BLOCK_SIZE).step_by(7).map(|at| (at, false)).collect();
     for batch in &segment.batches {
@@ -141,7 +143,7 @@ fn each_flipped_header_byte_costs_one_record_at_most_and_is_named() {
     for (at, is_record) in headers {
         let mut bytes = segment.bytes.clone();
         bytes[at] ^= 0x24;
-        let outcome = scan(&bytes, place, options).unwrap();
+        let outcome = scan(&bytes[..], place, options).unwrap();
         assert!(
             !outcome.damages.is_empty() || outcome.torn_at.is_some(),
             "byte {at} is not noticed"
@@ -167,7 +169,7 @@ fn a_damaged_payload_is_named_with_its_call_and_frame() {
     let segment = &image.segments()[0];
     let mut bytes = segment.bytes.clone();
     bytes[segment.batches[1].start + 64 + 64 + 10] ^= 1;
-    let outcome = scan(&bytes, place(&image, 1), ScanOptions::default()).unwrap();
+    let outcome = scan(&bytes[..], place(&image, 1), ScanOptions::default()).unwrap();
     assert_eq!((outcome.records.len(), outcome.torn_at), (35, None));
     let [damage] = outcome.damages[..] else { panic!("{:?}", outcome.damages) };
     let Corruption::Payload { seq: Seq(3), fault: FormatError::PayloadCrc, .. } = damage.what
@@ -188,7 +190,7 @@ fn a_lost_batch_is_named_and_what_follows_is_read() {
     let mut bytes = segment.bytes.clone();
     let hole = segment.batches[2].clone();
     bytes[hole.clone()].fill(0);
-    let outcome = scan(&bytes, place(&image, 1), ScanOptions::default()).unwrap();
+    let outcome = scan(&bytes[..], place(&image, 1), ScanOptions::default()).unwrap();
     let what = Corruption::Batch { size: hole.len() as u64, fault: FormatError::Magic };
     assert_eq!(outcome.damages, [Damage { offset: hole.start as u64, what }]);
     assert_eq!((outcome.records.len(), outcome.stats.batches), (30, 5));
@@ -198,7 +200,7 @@ fn a_lost_batch_is_named_and_what_follows_is_read() {
 fn without(image: &Image, hole: std::ops::Range<usize>, place: Place) -> Outcome {
     let mut bytes = image.segments()[0].bytes.clone();
     bytes[hole].fill(0);
-    scan(&bytes, place, ScanOptions::default()).unwrap()
+    scan(&bytes[..], place, ScanOptions::default()).unwrap()
 }
 
 #[test]
@@ -285,7 +287,7 @@ fn the_header_of_a_segment_is_damaged_only_if_it_was_durable() {
         let mut bytes = image.segments()[id - 1].bytes.clone();
         bytes[..BLOCK_SIZE].fill(0);
         let place = Place { after: (id > 1).then_some(first), ..place(&image, id as u64) };
-        let outcome = scan(&bytes, place, ScanOptions::default()).unwrap();
+        let outcome = scan(&bytes[..], place, ScanOptions::default()).unwrap();
         assert_eq!(
             (outcome.damages.len(), outcome.stats.bytes_unsynced, outcome.torn_at),
             (damages, unsynced, None)
@@ -330,7 +332,7 @@ fn the_earlier_contents_of_a_recycled_file_do_not_show() {
     let mut bytes = old.segments()[0].bytes.clone();
     let in_place = place(&new, 1);
     assert_eq!(
-        scan(&bytes, in_place, ScanOptions::default()),
+        scan(&bytes[..], in_place, ScanOptions::default()),
         Err(Unread::Unbegun),
         "the old header"
     );
@@ -338,19 +340,19 @@ fn the_earlier_contents_of_a_recycled_file_do_not_show() {
     bytes[..BLOCK_SIZE].fill(0x11);
     bytes[BLOCK_SIZE..2 * BLOCK_SIZE].fill(0);
     assert_eq!(
-        scan(&bytes, in_place, ScanOptions::default()),
+        scan(&bytes[..], in_place, ScanOptions::default()),
         Err(Unread::Lost(FormatError::Magic)),
         "a torn header"
     );
     bytes[..fresh].copy_from_slice(&new.segments()[0].bytes[..fresh]);
-    let outcome = scan(&bytes, in_place, ScanOptions::default()).unwrap();
+    let outcome = scan(&bytes[..], in_place, ScanOptions::default()).unwrap();
     assert_eq!((outcome.records.len(), outcome.damages.len(), outcome.torn_at), (1, 0, None));
     // Neither its header nor its whole batch reached the disk. The old bytes that remain are sound
     // by themselves.
     for kept in (BLOCK_SIZE + 64..fresh).step_by(512) {
         let mut torn = old.segments()[0].bytes.clone();
         torn[..kept].copy_from_slice(&new.segments()[0].bytes[..kept]);
-        let outcome = scan(&torn, in_place, ScanOptions::default()).unwrap();
+        let outcome = scan(&torn[..], in_place, ScanOptions::default()).unwrap();
         assert_eq!(
             (outcome.records.len(), outcome.damages.len()),
             (0, 0),
@@ -359,10 +361,10 @@ fn the_earlier_contents_of_a_recycled_file_do_not_show() {
         );
     }
     assert_eq!(
-        scan(&vec![0; SEGMENT_SIZE], in_place, ScanOptions::default()),
+        scan(&vec![0; SEGMENT_SIZE][..], in_place, ScanOptions::default()),
         Err(Unread::Unbegun)
     );
-    assert_eq!(scan(&[], in_place, ScanOptions::default()), Err(Unread::Unbegun));
+    assert_eq!(scan(&[][..], in_place, ScanOptions::default()), Err(Unread::Unbegun));
 }
 
 #[test]
@@ -437,7 +439,7 @@ fn an_unfinished_write_before_a_finished_one_is_the_end_so_far() {
         for kept in [0, 64, 512] {
             let mut bytes = segment.bytes.clone();
             bytes[segment.batches[hole].start + kept..segment.batches[hole].end].fill(0);
-            let live = scan(&bytes, place(&image, 1), options).unwrap();
+            let live = scan(&bytes[..], place(&image, 1), options).unwrap();
             assert_eq!(
                 (live.stats.batches, !live.damages.is_empty()),
                 (batches, is_damaged),
@@ -447,7 +449,7 @@ fn an_unfinished_write_before_a_finished_one_is_the_end_so_far() {
             assert!(!live.stats.is_lossy && live.torn_at.is_none(), "nothing is lost");
             assert_eq!(live.records.len(), 6 * batches as usize);
             // After its writer has ended, the later batches are read.
-            let after = scan(&bytes, place(&image, 1), ScanOptions::default()).unwrap();
+            let after = scan(&bytes[..], place(&image, 1), ScanOptions::default()).unwrap();
             assert_eq!(
                 (!after.damages.is_empty(), after.stats.is_lossy),
                 (is_damaged, !is_damaged)
@@ -455,6 +457,111 @@ fn an_unfinished_write_before_a_finished_one_is_the_end_so_far() {
             assert!(after.records.len() >= 30);
         }
     }
+}
+
+/// The blocks at these offsets cannot be read.
+fn faulty<'a>(bytes: &'a [u8], blocks: &[usize]) -> Faulty<&'a [u8]> {
+    let sector = |block: &usize| *block as u64 + 512..*block as u64 + 1_024;
+    Faulty { source: bytes, unreadable: blocks.iter().map(sector).collect() }
+}
+
+#[test]
+fn blocks_that_cannot_be_read_are_damage_and_everything_else_is_there() {
+    let mut image = Image::new(image::run(1), 0, SEGMENT_SIZE).unwrap();
+    let epoch = image.start("acme", "one", 8_000);
+    for _ in 0..3 {
+        image.hold_syncs(true);
+        image.frame(epoch, &[5; 9_600]);
+        image.frame(epoch, &[6; 100]);
+        image.seal();
+    }
+    let segment = &image.segments()[0];
+    let (batches, end) = (segment.batches.clone(), segment.end_of_batches());
+    let last = place(&image, 1);
+    let followed = Place { end: Some(Lsn(end as u64)), ..last };
+    let blocks = |blocks: &[usize], place| {
+        scan(faulty(&segment.bytes, blocks), place, ScanOptions::default()).unwrap()
+    };
+    let seqs = |outcome: &Outcome| outcome.records.iter().map(|(seq, ..)| *seq).collect::<Vec<_>>();
+    let unreadable = |at: usize| Damage {
+        offset: at as u64,
+        what: Corruption::Unreadable { size: BLOCK_SIZE as u64 },
+    };
+    // No sync is known to have completed. A power failure does not make blocks unreadable.
+    for place in [last, followed] {
+        let header = blocks(&[0], place);
+        let fault = Corruption::SegmentHeader(FormatError::Unreadable);
+        assert_eq!(header.damages, [Damage { offset: 0, what: fault }, unreadable(0)]);
+        assert_eq!(seqs(&header), [1, 2, 3, 4, 5, 6]);
+        for (number, batch) in batches.iter().enumerate() {
+            let middle = batch.start + BLOCK_SIZE;
+            let audio = blocks(&[middle], place);
+            let lost = 2 * number as u64 + 1;
+            assert!(!seqs(&audio).contains(&lost) && audio.records.len() == 5, "{audio:?}");
+            assert_eq!((audio.torn_at, audio.stats.is_lossy), (None, false));
+            assert!(audio.damages.contains(&unreadable(middle)));
+            assert!(audio.damages.iter().any(|damage| matches!(
+                damage.what,
+                Corruption::Payload { seq, fault: FormatError::Unreadable, .. } if seq.0 == lost
+            )));
+            // Without the header of the batch, what follows its first record is found again.
+            let first = blocks(&[batch.start], place);
+            let left: Vec<u64> = (1..=6).filter(|seq| *seq != lost).collect();
+            assert_eq!((seqs(&first), first.torn_at), (left, None), "{:?}", first.damages);
+            assert!(first.damages.contains(&unreadable(batch.start)), "{:?}", first.damages);
+            assert!(!first.stats.is_lossy);
+        }
+    }
+    // After the stated end nothing counts.
+    assert_eq!(blocks(&[end], followed).damages, []);
+    assert_eq!(blocks(&[end], last).damages, [unreadable(end)]);
+    let all: Vec<usize> = (0..SEGMENT_SIZE).step_by(BLOCK_SIZE).collect();
+    let none = scan(faulty(&segment.bytes, &all), last, ScanOptions::default());
+    assert_eq!(none, Err(Unread::Lost(FormatError::Unreadable)));
+}
+
+#[test]
+fn a_follower_waits_at_a_block_that_cannot_be_read_until_later_ones_are_durable() {
+    let mut image = sample();
+    let hole = image.segments()[0].batches[2].start;
+    let options = ScanOptions { is_live: true, follows: true, ..ScanOptions::default() };
+    let batches = |image: &Image| {
+        let source = faulty(&image.segments()[0].bytes, &[hole]);
+        let mut scan = SegmentScan::open(source, place(image, 1), options).unwrap().unwrap();
+        let mut count = 0;
+        while scan.advance().unwrap() == Advance::Batch {
+            count += 1;
+        }
+        assert_eq!(scan.advance().unwrap(), Advance::Pending, "more will be written");
+        count
+    };
+    // The stretch without a batch, and the three after it.
+    assert_eq!(batches(&image), 6);
+    let end = image.segments()[0].batches[2].end;
+    image.segments_mut()[0].bytes[end..].fill(0);
+    assert_eq!(batches(&image), 2);
+}
+
+#[test]
+fn the_time_in_records_and_batches_decides_nothing() {
+    let mut image = sample();
+    // Salvage: no batch header is sound, and the wall clock was set back by an hour.
+    let run = RunName {
+        started_at: UnixMicros(image.run().started_at.0 + 3_600_000_000),
+        ..*image.run()
+    };
+    let place = Place { run, is_fresh: true, ..place(&image, 1) };
+    let all = {
+        let segment = &mut image.segments_mut()[0];
+        segment.bytes[..BLOCK_SIZE].fill(0x11);
+        scan(&segment.bytes[..], place, ScanOptions::default()).unwrap()
+    };
+    assert_eq!(all.records.len(), 36);
+    let hole = image.segments()[0].batches[2].start;
+    image.segments_mut()[0].bytes[hole] ^= 1;
+    let bytes = &image.segments()[0].bytes[..];
+    let salvaged = scan(bytes, place, ScanOptions::default()).unwrap();
+    assert_eq!((salvaged.records.len(), salvaged.stats.salvaged), (36, 6));
 }
 
 proptest! {
@@ -469,7 +576,7 @@ proptest! {
     ) {
         let image = sample();
         let mut bytes = image.segments()[0].bytes.clone();
-        let whole = scan(&bytes, place(&image, 1), ScanOptions::default()).unwrap();
+        let whole = scan(&bytes[..], place(&image, 1), ScanOptions::default()).unwrap();
         for (at, bit) in changes {
             bytes[at] ^= 1 << bit;
         }
@@ -478,7 +585,7 @@ proptest! {
         }
         bytes.truncate(cut.unwrap_or(bytes.len()));
         let options = ScanOptions { is_live, ..ScanOptions::default() };
-        if let Ok(outcome) = scan(&bytes, place(&image, 1), options) {
+        if let Ok(outcome) = scan(&bytes[..], place(&image, 1), options) {
             prop_assert!(outcome.records.iter().all(|record| whole.records.contains(record)));
         }
     }

@@ -3,9 +3,9 @@
 #![forbid(unsafe_code)]
 
 use super::name::{CallName, display};
-use super::{DataDir, Failure, find, remark};
+use super::{DataDir, Failure, remark};
 use crate::archive::reader::{CallEpoch, EpochState, Journal, Polled};
-use crate::call::Epoch;
+use crate::call::{CallIdentity, Epoch};
 use clap::Args;
 use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};
@@ -52,18 +52,19 @@ const RECONNECT_WAIT: Duration = Duration::from_secs(3);
 
 /// Writes audio until the call ends.
 pub(super) fn follow(args: &FollowArgs) -> Result<(), Failure> {
-    let name = display(&args.name.identity()?);
+    let identity = args.name.identity()?;
+    let name = display(&identity);
     let mut after = None;
     let mut deadline = Instant::now() + args.wait;
     loop {
-        let (journal, catalog) = args.data_dir.catalog()?;
-        let call = match find(&catalog, &args.name) {
-            Ok(call) => call,
-            Err(_) if Instant::now() < deadline => {
+        let source = args.data_dir.source()?;
+        let call = match source.find(&identity)? {
+            Some(call) => call,
+            None if Instant::now() < deadline => {
                 std::thread::sleep(WAIT_INTERVAL);
                 continue;
             }
-            Err(failure) => return Err(failure),
+            None => source.expect(&identity)?,
         };
         // The first time, the current epoch; after that, any epoch later than the last one, ended
         // or not.
@@ -76,14 +77,16 @@ pub(super) fn follow(args: &FollowArgs) -> Result<(), Failure> {
                 let is_first = after.is_none();
                 let rate = call_epoch.facts.as_ref().map_or(0, |facts| facts.sample_rate);
                 remark(&format!("{name}: {rate} Hz, 16 bits, mono"));
-                if play(&journal, call_epoch, args.from_start || !is_first)? == Heard::Enough {
+                if play(source.journal(), call_epoch, args.from_start || !is_first)?
+                    == Heard::Enough
+                {
                     return Ok(());
                 }
                 after = Some(call_epoch.epoch);
                 // A call that ended with `stop` does not come back.
                 let is_over = call.epochs.last().is_some_and(|last| last.epoch == call_epoch.epoch);
                 deadline = Instant::now()
-                    + if is_over && hung_up(args, call_epoch.epoch)? {
+                    + if is_over && hung_up(args, &identity, call_epoch.epoch)? {
                         Duration::ZERO
                     } else {
                         RECONNECT_WAIT
@@ -101,9 +104,8 @@ pub(super) fn follow(args: &FollowArgs) -> Result<(), Failure> {
 }
 
 /// Whether the epoch ended with `stop`, as far as the journal says now.
-fn hung_up(args: &FollowArgs, epoch: Epoch) -> Result<bool, Failure> {
-    let (_, catalog) = args.data_dir.catalog()?;
-    let call = find(&catalog, &args.name)?;
+fn hung_up(args: &FollowArgs, identity: &CallIdentity, epoch: Epoch) -> Result<bool, Failure> {
+    let call = args.data_dir.source()?.expect(identity)?;
     let call_epoch = call.epochs.iter().find(|call_epoch| call_epoch.epoch == epoch);
     let stopped = crate::session::ingest::Ending::Stopped.number();
     Ok(call_epoch.is_some_and(
@@ -121,7 +123,12 @@ enum Heard {
 
 /// Writes the audio of an epoch as it arrives, until it ends.
 fn play(journal: &Journal, call_epoch: &CallEpoch, from_start: bool) -> Result<Heard, Failure> {
-    let Some(mut follow) = journal.follow_epoch(call_epoch) else { return Ok(Heard::All) };
+    let follow = match from_start {
+        true => journal.follow_epoch(call_epoch),
+        // What came before is not played, so it need not be read.
+        false => journal.follow_epoch_now(call_epoch),
+    };
+    let Some(mut follow) = follow else { return Ok(Heard::All) };
     let mut stdout = std::io::stdout().lock();
     let mut audio = Vec::new();
     let mut has_caught_up = from_start;

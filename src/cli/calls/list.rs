@@ -2,8 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use super::view::{CallView, EpochView, table};
-use super::{DataDir, Failure, print, print_json, remark};
+use super::filter::Filter;
+use super::output::{Halt, JsonList, Lines, halted};
+use super::recording::Recording;
+use super::sort::Order;
+use super::source::Source;
+use super::table::Table;
+use super::view::{CallView, EpochView};
+use super::{DataDir, Failure, remark};
 use crate::archive::recovery::counted;
 use clap::Args;
 use serde::Serialize;
@@ -13,75 +19,112 @@ use serde::Serialize;
 #[command(after_help = EXAMPLES)]
 pub(in crate::cli) struct ListArgs {
     #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    order: Order,
+    #[command(flatten)]
     data_dir: DataDir,
-    /// Only calls of this tenant
-    #[arg(long, value_name = "T")]
-    tenant: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Print each call as JSON on a line of its own
+    #[arg(long, conflicts_with = "json")]
+    json_lines: bool,
 }
 
 const EXAMPLES: &str = "\
-Example:
-  exo-ingest calls list --data-dir /var/lib/exo-ingest --tenant acme
+Examples:
+  exo-ingest calls list --data-dir /var/lib/exo-ingest --tenant acme --since 2h
+  exo-ingest calls list --config exo.toml --sort start --reverse --limit 20
+  exo-ingest calls list --config exo.toml --ended cut --since 2026-11-30 --until 2026-12-01
 
 A call has one epoch for each connection that sent its audio. ENDED is `live` while the epoch \
-goes on, `cut` if the node stopped first, and otherwise the reason.";
+goes on, `cut` if the node stopped first, and otherwise the reason. GAPS counts missing frames. \
+PEER is the address that the call came from. Times are UTC.
+
+Epochs that follow each other within 10 minutes are one recording. Filters choose whole \
+recordings: --since and --until look at the start of its first epoch, --ended at its last one.";
 
 #[derive(Serialize)]
-struct Document {
-    calls: Vec<CallView>,
+struct Rest {
     /// Epochs without a record that names their call.
-    epochs_nameless: usize,
+    epochs_nameless: u64,
 }
 
 /// Prints one row for each epoch of each call.
 pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
-    let (_, catalog) = args.data_dir.catalog()?;
-    let is_wanted = |tenant: &str| args.tenant.as_deref().is_none_or(|wanted| wanted == tenant);
-    let calls = catalog
-        .calls
-        .iter()
-        .filter(|call| is_wanted(&call.identity.tenant))
-        .map(CallView::new)
-        .collect();
-    let document = Document { calls, epochs_nameless: catalog.nameless.len() };
-    if args.json {
-        return print_json(&document);
-    }
-    if document.epochs_nameless > 0 {
-        let epochs = counted(document.epochs_nameless as u64, "epoch");
+    args.filter.check()?;
+    let source = args.data_dir.source()?;
+    halted(write(args, &source))?;
+    let nameless = source.epochs_nameless();
+    if nameless > 0 && !args.json {
         remark(&format!(
-            "not shown: {epochs}, because the records that name their calls have expired or are \
-             damaged"
+            "not shown: {}, because the records that name their calls have expired or are damaged",
+            counted(nameless, "epoch")
         ));
     }
-    let head = ["CALL", "EPOCH", "STARTED", "RATE", "FRAMES", "SECONDS", "ENDED"]
-        .map(str::to_owned)
-        .to_vec();
-    let rows = document
-        .calls
-        .iter()
-        .flat_map(|call| call.epochs.iter().map(|epoch| row(&call.call, epoch)));
-    print(&table(&std::iter::once(head).chain(rows).collect::<Vec<_>>()))
+    Ok(())
 }
+
+fn write(args: &ListArgs, source: &Source) -> Result<(), Halt> {
+    let views = source.calls()?.filter_map(|call| match call {
+        Ok(call) => chosen(&args.filter.recordings(call)).map(Ok),
+        Err(error) => Some(Err(error.into())),
+    });
+    let views = args.order.apply(views)?;
+    let mut lines = Lines::new();
+    if args.json {
+        let mut list = JsonList::begin(&mut lines, "calls")?;
+        for view in views {
+            list.item(&view?)?;
+        }
+        return list.end(&Rest { epochs_nameless: source.epochs_nameless() });
+    }
+    if args.json_lines {
+        for view in views {
+            let text = serde_json::to_string(&view?)
+                .map_err(|error| Failure::Run(format!("cannot print this as JSON: {error}")))?;
+            lines.write(&(text + "\n"))?;
+        }
+        return lines.flush();
+    }
+    let headings =
+        ["CALL", "EPOCH", "START", "END", "RATE", "SECONDS", "FRAMES", "GAPS", "PEER", "ENDED"];
+    let mut table = Table::new(&mut lines, &headings);
+    for view in views {
+        let view = view?;
+        for epoch in &view.epochs {
+            table.row(row(&view.call, epoch))?;
+        }
+    }
+    table.end()
+}
+
+/// The call with the epochs of the chosen recordings.
+fn chosen(recordings: &[Recording]) -> Option<CallView> {
+    let identity = &recordings.first()?.identity;
+    let epochs = recordings.iter().flat_map(|recording| &recording.epochs);
+    Some(CallView::of_epochs(identity, epochs.map(|(number, epoch)| (*number, epoch))))
+}
+
+/// Shown where nothing is known, or not yet.
+const NONE: &str = "-";
 
 fn row(call: &str, epoch: &EpochView) -> Vec<String> {
     let mut ended = epoch.ended.clone();
-    let missing: u64 = epoch.gaps.iter().map(|gap| (gap.last - gap.first).saturating_add(1)).sum();
-    for (count, what) in [(missing, "missing"), (epoch.frames_erased, "deleted")] {
-        if count > 0 {
-            ended += &format!(", {} {what}", counted(count, "frame"));
-        }
+    if epoch.frames_erased > 0 {
+        ended += &format!(", {} deleted", counted(epoch.frames_erased, "frame"));
     }
     vec![
         call.to_owned(),
         epoch.epoch.to_string(),
         epoch.started_at.clone(),
+        epoch.ended_at.clone().unwrap_or_else(|| NONE.into()),
         epoch.sample_rate.to_string(),
-        epoch.frames.to_string(),
         format!("{:.1}", epoch.seconds),
+        epoch.frames.to_string(),
+        epoch.frames_missing.to_string(),
+        epoch.peer.clone().unwrap_or_else(|| NONE.into()),
         ended,
     ]
 }

@@ -1,23 +1,35 @@
 #![forbid(unsafe_code)]
 //! `exo-ingest calls`: reads the journal, offline or while a node runs.
 
+mod chosen;
+mod data_dir;
 mod delete;
 mod export;
+mod filter;
 mod follow;
 mod list;
 mod name;
+mod output;
+mod recording;
+mod seal;
 mod show;
+mod sort;
+mod source;
+mod table;
+mod time;
 mod verify;
 mod view;
 mod wav;
 
 use super::{Failure, print};
-use crate::archive::reader::{Call, Catalog, Journal};
-use clap::Args;
+use data_dir::DataDir;
 use indicatif::{ProgressBar, ProgressStyle};
-use name::CallName;
 use serde::Serialize;
-use std::path::PathBuf;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// Read the journal: list, export, verify or follow calls, or delete their audio
 #[derive(Debug, clap::Subcommand)]
@@ -28,14 +40,7 @@ pub(super) enum CallsCommand {
     Verify(verify::VerifyArgs),
     Follow(follow::FollowArgs),
     Delete(delete::DeleteArgs),
-}
-
-/// Directory of the journal.
-#[derive(Debug, Args)]
-struct DataDir {
-    /// The node's data directory
-    #[arg(long, value_name = "DIR", env = "EXO_INGEST_DATA_DIR")]
-    data_dir: PathBuf,
+    Seal(seal::SealArgs),
 }
 
 /// Runs a `calls` command.
@@ -47,42 +52,8 @@ pub(super) fn run(command: &CallsCommand) -> Result<(), Failure> {
         CallsCommand::Verify(args) => verify::verify(args),
         CallsCommand::Follow(args) => follow::follow(args),
         CallsCommand::Delete(args) => delete::delete(args),
+        CallsCommand::Seal(args) => seal::seal(args),
     }
-}
-
-impl DataDir {
-    /// The current journal, and its calls.
-    fn catalog(&self) -> Result<(Journal, Catalog), Failure> {
-        let journal = self.open()?;
-        let bar = progress(journal.segment_count(), "looking through segments");
-        let catalog = journal.catalog(&mut || bar.inc(1))?;
-        bar.finish_and_clear();
-        Ok((journal, catalog))
-    }
-
-    fn open(&self) -> Result<Journal, Failure> {
-        Journal::open(&self.data_dir).map_err(|error| {
-            Failure::Run(format!("{error}; give the same --data-dir as to the node"))
-        })
-    }
-}
-
-/// The call with this name, or an error that says what to do.
-fn find<'a>(catalog: &'a Catalog, name: &CallName) -> Result<&'a Call, Failure> {
-    let identity = name.identity()?;
-    catalog.call(&identity).ok_or_else(|| {
-        let known: Vec<String> =
-            catalog.calls.iter().map(|call| name::display(&call.identity)).collect();
-        let wanted = name::display(&identity);
-        let near = known.iter().map(|known| (strsim::jaro_winkler(known, &wanted), known));
-        let near =
-            near.filter(|(near, _)| *near > 0.8).max_by(|one, other| one.0.total_cmp(&other.0));
-        let hint = match near {
-            Some((_, known)) => format!("did you mean {known}?"),
-            None => "`exo-ingest calls list` shows all calls".to_owned(),
-        };
-        Failure::Run(format!("there is no call {wanted} in the journal: {hint}"))
-    })
 }
 
 /// A progress bar on standard error, if that is a terminal.
@@ -94,11 +65,35 @@ fn progress(count: usize, what: &'static str) -> ProgressBar {
     }
 }
 
+/// A line of progress on standard error for work whose end is not known, if that is a terminal.
+fn progress_line() -> ProgressBar {
+    let bar = ProgressBar::no_length();
+    match ProgressStyle::with_template("{msg}  {elapsed}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Becomes true at the first signal that asks this process to end, so that half a recording is not
+/// left. The second signal ends the process at once.
+fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        flag::register_conditional_default(signal, Arc::clone(&stop))?;
+        flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
 /// Prints a document as JSON.
 fn print_json(document: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(document)
-        .map_err(|error| Failure::Run(format!("cannot print this as JSON: {error}")))?;
-    print(&(text + "\n"))
+    print(&(json_text(document)? + "\n"))
+}
+
+/// A document as JSON.
+fn json_text(document: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(document)
+        .map_err(|error| Failure::Run(format!("cannot print this as JSON: {error}")))
 }
 
 /// Prints a remark about the output on standard error. If that is closed, there is no reader.

@@ -60,18 +60,24 @@ impl CallName {
                 ));
             }
         };
-        for id in [&tenant, &interaction] {
-            if !valid_id(id) {
-                let sentence = "an id has 1 to 256 bytes and no control characters; `exo-ingest \
-                                calls list` shows them";
-                return Err(Failure::Usage(sentence.into()));
-            }
-        }
-        Ok(CallIdentity { tenant: tenant.into(), interaction: interaction.into() })
+        identity(tenant, interaction)
     }
 }
 
-fn split(call: &str) -> Result<(String, String), Failure> {
+/// An error for an id that no call has.
+pub(super) const BAD_ID: &str = "an id has 1 to 256 bytes and no control characters; `exo-ingest \
+                                 calls list` shows them";
+
+/// The ids as those of a call, if they can be that.
+pub(super) fn identity(tenant: String, interaction: String) -> Result<CallIdentity, Failure> {
+    if !valid_id(&tenant) || !valid_id(&interaction) {
+        return Err(Failure::Usage(BAD_ID.into()));
+    }
+    Ok(CallIdentity { tenant: tenant.into(), interaction: interaction.into() })
+}
+
+/// The two ids in `TENANT/INTERACTION`.
+pub(super) fn split(call: &str) -> Result<(String, String), Failure> {
     let usage = || {
         Failure::Usage(format!(
             "{call:?} does not name a call: write TENANT/INTERACTION with a / within an id as \
@@ -94,8 +100,9 @@ pub(super) fn display(identity: &CallIdentity) -> String {
     format!("{}/{}", encoded(&identity.tenant), encoded(&identity.interaction))
 }
 
-/// Letters of other scripts stay readable, because a shell takes them as they are.
-fn encoded(id: &str) -> String {
+/// An id without characters that have another meaning in names, in paths, or for a shell. Letters
+/// of other scripts stay readable, because a shell takes them as they are.
+pub(super) fn encoded(id: &str) -> String {
     let mut buffer = [0; 4];
     id.chars().fold(String::new(), |mut text, letter| {
         match letter.is_ascii() {

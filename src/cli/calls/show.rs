@@ -4,7 +4,7 @@
 
 use super::name::CallName;
 use super::view::{CallView, EpochView};
-use super::{DataDir, Failure, find, print, print_json};
+use super::{DataDir, Failure, print, print_json};
 use crate::archive::recovery::counted;
 use clap::Args;
 use serde::Serialize;
@@ -39,16 +39,17 @@ struct Document {
 
 /// Prints one call.
 pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
-    let (journal, catalog) = args.data_dir.catalog()?;
-    let call = find(&catalog, &args.name)?;
+    let identity = args.name.identity()?;
+    let source = args.data_dir.source()?;
+    let call = source.expect(&identity)?;
     let mut files = BTreeSet::new();
     for call_epoch in &call.epochs {
-        let shard = journal.shards().get(call_epoch.shard);
+        let shard = source.journal().shards().get(call_epoch.shard);
         files.extend(
             call_epoch.parts.iter().filter_map(|part| shard.map(|shard| shard.path(part.segment))),
         );
     }
-    let document = Document { call: CallView::new(call), files: files.into_iter().collect() };
+    let document = Document { call: CallView::new(&call), files: files.into_iter().collect() };
     if args.json { print_json(&document) } else { print(&text(&document)) }
 }
 
@@ -59,12 +60,17 @@ fn text(document: &Document) -> String {
         call.call, call.tenant, call.interaction
     );
     for epoch in &call.epochs {
-        let EpochView { started_at, sample_rate, frames, bytes, seconds, ended, .. } = epoch;
+        let EpochView { started_at, sample_rate, frames, bytes, seconds, .. } = epoch;
+        let ended = match &epoch.ended_at {
+            Some(at) => format!("{at}, {}", epoch.ended),
+            None => epoch.ended.clone(),
+        };
         let _ = writeln!(text, "\nepoch {}", epoch.epoch);
         let _ = writeln!(
             text,
             "  started  {started_at}\n  ended    {ended}\n  rate     {sample_rate} Hz"
         );
+        let _ = writeln!(text, "  peer     {}", epoch.peer.as_deref().unwrap_or("not known"));
         let (frames, bytes) = (counted(*frames, "frame"), counted(*bytes, "byte"));
         let _ = writeln!(text, "  audio    {frames}, {bytes}, {seconds:.3} s");
         if epoch.frames_erased > 0 {

@@ -3,11 +3,16 @@
 #![forbid(unsafe_code)]
 
 use super::name::display;
+use super::recording::{ended_at, sample_rate, started_at};
+use super::time::rfc3339;
 use crate::archive::reader::{Call, CallEpoch, EpochState, GapReason};
+use crate::call::CallIdentity;
 use crate::clock::UnixMicros;
 use crate::session::ingest::Ending;
 use serde::Serialize;
-use std::time::{Duration, UNIX_EPOCH};
+
+/// How an epoch ended if its node ended first.
+pub(super) const CUT: &str = "cut";
 
 /// A call.
 #[derive(Debug, Serialize)]
@@ -26,16 +31,26 @@ pub(super) struct EpochView {
     pub(crate) epoch: usize,
     /// In RFC 3339.
     pub(crate) started_at: String,
+    /// In RFC 3339; null while it is live.
+    pub(crate) ended_at: Option<String>,
     pub(crate) sample_rate: u32,
     pub(crate) frames: u64,
     /// Bytes of whole samples.
     pub(crate) bytes: u64,
     pub(crate) seconds: f64,
+    /// IP address and port of the caller; null if it is not known.
+    pub(crate) peer: Option<String>,
     /// `live`, `cut` if the node ended first, or the reason of the end.
     pub(crate) ended: String,
+    pub(crate) frames_missing: u64,
     pub(crate) frames_cut: u64,
     pub(crate) frames_erased: u64,
     pub(crate) gaps: Vec<GapView>,
+    /// For sorting.
+    #[serde(skip)]
+    pub(crate) start: UnixMicros,
+    #[serde(skip)]
+    pub(crate) end: Option<UnixMicros>,
 }
 
 /// Missing frames.
@@ -47,18 +62,22 @@ pub(super) struct GapView {
 }
 
 impl CallView {
+    /// A whole call.
     pub(super) fn new(call: &Call) -> CallView {
-        let epochs = call
-            .epochs
-            .iter()
-            .enumerate()
-            .map(|(place, call_epoch)| EpochView::new(place + 1, call_epoch))
-            .collect();
+        let epochs = call.epochs.iter().enumerate();
+        CallView::of_epochs(&call.identity, epochs.map(|(place, epoch)| (place + 1, epoch)))
+    }
+
+    /// Some epochs of a call, with their numbers.
+    pub(super) fn of_epochs<'a>(
+        identity: &CallIdentity,
+        epochs: impl Iterator<Item = (usize, &'a CallEpoch)>,
+    ) -> CallView {
         CallView {
-            call: display(&call.identity),
-            tenant: call.identity.tenant.to_string(),
-            interaction: call.identity.interaction.to_string(),
-            epochs,
+            call: display(identity),
+            tenant: identity.tenant.to_string(),
+            interaction: identity.interaction.to_string(),
+            epochs: epochs.map(|(epoch, call_epoch)| EpochView::new(epoch, call_epoch)).collect(),
         }
     }
 }
@@ -70,23 +89,29 @@ impl EpochView {
             last: gap.range.last,
             reason: gap.reason,
         };
-        let sample_rate = call_epoch.facts.as_ref().map_or(0, |facts| facts.sample_rate);
+        let gaps: Vec<GapView> = call_epoch.gaps.iter().map(gap).collect();
+        let sample_rate = sample_rate(call_epoch);
+        let (start, end) = (started_at(call_epoch), ended_at(call_epoch));
+        let peer = call_epoch.facts.as_ref().and_then(|facts| facts.peer);
         EpochView {
             epoch,
-            started_at: rfc3339(
-                call_epoch
-                    .facts
-                    .as_ref()
-                    .map_or(call_epoch.first_received_at, |facts| facts.started_at),
-            ),
+            started_at: rfc3339(start),
+            ended_at: end.map(rfc3339),
             sample_rate,
             frames: call_epoch.frames.count(),
             bytes: call_epoch.bytes,
             seconds: seconds(call_epoch.bytes, sample_rate),
+            peer: peer.map(|peer| peer.to_string()),
             ended: ended(&call_epoch.state),
+            frames_missing: gaps
+                .iter()
+                .map(|gap| (gap.last - gap.first).saturating_add(1))
+                .fold(0, u64::saturating_add),
             frames_cut: call_epoch.cut,
             frames_erased: call_epoch.erased,
-            gaps: call_epoch.gaps.iter().map(gap).collect(),
+            gaps,
+            start,
+            end,
         }
     }
 }
@@ -96,43 +121,14 @@ pub(super) fn seconds(bytes: u64, sample_rate: u32) -> f64 {
     if sample_rate == 0 { 0.0 } else { bytes as f64 / f64::from(2 * sample_rate) }
 }
 
-fn ended(state: &EpochState) -> String {
+/// How an epoch ended.
+pub(super) fn ended(state: &EpochState) -> String {
     match state {
         EpochState::Live => "live".into(),
-        EpochState::Cut => "cut".into(),
+        EpochState::Cut => CUT.into(),
         EpochState::Ended(end) => match Ending::from_number(end.ending) {
             Some(ending) => ending.label().into(),
             None => format!("ending {}", end.ending),
         },
     }
-}
-
-/// A time in UTC, to the second; an impossible time as a number.
-fn rfc3339(at: UnixMicros) -> String {
-    // The format ends with the last year of four digits.
-    match UNIX_EPOCH
-        .checked_add(Duration::from_micros(at.0))
-        .filter(|_| at.0 < 253_402_300_800_000_000)
-    {
-        Some(time) => humantime::format_rfc3339_seconds(time).to_string(),
-        None => format!("{} us", at.0),
-    }
-}
-
-/// Aligns rows in columns: the first row has the headings.
-pub(super) fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
-    let widths: Vec<usize> = (0..columns)
-        .map(|column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0))
-        .collect();
-    rows.iter().fold(String::new(), |mut text, row| {
-        let line = row
-            .iter()
-            .zip(&widths)
-            .fold(String::new(), |line, (cell, width)| line + &format!("{cell:width$}  "));
-        text.push_str(line.trim_end());
-        text.push('\n');
-        text
-    })
 }

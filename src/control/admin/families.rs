@@ -96,6 +96,7 @@ pub(super) struct Scrape<'a> {
 pub(super) fn families(scrape: &Scrape<'_>) -> Vec<Family> {
     let mut families = node(scrape);
     families.extend(files(scrape));
+    families.extend(store(scrape));
     families.extend(by_shard(scrape));
     families.extend(by_cause(scrape));
     families.extend(by_tenant(scrape));
@@ -238,6 +239,24 @@ fn files(scrape: &Scrape<'_>) -> [Family; 2] {
         expiry.add([file], Value::Real(certificate.certificate.not_after as f64));
     }
     [reloads, expiry]
+}
+
+/// What the store of the journal does.
+fn store(scrape: &Scrape<'_>) -> [Family; 2] {
+    let store = scrape.view.store.as_ref();
+    let removed = "Segments that retention removed.";
+    let held = "Segments that retention should remove and cannot: `/ready` names them.";
+    [
+        ("journal_segments_removed", Kind::Counter, removed),
+        ("journal_segments_held", Kind::Gauge, held),
+    ]
+    .map(|(name, kind, help)| {
+        let value = store.map_or(0, |store| match kind {
+            Kind::Gauge => store.segments_held(),
+            _ => store.segments_removed(),
+        });
+        Family::new(name, kind, help).with([], Value::Whole(value))
+    })
 }
 
 /// The shards' counters, with the names and helps of their declaration.

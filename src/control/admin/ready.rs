@@ -109,12 +109,25 @@ struct Warning {
 /// cannot see that.
 const CERTIFICATE_EXPIRES: &str = "certificate_expires";
 
+/// Retention cannot remove a file: the immutable attribute, for example. Others are removed
+/// instead, and the disk may fill up.
+const SEGMENTS_HELD: &str = "segments_held";
+
+/// Sentences about what needs attention, by their subject.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Notices {
+    /// Certificates that expire.
+    pub(super) expiry: Vec<String>,
+    /// Segments that cannot be removed.
+    pub(super) held: Option<String>,
+}
+
 /// The answer to `/ready`.
 pub(super) fn document(
     node_info: &NodeInfo,
     calls: usize,
     reasons: &[Reason],
-    notices: Vec<String>,
+    notices: Notices,
 ) -> Result<String, serde_json::Error> {
     let document = Document {
         status: if reasons.is_empty() { "ready" } else { "not ready" },
@@ -122,17 +135,33 @@ pub(super) fn document(
         calls,
         calls_max: node_info.calls_max,
         reasons,
-        warnings: notices
-            .into_iter()
-            .map(|message| Warning { name: CERTIFICATE_EXPIRES, message })
-            .collect(),
+        warnings: warnings(notices),
     };
     serde_json::to_string(&document).map(|text| text + "\n")
+}
+
+fn warnings(notices: Notices) -> Vec<Warning> {
+    let expiry = notices.expiry.into_iter();
+    let expiry = expiry.map(|message| Warning { name: CERTIFICATE_EXPIRES, message });
+    let held = notices.held.into_iter();
+    expiry.chain(held.map(|message| Warning { name: SEGMENTS_HELD, message })).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn warnings_are_listed_by_their_names() {
+        let info = NodeInfo { ack: "durable", calls_max: 10 };
+        let notices = Notices { expiry: vec!["soon".into()], held: Some("a file".into()) };
+        let text = document(&info, 1, &[], notices).unwrap();
+        let expiry = r#"{"warning":"certificate_expires","message":"soon"}"#;
+        let held = r#"{"warning":"segments_held","message":"a file"}"#;
+        assert!(text.contains(&format!(r#""warnings":[{expiry},{held}]"#)), "{text}");
+        let text = document(&info, 1, &[], Notices::default()).unwrap();
+        assert!(!text.contains("warnings") && text.contains("\"ready\""), "{text}");
+    }
 
     fn names(change: impl FnOnce(&mut NodeCondition)) -> Vec<&'static str> {
         let mut condition = NodeCondition {

@@ -7,7 +7,7 @@
 use super::families::{Family, Scrape, families};
 use super::node_info::{KeyCounts, NodeInfo, Reloads};
 use super::process;
-use super::ready::{NodeCondition, Reason, reasons};
+use super::ready::{NodeCondition, Notices, Reason, reasons};
 use crate::control::expiry;
 use crate::latency::{Latencies, LatencyCollector};
 use crate::node::{Node, NodeView};
@@ -105,6 +105,12 @@ impl Status {
     /// Sentences about certificates that are not valid, or will soon be invalid.
     pub(crate) fn expiry_notices(&self) -> Vec<String> {
         expiry::notices(&self.certificates.borrow(), SystemTime::now())
+    }
+
+    /// What needs attention but keeps no call away.
+    pub(super) fn notices(&self) -> Notices {
+        let held = self.view.store.as_ref().and_then(|store| store.held_notice());
+        Notices { expiry: self.expiry_notices(), held }
     }
 
     /// Reports that the node drains: from now on it is not ready.

@@ -10,6 +10,7 @@
 use super::RingPosition;
 use crate::call::Epoch;
 use crate::clock::UnixMicros;
+use crate::format::payload::key_and_start;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
@@ -30,9 +31,7 @@ pub(crate) struct RepeatedCall<'a> {
 
 #[derive(Debug)]
 struct Call {
-    call: u64,
     end: RingPosition,
-    started_at: UnixMicros,
     payload: Box<[u8]>,
 }
 
@@ -44,16 +43,9 @@ pub(super) struct CallTable {
 }
 
 impl CallTable {
-    /// A call record was appended, which ends at `end`.
-    pub(super) fn begin(
-        &mut self,
-        epoch: Epoch,
-        call: u64,
-        end: RingPosition,
-        started_at: UnixMicros,
-        payload: &[u8],
-    ) {
-        self.calls.insert(epoch, Call { call, end, started_at, payload: payload.into() });
+    /// A call record with this encoded payload was appended, which ends at `end`.
+    pub(super) fn begin(&mut self, epoch: Epoch, end: RingPosition, payload: &[u8]) {
+        self.calls.insert(epoch, Call { end, payload: payload.into() });
     }
 
     /// No more of the call will be appended. `head` is after its last record.
@@ -74,12 +66,15 @@ impl CallTable {
         after: Option<Epoch>,
     ) -> impl Iterator<Item = RepeatedCall<'_>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.calls.range((from, Bound::Unbounded)).map(|(epoch, call)| RepeatedCall {
-            epoch: *epoch,
-            call: call.call,
-            end: call.end,
-            started_at: call.started_at,
-            payload: &call.payload,
+        self.calls.range((from, Bound::Unbounded)).map(|(epoch, call)| {
+            let (key, started_at) = key_and_start(&call.payload);
+            RepeatedCall {
+                epoch: *epoch,
+                call: key.record_number(),
+                end: call.end,
+                started_at,
+                payload: &call.payload,
+            }
         })
     }
 }

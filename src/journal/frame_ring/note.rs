@@ -7,10 +7,15 @@
 //! time     0                     3        check     received_at of the chunks that follow
 //! record   size of the record    4        check     0
 //!          then header and payload as they are, zeros up to 16 bytes
+//! batch    size of the batch     5        check     0
 //! ```
 //! A chunk names its call only by the microseconds of its epoch. Boot number and shard are the same
 //! for all calls of a journal, and each call's record is in the same segment before its audio. A
 //! chunk that does not fit into this form is noted as a record.
+//!
+//! The note of a batch follows those of its records, and is made once the batch is durable. Records
+//! lie one after the other in a batch, and batches in a segment. So the notes tell where each
+//! record is.
 //!
 //! The check finds every flipped bit. A header of 64 bytes has its own checksum.
 
@@ -29,6 +34,7 @@ const CHUNK: u64 = 1;
 const OFFSET: u64 = 2;
 const TIME: u64 = 3;
 const RECORD: u64 = 4;
+const BATCH: u64 = 5;
 
 const KIND_SHIFT: u32 = 52;
 const CHECK_SHIFT: u32 = 56;
@@ -67,6 +73,8 @@ pub enum Noted<'a> {
     Chunk(NotedChunk),
     /// Another record, with its payload. Or audio, without its payload.
     Record(RecordHeader, &'a [u8]),
+    /// The end of a batch of this size, bytes. The records before it are its records.
+    Batch(u64),
 }
 
 fn note(kind: u64, first: u64, second: u64) -> Note {
@@ -101,6 +109,11 @@ pub(super) fn offset(offset: u32) -> Note {
 /// The note before chunks that arrived at another time than those before them.
 pub(super) fn time(received_at: UnixMicros) -> Note {
     note(TIME, 0, received_at.0)
+}
+
+/// The note after the records of a batch of `size` bytes.
+pub(super) fn batch(size: usize) -> Note {
+    note(BATCH, size as u64, 0)
 }
 
 /// Number of notes of a whole record.
@@ -172,6 +185,7 @@ impl<'a> Records<'a> {
                 OFFSET => self.offset = value,
                 TIME => self.received_at = UnixMicros(second),
                 RECORD => return Some(self.record(value as usize)),
+                BATCH => return Some(Ok(Noted::Batch(value))),
                 kind => return Some(Err(FormatError::Kind(kind as u8))),
             }
         }
@@ -274,9 +288,10 @@ mod tests {
                 chunk(&header).unwrap(),
                 time(UnixMicros(micros)),
                 offset(seed as u32),
+                batch(seed as usize * 4096),
                 chunk(&header).unwrap(),
             ];
-            for at in 0..3 {
+            for at in 0..4 {
                 for bit in 0..8 * NOTE_SIZE {
                     let mut bad = good;
                     bad[at][bit / 8] ^= 1 << (bit % 8);

@@ -52,9 +52,12 @@ impl RecordHeaders {
         self.notes.clear();
     }
 
-    /// Counts a batch. Its notes come before.
-    pub(crate) fn count_batch(&mut self) {
+    /// Ends a batch of `size` bytes. Its notes come before.
+    pub(crate) fn end_batch(&mut self, size: usize) {
         self.batches += 1;
+        if self.has_room(1) {
+            self.notes.push(note::batch(size));
+        }
     }
 
     /// Notes a record with its whole payload.
@@ -184,9 +187,18 @@ impl PendingHeaders {
         None
     }
 
-    /// Moves the notes of the oldest batch to the record headers of its segment.
-    pub(super) fn hand_over(&mut self, count: Option<u32>, headers: &mut RecordHeaders) {
-        headers.count_batch();
+    /// Moves the notes of the oldest batch, of `size` bytes, to the record headers of its segment.
+    pub(super) fn hand_over(
+        &mut self,
+        count: Option<u32>,
+        size: usize,
+        headers: &mut RecordHeaders,
+    ) {
+        self.move_notes(count, headers);
+        headers.end_batch(size);
+    }
+
+    fn move_notes(&mut self, count: Option<u32>, headers: &mut RecordHeaders) {
         let Some(count) = count.map(|count| count as usize) else {
             headers.is_incomplete = true;
             return;
@@ -216,6 +228,9 @@ mod tests {
     use crate::call::{Epoch, Seq};
     use crate::format::{FormatError, HEADER_SIZE, RecordKind};
 
+    /// The size of each batch, bytes.
+    const BATCH: usize = 12_288;
+
     fn header(kind: RecordKind, seq: u64, length: u32) -> RecordHeader {
         let epoch = Epoch { boot: 1, micros: 2, shard: 3 };
         let (last, erased) = (kind == RecordKind::Audio, false);
@@ -242,10 +257,14 @@ mod tests {
     /// The numbers of the frames in record headers; `None` if they are incomplete.
     fn frames(headers: &RecordHeaders) -> Option<Vec<u64>> {
         let seq = |record: Result<Noted<'_>, FormatError>| match record.unwrap() {
-            Noted::Chunk(NotedChunk { seq, .. }) => seq,
-            Noted::Record(header, _) => header.seq.0,
+            Noted::Chunk(NotedChunk { seq, .. }) => Some(seq),
+            Noted::Record(header, _) => Some(header.seq.0),
+            Noted::Batch(size) => {
+                assert_eq!(size, BATCH as u64);
+                None
+            }
         };
-        Some(headers.records()?.map(seq).collect())
+        Some(headers.records()?.filter_map(seq).collect())
     }
 
     fn room(notes: usize) -> usize {
@@ -273,25 +292,25 @@ mod tests {
                 "each batch begins with a time"
             );
             push_chunk(&mut notes, 77);
-            notes.hand_over(first, &mut headers);
+            notes.hand_over(first, BATCH, &mut headers);
             assert_eq!(
                 (frames(&headers), headers.batches()),
                 (Some((0..=30).collect()), 1),
                 "{count}"
             );
-            notes.hand_over(second, &mut headers);
+            notes.hand_over(second, BATCH, &mut headers);
             assert_eq!(
                 (frames(&headers), headers.batches()),
                 (Some((0..=40).chain([1 << 60]).collect()), 2)
             );
             let records = headers.records().unwrap().filter_map(|record| match record.unwrap() {
                 Noted::Record(_, payload) => Some(payload),
-                Noted::Chunk(_) => None,
+                Noted::Chunk(_) | Noted::Batch(_) => None,
             });
             assert_eq!(records.collect::<Vec<_>>(), [&b"facts"[..], b"end", b""]);
             assert_eq!((headers.segment(), headers.start()), (SegmentUuid([7; 16]), Lsn(99)));
             let third = notes.close();
-            notes.hand_over(third, &mut headers);
+            notes.hand_over(third, BATCH, &mut headers);
         }
         assert!(notes.free.len() + notes.blocks.len() == 2 && notes.count == 0);
     }
@@ -313,10 +332,11 @@ mod tests {
         }
         let mut headers = RecordHeaders::with_room(4096);
         for _ in 0..2 {
-            notes.hand_over(Some(9), &mut headers);
+            notes.hand_over(Some(9), BATCH, &mut headers);
         }
-        let read = headers.records().unwrap().map(|record| match record.unwrap() {
-            Noted::Chunk(chunk) => (chunk.offset as u32, chunk.received_at.0),
+        let read = headers.records().unwrap().filter_map(|record| match record.unwrap() {
+            Noted::Chunk(chunk) => Some((chunk.offset as u32, chunk.received_at.0)),
+            Noted::Batch(_) => None,
             Noted::Record(..) => unreachable!(),
         });
         assert!(read.eq(facts.into_iter().chain(facts)));
@@ -339,19 +359,19 @@ mod tests {
         );
 
         let mut headers = RecordHeaders::with_room(8192);
-        notes.hand_over(whole, &mut headers);
+        notes.hand_over(whole, BATCH, &mut headers);
         assert_eq!(frames(&headers), Some((1..=whole_count).collect()));
-        notes.hand_over(cut, &mut headers);
+        notes.hand_over(cut, BATCH, &mut headers);
         assert_eq!(frames(&headers), None);
         headers.begin(SegmentUuid([8; 16]), Lsn(0));
-        notes.hand_over(next, &mut headers);
+        notes.hand_over(next, BATCH, &mut headers);
         assert_eq!(frames(&headers), Some(vec![5]), "the next segment is complete again");
 
         // Record headers without room for them: the notes are removed all the same.
         let mut small = RecordHeaders::with_room(room(2));
         (6..=7).for_each(|seq| push_chunk(&mut notes, seq));
         let count = notes.close();
-        notes.hand_over(count, &mut small);
+        notes.hand_over(count, BATCH, &mut small);
         assert_eq!((frames(&small), notes.count), (None, 0));
         assert_eq!(frames(&RecordHeaders::default()), Some(vec![]));
         // Notes without any room.
@@ -368,7 +388,7 @@ mod tests {
         let whole = notes.close();
         assert_eq!(whole, Some(BLOCK_NOTES as u32));
         push_chunk(&mut notes, 1);
-        notes.hand_over(whole, &mut RecordHeaders::with_room(8192));
+        notes.hand_over(whole, BATCH, &mut RecordHeaders::with_room(8192));
         push_chunk(&mut notes, 2);
         assert_eq!((notes.close(), notes.count, notes.free.len()), (None, 0, 1));
     }
@@ -381,7 +401,7 @@ mod tests {
             (1..=100).for_each(|seq| push_chunk(&mut notes, seq));
             let count = notes.close();
             headers.begin(SegmentUuid::default(), Lsn(0));
-            notes.hand_over(count, &mut headers);
+            notes.hand_over(count, BATCH, &mut headers);
         }
         let touched = notes.memory.iter().filter(|note| **note != [0; NOTE_SIZE]).count();
         assert!(touched <= 2 * BLOCK_NOTES, "{touched} notes");

@@ -108,7 +108,7 @@ fn write_calls<'a>(
         records_crc,
     };
     out[..HEADER_SIZE].copy_from_slice(&header.encode());
-    headers.count_batch();
+    headers.end_batch(size);
     Some(CallBatch { size, last, is_cut })
 }
 

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use crate::call::Epoch;
-use crate::clock::UnixMicros;
+use crate::clock::{Moment, UnixMicros};
 use crate::format::{Lsn, SegmentHeader, SegmentUuid, Unsynced, segment};
 use crate::io::FileHandle;
 use crate::journal::frame_ring::{FrameRing, RecordHeaders, SealedBatch};
@@ -21,8 +21,6 @@ pub struct PreparedSegment {
     pub file: FileHandle,
     /// Bytes allocated: whole blocks.
     pub size: u64,
-    /// When it was made.
-    pub created_at: UnixMicros,
     /// Space for notes about its contents.
     pub headers: RecordHeaders,
 }
@@ -44,6 +42,8 @@ pub enum SegmentRequest {
         /// Its contents, unless it is fenced.
         headers: RecordHeaders,
     },
+    /// Everything that the shard had received when it was asked to seal is in retired segments.
+    Sealed,
 }
 
 /// How much of a segment's start is written.
@@ -61,6 +61,9 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(super) struct OpenSegment {
     pub(super) prepared: PreparedSegment,
+    /// When it was begun, and the same as journal time.
+    pub(super) opened_at: Moment,
+    created_at: UnixMicros,
     pub(super) stage: Stage,
     /// Position of its first byte.
     pub(super) start: Lsn,
@@ -72,22 +75,31 @@ pub(super) struct OpenSegment {
     pub(super) durable: u64,
     /// It holds a batch of the ring.
     pub(super) has_batch: bool,
+    /// It takes no further batch: it is old enough, or is to be sealed.
+    pub(super) is_closing: bool,
     /// A write or sync failed: no further operation uses it.
     pub(super) is_fenced: bool,
 }
 
 impl OpenSegment {
-    pub(super) fn new(mut prepared: PreparedSegment, start: Lsn) -> Self {
+    pub(super) fn new(
+        mut prepared: PreparedSegment,
+        start: Lsn,
+        (opened_at, created_at): (Moment, UnixMicros),
+    ) -> Self {
         prepared.headers.begin(prepared.uuid, start);
         let (offset, written, durable) = (0, 0, 0);
         OpenSegment {
             prepared,
+            opened_at,
+            created_at,
             stage: Stage::Header,
             start,
             offset,
             written,
             durable,
             has_batch: false,
+            is_closing: false,
             is_fenced: false,
         }
     }
@@ -105,7 +117,12 @@ impl OpenSegment {
     /// Whether a batch of `size` bytes fits. The first batch always does: the file grows, or no
     /// segment would ever be large enough.
     pub(super) fn takes(&self, size: usize) -> bool {
-        !self.has_batch || self.offset + size as u64 <= self.prepared.size
+        !self.has_batch || (!self.is_closing && self.offset + size as u64 <= self.prepared.size)
+    }
+
+    /// From now on it takes no further batch, if it has any.
+    pub(super) fn close(&mut self) {
+        self.is_closing |= self.has_batch;
     }
 
     pub(super) fn header(
@@ -123,7 +140,7 @@ impl OpenSegment {
             predecessor_end,
             start: self.start,
             size: self.prepared.size,
-            created_at: self.prepared.created_at,
+            created_at: self.created_at,
         }
     }
 

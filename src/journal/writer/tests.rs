@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::call::{CallIdentity, Epoch, Seq};
-use crate::clock::UnixMicros;
+use crate::clock::{JournalClock, UnixMicros};
 use crate::constants::BATCH_SIZE_MAX;
 use crate::format::batch::BatchReader;
 use crate::format::{RecordKind, SegmentHeader};
@@ -19,6 +19,7 @@ mod depth;
 mod disk;
 mod faults;
 mod random;
+mod sealing;
 
 const RUN: u64 = 77;
 const SYNC_INTERVAL: Duration = Duration::from_millis(20);
@@ -62,11 +63,13 @@ impl Journal {
             journal: JournalSettings {
                 sync_interval: SYNC_INTERVAL,
                 stall_timeout: STALL_TIMEOUT,
+                segment_age: None,
                 ..JournalSettings::default()
             },
             backlog,
             shard: 3,
             run: RUN,
+            clock: JournalClock::default(),
         };
         let writer = Writer::new(settings, ring_size, world.now().moment);
         let (files, retired, asked) = (Vec::new(), Vec::new(), Vec::new());
@@ -173,7 +176,9 @@ impl Journal {
             match request {
                 SegmentRequest::Prepare if self.segments_left == 0 => self.writer.handle_no_room(),
                 SegmentRequest::Prepare => self.prepare(),
-                SegmentRequest::Retire { .. } => self.retired.push(request),
+                SegmentRequest::Retire { .. } | SegmentRequest::Sealed => {
+                    self.retired.push(request);
+                }
             }
         }
         let reached = match self.writer.settings.level {
@@ -191,14 +196,13 @@ impl Journal {
         let (file, id) =
             (self.world.create_file(self.segment_size as usize), self.files.len() as u64 + 1);
         self.files.push((file, id));
-        let (uuid, created_at) = (SegmentUuid([id as u8; 16]), self.world.now().unix);
+        let uuid = SegmentUuid([id as u8; 16]);
         let headers = RecordHeaders::with_room(self.segment_size as usize);
         self.writer.handle_segment(PreparedSegment {
             id,
             uuid,
             file,
             size: self.segment_size,
-            created_at,
             headers,
         });
     }

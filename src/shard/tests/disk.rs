@@ -81,6 +81,7 @@ impl Disk {
             backlog: settings.backlog,
             shard,
             run: RUN.number(),
+            clock: crate::clock::JournalClock::default(),
         };
         let (files, retired, known) = (Vec::new(), Vec::new(), HashMap::new());
         let (noted, spare_headers, has_room, is_owing) = (0, Vec::new(), true, false);
@@ -97,7 +98,7 @@ impl Disk {
             shard,
             known,
         };
-        (disk, ShardJournalConfig { settings: writer, requests: sender })
+        (disk, ShardJournalConfig { settings: writer, requests: sender, first: None })
     }
 
     /// Does what the shard has asked for. Whether mail for it has come of that, which wakes it.
@@ -111,6 +112,7 @@ impl Disk {
                     self.is_owing = true;
                     self.mailbox.try_send(Message::NoRoom).expect("a mailbox has room for it");
                 }
+                SegmentRequest::Sealed => {}
                 SegmentRequest::Retire { id, size, is_fenced, headers } => {
                     if !is_fenced && headers.records().is_some() {
                         self.hold_against_what_was_written(world, id, size, &headers);
@@ -140,10 +142,10 @@ impl Disk {
         scan.set_durable_end(size);
         let mut builder = IndexBuilder::default();
         while scan.advance().unwrap() == Advance::Batch {
-            scan.records().for_each(|found| builder.add(&found.header, found.payload));
+            scan.records().for_each(|found| builder.add(&found));
         }
         let read: SegmentIndex = builder.finish(run, self.shard, id, &scan);
-        let noted = IndexBuilder::of_headers(headers, run, self.shard, id, size);
+        let noted = IndexBuilder::of_headers(headers, run, self.shard, id, size, read.ended_at);
         assert_eq!(noted.as_ref(), Some(&read), "segment {id}");
         self.noted += 1;
     }
@@ -161,10 +163,10 @@ impl Disk {
         let file = world.create_file(size);
         self.files.push(file);
         let id = self.files.len() as u64;
-        let (uuid, size, created_at) = (SegmentUuid([id as u8; 16]), size as u64, world.now().unix);
+        let (uuid, size) = (SegmentUuid([id as u8; 16]), size as u64);
         let headers =
             self.spare_headers.pop().unwrap_or_else(|| RecordHeaders::with_room(size as usize));
-        let segment = PreparedSegment { id, uuid, file, size, created_at, headers };
+        let segment = PreparedSegment { id, uuid, file, size, headers };
         self.mailbox.try_send(Message::Segment(segment)).expect("a mailbox has room for it");
     }
 

@@ -99,7 +99,14 @@ impl Node {
         let journal =
             JournalSettings { stall_timeout: Duration::from_secs(5), ..JournalSettings::default() };
         let backlog = Backlog::production();
-        let settings_of_writer = WriterSettings { level, journal, backlog, shard: 0, run: 1 };
+        let settings_of_writer = WriterSettings {
+            level,
+            journal,
+            backlog,
+            shard: 0,
+            run: 1,
+            clock: crate::clock::JournalClock::default(),
+        };
         let counters = Arc::new(Counters::default());
         let config = ShardConfig {
             index: 0,
@@ -112,6 +119,7 @@ impl Node {
             journal: Some(ShardJournalConfig {
                 settings: settings_of_writer,
                 requests: request_sender,
+                first: None,
             }),
             limits,
             counters: Arc::clone(&counters),
@@ -137,7 +145,7 @@ impl Node {
             match request {
                 SegmentRequest::Prepare if self.has_room => self.give_segment(),
                 SegmentRequest::Prepare => self.mailbox.try_send(Message::NoRoom).unwrap(),
-                SegmentRequest::Retire { .. } => {}
+                SegmentRequest::Retire { .. } | SegmentRequest::Sealed => {}
             }
         }
         turn
@@ -147,18 +155,10 @@ impl Node {
         let file = self.world.create_file(SEGMENT_SIZE);
         self.files.push(file);
         let id = self.files.len() as u64;
-        let (uuid, size, created_at) =
-            (SegmentUuid([id as u8; 16]), SEGMENT_SIZE as u64, UnixMicros(1));
+        let (uuid, size) = (SegmentUuid([id as u8; 16]), SEGMENT_SIZE as u64);
         let headers = RecordHeaders::default();
         self.mailbox
-            .try_send(Message::Segment(PreparedSegment {
-                id,
-                uuid,
-                file,
-                size,
-                created_at,
-                headers,
-            }))
+            .try_send(Message::Segment(PreparedSegment { id, uuid, file, size, headers }))
             .unwrap();
     }
 

@@ -9,8 +9,6 @@ use crate::proto::MaskKey;
 use crate::proto::mask::Kernel;
 use proptest::prelude::*;
 
-const END: u64 = 1 << 20;
-
 /// What is appended to a ring; all numbers are possible ones.
 #[derive(Clone, Copy, Debug)]
 struct Step {
@@ -88,14 +86,17 @@ fn noted_and_read(steps: &[Step], notes_size: usize) -> (Option<Vec<EpochIndex>>
     let end = CallEnd { call: 7, epoch: epoch(0), frames: 1, bytes: 2, ending: 1, ended_at: now };
     ring.append_end(&end).unwrap();
     ring.seal();
-    let mut builder = IndexBuilder::default();
+    let (mut builder, mut at) = (IndexBuilder::default(), BLOCK_SIZE as u64);
     while let Some(batch) = ring.poll_sealed() {
         ring.stamp(&batch, SegmentUuid([3; 16]), Lsn(0), Unsynced::UNKNOWN);
-        let records = BatchReader::open(ring.batch_bytes(&batch)).unwrap();
-        records.map(Result::unwrap).for_each(|record| builder.add(&record.header, record.payload));
+        for record in BatchReader::open(ring.batch_bytes(&batch)).unwrap().map(Result::unwrap) {
+            builder.add_record(&record.header, record.payload, at + record.offset as u64);
+        }
+        at += batch.size as u64;
         ring.hand_over_headers(&batch, &mut headers);
     }
-    let noted = IndexBuilder::of_headers(&headers, 1, 2, 3, END);
+    let noted = IndexBuilder::of_headers(&headers, 1, 2, 3, at, UnixMicros(4));
+    assert_eq!(IndexBuilder::of_headers(&headers, 1, 2, 3, at + 64, UnixMicros(4)), None);
     (noted.map(|index| index.epochs), builder.into_epochs())
 }
 
@@ -142,10 +143,19 @@ fn incomplete_notes_give_no_index() {
         batch: 0,
         received_at: UnixMicros(0),
     };
+    let index = |headers: &RecordHeaders, batches: u64| {
+        let end = (1 + batches) * BLOCK_SIZE as u64;
+        IndexBuilder::of_headers(headers, 1, 2, 3, end, UnixMicros(0))
+    };
     headers.note(&record.encode(), &[]);
-    assert!(IndexBuilder::of_headers(&headers, 1, 2, 3, END).is_some());
+    headers.end_batch(BLOCK_SIZE);
+    assert!(index(&headers, 1).is_some());
+    let mut wrong = headers.clone();
+    wrong.end_batch(2 * BLOCK_SIZE);
+    assert_eq!(index(&wrong, 3), None, "its records do not fill such a batch");
     headers.note(&RecordHeader { call: 2, ..record }.encode(), &[]);
-    assert_eq!(IndexBuilder::of_headers(&headers, 1, 2, 3, END), None);
+    headers.end_batch(BLOCK_SIZE);
+    assert_eq!(index(&headers, 2), None);
 }
 
 #[test]
@@ -165,11 +175,12 @@ fn numbers_at_the_end_of_their_range_do_no_harm() {
             batch: 0,
             received_at: UnixMicros(0),
         };
-        builder.add(&header, &[]);
+        builder.add_record(&header, &[], 4096 + 128);
     }
     let call_epochs = builder.into_epochs();
     assert_eq!(
         (call_epochs[0].frames.count(), call_epochs[0].first_seq, call_epochs[0].doubles),
         (2, u64::MAX - 1, 4)
     );
+    assert_eq!(call_epochs[0].places, None, "they are not in the order of the file");
 }

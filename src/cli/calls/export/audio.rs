@@ -17,7 +17,7 @@ static SILENCE: [u8; 16 * 1024] = [0; 16 * 1024];
 pub(super) struct Audio<'a> {
     pub(crate) journal: &'a Journal,
     /// Epochs, with their numbers.
-    pub(crate) epochs: &'a [(usize, &'a CallEpoch)],
+    pub(crate) epochs: &'a [(usize, CallEpoch)],
     pub(crate) sample_rate: u32,
     /// Fill gaps with silence.
     pub(crate) fills: bool,
@@ -33,6 +33,18 @@ pub(super) struct Exported {
     pub(crate) bytes_silence: u64,
     pub(crate) gaps: Vec<Missing>,
     pub(crate) damages: Vec<String>,
+}
+
+impl Exported {
+    /// Whether audio is missing that should be there. A gap without damage is what a power failure
+    /// took before it was promised.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.gaps.iter().any(|gap| match gap.reason {
+            Why::Lost => true,
+            Why::Damaged => !self.damages.is_empty(),
+            Why::BetweenEpochs | Why::Expired | Why::Erased => false,
+        })
+    }
 }
 
 /// Time without audio.
@@ -52,6 +64,7 @@ pub(super) struct Missing {
 pub(super) enum Why {
     BetweenEpochs,
     Expired,
+    Lost,
     Damaged,
     Erased,
 }
@@ -60,6 +73,7 @@ impl From<GapReason> for Why {
     fn from(reason: GapReason) -> Why {
         match reason {
             GapReason::Expired => Why::Expired,
+            GapReason::Lost => Why::Lost,
             GapReason::Damaged => Why::Damaged,
             GapReason::Erased => Why::Erased,
         }
@@ -77,6 +91,7 @@ impl fmt::Display for Missing {
                 let (first, last) = frames.unwrap_or_default();
                 let reason = match reason {
                     Why::Expired => "expired",
+                    Why::Lost => "lost with its file",
                     Why::Erased => "deleted",
                     _ => "damaged",
                 };

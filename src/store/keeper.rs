@@ -1,0 +1,509 @@
+#![forbid(unsafe_code)]
+//! The thread `keeper`: seals the segments that shards have finished, removes old ones, watches the
+//! free space, and answers requests to seal. It works in small steps, and takes new events between
+//! them.
+
+use super::disk::{self, free_bytes};
+use super::fenced::Fenced;
+use super::indexer::{Indexer, Sealed};
+use super::inventory::Inventory;
+use super::outbox::Outbox;
+use super::removal::Removal;
+use super::retention::{self, Limits};
+use super::run::Run;
+use super::sealing::Sealing;
+use super::state::{StoreState, lock};
+use super::{StoreEvent, indexer, sealing, tidy};
+use crate::archive::boot::{self, Boot};
+use crate::archive::index::IndexBuilder;
+use crate::archive::layout;
+use crate::archive::marks::{FoundMarks, Marks};
+use crate::clock::UnixMicros;
+use crate::io::clocks::uptime;
+use crate::journal::frame_ring::RecordHeaders;
+use crate::journal::settings::JournalSettings;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// How often to check the free space, new settings, and requests to seal.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often ages are compared, and locked segments are tried again.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often other live processes' runs are listed, and the kernel is asked for its clock.
+const SLOW_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Pause between two steps of a removal, unless the journal is over its limit.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long a start may take to make room for the first segments.
+const FIRST_ROOM_TIME: Duration = Duration::from_millis(200);
+
+/// How many times as long as it has listed the keeper rests.
+const LISTING_REST: u32 = 3;
+
+/// What the keeper hears.
+#[derive(Debug)]
+pub(super) enum KeeperEvent {
+    /// A shard gets a new segment.
+    Made { shard: usize, id: u64, size: u64 },
+    /// A shard has finished a segment.
+    Retired {
+        shard: usize,
+        id: u64,
+        file: File,
+        size: u64,
+        is_fenced: bool,
+        headers: RecordHeaders,
+    },
+    /// A shard has sealed what it was asked to.
+    Sealed { shard: usize },
+    /// All shards have ended. These files were not retired.
+    Ended { open: HashMap<(usize, u64), File> },
+}
+
+/// State of the thread.
+pub(super) struct Keeper {
+    run: Arc<Run>,
+    state: Arc<StoreState>,
+    settings: JournalSettings,
+    boot: Boot,
+    outbox: Outbox,
+    indexer: Indexer,
+    inventory: Inventory,
+    fenced: Fenced,
+    removing: Option<Removal>,
+    sealing: Option<Sealing>,
+    /// Recovery of earlier runs has been started.
+    is_recovering: bool,
+    is_low: bool,
+    /// When ages were compared last.
+    retained_at: Option<Instant>,
+    looked_at: Instant,
+    listed_at: Instant,
+    /// Segments removed since the last line in the log.
+    removed: (u64, u64),
+}
+
+impl Keeper {
+    pub(super) fn new(run: Arc<Run>, state: Arc<StoreState>, outbox: Outbox) -> io::Result<Keeper> {
+        let (settings, boot) = (run.config.settings, run.boot.clone());
+        let inventory = Inventory::new(&run.config.data_dir, run.name, &run.shard_dirs);
+        state.limit.store(settings.retain_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+        let mut keeper = Keeper {
+            indexer: Indexer::start()?,
+            inventory,
+            run,
+            state,
+            settings,
+            boot,
+            outbox,
+            fenced: Fenced::default(),
+            removing: None,
+            sealing: None,
+            is_recovering: false,
+            is_low: false,
+            retained_at: None,
+            looked_at: Instant::now(),
+            listed_at: Instant::now(),
+            removed: (0, 0),
+        };
+        keeper.start_listing();
+        Ok(keeper)
+    }
+
+    /// Makes room within `retain_bytes` for the first segments, before they are made. It takes a
+    /// moment at most: with many old segments the room is made later.
+    pub(super) fn make_first_room(&mut self) {
+        let start = Instant::now();
+        if self.settings.retain_bytes.is_none() {
+            return;
+        }
+        while !self.inventory.is_complete() && start.elapsed() < FIRST_ROOM_TIME {
+            self.list_some();
+        }
+        let first = self.run.shard_dirs.len() as u64 + 1;
+        let limits = self.limits();
+        let limits = Limits { segment_size: limits.segment_size.saturating_mul(first), ..limits };
+        while self.inventory.is_complete() && start.elapsed() < FIRST_ROOM_TIME {
+            self.removing = self.removing.take().or_else(|| self.next_removal(limits, false));
+            if self.removing.is_none() {
+                return;
+            }
+            self.step_removal();
+        }
+    }
+
+    /// Serves until the shards have ended.
+    pub(super) fn work(mut self, events: &Receiver<KeeperEvent>) {
+        self.tick();
+        let mut pause = Duration::ZERO;
+        loop {
+            match events.recv_timeout(pause) {
+                Ok(KeeperEvent::Ended { open }) => return self.end(open),
+                Ok(event) => {
+                    self.handle(event);
+                    pause = Duration::ZERO;
+                    continue;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                // The thread that makes segments has failed.
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.looked_at.elapsed() >= TICK {
+                self.tick();
+            }
+            self.outbox.retry();
+            pause = self.step();
+        }
+    }
+
+    fn handle(&mut self, event: KeeperEvent) {
+        match event {
+            KeeperEvent::Made { shard, id, size } => self.inventory.add_own(shard, id, size),
+            KeeperEvent::Retired { shard, id, file, size, is_fenced, headers } => {
+                self.seal_segment((shard, id), file, size, is_fenced, &headers);
+                lock(&self.state.spare_headers).push(headers);
+            }
+            KeeperEvent::Sealed { shard } => {
+                if let Some(sealing) = &mut self.sealing {
+                    sealing.handle_sealed(shard);
+                }
+                self.end_sealing();
+            }
+            KeeperEvent::Ended { .. } => {}
+        }
+    }
+
+    /// Does a small part of the work that is left. Returns how long to rest.
+    fn step(&mut self) -> Duration {
+        if self.removing.is_some() {
+            self.step_removal();
+            return if self.state.is_over(0) { Duration::ZERO } else { REMOVAL_PAUSE };
+        }
+        if !self.inventory.is_complete() {
+            let start = Instant::now();
+            self.list_some();
+            return start.elapsed() * LISTING_REST;
+        }
+        let limits = self.limits();
+        if limits.exist() {
+            let due = self.retained_at.is_none_or(|at| at.elapsed() >= RETENTION_INTERVAL);
+            self.removing = self.next_removal(limits, due);
+            if self.removing.is_some() {
+                return Duration::ZERO;
+            }
+            if due {
+                self.retained_at = Some(Instant::now());
+            }
+        }
+        TICK.saturating_sub(self.looked_at.elapsed()).min(if self.outbox.has_waiting() {
+            REMOVAL_PAUSE
+        } else {
+            TICK
+        })
+    }
+
+    fn next_removal(&mut self, limits: Limits, looks_at_age: bool) -> Option<Removal> {
+        let when = (&self.boot, self.run.clock.at(uptime()), looks_at_age);
+        let removal = retention::next_removal(&mut self.inventory, limits, &self.state, when);
+        self.removed.0 += u64::from(removal.is_some());
+        removal
+    }
+
+    fn step_removal(&mut self) {
+        let Some(removal) = &mut self.removing else { return };
+        let (freed, is_done) = removal.step();
+        self.state.bytes.fetch_sub(freed, Ordering::Relaxed);
+        self.removed.1 += freed;
+        if is_done {
+            self.removing = None;
+        }
+    }
+
+    fn list_some(&mut self) {
+        if let Err(error) = self.inventory.list_some() {
+            let path = self.run.config.data_dir.display();
+            tracing::warn!("cannot list a part of {path}: {error}");
+        }
+        let found = self.inventory.take_found_bytes();
+        self.state.bytes.fetch_add(found, Ordering::Relaxed);
+        if self.inventory.is_complete() {
+            self.state.can_remove.store(true, Ordering::Relaxed);
+            self.warn_of_limits();
+            self.start_recovery();
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            bytes: self.settings.retain_bytes,
+            age: self.settings.retain_age,
+            segment_size: self.settings.segment_size,
+        }
+    }
+
+    /// Journal time.
+    fn now(&self) -> UnixMicros {
+        self.run.clock.at(uptime())
+    }
+
+    fn log_removed(&mut self) {
+        let (segments, bytes) = std::mem::take(&mut self.removed);
+        if segments > 0 {
+            tracing::info!(segments, bytes, "retention removed the oldest");
+        }
+    }
+
+    fn start_listing(&mut self) {
+        let data_dir = &self.run.config.data_dir;
+        let started =
+            tidy::remove_unfinished_runs(data_dir).and_then(|()| self.inventory.start_listing());
+        if let Err(error) = started {
+            tracing::warn!("cannot list {}: {error}", data_dir.display());
+        }
+    }
+
+    /// Once everything was tidied up, which skips files that are being read.
+    fn start_recovery(&mut self) {
+        let (data_dir, name) = (self.run.config.data_dir.clone(), self.run.name);
+        if std::mem::replace(&mut self.is_recovering, true) {
+            return;
+        }
+        if let Err(error) = indexer::start_recovery(data_dir, name) {
+            tracing::warn!("cannot index the journal of earlier runs: {error}");
+        }
+    }
+
+    /// Handles a segment that its shard has finished.
+    fn seal_segment(
+        &mut self,
+        (shard, id): (usize, u64),
+        file: File,
+        size: u64,
+        is_fenced: bool,
+        headers: &RecordHeaders,
+    ) {
+        if is_fenced {
+            tracing::error!(
+                shard,
+                segment = id,
+                "a write or sync failed: what was not durable is written to another segment"
+            );
+            self.fenced.add(shard, id, size);
+            drop(file);
+            return self.count_retired(shard, id);
+        }
+        // If this fails, readers still find the end: zeros.
+        if let Err(error) = disk::end(&file, size) {
+            tracing::warn!(shard, segment = id, "cannot cut a segment to its end: {error}");
+        }
+        let has_index = self.store_index(shard, id, size, headers);
+        // Closing the file releases its lock for readers.
+        drop(file);
+        if !has_index {
+            self.index(shard, id, Some(size));
+        }
+        self.indexer.make_table(&self.run.shard_dirs[shard], id);
+        self.count_retired(shard, id);
+        let cut = self.fenced.handle_retired(&self.run.shard_dirs[shard], shard, id);
+        cut.into_iter().for_each(|id| self.index(shard, id, None));
+    }
+
+    /// Counts what a finished segment takes on the disk.
+    fn count_retired(&mut self, shard: usize, id: u64) {
+        let now = self.now();
+        let change = self.inventory.handle_retired(shard, id, now);
+        let bytes = &self.state.bytes;
+        match u64::try_from(change) {
+            Ok(more) => bytes.fetch_add(more, Ordering::Relaxed),
+            Err(_) => bytes.fetch_sub(change.unsigned_abs(), Ordering::Relaxed),
+        };
+        if self.inventory.is_complete() {
+            self.state.can_remove.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Stores the index of a segment that is still locked, so that nothing of it has been read,
+    /// erased or removed. Returns false if its writer could not note everything: then the segment
+    /// must be read.
+    fn store_index(&self, shard: usize, id: u64, size: u64, headers: &RecordHeaders) -> bool {
+        let run = self.run.name.number();
+        let index = IndexBuilder::of_headers(headers, run, shard as u16, id, size, self.now())
+            .filter(|index| index.batches > 0);
+        index.is_some_and(|index| index.store(&self.run.shard_dirs[shard]).is_ok())
+    }
+
+    /// Has a segment read for its index.
+    fn index(&mut self, shard: usize, id: u64, size: Option<u64>) {
+        let directory = self.run.shard_dirs[shard].clone();
+        if let Some(sealing) = &mut self.sealing {
+            sealing.await_index(&directory, id);
+        }
+        self.indexer.index(Sealed { run: self.run.name, shard: shard as u16, directory, id, size });
+    }
+
+    /// Once a second.
+    fn tick(&mut self) {
+        self.looked_at = Instant::now();
+        self.log_removed();
+        self.take_settings();
+        self.watch_room();
+        self.watch_requests();
+        if self.retained_at.is_none_or(|at| at.elapsed() >= RETENTION_INTERVAL) {
+            self.inventory.retry_skipped();
+        }
+        if self.listed_at.elapsed() >= SLOW_INTERVAL {
+            self.listed_at = Instant::now();
+            self.inventory.list_others_again();
+            self.watch_clock();
+        }
+    }
+
+    /// Once the wall clock is synchronised, the time that the machine was off before becomes known.
+    fn watch_clock(&mut self) {
+        if self.boot.waits() {
+            match boot::synchronise(&self.run.config.data_dir, &self.run.clock) {
+                Ok(boot) => self.boot = boot,
+                Err(error) => tracing::warn!("cannot update the journal's clock: {error}"),
+            }
+        }
+    }
+
+    fn watch_requests(&mut self) {
+        if self.sealing.is_some() {
+            return self.end_sealing();
+        }
+        let shards = self.run.shard_dirs.len();
+        match Sealing::begin(&self.run.dir, shards) {
+            Ok(None) => {}
+            Ok(Some(sealing)) => {
+                self.sealing = Some(sealing);
+                (0..shards).for_each(|shard| self.outbox.send(shard, StoreEvent::Seal));
+            }
+            Err(error) => tracing::warn!("cannot take a request to seal: {error}"),
+        }
+    }
+
+    fn end_sealing(&mut self) {
+        let Some(sealing) = &mut self.sealing else { return };
+        match sealing.try_end(&self.run.dir) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.sealing = None;
+                tracing::info!("sealed the open segments on demand");
+            }
+            Err(error) => tracing::warn!("cannot answer a request to seal: {error}"),
+        }
+    }
+
+    /// Takes over settings that have changed.
+    fn take_settings(&mut self) {
+        let changed = lock(&self.state.changed).take();
+        if let Some(changed) = changed
+            && self.settings != changed
+        {
+            self.settings = changed;
+            // Segments over the new limits go at once.
+            self.retained_at = None;
+            self.state.limit.store(changed.retain_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+            self.state.can_remove.store(self.inventory.is_complete(), Ordering::Relaxed);
+            self.warn_of_limits();
+        }
+    }
+
+    /// Warns of limits that cannot work.
+    fn warn_of_limits(&mut self) {
+        let Some(bytes) = self.settings.retain_bytes else { return };
+        let data_dir = &self.run.config.data_dir;
+        // One segment being written, one prepared, and one to be removed.
+        let least = 3 * self.settings.segment_size * self.run.shard_dirs.len() as u64;
+        if bytes < least {
+            tracing::warn!(
+                bytes,
+                "--retain-bytes is too small: calls are deleted as soon as their segment is full, \
+                 and segments in use take up more. Set at least {least}, or a smaller \
+                 journal.segment_size"
+            );
+        }
+        let Ok(room) = free_bytes(data_dir) else { return };
+        let held = self.state.bytes.load(Ordering::Relaxed);
+        let most = (held + room.free)
+            .saturating_sub(self.settings.reserve.unwrap_or(room.default_reserve()));
+        if bytes > most && self.inventory.is_complete() {
+            tracing::warn!(
+                bytes,
+                "--retain-bytes is more than the disk can hold: the disk fills up before anything \
+                 is deleted. Set less than {most}"
+            );
+        }
+    }
+
+    fn watch_room(&mut self) {
+        let Ok(room) = free_bytes(&self.run.config.data_dir) else { return };
+        let reserve = self.settings.reserve.unwrap_or(room.default_reserve());
+        let is_low = room.free < reserve;
+        if is_low != self.is_low {
+            self.is_low = is_low;
+            match is_low {
+                true => tracing::warn!(
+                    free = room.free,
+                    reserve,
+                    "too little room on the disk: new calls are refused"
+                ),
+                false => {
+                    tracing::info!(free = room.free, reserve, "there is room on the disk again")
+                }
+            }
+            for shard in 0..self.run.shard_dirs.len() {
+                self.outbox.send(shard, StoreEvent::Reserve { is_low });
+            }
+        }
+    }
+
+    /// The shards are gone: removes the segments that they had prepared and did not use, and states
+    /// where each shard ends. An empty run is removed with the [`Run`] itself.
+    fn end(mut self, open: HashMap<(usize, u64), File>) {
+        let mut left: Vec<_> = open.into_iter().collect();
+        // The last ones first: one that never began stays if a later one did begin.
+        left.sort_unstable_by_key(|(name, _)| std::cmp::Reverse(*name));
+        let mut unretired = vec![false; self.run.shard_dirs.len()];
+        for ((shard, id), file) in left {
+            let directory = &self.run.shard_dirs[shard];
+            let is_last = self.inventory.last_own(shard) == Some(id);
+            if is_last && tidy::remove_unused(directory, id).unwrap_or(false) {
+                self.inventory.remove_own(shard, id);
+                continue;
+            }
+            drop(file);
+            unretired[shard] = true;
+            self.index(shard, id, None);
+        }
+        for (shard, is_unclean) in unretired.into_iter().enumerate() {
+            if let Err(error) = self.mark_end(shard, is_unclean) {
+                tracing::warn!(shard, "cannot mark the end of a shard's journal: {error}");
+            }
+        }
+        if let Err(error) = sealing::end_all(&self.run.dir) {
+            tracing::warn!("cannot answer a request to seal: {error}");
+        }
+        self.log_removed();
+    }
+
+    fn mark_end(&self, shard: usize, is_unclean: bool) -> io::Result<()> {
+        let directory = &self.run.shard_dirs[shard];
+        let FoundMarks::Sound(marks) = Marks::find(directory)? else { return Ok(()) };
+        if is_unclean {
+            // The next start finds its end.
+            return Ok(());
+        }
+        let last = layout::segments(directory)?.last().copied().unwrap_or(0);
+        Marks { ended: Some(last.max(marks.removed_to)), ..marks }.store(directory)
+    }
+}
