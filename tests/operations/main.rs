@@ -9,6 +9,7 @@ mod admin_ready;
 mod call_log;
 mod drain;
 mod host_requirements;
+mod host_script;
 mod latencies;
 mod refusal_log;
 mod seccomp_profile;
