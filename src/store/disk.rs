@@ -4,7 +4,7 @@
 use crate::archive::lock;
 use crate::constants::BLOCK_SIZE;
 use crate::io::memory::Region;
-use rustix::fs::{FallocateFlags, OFlags, fallocate, statvfs};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl, statvfs};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -87,6 +87,24 @@ impl Disk {
         }
         file.sync_all()?;
         Ok(file)
+    }
+}
+
+impl Disk {
+    /// Turns a file that is locked into one of `size` bytes, all allocated, and durable as zeros.
+    /// Frees no block where the filesystem can. An error means that it may hold anything.
+    pub(super) fn blank(self, file: &File, size: u64, prefill: bool) -> io::Result<()> {
+        if !self.allocates {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        fallocate(file, FallocateFlags::ZERO_RANGE, 0, size)?;
+        if prefill {
+            write_zeros(file, size)?;
+        }
+        if self.is_direct {
+            fcntl_setfl(file, fcntl_getfl(file)? | OFlags::DIRECT)?;
+        }
+        file.sync_all()
     }
 }
 

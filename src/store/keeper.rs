@@ -79,6 +79,8 @@ pub(super) struct Keeper {
     inventory: Inventory,
     fenced: Fenced,
     removing: Option<Removal>,
+    /// The filesystem can turn a file into zeros without freeing it.
+    reuses_files: bool,
     sealing: Option<Sealing>,
     /// Recovery of earlier runs has been started.
     is_recovering: bool,
@@ -106,6 +108,7 @@ impl Keeper {
             outbox,
             fenced: Fenced::default(),
             removing: None,
+            reuses_files: true,
             sealing: None,
             is_recovering: false,
             is_low: false,
@@ -211,6 +214,10 @@ impl Keeper {
     }
 
     fn next_removal(&mut self, limits: Limits, looks_at_age: bool) -> Option<Removal> {
+        // One at a time: that is the room that the limit leaves.
+        let is_wanted = self.reuses_files && lock(&self.state.spare).is_none();
+        let wanted = is_wanted.then_some(self.settings.segment_size);
+        let limits = Limits { wanted, ..limits };
         let when = (&self.boot, self.run.clock.at(uptime()), looks_at_age);
         let removal = retention::next_removal(&mut self.inventory, limits, &self.state, when);
         self.removed.0 += u64::from(removal.is_some());
@@ -218,13 +225,30 @@ impl Keeper {
     }
 
     fn step_removal(&mut self) {
-        let Some(removal) = &mut self.removing else { return };
-        let (freed, is_done) = removal.step();
+        let Some(mut removal) = self.removing.take() else { return };
+        let freed;
+        if removal.is_kept() {
+            let JournalSettings { segment_size, prefill, .. } = self.settings;
+            match removal.reuse(self.run.disk, segment_size, prefill) {
+                Ok((spare, bytes)) => {
+                    freed = bytes;
+                    *lock(&self.state.spare) = Some(spare);
+                }
+                Err(kept) => {
+                    self.reuses_files = false;
+                    freed = 0;
+                    self.removing = Some(kept);
+                }
+            }
+        } else {
+            let is_done;
+            (freed, is_done) = removal.step();
+            if !is_done {
+                self.removing = Some(removal);
+            }
+        }
         self.state.bytes.fetch_sub(freed, Ordering::Relaxed);
         self.removed.1 += freed;
-        if is_done {
-            self.removing = None;
-        }
     }
 
     fn list_some(&mut self) {
@@ -246,6 +270,7 @@ impl Keeper {
             bytes: self.settings.retain_bytes,
             age: self.settings.retain_age,
             segment_size: self.settings.segment_size,
+            wanted: None,
         }
     }
 
@@ -489,6 +514,13 @@ impl Keeper {
             if let Err(error) = self.mark_end(shard, is_unclean) {
                 tracing::warn!(shard, "cannot mark the end of a shard's journal: {error}");
             }
+        }
+        if let Some(removal) = self.removing.take() {
+            removal.end();
+        }
+        if let Some(spare) = lock(&self.state.spare).take() {
+            // If this fails, the next start removes it.
+            let _ = std::fs::remove_file(spare.path);
         }
         if let Err(error) = sealing::end_all(&self.run.dir) {
             tracing::warn!("cannot answer a request to seal: {error}");

@@ -176,7 +176,12 @@ impl Maker {
         let preparing = layout::preparing_path(directory, id);
         // Left by a failed attempt.
         remove_if_there(&preparing)?;
-        let named = self.run.disk.create(&preparing, size, prefill).and_then(|file| {
+        let spare = lock(&self.state.spare).take();
+        let made = match spare {
+            Some(spare) => std::fs::rename(&spare.path, &preparing).map(|()| spare.file),
+            None => self.run.disk.create(&preparing, size, prefill),
+        };
+        let named = made.and_then(|file| {
             std::fs::rename(&preparing, layout::segment_path(directory, id))?;
             layout::sync_dir(directory)?;
             Ok(file)

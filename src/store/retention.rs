@@ -24,6 +24,8 @@ pub(super) struct Limits {
     pub(super) age: Option<Duration>,
     /// Size of the next segment.
     pub(super) segment_size: u64,
+    /// A file of this size is wanted for the next segment, bytes.
+    pub(super) wanted: Option<u64>,
 }
 
 impl Limits {
@@ -59,17 +61,22 @@ pub(super) fn next_removal(
             }
             _ => return None,
         };
-        if let Some(removal) = begin(inventory, candidate?, state) {
+        if let Some(removal) = begin(inventory, candidate?, state, limits.wanted) {
             return Some(removal);
         }
     }
 }
 
 /// Begins a removal. `None` if the segment cannot be removed: then another one may be.
-fn begin(inventory: &mut Inventory, candidate: Candidate, state: &StoreState) -> Option<Removal> {
+fn begin(
+    inventory: &mut Inventory,
+    candidate: Candidate,
+    state: &StoreState,
+    wanted: Option<u64>,
+) -> Option<Removal> {
     let Candidate { name, dir, bytes, .. } = candidate;
     let path = segment_path(&dir, name.id);
-    match removal::begin(&dir, name.id, bytes) {
+    match removal::begin(&dir, name.id, bytes, wanted) {
         Ok(Begun::Removing(removal)) => {
             inventory.remove(name);
             state.view.count_removed();

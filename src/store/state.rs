@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! What the store's threads share, and what other threads may see of them.
 
+use super::removal::Spare;
 use crate::journal::frame_ring::RecordHeaders;
 use crate::journal::settings::JournalSettings;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ pub(super) struct StoreState {
     pub(super) can_remove: AtomicBool,
     /// New settings that the keeper has not taken over yet.
     pub(super) changed: Mutex<Option<JournalSettings>>,
+    /// The file for the next segment.
+    pub(super) spare: Mutex<Option<Spare>>,
     /// Record headers of finished segments, to be used again.
     pub(super) spare_headers: Mutex<Vec<RecordHeaders>>,
     /// What others may see.

@@ -1,5 +1,5 @@
 //! A journal of a steady size on a mount with `discard`: each freed block becomes a command to the
-//! disk. Calls go on meanwhile, and the journal stays within its limit.
+//! disk. So a segment's file becomes the next segment, and few blocks are freed.
 //!
 //! Needs root.
 
@@ -15,7 +15,7 @@ const SEGMENT_SIZE: u64 = 32 << 20;
 /// Five segments, and their indexes: one more than are kept, for the next one.
 const LIMIT: u64 = 5 * SEGMENT_SIZE + (2 << 20);
 
-/// Discards that the device of a directory has completed: `/sys/block/…/stat`,
+/// Bytes that the device of a directory was told to discard: `/sys/block/…/stat`,
 /// Documentation/block/stat.rst.
 fn discards(mounted: &Path) -> u64 {
     let device = std::fs::metadata(mounted).expect("it is mounted").dev();
@@ -23,9 +23,10 @@ fn discards(mounted: &Path) -> u64 {
     let stat = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat"))
         .expect("a block device");
     stat.split_whitespace()
-        .nth(11)
-        .and_then(|count| count.parse().ok())
+        .nth(13)
+        .and_then(|sectors| sectors.parse::<u64>().ok())
         .expect("Linux counts discards since 4.18")
+        * 512
 }
 
 /// Makes the filesystem send the discards that are due.
@@ -49,7 +50,7 @@ fn discards_removed_files(mounted: &Path) -> bool {
 }
 
 #[test]
-fn removed_segments_are_discarded_and_calls_go_on() {
+fn a_journal_at_its_limit_frees_few_blocks() {
     let _turn = heavy_test();
     let Some(disk) = LoopDisk::make(LIMIT + 2 * SEGMENT_SIZE, "loop,discard") else { return };
     assert!(discards_removed_files(&disk.path()), "no discard: this shows nothing");
@@ -75,12 +76,10 @@ fn removed_segments_are_discarded_and_calls_go_on() {
     commit_discards(&disk.path());
     std::thread::sleep(Duration::from_millis(50));
     let after = discards(&disk.path());
-    println!(
-        "{} segments' bytes written over, {} discards",
-        (sent() - start) / SEGMENT_SIZE,
-        after - before
-    );
-    assert!(after > before, "old segments were removed");
+    let (written, discarded) = (sent() - start, after - before);
+    println!("{written} bytes written over, {discarded} discarded");
+    // Indexes are removed, ext4 frees blocks of its own, and a second file over the limit is freed.
+    assert!(discarded < written / 2, "{discarded} of {written} bytes discarded");
     let played: Vec<_> = players.into_iter().map(Player::finish).collect();
     assert!(played.iter().all(|call| call.close == Some(1000)), "{played:#?}");
     assert!(node.terminate().success());

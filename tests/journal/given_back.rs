@@ -1,5 +1,5 @@
-//! A killed node leaves segments that are allocated and hardly used. The next node gives their space
-//! back, and changes nothing that a reader can see.
+//! A killed node leaves segments that are allocated and hardly used. The next node gives their
+//! space back, and changes nothing that a reader can see.
 
 use crate::EXO_INGEST;
 use exo_ingest::archive::reader::Journal;

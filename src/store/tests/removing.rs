@@ -4,6 +4,8 @@ use super::*;
 use crate::archive::boot;
 use crate::clock::Moment;
 use crate::io::clocks::Clocks;
+use rustix::fs::{FallocateFlags, fallocate};
+use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
 const HOUR: u64 = 3_600_000_000;
@@ -55,6 +57,37 @@ fn the_oldest_go_first_by_what_is_written_in_them_and_no_file_time_counts() {
     assert_eq!(left(&second), [3]);
     assert!(fixture.ids().contains(&1), "what is being written stays");
     fixture.end();
+}
+
+#[test]
+fn a_node_at_its_limit_uses_its_oldest_file_again_and_that_reads_as_zeros() {
+    let data = tempfile::tempdir().unwrap();
+    let probe = tempfile::tempfile_in(data.path()).unwrap();
+    if fallocate(&probe, FallocateFlags::ZERO_RANGE, 0, SEGMENT_SIZE).is_err() {
+        return eprintln!("skipped: this filesystem cannot turn a file into zeros");
+    }
+    let data_dir = data.path().join("data");
+    let run = RunName { boot: 1, started_at: UnixMicros(1), pid: 1 };
+    let dir = ended_run(&data_dir, run, &[100, 200, 300, 400, 500]);
+    let inode = |path: &Path| std::fs::metadata(path).unwrap().ino();
+    let old: Vec<u64> = (1..=5).map(|id| inode(&layout::segment_path(&dir, id))).collect();
+    let mut fixture =
+        Fixture::start_in(data, |config| config.retain_bytes = Some(9 * SEGMENT_SIZE / 2));
+    let segment = fixture.segment();
+    let path = fixture.path(segment.id);
+    assert!(old.contains(&inode(&path)), "room for the first segment is made before it is");
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(bytes.len() as u64 == SEGMENT_SIZE && bytes.iter().all(|byte| *byte == 0));
+    fixture.begin(segment.id);
+    eventually("the others are removed", || layout::segments(&dir).unwrap().len() <= 3);
+    fixture.end();
+    for dir in [&dir, &fixture.shard_dir] {
+        let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let spare: Vec<_> = entries
+            .filter(|path| path.extension().is_some_and(|extension| extension == "preparing"))
+            .collect();
+        assert!(spare.is_empty(), "{spare:?}");
+    }
 }
 
 #[test]
@@ -258,6 +291,7 @@ fn remove_old(
         bytes: None,
         age: Some(Duration::from_micros(age)),
         segment_size: SEGMENT_SIZE,
+        wanted: None,
     };
     while retention::next_removal(&mut inventory, limits, state, (boot, now, true)).is_some() {}
 }
