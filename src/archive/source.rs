@@ -232,7 +232,8 @@ pub(crate) fn is_of_medium(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|error| of_medium.contains(&error))
 }
 
-/// What stands in memory for bytes that cannot be read. No header and no checksum accepts it.
+/// The bytes in memory in place of those that cannot be read. No header and no checksum accepts
+/// them.
 const UNREADABLE: u8 = 0xBD;
 
 /// A stretch of a source in memory; it moves along with reading.

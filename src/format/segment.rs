@@ -80,7 +80,7 @@ pub struct SegmentHeader {
 }
 
 impl SegmentHeader {
-    /// Whether its file may have held another segment before, parts of which may still be there.
+    /// Whether its file may have held another segment before. Parts of that may still be there.
     pub(crate) fn may_be_recycled(&self) -> bool {
         self.version == VERSION_1
     }

@@ -321,6 +321,8 @@ impl Keeper {
                 segment = id,
                 "a write or sync failed: what was not durable is written to another segment"
             );
+            // Files of a disk that failed are not used again.
+            self.reuses_files = false;
             self.fenced.add(shard, id, size);
             drop(file);
             return self.count_retired(shard, id);

@@ -120,7 +120,7 @@ fn is_old(path: &Path) -> bool {
     modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > YOUNG))
 }
 
-/// Removes a file unless somebody has locked it.
+/// Removes a file unless another process has locked it.
 fn remove_locked(path: &Path) -> io::Result<bool> {
     let file = File::open(path)?;
     let is_won = lock::try_exclusive(&file)? && lock::is_still(path, &file)?;

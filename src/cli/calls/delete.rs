@@ -87,7 +87,7 @@ struct Summary {
     live: u64,
     /// Calls that could not be deleted.
     failed: u64,
-    /// Calls of which the disk cannot read or write a part.
+    /// Calls whose audio the disk cannot read or write in part.
     damaged: u64,
 }
 

@@ -110,7 +110,7 @@ pub(super) fn declared() -> Vec<Family> {
     of_view(&NodeView { counters: vec![Default::default()], ..NodeView::default() })
 }
 
-/// The families of a node of which only its counters are known.
+/// The metric families of a node, if only its counters are known.
 fn of_view(view: &NodeView) -> Vec<Family> {
     families(&Scrape {
         view,
