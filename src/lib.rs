@@ -131,7 +131,7 @@
 //! A module uses modules of lower rows only, none in its own row.
 //! ```text
 //!  cli                               commands
-//!  control, logging                  signals, keys, the admin listener; the log
+//!  control, doctor, logging          signals, keys, the admin listener; host checks; the log
 //!  config, node                      settings; shards, started and drained together
 //!  shard, store                      the loop, where IO meets protocol; segment files
 //!  archive                           from files to calls: scan, index, reader, recovery
@@ -203,6 +203,7 @@ pub(crate) mod config;
 pub mod constants;
 pub mod control;
 pub(crate) mod declare;
+pub(crate) mod doctor;
 pub mod format;
 pub mod io;
 pub mod journal;

@@ -28,7 +28,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 mod error;
-mod open_files;
+pub(crate) mod open_files;
 pub mod reloadable;
 
 pub use error::{NodeError, StartError};

@@ -15,6 +15,7 @@ mod certificate;
 mod check;
 mod config;
 mod dev;
+mod doctor;
 mod flags;
 pub mod keygen;
 mod launch;
@@ -52,6 +53,7 @@ Examples:
   exo-ingest dev                                     a node to try, with keys and a token
   exo-ingest keygen --out keys                       keys for a real one
   exo-ingest serve --jwt-key keys/public.pem --no-journal
+  exo-ingest doctor --calls 8000                     whether this host can hold 8,000 calls
 
 Every setting can come from a flag, a variable (EXO_INGEST_LISTEN for --listen), or a TOML file \
 (--config). A flag overrides a variable, and a variable overrides the file. `exo-ingest config` \
@@ -62,6 +64,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Dev(dev::DevArgs),
     Config(config::ConfigArgs),
+    Doctor(doctor::DoctorArgs),
     /// Read the journal: list, export, verify or follow calls, or delete their audio
     #[command(subcommand, after_help = CALLS_EXAMPLES)]
     Calls(calls::CallsCommand),
@@ -93,6 +96,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::serve(&args),
         Command::Dev(args) => dev::dev(&args),
         Command::Config(args) => config::config(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Calls(command) => calls::run(&command),
         Command::Keygen(args) => {
             keygen::run(&args).map_err(|error| Failure::Run(error.to_string()))

@@ -3,7 +3,7 @@
 
 use super::flags::SettingFlags;
 use super::launch::{self, Launch};
-use super::{Failure, check};
+use super::{Failure, check, doctor};
 use crate::control::signals;
 use crate::io::inherited;
 use clap::Args;
@@ -68,5 +68,6 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
     launch::require_data_dir(&config)?;
     let launch = Launch::start(&config, ready, passed)?;
     launch.announce();
+    tracing::info!("{}", doctor::log_line(&config.settings));
     launch.run()
 }

@@ -42,7 +42,7 @@ pub(crate) fn place(
 }
 
 /// Reads `2-9,12`: numbers and ranges separated by commas, each CPU once.
-pub(super) fn parse(text: &str) -> Result<Vec<usize>, String> {
+pub(crate) fn parse(text: &str) -> Result<Vec<usize>, String> {
     let mistake = || format!("write CPU numbers up to {CPU_MAX}, each once, such as 2-9,12");
     let number = |text: &str| {
         text.trim().parse::<usize>().ok().filter(|cpu| *cpu <= CPU_MAX).ok_or_else(mistake)

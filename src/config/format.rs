@@ -248,7 +248,7 @@ pub(super) fn show_size(size: usize) -> String {
 }
 
 /// A time as written in a configuration file.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(crate) fn show_duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 

@@ -6,7 +6,7 @@
 mod check;
 mod choices;
 pub(crate) mod cpus;
-mod format;
+pub(crate) mod format;
 pub(crate) mod names;
 pub(crate) mod reload;
 pub(crate) mod ring_size;

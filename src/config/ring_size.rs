@@ -25,7 +25,7 @@ pub(super) const RING_SIZE_MAX: usize = 64 << 30;
 pub(super) const RING_SHARE_OF_MESSAGE: usize = 8;
 
 /// The disk stall that the default bridges. Ordinary disks stall for a second now and then.
-const STALL: Duration = Duration::from_secs(2);
+pub(crate) const STALL: Duration = Duration::from_secs(2);
 
 /// Divisor: the rings of all shards use at most this part of the memory. In a stall the kernel
 /// needs as much again for sockets: they hold what calls send after the rings are full.
@@ -123,13 +123,13 @@ pub(super) fn warn(settings: &Settings, choice: &Choice, host: &Host) -> Option<
 
 /// How long the disk may accept nothing before a ring of `size` bytes has no room for `calls` calls
 /// at 24 kHz.
-fn bridged(size: usize, calls: usize) -> Duration {
+pub(crate) fn bridged(size: usize, calls: usize) -> Duration {
     let rate = (calls.max(1) * CALL_RING_RATE) as u64;
     Duration::from_millis(size.saturating_sub(fixed_size(calls)) as u64 * 1_000 / rate)
 }
 
 /// Size of a ring that bridges a stall of this length, bytes.
-fn size_for(stall: Duration, calls: usize) -> usize {
+pub(crate) fn size_for(stall: Duration, calls: usize) -> usize {
     let audio = (calls * CALL_RING_RATE) as u128 * stall.as_millis() / 1_000;
     usize::try_from(audio).unwrap_or(usize::MAX).saturating_add(fixed_size(calls))
 }
@@ -164,7 +164,7 @@ fn lockable(limit: u64) -> usize {
     size.saturating_sub(twice) / BLOCK_SIZE * BLOCK_SIZE
 }
 
-fn show_stall(stall: Duration) -> String {
+pub(crate) fn show_stall(stall: Duration) -> String {
     match stall.as_millis() {
         millis @ 0..1_000 => format!("{millis} ms"),
         _ => format!("{:.1} s", stall.as_secs_f64()),
@@ -172,7 +172,7 @@ fn show_stall(stall: Duration) -> String {
 }
 
 /// A number with commas between thousands.
-fn show_count(count: usize) -> String {
+pub(crate) fn show_count(count: usize) -> String {
     let digits = count.to_string();
     let groups: Vec<&str> = digits
         .as_bytes()
@@ -185,7 +185,7 @@ fn show_count(count: usize) -> String {
 
 /// A size in the largest unit, rounded, because the memory of a machine is not a whole number of
 /// units.
-fn show_rounded(size: u64) -> String {
+pub(crate) fn show_rounded(size: u64) -> String {
     match size as f64 / (1u64 << 20) as f64 {
         mib if mib >= 1024.0 => format!("{:.1} GiB", mib / 1024.0),
         mib => format!("{mib:.0} MiB"),

@@ -3,9 +3,10 @@
 //! is cached: read it once, at start.
 
 use super::affinity::allowed_cpus;
+use super::cgroup::{self, Directory};
 use super::probe::locked_memory_limit;
 use rustix::thread::{CapabilitySet, capabilities};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// Resources that this process may use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +42,7 @@ impl Host {
 
 impl Memory {
     /// `memberships` is `/proc/self/cgroup`; `root` is where cgroups are mounted.
-    fn within(machine: u64, memberships: &str, root: &Path) -> Memory {
+    pub(crate) fn within(machine: u64, memberships: &str, root: &Path) -> Memory {
         let mut memory = Memory { size: machine, cgroup: None };
         for file in limit_files(memberships, root) {
             // A cgroup without a limit has `max` (v2) or a number larger than any memory (v1).
@@ -56,34 +57,15 @@ impl Memory {
     }
 }
 
-/// The files that may limit this process. The parents of a cgroup limit it too. In a container the
-/// path may be that of the host, which is not mounted there. Then the root is the container's own
-/// cgroup.
+/// The files that may limit the memory of this process.
 fn limit_files(memberships: &str, root: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for line in memberships.lines() {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
-        let (mounts, names): (&[&str], &[&str]) = match controllers {
-            // A kernel with both versions mounts the second one under the first one.
-            "" => (&["", "unified"], &["memory.max", "memory.high"]),
-            v1 if v1.split(',').any(|controller| controller == "memory") => {
-                (&["memory"], &["memory.limit_in_bytes"])
-            }
-            _ => continue,
-        };
-        let below: PathBuf = Path::new(path)
-            .components()
-            .filter(|part| matches!(part, Component::Normal(_)))
-            .collect();
-        for mount in mounts {
-            let mount = root.join(mount);
-            for directory in below.ancestors() {
-                files.extend(names.iter().map(|name| mount.join(directory).join(name)));
-            }
-        }
-    }
-    files
+    let directories = cgroup::directories(memberships, root, "memory");
+    let files = directories.into_iter().flat_map(|Directory { path, is_second }| {
+        let names: &[&str] =
+            if is_second { &["memory.max", "memory.high"] } else { &["memory.limit_in_bytes"] };
+        names.iter().map(move |name| path.join(name))
+    });
+    files.collect()
 }
 
 /// Size of the machine's memory, bytes. Not from `/proc/meminfo`, because a unit may hide that

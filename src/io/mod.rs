@@ -15,6 +15,7 @@ use std::time::Duration;
 
 pub(crate) mod affinity;
 pub(crate) mod buffer_ring;
+pub(crate) mod cgroup;
 pub(crate) mod clocks;
 pub(crate) mod host;
 pub(crate) mod inherited;

@@ -31,7 +31,7 @@ pub(super) fn fit(config: &NodeConfig) -> Result<Limits, HostError> {
 
 /// Descriptors that a node needs at its start: those that are not sockets, a socket for each call,
 /// and some for requests on each shard.
-fn open_files_wanted(calls_max: u64, shards: u64) -> u64 {
+pub(crate) fn open_files_wanted(calls_max: u64, shards: u64) -> u64 {
     let sockets = (calls_max + VISITORS_MIN as u64 * shards).max(SOCKETS_OF_SHARD_MIN * shards);
     OPEN_FILES_OF_NODE + OPEN_FILES_OF_SHARD * shards + sockets
 }

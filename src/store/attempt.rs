@@ -3,9 +3,9 @@
 
 use super::StoreError;
 use super::disk::{Disk, free_bytes};
-use super::filesystem::require_durability;
+use super::filesystem::{Durability, durability, require_durability};
 use crate::ack_level::AckLevel;
-use crate::archive::lock;
+use crate::archive::{layout, lock, seal};
 use rustix::fs::{Access, access};
 use std::fs::File;
 use std::io;
@@ -42,6 +42,66 @@ pub(crate) fn try_directory(directory: &Path, level: AckLevel) -> Result<String,
         }
         Err(error) => Err(failed("opening the data directory")(error)),
     }
+}
+
+/// What a directory offers to a journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Examined {
+    /// Why its ACKs are worth less than those of a local disk; `None`: they are not.
+    pub(crate) doubt: Option<Doubt>,
+    /// Bytes free to this user.
+    pub(crate) free: u64,
+    /// Bytes of the filesystem.
+    pub(crate) size: u64,
+    /// Free bytes that new calls may not use, unless it is set.
+    pub(crate) default_reserve: u64,
+}
+
+/// A filesystem that is no local disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    /// Its name, such as `NFS`.
+    pub(crate) kind: &'static str,
+    /// Half a sentence.
+    pub(crate) reason: &'static str,
+    /// A restart of the machine empties it, so durable ACKs are refused.
+    pub(crate) is_in_memory: bool,
+}
+
+/// Looks at a directory, and writes nothing.
+pub(crate) fn examine(directory: &Path) -> io::Result<Examined> {
+    let room = free_bytes(directory)?;
+    let doubt = match durability(directory)? {
+        Durability::Disk => None,
+        Durability::Doubtful { kind, reason } => Some(Doubt { kind, reason, is_in_memory: false }),
+        Durability::None { kind } => {
+            let reason = "it is in memory, and a restart of the machine empties it";
+            Some(Doubt { kind, reason, is_in_memory: true })
+        }
+    };
+    Ok(Examined {
+        doubt,
+        free: room.free,
+        size: room.size,
+        default_reserve: room.default_reserve(),
+    })
+}
+
+/// Whether the files of a directory can be written with O_DIRECT, and allocated without writing.
+/// Tests it with a small file, which is removed again.
+pub(crate) fn try_disk(directory: &Path) -> io::Result<(bool, bool)> {
+    Disk::probe(directory).map(Disk::abilities)
+}
+
+/// The process of a node that serves on a directory, if there is one. On a missing directory there
+/// is none.
+pub(crate) fn live_node(directory: &Path) -> io::Result<Option<u32>> {
+    for run in layout::runs(directory).or_else(super::gone)? {
+        if seal::is_alive(&layout::run_dir(directory, &run))? {
+            return Ok(Some(run.pid));
+        }
+    }
+    Ok(None)
 }
 
 /// The lock that a starting node takes for a moment.

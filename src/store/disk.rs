@@ -45,6 +45,11 @@ impl Disk {
         outcome
     }
 
+    /// It takes O_DIRECT; it allocates without writing.
+    pub(super) fn abilities(self) -> (bool, bool) {
+        (self.is_direct, self.allocates)
+    }
+
     pub(super) fn describe(self) -> &'static str {
         match (self.is_direct, self.allocates) {
             (true, true) => "written directly (O_DIRECT) to preallocated segments",
@@ -173,7 +178,7 @@ fn try_disk(path: &Path) -> io::Result<Disk> {
 pub(super) struct Room {
     /// Bytes free to this user.
     pub(super) free: u64,
-    size: u64,
+    pub(super) size: u64,
 }
 
 impl Room {

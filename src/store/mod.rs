@@ -16,7 +16,9 @@
 //! shards ([`StoreThread::join`]).
 
 use crate::journal::writer::PreparedSegment;
-pub(crate) use attempt::try_directory;
+#[cfg(test)]
+pub(crate) use attempt::Doubt;
+pub(crate) use attempt::{Examined, examine, live_node, try_directory, try_disk};
 pub use config::JournalConfig;
 pub(crate) use error::StoreError;
 pub(crate) use run::Run;

@@ -22,6 +22,8 @@ fn every_command_has_help_with_an_example_of_itself() {
         "serve",
         "dev",
         "config",
+        "doctor",
+        "doctor explain",
         "keygen",
         "token",
         "token mint",

@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["archive"],
     &["shard", "store"],
     &["config", "node"],
-    &["control", "logging"],
+    &["control", "doctor", "logging"],
     &["cli"],
 ];
 
@@ -87,8 +87,8 @@ const ERROR_NUMBERS: &str = "use rustix::io::Errno;";
 const PLAYS_THE_WRITER: &str = "src/archive/image.rs";
 
 /// Rooms in which clocks are read: by the shard's IO, by the store, by the control plane, by
-/// commands that mint tokens, by readers that wait for a lock.
-const READS_CLOCKS: [&str; 5] = ["archive", "cli", "control", "io", "store"];
+/// commands that mint tokens, by readers that wait for a lock, by the doctor's measurements.
+const READS_CLOCKS: [&str; 6] = ["archive", "cli", "control", "doctor", "io", "store"];
 
 /// The one file in which the rsa crate generates keys.
 const USES_RSA: &str = "src/cli/keygen.rs";
