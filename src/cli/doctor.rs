@@ -41,7 +41,12 @@ pub(super) struct DoctorArgs {
     #[command(subcommand)]
     command: Option<DoctorCommand>,
     /// Calls that the host must hold
-    #[arg(long, value_name = "N", required = true, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        required = true,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     calls: Option<u32>,
     /// Print JSON; with --watch a line for each change
     #[arg(long)]

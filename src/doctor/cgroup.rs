@@ -7,7 +7,6 @@ use super::plan::Plan;
 use super::root::{Root, read};
 use crate::config::cpus;
 use crate::config::ring_size::show_rounded;
-use crate::io::cgroup::{Directory, directories};
 
 static CPU_QUOTA: Topic = Topic {
     id: "cgroup.cpu_quota",
@@ -57,11 +56,11 @@ pub(crate) struct CgroupFacts {
 
 impl CgroupFacts {
     pub(super) fn read(root: &Root) -> CgroupFacts {
-        let second = values(root, "cpu", "cpu.max", "");
+        let second = root.cgroup_values("cpu", "cpu.max", "");
         let second = second
             .iter()
             .filter_map(|(file, text)| Some((quota_of(text.split_once(' ')?)?, file.clone())));
-        let first = values(root, "cpu", "", "cpu.cfs_quota_us");
+        let first = root.cgroup_values("cpu", "", "cpu.cfs_quota_us");
         let first = first.iter().filter_map(|(file, quota)| {
             let directory = std::path::Path::new(file).parent()?;
             let period = read(&directory.join("cpu.cfs_period_us"))?;
@@ -69,8 +68,8 @@ impl CgroupFacts {
         });
         // The innermost directory comes first. A set without CPUs of its own is that of a parent.
         let sets = [
-            values(root, "cpuset", "cpuset.cpus.effective", ""),
-            values(root, "cpuset", "", "cpuset.effective_cpus"),
+            root.cgroup_values("cpuset", "cpuset.cpus.effective", ""),
+            root.cgroup_values("cpuset", "", "cpuset.effective_cpus"),
         ];
         CgroupFacts {
             is_known: root.text("proc/self/cgroup").is_some(),
@@ -84,25 +83,6 @@ impl CgroupFacts {
 fn quota_of((quota, period): (&str, &str)) -> Option<u64> {
     let (quota, period) = (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?);
     (quota * 1_000).checked_div(period)
-}
-
-/// The files with this name in the directories of a controller, with their texts. `second` is the
-/// name in version 2, `first` that in version 1; either may be empty.
-pub(super) fn values(
-    root: &Root,
-    controller: &str,
-    second: &str,
-    first: &str,
-) -> Vec<(String, String)> {
-    let memberships = root.text("proc/self/cgroup").unwrap_or_default();
-    let found = directories(&memberships, &root.path("sys/fs/cgroup"), controller);
-    let texts = found.into_iter().filter_map(|Directory { path, is_second }| {
-        let name = if is_second { second } else { first };
-        let file = path.join(name);
-        let text = if name.is_empty() { None } else { read(&file) };
-        Some((file.display().to_string(), text?))
-    });
-    texts.collect()
 }
 
 pub(super) fn checks(

@@ -187,7 +187,7 @@ fn hexadecimal_sum(rows: &str, column: usize) -> Option<u64> {
 
 /// How often any cgroup of this process was throttled.
 fn throttled(root: &Root) -> Option<u64> {
-    let files = super::cgroup::values(root, "cpu", "cpu.stat", "cpu.stat");
+    let files = root.cgroup_values("cpu", "cpu.stat", "cpu.stat");
     let counts = files.iter().filter_map(|(_, text)| {
         text.lines().find_map(|line| line.strip_prefix("nr_throttled ")?.parse::<u64>().ok())
     });

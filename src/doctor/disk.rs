@@ -310,15 +310,16 @@ fn direct(facts: &DiskFacts) -> Check {
         .holds(is_direct && allocates)
 }
 
-/// The measurement for a check, or the check as skipped.
+/// Ends a check with the measurement, or skips it.
 fn measured(
     run: Option<&Result<DiskRun, String>>,
     check: Check,
-) -> Result<(DiskRun, Check), Check> {
+    judge: impl FnOnce(&DiskRun, Check) -> Check,
+) -> Check {
     match run {
-        Some(Ok(run)) => Ok((*run, check.restless())),
-        Some(Err(reason)) => Err(check.skipped(reason)),
-        None => Err(check.skipped("the disk was not measured: only `exo-ingest doctor` does it")),
+        Some(Ok(run)) => judge(run, check.restless()),
+        Some(Err(reason)) => check.skipped(reason),
+        None => check.skipped("the disk was not measured: only `exo-ingest doctor` does it"),
     }
 }
 
@@ -329,38 +330,35 @@ fn write_rate(run: Option<&Result<DiskRun, String>>, demand: &Demand) -> Check {
         show::bytes(wanted),
         show::bytes(2 * wanted)
     ));
-    let (run, check) = match measured(run, check) {
-        Ok(measured) => measured,
-        Err(skipped) => return skipped,
-    };
-    let severity = if run.bytes_per_second < wanted { Severity::Fatal } else { Severity::Warning };
-    check
-        .current(format!("{}/s", show::bytes(run.bytes_per_second)))
-        .severity(severity)
-        .holds(run.bytes_per_second >= 2 * wanted)
+    measured(run, check, |run, check| {
+        let rate = run.bytes_per_second;
+        let severity = if rate < wanted { Severity::Fatal } else { Severity::Warning };
+        check
+            .current(format!("{}/s", show::bytes(rate)))
+            .severity(severity)
+            .holds(rate >= 2 * wanted)
+    })
 }
 
 fn sync_rate(run: Option<&Result<DiskRun, String>>, demand: &Demand) -> Check {
     let check = Check::of(&SYNC_RATE).required(format!("{} a second", demand.sync_rate));
-    match measured(run, check) {
-        Err(skipped) => skipped,
-        Ok((run, check)) => check
+    measured(run, check, |run, check| {
+        check
             .current(format!("{} a second", run.syncs_per_second))
-            .holds(run.syncs_per_second >= demand.sync_rate),
-    }
+            .holds(run.syncs_per_second >= demand.sync_rate)
+    })
 }
 
 fn stall(run: Option<&Result<DiskRun, String>>) -> Check {
     let check = Check::of(&STALL).required(format!("at most {STALL_MAX} ms"));
-    match measured(run, check) {
-        Err(skipped) => skipped,
-        Ok((run, check)) => check
+    measured(run, check, |run, check| {
+        check
             .current(format!(
                 "write {:.1} ms, sync {:.1} ms at most in {:.1} s",
                 run.write_millis_max, run.sync_millis_max, run.seconds
             ))
-            .holds(run.write_millis_max.max(run.sync_millis_max) <= STALL_MAX),
-    }
+            .holds(run.write_millis_max.max(run.sync_millis_max) <= STALL_MAX)
+    })
 }
 
 /// Free bytes that new calls may not use.

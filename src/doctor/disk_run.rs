@@ -1,7 +1,7 @@
 //! Two seconds of writing: how much a disk takes, how often it syncs, and its slowest moment.
 //!
 //! It writes like a shard whose disk keeps up: one write at a time, past the page cache, to an
-//! allocated file. The file has no name, so nothing is left behind, however this ends.
+//! allocated file. The file has no name, so nothing is left, however this ends.
 
 use crate::io::memory::Region;
 use rustix::fs::{CWD, FallocateFlags, Mode, OFlags, fallocate, fdatasync, openat};
@@ -18,7 +18,7 @@ pub(super) const FILE_SIZE: u64 = 512 << 20;
 /// The largest write of a journal.
 const WRITE_SIZE: usize = 4 << 20;
 
-/// The journal syncs after this many bytes if it is behind.
+/// The journal syncs after this many bytes if the disk is slow.
 const SYNC_SIZE: u64 = 32 << 20;
 
 /// A block: the smallest write of a journal.

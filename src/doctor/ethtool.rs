@@ -1,8 +1,8 @@
 //! Asks the kernel what `ethtool` shows: rings, queues, coalescing, offloads of a network card.
 //!
 //! The questions go through generic netlink (`Documentation/networking/ethtool-netlink.rst`).
-//! Rejected: the older `SIOCETHTOOL`, which takes unsafe code, and the program `ethtool`, which many
-//! hosts do not have.
+//! Rejected: the older `SIOCETHTOOL`, which takes unsafe code, and the program `ethtool`, which is
+//! missing on many hosts.
 //!
 //! ```text
 //!  message    length u32 | family u16 | flags u16 | sequence u32 | port u32      netlink

@@ -103,50 +103,52 @@ fn tls_files(facts: &FileFacts) -> Check {
     }
 }
 
-/// The certificates for a check, or the check as skipped.
-fn found(facts: &FileFacts, check: Check) -> Result<(&[LoadedCertificate], Check), Check> {
+/// Ends a check with the certificates, at least one, or skips it.
+fn judged(
+    facts: &FileFacts,
+    check: Check,
+    judge: impl FnOnce(&[LoadedCertificate], Check) -> Check,
+) -> Check {
     match &facts.certificates {
-        Some(Ok(found)) => Ok((found, check)),
-        Some(Err(_)) => Err(check.skipped("the certificates are refused")),
-        None => Err(check.skipped(NO_TLS)),
+        Some(Ok(found)) if !found.is_empty() => judge(found, check),
+        Some(Err(_)) => check.skipped("the certificates are refused"),
+        _ => check.skipped(NO_TLS),
     }
 }
 
 fn expiry(facts: &FileFacts) -> Check {
     let check = Check::of(&EXPIRY).required(format!("{NOTICE_DAYS} days"));
-    let (certificates, check) = match found(facts, check) {
-        Ok(found) => found,
-        Err(skipped) => return skipped,
-    };
-    let of = |it: &LoadedCertificate| (it.certificate.not_before, it.certificate.not_after);
-    let Some(next) = certificates.iter().min_by_key(|it| it.certificate.not_after) else {
-        return check.skipped(NO_TLS);
-    };
-    let is_valid = |it: &LoadedCertificate| (of(it).0..=of(it).1).contains(&facts.now);
-    let label = next.certificate.label();
-    if let Some(invalid) = certificates.iter().find(|it| !is_valid(it)) {
-        let word = if facts.now < of(invalid).0 { "is not valid yet" } else { "has expired" };
-        let current = format!("{} {word}", invalid.certificate.label());
-        return check.current(current).severity(Severity::Fatal).holds(false);
-    }
-    let days = (of(next).1 - facts.now) / DAY_SECS;
-    check.current(format!("{days} days ({label})")).holds(days >= NOTICE_DAYS)
+    judged(facts, check, |certificates, check| {
+        let invalid = certificates
+            .iter()
+            .map(|it| &it.certificate)
+            .find(|it| !(it.not_before..=it.not_after).contains(&facts.now));
+        if let Some(it) = invalid {
+            let word = if facts.now < it.not_before { "is not valid yet" } else { "has expired" };
+            let current = format!("{} {word}", it.label());
+            return check.current(current).severity(Severity::Fatal).holds(false);
+        }
+        let left = |it: &LoadedCertificate| (it.certificate.not_after - facts.now) / DAY_SECS;
+        match certificates.iter().min_by_key(|it| left(it)) {
+            None => check.skipped(NO_TLS),
+            Some(next) => check
+                .current(format!("{} days ({})", left(next), next.certificate.label()))
+                .holds(left(next) >= NOTICE_DAYS),
+        }
+    })
 }
 
 fn key_kind(facts: &FileFacts) -> Check {
     let check = Check::of(&KEY_KIND).required("P-256");
-    let (certificates, check) = match found(facts, check) {
-        Ok(found) => found,
-        Err(skipped) => return skipped,
-    };
-    let other = certificates.iter().find(|it| it.certificate.key_kind != KeyKind::P256);
-    match other {
-        None => check.current("P-256").holds(true),
-        Some(it) => {
-            let kind = it.certificate.key_kind.name();
-            check.current(format!("{kind} ({})", it.certificate.label())).holds(false)
+    judged(facts, check, |certificates, check| {
+        let mut certificates = certificates.iter().map(|it| &it.certificate);
+        match certificates.find(|it| it.key_kind != KeyKind::P256) {
+            None => check.current("P-256").holds(true),
+            Some(it) => {
+                check.current(format!("{} ({})", it.key_kind.name(), it.label())).holds(false)
+            }
         }
-    }
+    })
 }
 
 fn key_mode(facts: &FileFacts) -> Check {

@@ -101,7 +101,8 @@ impl MemoryFacts {
         MemoryFacts {
             memory: memory(root),
             swap: root.text("proc/swaps").map(|text| swap_size(&text)),
-            is_swap_denied: super::cgroup::values(root, "memory", "memory.swap.max", "")
+            is_swap_denied: root
+                .cgroup_values("memory", "memory.swap.max", "")
                 .iter()
                 .any(|(_, value)| value == "0"),
             swappiness: root.number("proc/sys/vm/swappiness"),

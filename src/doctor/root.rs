@@ -1,5 +1,6 @@
 //! Where `/proc` and `/sys` are read: below `/`, or below a directory that a test has filled.
 
+use crate::io::cgroup::{Directory, directories};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -48,6 +49,25 @@ impl Root {
             entries.flatten().map(|entry| entry.file_name().to_string_lossy().into()).collect();
         names.sort_by_key(|name| (number_at_end(name), name.clone()));
         names
+    }
+
+    /// The files with this name in the cgroups of this process, with their texts: innermost first.
+    /// `second` is the name in version 2, `first` that in version 1; either may be empty.
+    pub(super) fn cgroup_values(
+        &self,
+        controller: &str,
+        second: &str,
+        first: &str,
+    ) -> Vec<(String, String)> {
+        let memberships = self.text("proc/self/cgroup").unwrap_or_default();
+        let found = directories(&memberships, &self.path("sys/fs/cgroup"), controller);
+        let texts = found.into_iter().filter_map(|Directory { path, is_second }| {
+            let name = if is_second { second } else { first };
+            let file = path.join(name);
+            let text = if name.is_empty() { None } else { read(&file) };
+            Some((file.display().to_string(), text?))
+        });
+        texts.collect()
     }
 }
 

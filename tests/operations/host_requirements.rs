@@ -296,7 +296,7 @@ fn too_little_memory() {
 
 /// Sets a seccomp filter as containers do: `io_uring_setup` (425 on all platforms) fails with this
 /// errno.
-const WITHOUT_IO_URING: &str = r"
+pub(crate) const WITHOUT_IO_URING: &str = r"
 import ctypes, os, struct, sys
 def instruction(code, jt, jf, k): return struct.pack('HBBI', code, jt, jf, k)
 program = b''.join([

@@ -7,6 +7,7 @@ mod admin_listener;
 mod admin_metrics;
 mod admin_ready;
 mod call_log;
+mod doctor;
 mod drain;
 mod host_requirements;
 mod host_script;

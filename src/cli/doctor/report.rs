@@ -72,9 +72,8 @@ fn summary(summary: Summary) -> String {
         count => format!("{count} {word}s"),
     };
     format!(
-        "{fatal} fatal, {}, {}, {passed} passed, {skipped} skipped",
+        "{fatal} fatal, {}, {infos} info, {passed} passed, {skipped} skipped",
         plural(warnings, "warning"),
-        plural(infos, "hint"),
     )
 }
 

@@ -25,7 +25,7 @@ struct Change<'a> {
     result: &'a str,
     /// What the host has now; for a counter, how much it grew.
     current: &'a str,
-    /// The result of the last look; null for a counter.
+    /// The result of the last look; null for a counter, and in the first lines.
     previous: Option<&'a str>,
 }
 
@@ -51,10 +51,9 @@ pub(super) fn watch(
             interval.as_secs(),
             summary.passed
         ))?;
-        let failed = last.iter().filter(|check| check.result == Outcome::Fail);
-        for check in failed {
-            line(check.id(), word(check), check.current.as_deref().unwrap_or(""), None, false)?;
-        }
+    }
+    for check in last.iter().filter(|check| check.result == Outcome::Fail) {
+        line(check.id(), word(check), check.current.as_deref().unwrap_or(""), None, is_json)?;
     }
     while rest(interval, &is_over) {
         // What takes a closer look is not repeated: it would disturb a node.
