@@ -134,14 +134,14 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     // clap requires it without a subcommand.
     let calls = args.calls.unwrap_or(1) as usize;
     let config = args.flags.load("doctor", Vec::new())?;
-    let patient = Patient::new(args, &config, calls)?;
-    let progress = progress(&patient.plan);
-    let facts = patient.look(Look::FULL);
+    let examination = Examination::new(args, &config, calls)?;
+    let progress = progress(&examination.plan);
+    let facts = examination.look(Look::FULL);
     progress.finish_and_clear();
     if let Some(seconds) = args.watch {
-        return watch::watch(&patient, facts, Duration::from_secs(seconds), args.json);
+        return watch::watch(&examination, facts, Duration::from_secs(seconds), args.json);
     }
-    let checks = doctor::checks(&facts, &patient.plan);
+    let checks = doctor::checks(&facts, &examination.plan);
     let text = match (args.json, args.output_script) {
         (true, _) => report::json(&checks, &facts.host(), calls)?,
         (_, true) => script(&checks, calls),
@@ -151,8 +151,8 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     verdict(Summary::of(&checks), args.strict)
 }
 
-/// The host under examination, and how to look at it.
-struct Patient {
+/// What is looked at, and for which node.
+struct Examination {
     root: Root,
     plan: Plan,
     /// CPUs that this process may use.
@@ -160,8 +160,14 @@ struct Patient {
     settings: Settings,
 }
 
-impl Patient {
-    fn new(args: &DoctorArgs, config: &Config, calls: usize) -> Result<Patient, Failure> {
+impl Examination {
+    fn new(args: &DoctorArgs, config: &Config, calls: usize) -> Result<Examination, Failure> {
+        if let Some(missing) = args.root.as_deref().filter(|root| !root.is_dir()) {
+            return Err(Failure::Usage(format!(
+                "--root {} is not a directory: give one with a proc and a sys below it",
+                missing.display()
+            )));
+        }
         let root = args.root.as_deref().map_or_else(Root::live, Root::copy);
         let allowed = match root.is_live() {
             // More than 1,024 CPUs: shards are not pinned there.
@@ -169,7 +175,7 @@ impl Patient {
             false => allowed_in(&root),
         };
         let plan = Plan::new(&config.settings, calls, &allowed).map_err(Failure::Usage)?;
-        Ok(Patient { root, plan, allowed, settings: config.settings.clone() })
+        Ok(Examination { root, plan, allowed, settings: config.settings.clone() })
     }
 
     fn look(&self, look: Look) -> Facts {

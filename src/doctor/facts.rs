@@ -36,8 +36,9 @@ pub(crate) struct Facts {
 /// How closely to look.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
-    /// Whether to ask io_uring what it can do.
-    pub(crate) probes_io_uring: bool,
+    /// Whether to ask io_uring and the network card what they can do. A sandbox may forbid the
+    /// second, and log it.
+    pub(crate) asks_kernel: bool,
     pub(crate) disk: DiskLook,
     /// Shortest time between two looks at the counters; `None`: one look.
     pub(crate) counters: Option<Duration>,
@@ -45,15 +46,12 @@ pub(crate) struct Look {
 
 impl Look {
     /// Closely: takes some seconds.
-    pub(crate) const FULL: Look = Look {
-        probes_io_uring: true,
-        disk: DiskLook::Measure,
-        counters: Some(Duration::from_secs(1)),
-    };
+    pub(crate) const FULL: Look =
+        Look { asks_kernel: true, disk: DiskLook::Measure, counters: Some(Duration::from_secs(1)) };
 
     /// Beside a node that starts or serves: writes nothing, and takes a few milliseconds.
     pub(crate) const LIGHT: Look =
-        Look { probes_io_uring: false, disk: DiskLook::Read, counters: None };
+        Look { asks_kernel: false, disk: DiskLook::Read, counters: None };
 }
 
 impl Facts {
@@ -65,11 +63,11 @@ impl Facts {
         files: FileFacts,
         look: Look,
     ) -> Facts {
-        let nic = NicFacts::read(root, plan);
+        let nic = NicFacts::read(root, plan, look.asks_kernel);
         let start = Instant::now();
         let before = look.counters.map(|time| (time, Counters::read(root, nic.name.as_deref())));
         let mut facts = Facts {
-            kernel: KernelFacts::read(root, plan, look.probes_io_uring),
+            kernel: KernelFacts::read(root, plan, look.asks_kernel),
             limits: LimitFacts::read(root),
             cgroup: CgroupFacts::read(root),
             memory: MemoryFacts::read(root),
@@ -92,6 +90,7 @@ impl Facts {
     /// Keeps what the kernel and the disk answered to an earlier, closer look.
     pub(crate) fn keep_answers_of(&mut self, earlier: &Facts) {
         self.kernel.io_uring.clone_from(&earlier.kernel.io_uring);
+        self.nic.ethtool.clone_from(&earlier.nic.ethtool);
         self.disk.abilities = earlier.disk.abilities;
         self.disk.run.clone_from(&earlier.disk.run);
         self.disk.journal_size = earlier.disk.journal_size;

@@ -103,7 +103,7 @@ fn io_uring(facts: &KernelFacts) -> Check {
     }
 }
 
-const NOT_ASKED: &str = "the kernel was not asked: these are the files of another machine";
+const NOT_ASKED: &str = "the kernel was not asked what it allows";
 
 fn io_uring_disabled(facts: &KernelFacts) -> Check {
     let name = "kernel.io_uring_disabled";

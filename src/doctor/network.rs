@@ -146,7 +146,7 @@ fn tcp_mem(facts: &NetworkFacts, demand: &Demand) -> Check {
         .required(format!("at least {} before pressure", show_rounded(wanted)))
         .setting(name);
     let Some([low, pressure, high]) = facts.tcp_mem else {
-        return check.skipped(format!("{name} cannot be read"));
+        return check.skipped(format!("{name} cannot be read: in a container, ask its host"));
     };
     let pages = |bytes: u64| bytes.div_ceil(rustix::param::page_size() as u64);
     check
@@ -167,7 +167,7 @@ fn tcp_rmem(facts: &NetworkFacts, demand: &Demand) -> Check {
         .required(format!("at least {wanted} as the third number"))
         .setting(name);
     let Some([least, first, most]) = facts.tcp_rmem else {
-        return check.skipped(format!("{name} cannot be read"));
+        return check.skipped(format!("{name} cannot be read: in a container, ask its host"));
     };
     check
         .current(most.to_string())

@@ -124,7 +124,7 @@ pub(crate) struct NicFacts {
 }
 
 impl NicFacts {
-    pub(super) fn read(root: &Root, plan: &Plan) -> NicFacts {
+    pub(super) fn read(root: &Root, plan: &Plan, asks_kernel: bool) -> NicFacts {
         let name = match interface(root, plan.listen.ip()) {
             Ok(name) => name,
             Err(missing) => return NicFacts { missing, ..NicFacts::default() },
@@ -152,7 +152,11 @@ impl NicFacts {
             interrupts: interrupts(root, &directory),
             numa_node,
             numa_cpus: numa_cpus.and_then(|text| cpus::parse(&text).ok()).unwrap_or_default(),
-            ethtool: if root.is_live() { ethtool::ask(&name) } else { Ethtool::default() },
+            ethtool: if root.is_live() && asks_kernel {
+                ethtool::ask(&name)
+            } else {
+                Ethtool::default()
+            },
             name: Some(name),
             missing: String::new(),
         }

@@ -7,7 +7,7 @@ use exo_ingest_harness::{NodeProcess, PATIENCE, is_installed};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::fs::{create_dir_all, write};
+use std::fs::{create_dir_all, rename, write};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -49,7 +49,9 @@ fn ids() -> Vec<String> {
 fn put(root: &Path, name: &str, value: &str) {
     let path = root.join(name);
     create_dir_all(path.parent().expect("it has one")).expect("a directory");
-    write(path, format!("{value}\n")).expect("a file");
+    // At once, so that no look finds it empty.
+    let next = path.with_extension("next");
+    write(&next, format!("{value}\n")).and_then(|()| rename(&next, path)).expect("a file");
 }
 
 /// A machine that lacks much.
@@ -149,6 +151,9 @@ fn a_failed_fatal_check_is_2_and_a_warning_is_2_with_strict() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let output = doctor(&[&args[..], &["--strict"]].concat());
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    let output = doctor(&["--calls", "1", "--root", "/nonexistent"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && error.contains("not a directory"), "{error}");
 }
 
 #[test]
@@ -250,8 +255,6 @@ fn watch_prints_what_changes_until_ctrl_c() {
     };
     await_line(&["watching every 1 s"]);
     await_line(&["net.somaxconn", "128"]);
-    // The other failures of the first look come before the second one.
-    std::thread::sleep(std::time::Duration::from_millis(300));
     put(tree.path(), "proc/sys/net/core/somaxconn", "4096");
     put(tree.path(), "proc/net/netstat", "TcpExt: ListenOverflows ListenDrops\nTcpExt: 7 9");
     await_line(&["counters.listen", "ListenDrops +2"]);

@@ -34,7 +34,7 @@ pub(super) fn text(checks: &[Check], calls: usize) -> String {
     }
     for check in checks.iter().filter(|check| check.result == Outcome::Pass) {
         let current = check.current.as_deref().unwrap_or("");
-        text += &format!("ok     {:26} {current}\n", check.id());
+        text += &paragraph(&format!("ok     {:26} ", check.id()), current);
     }
     for check in checks.iter().filter(|check| check.result == Outcome::Skipped) {
         let reason = check.reason.as_deref().unwrap_or("");

@@ -1,7 +1,7 @@
 //! `--watch`: looks again and again, and prints what changes.
 
 use super::report::word;
-use super::{Failure, Patient, print};
+use super::{Examination, Failure, print};
 use crate::control::expiry::date;
 use crate::doctor::check::{Check, Outcome};
 use crate::doctor::counters::{Counters, Sample};
@@ -31,7 +31,7 @@ struct Change<'a> {
 
 /// Looks every `interval`, until SIGINT or SIGTERM. `facts` are those of the first look.
 pub(super) fn watch(
-    patient: &Patient,
+    examination: &Examination,
     facts: Facts,
     interval: Duration,
     is_json: bool,
@@ -41,8 +41,8 @@ pub(super) fn watch(
         flag::register(signal, Arc::clone(&is_over))
             .map_err(|error| Failure::Run(format!("cannot handle signals: {error}")))?;
     }
-    let mut last = doctor::checks(&facts, &patient.plan);
-    let (mut counters, mut looked_at) = (read_counters(patient, &facts), Instant::now());
+    let mut last = doctor::checks(&facts, &examination.plan);
+    let (mut counters, mut looked_at) = (read_counters(examination, &facts), Instant::now());
     if !is_json {
         let summary = Summary::of(&last);
         let failed = summary.fatal + summary.warnings + summary.infos;
@@ -57,16 +57,16 @@ pub(super) fn watch(
     }
     while rest(interval, &is_over) {
         // What takes a closer look is not repeated: it would disturb a node.
-        let mut now = patient.look(Look::LIGHT);
+        let mut now = examination.look(Look::LIGHT);
         now.keep_answers_of(&facts);
-        let (before, after) = (counters, read_counters(patient, &now));
+        let (before, after) = (counters, read_counters(examination, &now));
         let sample = Sample { before, after: after.clone(), time: looked_at.elapsed() };
         (counters, looked_at) = (after, Instant::now());
         for (id, name, grown) in sample.grown() {
             line(id, "count", &format!("{name} +{grown}"), None, is_json)?;
         }
         now.set_counters(sample);
-        let checks = doctor::checks(&now, &patient.plan);
+        let checks = doctor::checks(&now, &examination.plan);
         for (before, check) in last.iter().zip(&checks).filter(|(a, b)| has_changed(a, b)) {
             let current = check.current.as_deref().or(check.reason.as_deref()).unwrap_or("");
             line(check.id(), word(check), current, Some(word(before)), is_json)?;
@@ -76,8 +76,8 @@ pub(super) fn watch(
     Ok(())
 }
 
-fn read_counters(patient: &Patient, facts: &Facts) -> Counters {
-    Counters::read(&patient.root, facts.nic_name())
+fn read_counters(examination: &Examination, facts: &Facts) -> Counters {
+    Counters::read(&examination.root, facts.nic_name())
 }
 
 /// Whether a check is worth a line. What moves all the time is not, unless the result changes.

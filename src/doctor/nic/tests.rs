@@ -137,7 +137,7 @@ fn the_card_of_the_address_or_of_the_default_route_is_read() {
     assert!(of("127.0.0.1").unwrap_err().contains("loopback"));
     assert!(of("192.0.2.1").is_err());
 
-    let facts = NicFacts::read(&root, &Plan::of_calls(1));
+    let facts = NicFacts::read(&root, &Plan::of_calls(1), true);
     assert_eq!(facts.name.as_deref(), Some("ens6"));
     assert_eq!(facts.speed, Some(25_000_000_000));
     assert_eq!((facts.receive_queues, facts.rps.clone()), (2, vec![2, 3]));
