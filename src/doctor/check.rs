@@ -126,6 +126,12 @@ impl Check {
         self
     }
 
+    /// Adds a command that is the whole fix.
+    pub(super) fn fixed_by(self, command: impl Into<String>) -> Check {
+        let command = command.into();
+        self.fix(command.clone()).command(command)
+    }
+
     pub(super) fn restless(self) -> Check {
         Check { is_restless: true, ..self }
     }

@@ -412,13 +412,14 @@ fn endurance(facts: &DiskFacts, demand: &Demand) -> Check {
         (None, None) => return check.skipped("the size of the drive is unknown"),
     };
     let writes = day as f64 / size.max(1) as f64;
+    let shown = if writes < 10.0 { format!("{writes:.1}") } else { format!("{writes:.0}") };
     let life = if writes > 1.0 {
-        format!(": rated for 1 a day it lasts 1/{writes:.1} of its rated life")
+        format!(": rated for 1 a day it lasts 1/{shown} of its rated life")
     } else {
         String::new()
     };
     check
-        .current(format!("{writes:.1} writes of a {what} of {} a day{life}", show::bytes(size)))
+        .current(format!("{shown} writes of a {what} of {} a day{life}", show::bytes(size)))
         .holds(writes <= 1.0)
 }
 

@@ -159,7 +159,7 @@ fn key_mode(facts: &FileFacts) -> Check {
     let open: Vec<_> = facts.secrets.iter().filter(|(_, mode)| mode & 0o077 != 0).collect();
     for (path, _) in &open {
         let quoted = path.display().to_string().replace('\'', "'\\''");
-        check = check.command(format!("chmod 0600 '{quoted}'"));
+        check = check.fixed_by(format!("chmod 0600 '{quoted}'"));
     }
     match open.first() {
         None => check.current("0600").holds(true),

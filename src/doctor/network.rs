@@ -151,7 +151,7 @@ fn tcp_mem(facts: &NetworkFacts, demand: &Demand) -> Check {
     let pages = |bytes: u64| bytes.div_ceil(rustix::param::page_size() as u64);
     check
         .current(format!("pressure at {}, limit {}", show_rounded(pressure), show_rounded(high)))
-        .command(format!(
+        .fixed_by(format!(
             "sysctl -w {name}='{} {} {}'",
             pages(low.max(wanted * 3 / 4)),
             pages(pressure.max(wanted)),
@@ -171,7 +171,7 @@ fn tcp_rmem(facts: &NetworkFacts, demand: &Demand) -> Check {
     };
     check
         .current(most.to_string())
-        .command(format!("sysctl -w {name}='{least} {first} {}'", wanted.max(1 << 20)))
+        .fixed_by(format!("sysctl -w {name}='{least} {first} {}'", wanted.max(1 << 20)))
         .holds(most >= wanted)
 }
 
@@ -181,7 +181,8 @@ fn conntrack(facts: &NetworkFacts, demand: &Demand) -> Check {
     let check = Check::of(&CONNTRACK)
         .required(format!("at least {wanted}"))
         .setting(name)
-        .command(format!("sysctl -w {name}={wanted}"));
+        .command(format!("sysctl -w {name}={wanted}"))
+        .fix(format!("sysctl -w {name}={wanted}, or do not track the node's port (NOTRACK)"));
     match (facts.conntrack_max, facts.conntrack_count) {
         (None, _) => check.current("not loaded").holds(true),
         (Some(most), Some(used)) => check

@@ -215,13 +215,15 @@ fn interface(root: &Root, listen: IpAddr) -> Result<String, String> {
     found.ok_or_else(|| format!("no interface was found for {listen}: there is no route"))
 }
 
-/// The interface of the first IPv4 route that fits.
+/// The interface of the narrowest IPv4 route that fits, and of equal ones the first.
 fn route(text: &str, fits: impl Fn(u32, u32) -> bool) -> Option<String> {
-    text.lines().skip(1).find_map(|line| {
+    let routes = text.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let number = |index: usize| u32::from_str_radix(fields.get(index)?, 16).ok();
-        fits(number(1)?, number(7)?).then(|| fields[0].to_owned())
-    })
+        let (destination, mask) = (number(1)?, number(7)?);
+        fits(destination, mask).then(|| (mask.count_zeros(), fields[0].to_owned()))
+    });
+    routes.min_by_key(|(width, _)| *width).map(|(_, name)| name)
 }
 
 /// The interface of the IPv6 default route. Routes of loopback refuse packets.
@@ -277,7 +279,7 @@ fn queues(facts: &NicFacts, name: &str, plan: &Plan) -> Check {
     let check = match most {
         Some((_, most)) => {
             let count = shards.min(most as usize);
-            check.command(format!("ethtool -L {name} combined {count}"))
+            check.fixed_by(format!("ethtool -L {name} combined {count}"))
         }
         None => check.fix(format!(
             "{name} has no more queues: write the mask of the shards' CPUs to rps_cpus"
@@ -332,7 +334,7 @@ fn rings(facts: &NicFacts, name: &str) -> Check {
         None => check.skipped(facts.ethtool.reason(name)),
         Some((now, most)) => check
             .current(format!("{now} of {most} ({name})"))
-            .command(format!("ethtool -G {name} rx {most}"))
+            .fixed_by(format!("ethtool -G {name} rx {most}"))
             .holds(now >= RING_MIN.min(most)),
     }
 }

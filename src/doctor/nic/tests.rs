@@ -104,6 +104,7 @@ fn tree() -> tempfile::TempDir {
             "proc/net/route",
             "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
              ens5 0000000A 00000000 0001 0 0 0 000000FF 0 0 0\n\
+             ens8 0003020A 00000000 0001 0 0 0 00FFFFFF 0 0 0\n\
              ens6 00000000 0101000A 0003 0 0 0 00000000 0 0 0\n",
         ),
         ("proc/net/if_inet6", "20010db8000000000000000000000001 02 40 00 80 ens7\n"),
@@ -133,6 +134,7 @@ fn the_card_of_the_address_or_of_the_default_route_is_read() {
     let of = |address: &str| interface(&root, address.parse().unwrap());
     assert_eq!(of("0.0.0.0").unwrap(), "ens6");
     assert_eq!(of("10.1.2.3").unwrap(), "ens5", "10.0.0.0/8");
+    assert_eq!(of("10.2.3.4").unwrap(), "ens8", "10.2.3.0/24");
     assert_eq!(of("2001:db8::1").unwrap(), "ens7");
     assert!(of("127.0.0.1").unwrap_err().contains("loopback"));
     assert!(of("192.0.2.1").is_err());
