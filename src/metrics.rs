@@ -72,6 +72,17 @@ pub(crate) struct Description {
     pub(crate) unit: Unit,
 }
 
+/// Resident memory of a shard by its owner, bytes. Gauges.
+#[derive(Debug, Default)]
+pub struct MemorySizes {
+    /// Receive buffers, send slots and their rings.
+    pub io_buffers: Counter,
+    /// The part of the table of connections that was ever used.
+    pub connections: Counter,
+    /// Spill buffers that were ever used.
+    pub spill_buffers: Counter,
+}
+
 /// Declares [`Counters`] once, so that its fields, their help and the list of them always agree.
 macro_rules! counters {
     ($( $(#[doc = $doc:literal])+ $name:ident: $kind:ident $unit:ident, )+) => {
@@ -81,6 +92,8 @@ macro_rules! counters {
             $( $(#[doc = $doc])+ pub $name: Counter, )+
             /// Failed TLS connections, by [`TlsFailure::index`].
             pub tls_failures: [Counter; TlsFailure::COUNT],
+            /// Its memory, beside the frame ring.
+            pub memory: MemorySizes,
         }
 
         impl Counters {

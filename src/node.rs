@@ -446,6 +446,7 @@ impl<S: Service> ShardStart<S> {
             slot_count: self.limits.send_slot_count,
             completions_per_turn: self.limits.completions_per_turn,
         })?;
+        self.counters.memory.io_buffers.set(io.memory_size() as u64);
         let registered = io.use_frame_ring(&memory, self.allow_unregistered)?;
         let config = ShardConfig {
             index: self.index,

@@ -77,8 +77,11 @@ impl Launch {
             );
         }
         log_start(settings, &node, &shards, control.admin_address());
-        let node_info =
-            NodeInfo { ack: settings.ack_level().name(), calls_max: settings.limits.calls_max };
+        let node_info = NodeInfo {
+            ack: settings.ack_level().name(),
+            calls_max: settings.limits.calls_max,
+            log_lines_dropped: logging::dropped_lines,
+        };
         Ok(Launch { node, control, node_info, notifier: Notifier::new(ready), _log: log })
     }
 

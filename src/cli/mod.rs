@@ -19,6 +19,7 @@ mod doctor;
 mod flags;
 pub mod keygen;
 mod launch;
+mod monitoring;
 mod reload;
 mod serve;
 pub(crate) mod token;
@@ -65,6 +66,8 @@ enum Command {
     Dev(dev::DevArgs),
     Config(config::ConfigArgs),
     Doctor(doctor::DoctorArgs),
+    Grafana(monitoring::GrafanaArgs),
+    Alerts(monitoring::AlertsArgs),
     /// Read the journal: list, export, verify or follow calls, or delete their audio
     #[command(subcommand, after_help = CALLS_EXAMPLES)]
     Calls(calls::CallsCommand),
@@ -97,6 +100,8 @@ pub fn run() -> ExitCode {
         Command::Dev(args) => dev::dev(&args),
         Command::Config(args) => config::config(&args),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Grafana(args) => monitoring::grafana(&args),
+        Command::Alerts(args) => monitoring::alerts(&args),
         Command::Calls(command) => calls::run(&command),
         Command::Keygen(args) => {
             keygen::run(&args).map_err(|error| Failure::Run(error.to_string()))

@@ -313,6 +313,12 @@ fn close(mut response: Response<String>) -> Response<String> {
     response
 }
 
+/// The names of all samples, those of a histogram with their suffixes.
+#[cfg(test)]
+pub(crate) fn sample_names() -> std::collections::BTreeSet<String> {
+    families::declared().iter().flat_map(families::Family::sample_names).collect()
+}
+
 /// Every metric with its type, labels and meaning, as a Markdown list. The code of `/metrics`
 /// makes it.
 pub(crate) fn reference() -> String {

@@ -288,6 +288,7 @@ async fn serve(
     } = parts;
     let status = Rc::new(Status::new(&node, node_info, key_counts));
     status.set_certificates(certificates);
+    files.names().for_each(|what| status.read_at_start(what));
     let watched = Rc::clone(&status);
     tokio_uring::spawn(expiry::watch(move || watched.expiry_notices()));
     tokio_uring::spawn(look_after(Rc::clone(&status)));

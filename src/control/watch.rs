@@ -82,6 +82,13 @@ pub(super) async fn watch(
 }
 
 impl Files {
+    /// What there is of them, as reloads are counted.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
+        let certificates = self.tls.as_ref().map(|_| "certificates");
+        let settings = self.settings.as_ref().map(|_| "settings");
+        ["keys"].into_iter().chain(certificates).chain(settings)
+    }
+
     async fn read(&mut self, is_asked: bool) -> Outcome {
         let keys = if is_asked { Some(self.keys.reload().await) } else { self.keys.poll().await };
         let tls = match &mut self.tls {

@@ -150,6 +150,11 @@ impl BufferRing {
         }
     }
 
+    /// Its memory, bytes.
+    pub(crate) fn memory_size(&self) -> usize {
+        self.entries.len() + self.memory.len()
+    }
+
     /// Buffers that are not in use.
     pub(crate) fn free_count(&self) -> usize {
         usize::from(self.free_count)

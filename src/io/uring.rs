@@ -155,6 +155,11 @@ impl Uring {
         })
     }
 
+    /// Memory of receive buffers and send slots, bytes. All of it is resident.
+    pub(crate) fn memory_size(&self) -> usize {
+        self.receive_buffers.memory_size() + self.read_buffers.memory_size() + self.slots.len()
+    }
+
     /// Sets the memory that [`Io::write`] writes from, and registers it, so that writes need not
     /// look up its pages. If memory cannot be locked, that is an error. With `allow_unregistered`
     /// it returns `false` instead, and writes use unregistered memory.

@@ -345,6 +345,11 @@ impl<S> Connections<S> {
         (0..self.slots.len() as u32).filter_map(|index| self.id_at(index))
     }
 
+    /// Memory of the slots that were ever used, bytes. The others have no pages.
+    pub(crate) fn memory_size(&self) -> usize {
+        self.slots.len() * Self::SLOT_SIZE
+    }
+
     /// Number of slots in use.
     pub(crate) fn count(&self) -> usize {
         self.slots.len() - self.free.len()

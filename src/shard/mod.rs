@@ -356,7 +356,11 @@ impl<I: Io, S: Service> Shard<I, S> {
                         journal.handle_seal(&self.ring);
                     }
                 }
-                Message::Latencies(request) => self.latency.handle_request(request),
+                Message::Latencies(request) => {
+                    self.latency.handle_request(request);
+                    // Once a second is enough, and costs a frame nothing.
+                    self.publish_memory();
+                }
             }
         }
         self.counters.mailbox_messages.add(count);
@@ -433,6 +437,12 @@ impl<I: Io, S: Service> Shard<I, S> {
     fn notify(&mut self, now: Now, id: ConnectionId, notice: Notice) {
         self.with_session(id, |session, context| session.handle_notice(now, notice, context));
         self.settle(now, id);
+    }
+
+    fn publish_memory(&self) {
+        let memory = &self.counters.memory;
+        memory.connections.set(self.connections.memory_size() as u64);
+        memory.spill_buffers.set(self.tls.as_ref().map_or(0, ShardTls::memory_size) as u64);
     }
 
     fn publish_counters(&mut self, now: Now) {

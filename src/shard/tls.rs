@@ -80,6 +80,11 @@ impl ShardTls {
         counters.tls_spill_buffers_used.set(self.spills.used() as u64);
     }
 
+    /// Memory of the spill buffers that were ever used, bytes.
+    pub(super) fn memory_size(&self) -> usize {
+        self.spills.memory_size()
+    }
+
     /// Whether it holds nothing of any connection.
     #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {

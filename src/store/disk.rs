@@ -178,6 +178,7 @@ fn try_disk(path: &Path) -> io::Result<Disk> {
 pub(super) struct Room {
     /// Bytes free to this user.
     pub(super) free: u64,
+    /// Bytes of the whole filesystem.
     pub(super) size: u64,
 }
 

@@ -232,7 +232,39 @@ impl Inventory {
         self.skipped.clear();
     }
 
-    /// Whether no segment is known in any run.
+    /// Number of segments of all runs.
+    pub(super) fn segment_count(&self) -> u64 {
+        self.lists.iter().map(|list| list.items.len() as u64).sum()
+    }
+
+    /// Memory of the lists, bytes.
+    pub(super) fn memory_size(&self) -> u64 {
+        let items = self.lists.iter().map(|list| list.items.capacity() * size_of::<Item>());
+        items.sum::<usize>() as u64
+    }
+
+    /// Journal time when the oldest segment began. `None`: none has begun. A run that started later
+    /// than the oldest segment so far holds none that is older, so few headers are read.
+    pub(super) fn oldest_begun(&mut self) -> Option<UnixMicros> {
+        let mut lists: Vec<_> =
+            self.lists.iter_mut().filter(|list| !list.items.is_empty()).collect();
+        lists.sort_unstable_by_key(|list| list.run.started_at);
+        let mut oldest: Option<UnixMicros> = None;
+        for list in lists {
+            if oldest.is_some_and(|at| at <= list.run.started_at) {
+                break;
+            }
+            // The first segment of the node's own shard may have no header yet.
+            let begun = match list.items[0].is_open {
+                true => list.time_from(0),
+                false => Some(list.begin_of(0)),
+            };
+            oldest = oldest.into_iter().chain(begun).min();
+        }
+        oldest
+    }
+
+    /// Id of the last segment of a shard of the node.
     pub(super) fn last_own(&self, shard: usize) -> Option<u64> {
         self.lists[shard].items.back().map(|item| item.id)
     }

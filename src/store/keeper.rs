@@ -9,11 +9,13 @@ use super::indexer::{Indexer, Sealed};
 use super::inventory::Inventory;
 use super::outbox::Outbox;
 use super::removal::Removal;
+use super::report::Report;
 use super::retention::{self, Limits};
 use super::run::Run;
 use super::sealing::Sealing;
-use super::state::{StoreState, lock};
-use super::{StoreEvent, indexer, sealing, tidy};
+use super::state::StoreState;
+use super::view::DiskSize;
+use super::{StoreEvent, indexer, lock, sealing, tidy};
 use crate::archive::boot::{self, Boot};
 use crate::archive::index::IndexBuilder;
 use crate::archive::layout;
@@ -91,6 +93,7 @@ pub(super) struct Keeper {
     listed_at: Instant,
     /// Segments removed since the last line in the log.
     removed: (u64, u64),
+    report: Report,
 }
 
 impl Keeper {
@@ -116,6 +119,7 @@ impl Keeper {
             looked_at: Instant::now(),
             listed_at: Instant::now(),
             removed: (0, 0),
+            report: Report::default(),
         };
         keeper.start_listing();
         Ok(keeper)
@@ -249,6 +253,7 @@ impl Keeper {
         }
         self.state.bytes.fetch_sub(freed, Ordering::Relaxed);
         self.removed.1 += freed;
+        self.state.view.count_removed_bytes(freed);
     }
 
     fn list_some(&mut self) {
@@ -382,6 +387,8 @@ impl Keeper {
         self.log_removed();
         self.take_settings();
         self.watch_room();
+        let when = (&self.boot, self.run.clock.at(uptime()));
+        self.report.publish(&mut self.inventory, &self.state, &self.settings, when);
         self.watch_requests();
         if self.retained_at.is_none_or(|at| at.elapsed() >= RETENTION_INTERVAL) {
             self.inventory.retry_skipped();
@@ -475,6 +482,7 @@ impl Keeper {
     fn watch_room(&mut self) {
         let Ok(room) = free_bytes(&self.run.config.data_dir) else { return };
         let reserve = self.settings.reserve.unwrap_or(room.default_reserve());
+        self.state.view.set_disk(DiskSize::new(room, reserve));
         let is_low = room.free < reserve;
         if is_low != self.is_low {
             self.is_low = is_low;

@@ -22,11 +22,11 @@ pub(crate) use attempt::{Examined, examine, live_node, try_directory, try_disk};
 pub use config::JournalConfig;
 pub(crate) use error::StoreError;
 pub(crate) use run::Run;
-pub use state::StoreView;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) use thread::StoreThread;
+pub use view::{DiskSize, JournalSize, StoreView};
 
 mod attempt;
 mod config;
@@ -40,6 +40,7 @@ mod keeper;
 mod maker;
 mod outbox;
 mod removal;
+mod report;
 mod retention;
 mod run;
 mod sealing;
@@ -48,6 +49,7 @@ mod state;
 mod tests;
 mod thread;
 mod tidy;
+mod view;
 
 /// What the store tells a shard.
 #[derive(Debug)]
@@ -79,6 +81,11 @@ fn missing_is_fine(done: io::Result<()>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
     }
+}
+
+/// A panic while it was held leaves whole values.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A directory that another process has removed meanwhile is empty.

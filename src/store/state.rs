@@ -1,12 +1,12 @@
 #![forbid(unsafe_code)]
-//! What the store's threads share, and what other threads may see of them.
+//! What the store's threads share.
 
 use super::removal::Spare;
+use super::view::StoreView;
 use crate::journal::frame_ring::RecordHeaders;
 use crate::journal::settings::JournalSettings;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long a new segment waits for the removal of old ones. Shards have the next segment at hand
@@ -15,9 +15,6 @@ const ROOM_WAIT: Duration = Duration::from_millis(250);
 
 /// Pause between two looks at the room.
 const ROOM_PAUSE: Duration = Duration::from_millis(2);
-
-/// Files that are named; more are only counted.
-const NAMED_MAX: usize = 3;
 
 /// State of the store.
 #[derive(Debug, Default)]
@@ -36,59 +33,6 @@ pub(super) struct StoreState {
     pub(super) spare_headers: Mutex<Vec<RecordHeaders>>,
     /// What others may see.
     pub(super) view: Arc<StoreView>,
-}
-
-/// What other threads may see of the store.
-#[derive(Debug, Default)]
-pub struct StoreView {
-    segments_removed: AtomicU64,
-    held: Mutex<Vec<PathBuf>>,
-}
-
-impl StoreView {
-    /// Segments that retention removed since the start.
-    pub fn segments_removed(&self) -> u64 {
-        self.segments_removed.load(Ordering::Relaxed)
-    }
-
-    /// Number of segments that retention should remove and cannot.
-    pub fn segments_held(&self) -> u64 {
-        lock(&self.held).len() as u64
-    }
-
-    /// A sentence about the segments that retention cannot remove, if there are any.
-    pub fn held_notice(&self) -> Option<String> {
-        let held = lock(&self.held);
-        let names: Vec<_> =
-            held.iter().take(NAMED_MAX).map(|path| path.display().to_string()).collect();
-        let more = if held.len() > NAMED_MAX { ", …" } else { "" };
-        (!held.is_empty()).then(|| {
-            format!(
-                "retention cannot remove {} of the journal's files, and passes them over: {}{more}",
-                held.len(),
-                names.join(", ")
-            )
-        })
-    }
-
-    pub(super) fn count_removed(&self) {
-        self.segments_removed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Adds a file that cannot be removed. Returns whether it is new.
-    pub(super) fn add_held(&self, path: &Path) -> bool {
-        let mut held = lock(&self.held);
-        let is_new = !held.iter().any(|known| known == path);
-        if is_new {
-            held.push(path.to_owned());
-        }
-        is_new
-    }
-
-    /// A file is gone after all.
-    pub(super) fn remove_held(&self, path: &Path) {
-        lock(&self.held).retain(|known| known != path);
-    }
 }
 
 impl StoreState {
@@ -110,9 +54,4 @@ impl StoreState {
     pub(super) fn can_remove(&self) -> bool {
         self.can_remove.load(Ordering::Relaxed)
     }
-}
-
-/// A panic while it was held leaves whole values.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -30,6 +30,7 @@ mod fencing;
 mod leftovers;
 mod removing;
 mod serving;
+mod sizes;
 
 const SEGMENT_SIZE: u64 = 64 * 1024;
 

@@ -67,6 +67,11 @@ impl SpillPool {
         self.untouched as usize - self.free.len()
     }
 
+    /// Memory of the buffers that were ever used, bytes. The others have no pages.
+    pub(crate) fn memory_size(&self) -> usize {
+        self.untouched as usize * SPILL_SIZE
+    }
+
     /// How often a buffer was taken.
     pub(crate) fn taken(&self) -> u64 {
         self.taken

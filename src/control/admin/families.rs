@@ -17,6 +17,10 @@ use crate::tls::load::LoadedCertificate;
 use hdrhistogram::Histogram;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+mod files;
+mod memory;
+mod store;
+
 /// Upper bounds of a histogram's buckets, microseconds: three for each decade, because latencies
 /// are read on a logarithmic scale. They reach from the length of a turn to that of a dead disk.
 /// The histograms themselves are finer: take quantiles from `/debug/latency.*`.
@@ -95,12 +99,13 @@ pub(super) struct Scrape<'a> {
 /// All families, with or without series. Their list does not depend on the scrape.
 pub(super) fn families(scrape: &Scrape<'_>) -> Vec<Family> {
     let mut families = node(scrape);
-    families.extend(files(scrape));
-    families.extend(store(scrape));
+    families.extend(files::families(scrape));
+    families.extend(store::families(scrape));
     families.extend(by_shard(scrape));
     families.extend(by_cause(scrape));
     families.extend(by_tenant(scrape));
     families.extend(latencies(scrape));
+    families.push(memory::family(scrape));
     families.extend(process(scrape));
     families
 }
@@ -112,15 +117,19 @@ pub(super) fn declared() -> Vec<Family> {
 
 /// The metric families of a node, if only its counters are known.
 fn of_view(view: &NodeView) -> Vec<Family> {
+    of_process(view, Process::default())
+}
+
+fn of_process(view: &NodeView, process: Process) -> Vec<Family> {
     families(&Scrape {
         view,
-        node_info: &NodeInfo { ack: "", calls_max: 0 },
+        node_info: &NodeInfo { ack: "", calls_max: 0, log_lines_dropped: || 0 },
         keys: KeyCounts::default(),
         certificates: &[],
         reloads: &Reloads::default(),
         latencies: &Latencies::new(),
         reasons: &[],
-        process: Process::default(),
+        process,
         started: UNIX_EPOCH,
     })
 }
@@ -142,6 +151,16 @@ impl Family {
             Kind::Info => "_info",
         };
         self.full_name() + kind
+    }
+
+    /// The names of all its samples.
+    #[cfg(test)]
+    pub(crate) fn sample_names(&self) -> Vec<String> {
+        let name = self.sample_name();
+        match self.kind {
+            Kind::Histogram => ["_bucket", "_sum", "_count"].map(|end| name.clone() + end).into(),
+            _ => vec![name],
+        }
     }
 
     fn new(name: &str, kind: Kind, help: &str) -> Family {
@@ -175,6 +194,14 @@ impl Family {
         debug_assert_eq!(self.labels.len(), N, "{}", self.name);
         self.series
             .push(Series { labels: self.labels.iter().copied().zip(labels).collect(), value });
+    }
+
+    /// Adds the one series of a family without labels, if it has a value.
+    fn with_some(self, value: Option<Value>) -> Family {
+        match value {
+            Some(value) => self.with([], value),
+            None => self,
+        }
     }
 
     fn with<const N: usize>(mut self, labels: [String; N], value: Value) -> Family {
@@ -215,48 +242,13 @@ fn node(scrape: &Scrape<'_>) -> Vec<Family> {
         .by(&["state"])
         .with(["used".into()], Value::Whole(keys.used as u64))
         .with(["skipped".into()], Value::Whole(keys.skipped as u64)),
+        Family::new(
+            "log_lines_dropped",
+            Kind::Counter,
+            "Lines of the log that were lost because standard error did not take them in time.",
+        )
+        .with([], Value::Whole((node_info.log_lines_dropped)())),
     ]
-}
-
-/// Files that are read again while the node runs.
-fn files(scrape: &Scrape<'_>) -> [Family; 2] {
-    let reloads = "Reloads of keys, certificates or settings: `taken`, or `refused`, so that the \
-        old ones stay.";
-    let mut reloads = Family::new("reloads", Kind::Counter, reloads).by(&["what", "outcome"]);
-    for (what, outcome, count) in scrape.reloads.counts {
-        reloads.add([what.into(), outcome.into()], Value::Whole(count));
-    }
-    let expiry = "When a certificate of the node expires, in Unix time, by file.";
-    let expiry =
-        Family::new("tls_certificate_expiry_timestamp", Kind::Gauge, expiry).in_unit(Unit::Seconds);
-    let mut expiry = expiry.by(&["file"]);
-    for (index, certificate) in scrape.certificates.iter().enumerate() {
-        // The settings may name a file twice, but a series must be unique.
-        if scrape.certificates[..index].iter().any(|other| other.path == certificate.path) {
-            continue;
-        }
-        let file = certificate.path.display().to_string();
-        expiry.add([file], Value::Real(certificate.certificate.not_after as f64));
-    }
-    [reloads, expiry]
-}
-
-/// What the store of the journal does.
-fn store(scrape: &Scrape<'_>) -> [Family; 2] {
-    let store = scrape.view.store.as_ref();
-    let removed = "Segments that retention removed.";
-    let held = "Segments that retention should remove and cannot: `/ready` names them.";
-    [
-        ("journal_segments_removed", Kind::Counter, removed),
-        ("journal_segments_held", Kind::Gauge, held),
-    ]
-    .map(|(name, kind, help)| {
-        let value = store.map_or(0, |store| match kind {
-            Kind::Gauge => store.segments_held(),
-            _ => store.segments_removed(),
-        });
-        Family::new(name, kind, help).with([], Value::Whole(value))
-    })
 }
 
 /// The shards' counters, with the names and helps of their declaration.
@@ -410,12 +402,9 @@ fn distribution(histogram: &Histogram<u64>) -> Value {
 }
 
 fn process(scrape: &Scrape<'_>) -> Vec<Family> {
-    let Process { cpu_seconds, resident_size, open_files, open_files_max } = scrape.process;
+    let Process { cpu_seconds, resident_size, open_files, open_files_max, .. } = scrape.process;
     let started = scrape.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let optional = |family: Family, value: Option<u64>| match value {
-        Some(value) => family.with([], Value::Whole(value)),
-        None => family,
-    };
+    let optional = |family: Family, value: Option<u64>| family.with_some(value.map(Value::Whole));
     vec![
         Family::of_process("cpu", Kind::Counter, "User and system CPU time of all threads.")
             .in_unit(Unit::Seconds)

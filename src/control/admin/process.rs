@@ -11,6 +11,8 @@ pub(super) struct Process {
     pub(crate) cpu_seconds: f64,
     /// Resident memory; `None` without `/proc`.
     pub(crate) resident_size: Option<u64>,
+    /// The part of it that is mapped from files: the program.
+    pub(crate) file_size: Option<u64>,
     /// Open descriptors.
     pub(crate) open_files: Option<u64>,
     /// Most descriptors that it may have; `None`: no limit.
@@ -19,18 +21,23 @@ pub(super) struct Process {
 
 pub(super) fn sample() -> Process {
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
+    let (resident_size, file_size) = memory().unzip();
     Process {
         cpu_seconds: cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9,
-        resident_size: resident_size(),
+        resident_size,
+        file_size,
         open_files: open_files(),
         open_files_max: getrlimit(Resource::Nofile).current,
     }
 }
 
-fn resident_size() -> Option<u64> {
+/// Resident memory, and the part of it that is mapped from files.
+fn memory() -> Option<(u64, u64)> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
+    let mut fields = text.split_whitespace().skip(1).map(str::parse::<u64>);
+    let page_size = rustix::param::page_size() as u64;
+    let mut next = || Some(fields.next()?.ok()? * page_size);
+    Some((next()?, next()?))
 }
 
 /// Since Linux 6.2 the directory's size is the number of descriptors. Before, it is zero, and they

@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn warnings_are_listed_by_their_names() {
-        let info = NodeInfo { ack: "durable", calls_max: 10 };
+        let info = NodeInfo { ack: "durable", calls_max: 10, log_lines_dropped: || 0 };
         let notices = Notices { expiry: vec!["soon".into()], held: Some("a file".into()) };
         let text = document(&info, 1, &[], notices).unwrap();
         let expiry = r#"{"warning":"certificate_expires","message":"soon"}"#;

@@ -99,7 +99,12 @@ impl Status {
     /// Reports that `what` (`keys`, `certificates` or `settings`) was read again, and taken or
     /// refused.
     pub(crate) fn count_reload(&self, what: &'static str, is_taken: bool) {
-        self.reloads.borrow_mut().count(what, is_taken);
+        self.reloads.borrow_mut().count(what, is_taken, SystemTime::now());
+    }
+
+    /// Reports that the node was started with `what`: see [`Status::count_reload`].
+    pub(crate) fn read_at_start(&self, what: &'static str) {
+        self.reloads.borrow_mut().start(what, SystemTime::now());
     }
 
     /// Sentences about certificates that are not valid, or will soon be invalid.

@@ -8,10 +8,10 @@ use rustix::fs::{FallocateFlags, fallocate};
 use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
-const HOUR: u64 = 3_600_000_000;
+pub(super) const HOUR: u64 = 3_600_000_000;
 
 /// A shard of an ended run, with segments that began at these journal times.
-fn ended_run(data_dir: &Path, run: RunName, begun: &[u64]) -> PathBuf {
+pub(super) fn ended_run(data_dir: &Path, run: RunName, begun: &[u64]) -> PathBuf {
     let shard_dir = layout::create_shard_dir(data_dir, &run, 0).unwrap();
     for (id, at) in (1..).zip(begun) {
         write_header(&shard_dir, run, id, *at);

@@ -136,3 +136,59 @@ fn tenants_are_bounded_and_in_the_same_order_each_time() {
     assert!(matches!(frames.series[0].value, Value::Whole(154)), "{:?}", frames.series[0]);
     assert_eq!(frames.series[1].labels, [("tenant", "tenant 0".to_owned())]);
 }
+
+#[test]
+fn memory_has_an_owner_and_the_sum_is_what_the_kernel_counts() {
+    let view = NodeView { counters: vec![Default::default(); 2], ..NodeView::default() };
+    view.counters[0].ring_size_bytes.set(1_000);
+    view.counters[0].memory.io_buffers.set(200);
+    view.counters[0].memory.connections.set(30);
+    view.counters[0].memory.spill_buffers.set(4);
+    let process =
+        Process { resident_size: Some(10_000), file_size: Some(5_000), ..Process::default() };
+    let memory = |process| {
+        let all = of_process(&view, process);
+        let series = family(&all, "exo_ingest_memory").series.into_iter();
+        series
+            .map(|series| match series.value {
+                Value::Whole(size) => (series.labels[0].1.clone(), size),
+                other => panic!("{other:?}"),
+            })
+            .collect::<Vec<_>>()
+    };
+    // Both shards share their counters here.
+    let found = memory(process);
+    assert!(found.contains(&("frame_rings".into(), 2_000)), "{found:?}");
+    assert!(found.contains(&("other".into(), 10_000 - 5_000 - 2 * 1_234)), "{found:?}");
+    assert_eq!(found.iter().map(|(_, size)| size).sum::<u64>(), 10_000);
+    let found = memory(Process::default());
+    assert!(found.iter().all(|(owner, _)| owner != "other"), "without /proc it is not known");
+}
+
+#[test]
+fn a_reload_has_a_time_for_each_outcome() {
+    let at = |secs| UNIX_EPOCH + std::time::Duration::from_secs(secs);
+    let mut reloads = Reloads::default();
+    reloads.start("keys", at(100));
+    reloads.start("certificates", at(100));
+    reloads.count("keys", false, at(200));
+    reloads.count("keys", true, at(300));
+    reloads.count("keys", false, at(400));
+    assert_eq!(
+        reloads.times,
+        [
+            ("keys", Some(at(300)), Some(at(400))),
+            ("certificates", Some(at(100)), None),
+            ("settings", None, None),
+        ]
+    );
+    assert_eq!(reloads.counts[..2], [("keys", "taken", 1), ("keys", "refused", 2)]);
+}
+
+#[test]
+fn a_node_without_a_journal_says_nothing_of_a_disk() {
+    let families = declared();
+    for name in ["disk_free", "journal_stored", "journal_oldest_segment_age", "journal_retain"] {
+        assert!(family(&families, &format!("exo_ingest_{name}")).series.is_empty(), "{name}");
+    }
+}
