@@ -34,7 +34,9 @@ fn scrape_after(admin: &Admin) -> Exposition {
             .map(|name| last.value(&format!("exo_ingest_{name}_seconds_count")));
         let is_measured =
             measured[0] >= 1.0 && measured[1] >= FRAME_COUNT as f64 && measured[2] >= 2.0;
-        is_measured && last.value(r#"exo_ingest_connections_open{shard="0"}"#) == 0.0
+        // The store reports once a second.
+        let is_reported = last.value("exo_ingest_journal_segments_stored") >= 1.0;
+        is_measured && is_reported && last.value(r#"exo_ingest_connections_open{shard="0"}"#) == 0.0
     });
     last
 }
@@ -91,6 +93,7 @@ fn counters_are_those_of_a_known_call_and_only_grow() {
         after.value("process_open_fds") > 3.0 && after.value("process_resident_memory_bytes") > 1e6
     );
     assert!(after.value("process_cpu_seconds_total") > 0.0);
+    assert_host_is_told(&after);
     for (series, value) in &before.samples {
         let family = series.split('{').next().unwrap();
         if family.ends_with("_total") || family.ends_with("_count") || family.ends_with("_bucket") {
@@ -98,6 +101,26 @@ fn counters_are_those_of_a_known_call_and_only_grow() {
         }
     }
     assert!(node.terminate().success());
+}
+
+/// Memory by owner, the disk, and the journal on it.
+#[track_caller]
+fn assert_host_is_told(metrics: &Exposition) {
+    let memory =
+        |owner: &str| metrics.value(&format!("exo_ingest_memory_bytes{{owner=\"{owner}\"}}"));
+    assert_eq!(memory("frame_rings"), f64::from(16 << 20));
+    for owner in ["io_buffers", "connections", "segment_list", "program", "other"] {
+        assert!(memory(owner) > 0.0, "{owner}");
+    }
+    assert_eq!(memory("spill_buffers"), 0.0, "the port is plain");
+    let resident = metrics.value("process_resident_memory_bytes");
+    assert_eq!(metrics.sum("exo_ingest_memory_bytes"), resident, "all of it has an owner");
+    let value = |name: &str| metrics.value(&format!("exo_ingest_{name}"));
+    assert!(value("disk_free_bytes") <= value("disk_size_bytes"));
+    assert!(value("disk_reserve_bytes") > 0.0);
+    assert!(value("journal_segments_stored") >= 1.0 && value("journal_stored_bytes") > 0.0);
+    assert!(value(r#"reload_success_timestamp_seconds{what="keys"}"#) > 1.7e9);
+    assert_eq!(value("log_lines_dropped_total"), 0.0);
 }
 
 #[test]

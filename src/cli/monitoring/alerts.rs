@@ -88,8 +88,8 @@ pub(super) const ALERTS: &[Alert] = &[
             + sum by (job, instance) (rate(exo_ingest_upgrades_total[$window]))
             ) > $refusals",
         summary: "{{ $labels.instance }} refuses many requests",
-        description: "{{ $value | humanizePercentage }} of the requests for a call are refused, \
-            more than $refusals_text. exo_ingest_refusals_total says why.",
+        description: "{{ $value | humanizePercentage }} of the requests are refused, more than \
+            $refusals_text. exo_ingest_refusals_total says why.",
     },
     Alert {
         name: "ExoIngestBadTokens",

@@ -45,7 +45,6 @@ fn variables() -> Value {
             "type": "query",
             "datasource": data_source(),
             "query": {"query": query, "refId": name},
-            "definition": query,
             // Whenever the time range changes: nodes come and go.
             "refresh": 2,
             "sort": 1,
@@ -66,7 +65,6 @@ fn variables() -> Value {
             "refresh": 1,
             "multi": false,
             "includeAll": false,
-            "current": {},
             "options": [],
             "hide": 0,
         },
@@ -200,7 +198,7 @@ fn drawn(panel: &Panel) -> Value {
         Drawing::Lines | Drawing::LogLines | Drawing::Stack => json!({
             "type": "timeseries",
             "fieldConfig": {
-                "defaults": {"unit": panel.unit, "min": 0, "custom": lines(panel.drawing)},
+                "defaults": {"unit": panel.unit, "custom": lines(panel.drawing)},
                 "overrides": [{
                     "matcher": {"id": "byRegexp", "options": "/^(limit|reserve)/"},
                     "properties": [{
@@ -228,20 +226,21 @@ fn stat_options() -> Value {
 }
 
 fn lines(drawing: Drawing) -> Value {
-    let scale = match drawing {
-        Drawing::LogLines => json!({"type": "log", "log": 10}),
-        _ => json!({"type": "linear"}),
-    };
     let is_stack = drawing == Drawing::Stack;
-    json!({
+    let mut lines = json!({
         "drawStyle": "line",
         "lineWidth": 1,
         "fillOpacity": if is_stack { 30 } else { 5 },
         "showPoints": "never",
         "spanNulls": false,
-        "scaleDistribution": scale,
         "stacking": {"mode": if is_stack { "normal" } else { "none" }, "group": "A"},
-    })
+    });
+    match drawing {
+        Drawing::LogLines => lines["scaleDistribution"] = json!({"type": "log", "log": 10}),
+        // Without this, small changes of a large number look large.
+        _ => lines["axisSoftMin"] = json!(0),
+    }
+    lines
 }
 
 fn heat_map(panel: &Panel) -> Value {

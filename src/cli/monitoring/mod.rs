@@ -51,7 +51,7 @@ source, and shows all nodes or some of them. A later import replaces it.";
 const ALERTS_EXAMPLE: &str = "\
 Examples:
   exo-ingest alerts -o /etc/prometheus/exo-ingest.rules.yml
-  exo-ingest alerts --ack-p99 50ms --disk-free 15% --job ingest | promtool check rules
+  exo-ingest alerts --ack-p99 50ms --disk-free 15% --job ingest | promtool check rules /dev/stdin
 
 Name the file under `rule_files` in prometheus.yml. Each alert has a section in \
 docs/troubleshooting.md. With --runbook the link in the alert leads there.";

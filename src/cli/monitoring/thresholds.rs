@@ -13,7 +13,7 @@ pub(super) struct Thresholds {
     /// Longest time from a frame to its ACK, for 99 % of ACKs
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = parse_time)]
     ack_p99: Duration,
-    /// Most requests that may be refused, of all requests for a call
+    /// Most requests that may be refused, of all requests
     #[arg(long, value_name = "SHARE", default_value = "5%", value_parser = parse_share)]
     refusals: f64,
     /// Most bad tokens per second, for each reason
