@@ -1,4 +1,4 @@
-//! Each alert fires while its condition holds, and resolves afterwards: `promtool test rules`, with
+//! Each alert fires once while its condition holds, and resolves afterwards: `promtool test rules`, with
 //! the thresholds and times of the program.
 
 use crate::rules::names;
@@ -197,6 +197,20 @@ fn expect(minutes: u32, alerts: &[&str]) -> String {
     text
 }
 
+/// The alert has fired once until then: no sample is missing between its first and its last one.
+fn expect_once(minutes: u32, alert: &str) -> String {
+    let firing = format!("ALERTS{{alertstate=\"firing\", alertname=\"{alert}\"}}");
+    let over = format!("[{minutes}m:15s]");
+    let gaps = format!(
+        "sum by (alertname) ((max_over_time(timestamp({firing}){over}) - \
+            min_over_time(timestamp({firing}){over})) / 15 + 1 - count_over_time({firing}{over}))"
+    );
+    format!(
+        "      - expr: {gaps}\n        eval_time: {minutes}m\n        exp_samples:\n          \
+            - {{labels: '{{alertname=\"{alert}\"}}', value: 0}}\n"
+    )
+}
+
 fn test(series: &[(&str, &str)], expectations: &[String]) -> String {
     let mut text = String::from("  - interval: 15s\n    input_series:\n");
     for (name, values) in series {
@@ -208,7 +222,7 @@ fn test(series: &[(&str, &str)], expectations: &[String]) -> String {
 }
 
 #[test]
-fn each_alert_fires_and_resolves() {
+fn each_alert_fires_once_and_resolves() {
     if !has_prometheus() {
         return;
     }
@@ -222,8 +236,12 @@ fn each_alert_fires_and_resolves() {
     let mut file = String::from("rule_files: [rules.yml]\nevaluation_interval: 15s\ntests:\n");
     for case in CASES {
         let firing = [&[case.alert], case.also].concat();
-        let expectations =
-            [expect(QUIET, &[]), expect(FIRING, &firing), expect(case.resolved, &[])];
+        let expectations = [
+            expect(QUIET, &[]),
+            expect(FIRING, &firing),
+            expect(case.resolved, &[]),
+            expect_once(case.resolved, case.alert),
+        ];
         file += &test(case.series, &expectations);
     }
     for series in HARMLESS {
