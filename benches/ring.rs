@@ -63,7 +63,7 @@ fn append(criterion: &mut Criterion) {
                     });
                 },
             );
-            assert!(notes_size == 0 || headers.records().is_some(), "everything was noted");
+            assert!(notes_size == 0 || headers.notes(0).is_some(), "everything was noted");
         }
     }
     group.finish();
@@ -150,7 +150,7 @@ fn append_noted(criterion: &mut Criterion) {
                 number += 1;
             });
         });
-        assert!(headers.records().is_some(), "everything was noted");
+        assert!(headers.notes(0).is_some(), "everything was noted");
     }
     group.finish();
 }
@@ -164,7 +164,8 @@ fn index(criterion: &mut Criterion) {
         let mut ring = ring_of_calls(&mut headers);
         let count = (128 << 20) / record_size(size) as u64;
         append_frames(&mut ring, &mut headers, &vec![0x5A; size], 0, count);
-        let sizes = headers.records().expect("all of it was noted").map(|record| match record {
+        let notes = headers.notes(0).expect("all of it was noted");
+        let sizes = notes.records().map(|record| match record {
             Ok(Noted::Batch(size)) => size,
             _ => 0,
         });

@@ -46,7 +46,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::layout::{index_path, unfinished_index_path};
+use super::layout::{index_path, live_index_path, unfinished_index_path};
 use super::ranges::{SeqRange, SeqRanges};
 use crate::address::PeerAddress;
 use crate::call::{CallIdentity, CallKey, Epoch};
@@ -54,16 +54,20 @@ use crate::clock::UnixMicros;
 use crate::constants::BLOCK_SIZE;
 use crate::format::payload::END_SIZE;
 use crate::format::{EndRecord, FormatError, Lsn, SegmentUuid};
+use header::Header;
 use places::RecordPlaces;
 use rustix::fs::OFlags;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use table::{Block, CRC_AT, FENCES_SIZE, Fences, Table, TableWriter, block_count};
+use table::{Block, CRC_AT, FENCES_SIZE, Fences, TableWriter};
 
 mod builder;
 mod file;
+mod header;
+mod live;
+mod noted;
 pub(crate) mod places;
 pub(crate) mod table;
 #[cfg(test)]
@@ -72,9 +76,14 @@ mod version_1;
 
 pub use builder::IndexBuilder;
 pub(crate) use file::{IndexFile, PlacesAt};
+pub(crate) use live::LiveIndexWriter;
+pub(crate) use noted::NotedIndex;
 
 /// First bytes of every index.
 pub(crate) const MAGIC: [u8; 8] = *b"XJNINDEX";
+
+/// First bytes of every live index: see [`live`].
+const LIVE_MAGIC: [u8; 8] = *b"XJNLIVE\0";
 
 /// Version of the file.
 pub(crate) const VERSION: u16 = 2;
@@ -190,13 +199,16 @@ pub struct SegmentIndex {
 impl SegmentIndex {
     /// Encodes the index as the file holds it.
     pub fn encode(&self) -> Vec<u8> {
-        let (mut entries, mut places) = (Vec::with_capacity(self.epochs.len() * 192), Vec::new());
+        let mut entries = Vec::with_capacity(self.epochs.len() * 192);
+        let mut places: Vec<u8> = Vec::new();
         let (mut rows, seed) = (Vec::with_capacity(self.epochs.len()), seed(self.uuid));
         for call_epoch in &self.epochs {
             let at = entries.len();
-            call_epoch.encode(seed, &mut entries, &mut places);
-            let crc = crc32c::crc32c_append(seed, &entries[at..]);
-            entries.extend(crc.to_le_bytes());
+            let held = call_epoch.places.as_ref().map(|held| {
+                places.extend(held.as_bytes());
+                PlacesAt::new(places.len() - held.as_bytes().len(), held.as_bytes(), seed)
+            });
+            call_epoch.encode(seed, held, &mut entries);
             rows.push((call_epoch.call, call_epoch.epoch, at as u32, (entries.len() - at) as u32));
         }
         rows.sort_unstable();
@@ -210,19 +222,26 @@ impl SegmentIndex {
             let Ok(()) = table.add(&row(call, epoch, at, size), &mut add);
         }
         let Ok((fences, _)) = table.finish(&mut add);
-        let header = self.encode_header(&fences, entries.len() as u64, places.len() as u64);
+        let sizes = (entries.len() as u64, places.len() as u64);
+        let header = self.encode_header(MAGIC, self.epochs.len(), &fences, sizes);
         out[..BLOCK_SIZE].copy_from_slice(&header);
         out.extend(entries);
         out.extend(places);
         out
     }
 
-    fn encode_header(&self, fences: &Fences, entries_size: u64, places_size: u64) -> Vec<u8> {
+    fn encode_header(
+        &self,
+        magic: [u8; 8],
+        epoch_count: usize,
+        fences: &Fences,
+        (entries_size, places_size): (u64, u64),
+    ) -> Vec<u8> {
         let mut out = Vec::with_capacity(BLOCK_SIZE);
-        out.extend(MAGIC);
+        out.extend(magic);
         out.extend(VERSION.to_le_bytes());
         out.extend(self.shard.to_le_bytes());
-        out.extend((self.epochs.len() as u32).to_le_bytes());
+        out.extend((epoch_count as u32).to_le_bytes());
         out.extend(self.run.to_le_bytes());
         out.extend(self.id.to_le_bytes());
         out.extend(self.uuid.0);
@@ -250,9 +269,10 @@ impl SegmentIndex {
         if version(bytes)? == version_1::VERSION {
             return version_1::decode(bytes);
         }
-        let header = Header::decode(bytes.first_chunk().ok_or(FormatError::Truncated)?)?;
-        let (entries_at, places_at) = (header.entries_at() as usize, header.places_at() as usize);
-        if bytes.len() as u64 != header.file_size() {
+        let header = Header::decode(bytes.first_chunk().ok_or(FormatError::Truncated)?, MAGIC)?;
+        let (entries_at, places_at) =
+            (header.entries().start as usize, header.places().start as usize);
+        if bytes.len() as u64 != header.places().end {
             return Err(FormatError::Size(bytes.len() as u64));
         }
         let Header { mut index, table, .. } = header;
@@ -302,7 +322,7 @@ impl SegmentIndex {
     }
 
     /// Writes it beside its segment, whole or not at all. It is not made durable: a reader that
-    /// finds it cut off makes it again.
+    /// finds it cut off makes it again. It takes the place of a live index.
     pub(crate) fn store(&self, shard_dir: &Path) -> io::Result<()> {
         let (path, next) =
             (index_path(shard_dir, self.id), unfinished_index_path(shard_dir, self.id));
@@ -312,9 +332,9 @@ impl SegmentIndex {
         let stored = opened
             .and_then(|mut file| file.write_all(&self.encode()))
             .and_then(|()| std::fs::rename(&next, &path));
-        if stored.is_err() {
-            let _ = std::fs::remove_file(&next);
-        }
+        // A live index that stays does no harm: no reader looks at it any more.
+        let left = if stored.is_ok() { live_index_path(shard_dir, self.id) } else { next };
+        let _ = std::fs::remove_file(left);
         stored
     }
 }
@@ -354,54 +374,6 @@ fn place_of(row: &[u8; ROW_SIZE]) -> (u32, u32) {
     (number(24), number(28))
 }
 
-/// The header of an index.
-#[derive(Debug)]
-struct Header {
-    /// The index, with no epochs yet.
-    index: SegmentIndex,
-    table: Table<ROW_SIZE>,
-    entries_size: u64,
-    places_size: u64,
-}
-
-impl Header {
-    fn decode(block: &Block) -> Result<Header, FormatError> {
-        let mut rest = Bytes(&block[..CRC_AT]);
-        if rest.take()? != MAGIC {
-            return Err(FormatError::Magic);
-        }
-        if block[CRC_AT..] != crc32c::crc32c(&block[..CRC_AT]).to_le_bytes() {
-            return Err(FormatError::HeaderCrc);
-        }
-        let version = rest.u16()?;
-        if version != VERSION {
-            return Err(FormatError::Version(version));
-        }
-        let (shard, epoch_count) = (rest.u16()?, u64::from(rest.u32()?));
-        let index = SegmentIndex::read_header(shard, &mut rest)?;
-        let index = SegmentIndex { ended_at: UnixMicros(rest.u64()?), ..index };
-        let (entries_size, places_size) = (rest.u64()?, rest.u64()?);
-        let fences =
-            Fences::decode(&block[FENCES_AT..CRC_AT], block_count::<ROW_SIZE>(epoch_count))?;
-        let table = Table { row_count: epoch_count, seed: seed(index.uuid), fences };
-        let header = Header { index, table, entries_size, places_size };
-        let is_possible = entries_size.max(places_size) <= FILE_SIZE_MAX;
-        if is_possible { Ok(header) } else { Err(FormatError::Size(entries_size)) }
-    }
-
-    fn entries_at(&self) -> u64 {
-        (1 + self.table.block_count()) * BLOCK_SIZE as u64
-    }
-
-    fn places_at(&self) -> u64 {
-        self.entries_at() + self.entries_size
-    }
-
-    fn file_size(&self) -> u64 {
-        self.places_at() + self.places_size
-    }
-}
-
 impl SegmentIndex {
     /// The fields of a header that both versions have, from the run on.
     fn read_header(shard: u16, rest: &mut Bytes<'_>) -> Result<SegmentIndex, FormatError> {
@@ -430,11 +402,12 @@ impl SegmentIndex {
 }
 
 impl EpochIndex {
-    /// Appends the entry without its checksum to `out`, and the places to `places`.
-    fn encode(&self, seed: u32, out: &mut Vec<u8>, places: &mut Vec<u8>) {
+    /// Appends the entry with its checksum to `out`. Its places are elsewhere.
+    fn encode(&self, seed: u32, places: Option<PlacesAt>, out: &mut Vec<u8>) {
+        let start = out.len();
         let flags = u16::from(self.facts.is_some()) * HAS_FACTS
             + u16::from(self.end.is_some()) * HAS_END
-            + u16::from(self.places.is_some()) * HAS_PLACES;
+            + u16::from(places.is_some()) * HAS_PLACES;
         out.extend(self.call.to_le_bytes());
         out.extend(self.epoch.micros.to_le_bytes());
         out.extend(self.epoch.boot.to_le_bytes());
@@ -457,13 +430,11 @@ impl EpochIndex {
         if let Some(end) = &self.end {
             out.extend(end.encode());
         }
-        if let Some(held) = &self.places {
-            let bytes = held.as_bytes();
-            out.extend((places.len() as u64).to_le_bytes());
-            out.extend((bytes.len() as u32).to_le_bytes());
-            out.extend(crc32c::crc32c_append(seed, bytes).to_le_bytes());
-            places.extend(bytes);
+        if let Some(places) = places {
+            out.extend(places.encode());
         }
+        let crc = crc32c::crc32c_append(seed, &out[start..]);
+        out.extend(crc.to_le_bytes());
     }
 
     /// Decodes an entry with its checksum, and checks that it is the one of its row. The places
@@ -491,7 +462,7 @@ impl EpochIndex {
         }
         let places = match flags & HAS_PLACES {
             0 => None,
-            _ => Some(PlacesAt { offset: rest.u64()?, size: rest.u32()?, crc: rest.u32()? }),
+            _ => Some(PlacesAt::decode(rest.take()?)),
         };
         if rest.0.is_empty() { Ok((call_epoch, places)) } else { Err(FormatError::Padding) }
     }

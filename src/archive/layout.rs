@@ -9,6 +9,7 @@
 //!       marks                            what retention removed: see [`super::marks`]
 //!       <id, 16 hex digits>.segment      audio: see [`crate::format`]
 //!       <id, 16 hex digits>.index        lists the calls in it; made again if it is missing
+//!       <id, 16 hex digits>.live       the index of a segment being written, as far as it goes
 //!       <id, 16 hex digits>.preparing    a new segment, renamed once it is locked and allocated
 //!   starting-run-…/                      a run until all of its shards have their marks
 //!   removed-run-…/                       a run whose files are being removed
@@ -33,6 +34,9 @@ pub(crate) const SEGMENT_EXTENSION: &str = "segment";
 
 /// Ending of an index's name.
 pub const INDEX_EXTENSION: &str = "index";
+
+/// Ending of the name of a live index.
+const LIVE_INDEX_EXTENSION: &str = "live";
 
 /// Ending of the name of a segment that is still being allocated.
 pub(crate) const PREPARING_EXTENSION: &str = "preparing";
@@ -123,6 +127,11 @@ pub fn index_path(shard_dir: &Path, id: u64) -> PathBuf {
     shard_dir.join(format!("{id:016x}.{INDEX_EXTENSION}"))
 }
 
+/// The live index beside a segment.
+pub fn live_index_path(shard_dir: &Path, id: u64) -> PathBuf {
+    shard_dir.join(format!("{id:016x}.{LIVE_INDEX_EXTENSION}"))
+}
+
 /// The name of an index until it is whole: readers ignore it.
 pub fn unfinished_index_path(shard_dir: &Path, id: u64) -> PathBuf {
     index_path(shard_dir, id).with_extension(format!("{INDEX_EXTENSION}-{}", std::process::id()))
@@ -147,6 +156,8 @@ pub(crate) enum Leftover {
     Index(u64),
     /// An index that has not got its name yet.
     IndexUnfinished,
+    /// A live index. Its node has ended.
+    LiveIndex,
     /// A segment that has not got its name yet.
     Preparing,
 }
@@ -156,6 +167,9 @@ pub(crate) fn leftover(path: &Path) -> Option<Leftover> {
     let name = path.file_name()?.to_str()?;
     if let Some(id) = parse_id(name, INDEX_EXTENSION) {
         return Some(Leftover::Index(id));
+    }
+    if parse_id(name, LIVE_INDEX_EXTENSION).is_some() {
+        return Some(Leftover::LiveIndex);
     }
     if parse_id(name, PREPARING_EXTENSION).is_some() {
         return Some(Leftover::Preparing);
@@ -258,6 +272,7 @@ mod tests {
         let unfinished = index_path(dir, 2).with_extension("index-4711");
         assert_eq!(leftover(&index_path(dir, 0x1F)), Some(Leftover::Index(0x1F)));
         assert_eq!(leftover(&unfinished), Some(Leftover::IndexUnfinished));
+        assert_eq!(leftover(&live_index_path(dir, 3)), Some(Leftover::LiveIndex));
         assert_eq!(leftover(&preparing_path(dir, 3)), Some(Leftover::Preparing));
         for name in [
             "1f.index",

@@ -25,11 +25,13 @@ use std::sync::OnceLock;
 
 mod calls;
 mod catalog;
+mod epoch_tail;
 mod find;
 mod follow;
 mod frames;
 mod gathered;
 mod headers;
+mod live;
 mod placed;
 #[cfg(test)]
 mod tests;

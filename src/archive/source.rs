@@ -21,6 +21,9 @@ use std::path::{Path, PathBuf};
 /// Bytes in one read: a few batches, so that the disk is busy while a batch is checked.
 const WINDOW_SIZE: usize = 4 * BATCH_SIZE_MAX;
 
+/// Bytes in one read of a reader that expects little: the end of a segment that is being written.
+const SHORT_READ: usize = 32 * 1024;
+
 /// Bytes that can be read at an offset.
 pub trait Source {
     /// Number of bytes.
@@ -247,6 +250,10 @@ pub(super) struct Window<S> {
     /// Offset in the source of the first byte in memory, and the number of bytes there.
     start: u64,
     filled: usize,
+    /// Bytes to read at once, if fewer would do.
+    read_size: usize,
+    /// Bytes read so far.
+    bytes_read: u64,
     /// Blocks that the medium cannot read, as offsets in the source: in order, none touches
     /// another. They are not read again: a failing disk takes seconds for each answer.
     unreadable: Vec<Range<u64>>,
@@ -257,7 +264,28 @@ impl<S: Source> Window<S> {
         let wanted =
             usize::try_from(source.size()).unwrap_or(usize::MAX).clamp(BLOCK_SIZE, WINDOW_SIZE);
         let memory = Region::allocate(wanted.next_multiple_of(BLOCK_SIZE))?;
-        Ok(Window { source, memory, start: 0, filled: 0, unreadable: Vec::new() })
+        let (read_size, unreadable) = (memory.len(), Vec::new());
+        Ok(Window { source, memory, start: 0, filled: 0, read_size, bytes_read: 0, unreadable })
+    }
+
+    /// For a reader that needs what it asks for, and perhaps no more.
+    pub(super) fn read_exactly(&mut self) {
+        self.read_size = BLOCK_SIZE;
+    }
+
+    /// For a reader that expects little more than what it asks for.
+    pub(super) fn read_little(&mut self) {
+        self.read_size = SHORT_READ;
+    }
+
+    /// For a reader that goes on to the end: the default.
+    pub(super) fn read_much(&mut self) {
+        self.read_size = self.memory.len();
+    }
+
+    /// Bytes read so far.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.bytes_read
     }
 
     pub(super) fn source(&self) -> &S {
@@ -291,19 +319,21 @@ impl<S: Source> Window<S> {
             self.memory.copy_within(from..from + kept, 0);
             self.start = offset;
             self.filled = kept;
-            self.fill()?;
+            self.fill(wanted)?;
         }
         let held = self.held(offset);
         Ok(&self.memory[held.start..held.end.min(held.start + size)])
     }
 
-    /// Reads until the memory is full or the source ends. Steps over what cannot be read: after an
-    /// error the reads become smaller until one block is left, and larger again after it.
-    fn fill(&mut self) -> io::Result<()> {
+    /// Reads until `wanted` bytes or more are there, or the source ends. Steps over what cannot be
+    /// read: after an error the reads become smaller until one block is left, and larger again
+    /// after it.
+    fn fill(&mut self, wanted: usize) -> io::Result<()> {
+        let goal = wanted.max(self.read_size).next_multiple_of(BLOCK_SIZE).min(self.memory.len());
         let mut step = self.memory.len();
-        while self.filled < self.memory.len() {
+        while self.filled < goal {
             let at = self.start + self.filled as u64;
-            let into = &mut self.memory[self.filled..];
+            let into = &mut self.memory[self.filled..goal];
             let next = self.unreadable.iter().find(|bad| bad.end > at).cloned();
             let size = next.as_ref().map_or(u64::MAX, |bad| {
                 if bad.start <= at { bad.end - at } else { bad.start - at }
@@ -323,6 +353,7 @@ impl<S: Source> Window<S> {
             match self.source.read_at(at, &mut into[..size]) {
                 Ok(read) => {
                     self.filled += read;
+                    self.bytes_read += read as u64;
                     if read == 0 || !self.filled.is_multiple_of(BLOCK_SIZE) {
                         return Ok(());
                     }

@@ -4,6 +4,15 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// `count` words of zeros, for one thread that writes and others that read. The kernel gives a page
+/// only when it is written for the first time: a loop that stores zeros would ask for all of them.
+pub(crate) fn zeroed_words(count: usize) -> Box<[AtomicU64]> {
+    let words = Box::new_zeroed_slice(count);
+    // SAFETY: an `AtomicU64` is a `u64` in memory, and all of its bytes may be zero.
+    unsafe { words.assume_init() }
+}
 
 /// An anonymous mapping; unmapped with its last owner.
 #[derive(Debug)]

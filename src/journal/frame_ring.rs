@@ -46,7 +46,8 @@ mod tests;
 pub(crate) use calls::RepeatedCall;
 pub use input::{CallEnd, CallStart, Chunk};
 pub use note::{Noted, NotedChunk, Records};
-pub use record_headers::RecordHeaders;
+pub(crate) use record_headers::HeadersView;
+pub use record_headers::{Notes, RecordHeaders};
 pub use room::audio_size;
 
 /// Smallest ring: one batch being filled, one being written, one being synced, and one that may be

@@ -557,6 +557,7 @@ impl Writer {
             .drain(..syncing.batch_count)
             .inspect(|batch| ring.hand_over_headers(batch, headers))
             .last();
+        headers.publish();
         if let Some(batch) = durable {
             ring.set_durable(batch.end());
         }

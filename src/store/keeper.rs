@@ -7,6 +7,7 @@ use super::disk::{self, free_bytes};
 use super::fenced::Fenced;
 use super::indexer::{Indexer, Sealed};
 use super::inventory::Inventory;
+use super::live::LiveIndexes;
 use super::outbox::Outbox;
 use super::removal::Removal;
 use super::report::Report;
@@ -17,12 +18,12 @@ use super::state::StoreState;
 use super::view::DiskSize;
 use super::{StoreEvent, indexer, lock, sealing, tidy};
 use crate::archive::boot::{self, Boot};
-use crate::archive::index::IndexBuilder;
+use crate::archive::index::NotedIndex;
 use crate::archive::layout;
 use crate::archive::marks::{FoundMarks, Marks};
 use crate::clock::UnixMicros;
 use crate::io::clocks::uptime;
-use crate::journal::frame_ring::RecordHeaders;
+use crate::journal::frame_ring::{HeadersView, RecordHeaders};
 use crate::journal::settings::JournalSettings;
 use std::collections::HashMap;
 use std::fs::File;
@@ -54,7 +55,7 @@ const LISTING_REST: u32 = 3;
 #[derive(Debug)]
 pub(super) enum KeeperEvent {
     /// A shard gets a new segment.
-    Made { shard: usize, id: u64, size: u64 },
+    Made { shard: usize, id: u64, size: u64, view: HeadersView },
     /// A shard has finished a segment.
     Retired {
         shard: usize,
@@ -78,6 +79,7 @@ pub(super) struct Keeper {
     boot: Boot,
     outbox: Outbox,
     indexer: Indexer,
+    live: LiveIndexes,
     inventory: Inventory,
     fenced: Fenced,
     removing: Option<Removal>,
@@ -103,6 +105,7 @@ impl Keeper {
         state.limit.store(settings.retain_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
         let mut keeper = Keeper {
             indexer: Indexer::start()?,
+            live: LiveIndexes::new(),
             inventory,
             run,
             state,
@@ -167,13 +170,17 @@ impl Keeper {
                 self.tick();
             }
             self.outbox.retry();
-            pause = self.step();
+            self.live.write_if_due(&self.run);
+            pause = self.step().min(self.live.pause());
         }
     }
 
     fn handle(&mut self, event: KeeperEvent) {
         match event {
-            KeeperEvent::Made { shard, id, size } => self.inventory.add_own(shard, id, size),
+            KeeperEvent::Made { shard, id, size, view } => {
+                self.inventory.add_own(shard, id, size);
+                self.live.add(shard, id, view);
+            }
             KeeperEvent::Retired { shard, id, file, size, is_fenced, headers } => {
                 self.seal_segment((shard, id), file, size, is_fenced, &headers);
                 lock(&self.state.spare_headers).push(headers);
@@ -320,6 +327,8 @@ impl Keeper {
         is_fenced: bool,
         headers: &RecordHeaders,
     ) {
+        let noted = self.live.take(shard, id, headers.segment());
+        let live_index = layout::live_index_path(&self.run.shard_dirs[shard], id);
         if is_fenced {
             tracing::error!(
                 shard,
@@ -330,16 +339,19 @@ impl Keeper {
             self.reuses_files = false;
             self.fenced.add(shard, id, size);
             drop(file);
+            // If this fails, no reader looks at it: nothing holds the segment any more.
+            let _ = std::fs::remove_file(live_index);
             return self.count_retired(shard, id);
         }
         // If this fails, readers still find the end: zeros.
         if let Err(error) = disk::end(&file, size) {
             tracing::warn!(shard, segment = id, "cannot cut a segment to its end: {error}");
         }
-        let has_index = self.store_index(shard, id, size, headers);
+        let has_index = self.store_index((shard, id), size, headers, noted);
         // Closing the file releases its lock for readers.
         drop(file);
         if !has_index {
+            let _ = std::fs::remove_file(live_index);
             self.index(shard, id, Some(size));
         }
         self.indexer.make_table(&self.run.shard_dirs[shard], id);
@@ -363,11 +375,21 @@ impl Keeper {
     }
 
     /// Stores the index of a segment that is still locked, so that nothing of it has been read,
-    /// erased or removed. Returns false if its writer could not note everything: then the segment
-    /// must be read.
-    fn store_index(&self, shard: usize, id: u64, size: u64, headers: &RecordHeaders) -> bool {
-        let run = self.run.name.number();
-        let index = IndexBuilder::of_headers(headers, run, shard as u16, id, size, self.now())
+    /// erased or removed. `noted` is what was taken in already. Returns false if its writer could
+    /// not note everything: then the segment must be read.
+    fn store_index(
+        &self,
+        (shard, id): (usize, u64),
+        size: u64,
+        headers: &RecordHeaders,
+        noted: Option<NotedIndex>,
+    ) -> bool {
+        let place = (self.run.name.number(), shard as u16, id);
+        let mut noted = noted.unwrap_or_else(NotedIndex::new);
+        let rest = headers.notes(noted.note_count());
+        let index = rest
+            .and_then(|rest| noted.add(&rest))
+            .and_then(|()| noted.finish(headers, place, size, self.now()))
             .filter(|index| index.batches > 0);
         index.is_some_and(|index| index.store(&self.run.shard_dirs[shard]).is_ok())
     }
@@ -532,6 +554,7 @@ impl Keeper {
             // If this fails, the next start removes it.
             let _ = std::fs::remove_file(spare.path);
         }
+        self.live.end(&self.run);
         if let Err(error) = sealing::end_all(&self.run.dir) {
             tracing::warn!("cannot answer a request to seal: {error}");
         }

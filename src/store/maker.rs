@@ -9,7 +9,7 @@ use super::state::StoreState;
 use super::{StoreEvent, disk, lock, remove_if_there};
 use crate::archive::layout;
 use crate::constants::RECORD_HEADERS_SHARE;
-use crate::format::SegmentUuid;
+use crate::format::{Lsn, SegmentUuid};
 use crate::io::FileHandle;
 use crate::journal::frame_ring::RecordHeaders;
 use crate::journal::settings::JournalSettings;
@@ -195,12 +195,15 @@ impl Maker {
         };
         let mut uuid = SegmentUuid::default();
         OsRng.try_fill_bytes(&mut uuid.0).map_err(io::Error::other)?;
-        let (handle, headers) = (FileHandle(file.as_raw_fd()), self.headers(size));
+        let (handle, mut headers) = (FileHandle(file.as_raw_fd()), self.headers(size));
+        // Its shard says where it starts. Until then nothing of it is published.
+        headers.begin(uuid, Lsn(0));
+        let view = headers.view();
         let segment = PreparedSegment { id, uuid, file: handle, size, headers };
         self.open.insert((shard, id), file);
         self.next_ids[shard] += 1;
         self.state.bytes.fetch_add(size, Ordering::Relaxed);
-        self.tell_keeper(KeeperEvent::Made { shard, id, size });
+        self.tell_keeper(KeeperEvent::Made { shard, id, size, view });
         Ok(segment)
     }
 

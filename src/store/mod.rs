@@ -37,6 +37,7 @@ mod filesystem;
 mod indexer;
 mod inventory;
 mod keeper;
+mod live;
 mod maker;
 mod outbox;
 mod removal;

@@ -11,7 +11,7 @@
 //! step, with pauses. If the process ends in between, the kernel frees the rest.
 
 use super::disk::Disk;
-use crate::archive::layout::{index_path, preparing_path, segment_path};
+use crate::archive::layout::{index_path, live_index_path, preparing_path, segment_path};
 use crate::archive::lock;
 use crate::archive::marks::{FoundMarks, Marks};
 use rustix::io::Errno;
@@ -90,6 +90,7 @@ pub(super) fn begin(
         return Ok(Begun::Held(error));
     }
     super::remove_if_there(&index_path(shard_dir, id))?;
+    super::remove_if_there(&live_index_path(shard_dir, id))?;
     Ok(Begun::Removing(Removal { file, spare, size, bytes }))
 }
 

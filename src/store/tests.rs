@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 mod ending;
 mod fencing;
 mod leftovers;
+mod live;
 mod removing;
 mod serving;
 mod sizes;
@@ -218,10 +219,8 @@ fn segments_are_allocated_locked_and_private_and_cut_and_unlocked_when_they_are_
     }
 }
 
-#[test]
-fn the_index_is_made_of_the_writers_notes_and_no_segment_is_read_back() {
-    let mut fixture = Fixture::start(|_| ());
-    let PreparedSegment { id, uuid, mut headers, .. } = fixture.segment();
+/// Notes a call with five frames, in one durable batch of 4,096 bytes. Returns its epoch.
+fn note_call(headers: &mut RecordHeaders, uuid: SegmentUuid) -> Epoch {
     let mut ring = FrameRing::new(Region::allocate(RING_SIZE_MIN).unwrap(), Kernel::detect());
     ring.keep_headers(4096);
     let epoch = Epoch { boot: 1, micros: 2, shard: 0 };
@@ -245,10 +244,19 @@ fn the_index_is_made_of_the_writers_notes_and_no_segment_is_read_back() {
     }
     ring.seal();
     headers.begin(uuid, Lsn(0));
+    let batch = ring.poll_sealed().unwrap();
+    ring.hand_over_headers(&batch, headers);
+    headers.publish();
+    epoch
+}
+
+#[test]
+fn the_index_is_made_of_the_writers_notes_and_no_segment_is_read_back() {
+    let mut fixture = Fixture::start(|_| ());
+    let PreparedSegment { id, uuid, mut headers, .. } = fixture.segment();
     let room = SEGMENT_SIZE / RECORD_HEADERS_SHARE;
     assert!(room as usize >= 9 * HEADER_SIZE, "the store gives space for it");
-    let batch = ring.poll_sealed().unwrap();
-    ring.hand_over_headers(&batch, &mut headers);
+    let epoch = note_call(&mut headers, uuid);
     // None of its records is on the disk.
     fixture.begin(id);
     fixture.ask(SegmentRequest::Retire { id, size: 8192, is_fenced: false, headers });

@@ -8,7 +8,8 @@
 use super::gone;
 use crate::archive::first_block::{self, Start};
 use crate::archive::layout::{
-    self, Leftover, RunName, index_path, leftover, preparing_path, segment_path, sync_dir,
+    self, Leftover, RunName, index_path, leftover, live_index_path, preparing_path, segment_path,
+    sync_dir,
 };
 use crate::archive::marks::{self, FoundMarks, MARKS_FILE, Marks};
 use crate::archive::{lock, seal};
@@ -102,6 +103,7 @@ fn tidy_shard(shard_dir: &Path) -> io::Result<()> {
         let path = entry?.path();
         let is_left = match leftover(&path) {
             Some(Leftover::Index(id)) => ids.binary_search(&id).is_err(),
+            Some(Leftover::LiveIndex) => true,
             Some(Leftover::IndexUnfinished) => is_old(&path),
             Some(Leftover::Preparing) => {
                 File::open(&path).is_ok_and(|file| lock::try_exclusive(file).unwrap_or(false))
@@ -209,7 +211,10 @@ fn is_ours(path: &Path) -> bool {
     let is_marks = name == MARKS_FILE || name.strip_prefix(MARKS_FILE) == Some(".next");
     is_marks
         || is_table
-        || matches!(leftover(path), Some(Leftover::Index(_) | Leftover::IndexUnfinished))
+        || matches!(
+            leftover(path),
+            Some(Leftover::Index(_) | Leftover::IndexUnfinished | Leftover::LiveIndex)
+        )
 }
 
 /// Removes our files from a run's directory, and the directories. Others stay.
@@ -241,6 +246,7 @@ pub(super) fn remove_unused(shard_dir: &Path, id: u64) -> io::Result<bool> {
     }
     super::remove_if_there(&preparing_path(shard_dir, id))?;
     super::remove_if_there(&index_path(shard_dir, id))?;
+    super::remove_if_there(&live_index_path(shard_dir, id))?;
     super::remove_if_there(&path)?;
     Ok(true)
 }

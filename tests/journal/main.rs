@@ -12,6 +12,7 @@ mod given_back;
 mod indexes;
 mod interrupted;
 mod kill_rounds;
+mod live_reads;
 mod lost_files;
 mod power_loss;
 mod read_errors;

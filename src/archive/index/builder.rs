@@ -9,13 +9,9 @@ use crate::archive::scan::{Found, SegmentScan};
 use crate::archive::source::Source;
 use crate::call::{CallIdentity, Epoch};
 use crate::clock::UnixMicros;
-use crate::constants::BLOCK_SIZE;
-use crate::format::{
-    CallRecord, EndRecord, HEADER_SIZE, RecordHeader, RecordKind, SegmentHeader, record_size,
-};
-use crate::journal::frame_ring::{Noted, RecordHeaders};
+use crate::format::{CallRecord, EndRecord, RecordHeader, RecordKind, SegmentHeader};
+use crate::journal::frame_ring::NotedChunk;
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
 /// The part of an epoch's state that changes with each chunk. It is one cache line, so that a frame
 /// costs one cache line even with thousands of epochs.
@@ -63,27 +59,6 @@ pub struct IndexBuilder {
     places: HashMap<(u64, Epoch), usize>,
 }
 
-/// Positions of epochs, by the microseconds of their ids.
-type PlacesByMicros = HashMap<u64, usize, BuildHasherDefault<MicrosHasher>>;
-
-/// Hashes numbers that no peer chooses: faster than the usual hash.
-#[derive(Clone, Copy, Debug, Default)]
-struct MicrosHasher(u64);
-
-impl Hasher for MicrosHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(32);
-    }
-}
-
 impl IndexBuilder {
     /// Takes the next record. Does not look at the payload of audio.
     pub fn add(&mut self, found: &Found<'_>) {
@@ -91,7 +66,12 @@ impl IndexBuilder {
     }
 
     /// Takes the next record, which is at `offset` in the file. Returns the position of its epoch.
-    fn add_record(&mut self, header: &RecordHeader, payload: &[u8], offset: u64) -> usize {
+    pub(super) fn add_record(
+        &mut self,
+        header: &RecordHeader,
+        payload: &[u8],
+        offset: u64,
+    ) -> usize {
         let place = *self.places.entry((header.call, header.epoch)).or_insert_with(|| {
             let (call, epoch) = (header.call, header.epoch);
             self.epochs.push(EpochIndex { call, epoch, ..EpochIndex::default() });
@@ -147,101 +127,36 @@ impl IndexBuilder {
         }
     }
 
-    /// The index of a segment, made from what its writer noted. All of its `end` bytes are durable.
-    /// It was ended at `ended_at` in journal time. `None` if the notes are incomplete.
-    pub fn of_headers(
-        headers: &RecordHeaders,
-        run: u64,
-        shard: u16,
-        id: u64,
-        end: u64,
-        ended_at: UnixMicros,
-    ) -> Option<SegmentIndex> {
-        let (mut builder, mut records) = (IndexBuilder::default(), 0);
-        let mut places = PlacesByMicros::default();
-        // Where the batch and its next record start in the file.
-        let mut batch_at = BLOCK_SIZE as u64;
-        let mut at = batch_at + HEADER_SIZE as u64;
-        for record in headers.records()? {
-            match record.ok()? {
-                Noted::Batch(size) => {
-                    if at.checked_next_multiple_of(BLOCK_SIZE as u64) != batch_at.checked_add(size)
-                    {
-                        return None;
-                    }
-                    batch_at += size;
-                    at = batch_at + HEADER_SIZE as u64;
-                }
-                Noted::Chunk(chunk) => {
-                    records += 1;
-                    let size = record_size(chunk.length as usize) as u64;
-                    // The call's record comes before it. If that is missing, only reading the
-                    // segment can identify the call.
-                    let place = *places.get(&chunk.epoch_micros)?;
-                    let (call_epoch, progress) =
-                        (&mut builder.epochs[place], &mut builder.progress[place]);
-                    progress.receive(chunk.received_at);
-                    add_place(
-                        &mut builder.places_of_records[place],
-                        RecordPlace { offset: at, size },
-                    );
-                    at += size;
-                    let (seq, offset, length, last) =
-                        (chunk.seq, chunk.offset, chunk.length, chunk.last);
-                    add_chunk(
-                        call_epoch,
-                        progress,
-                        ChunkFacts { seq, offset, length, last, erased: false },
-                    );
-                }
-                Noted::Record(header, payload) => {
-                    records += 1;
-                    let place = builder.add_record(&header, payload, at);
-                    at += header.record_size() as u64;
-                    let known = places.insert(header.epoch.micros, place);
-                    if known.is_some_and(|known| known != place) {
-                        return None;
-                    }
-                }
-            }
-        }
-        if batch_at != end {
-            return None;
-        }
-        Some(SegmentIndex {
-            run,
-            shard,
-            id,
-            uuid: headers.segment(),
-            start: headers.start(),
-            end,
-            batches: headers.batches(),
-            records,
-            torn_at: None,
-            durable_end: end,
-            bytes_unsynced: 0,
-            is_lossy: false,
-            damage_count: 0,
-            ended_at,
-            epochs: builder.into_epochs(),
-        })
-    }
-
-    fn into_epochs(mut self) -> Vec<EpochIndex> {
+    pub(super) fn into_epochs(mut self) -> Vec<EpochIndex> {
         let places = std::mem::take(&mut self.places_of_records);
         for ((call_epoch, progress), places) in
             self.epochs.iter_mut().zip(self.progress).zip(places)
         {
+            progress.complete(call_epoch);
             call_epoch.places = places;
-            call_epoch.frames.add(progress.completed);
-            call_epoch.bytes = progress.bytes;
-            (call_epoch.first_received_at, call_epoch.last_received_at) =
-                (progress.first_received_at, progress.last_received_at);
-            if progress.next_offset != COMPLETE {
-                call_epoch.open_seq = progress.seq;
-            }
         }
         self.epochs
+    }
+
+    /// Takes a chunk of the epoch at this position, whose record is at `place`.
+    pub(super) fn add_noted(&mut self, position: usize, chunk: &NotedChunk, place: RecordPlace) {
+        let (call_epoch, progress) = (&mut self.epochs[position], &mut self.progress[position]);
+        progress.receive(chunk.received_at);
+        add_place(&mut self.places_of_records[position], place);
+        let (seq, offset, length, last) = (chunk.seq, chunk.offset, chunk.length, chunk.last);
+        add_chunk(call_epoch, progress, ChunkFacts { seq, offset, length, last, erased: false });
+    }
+
+    /// What is known so far of the epoch at this position, without its places.
+    pub(super) fn epoch(&self, position: usize) -> EpochIndex {
+        let mut call_epoch = self.epochs[position].clone();
+        self.progress[position].complete(&mut call_epoch);
+        call_epoch
+    }
+
+    /// The places so far of the epoch at this position.
+    pub(super) fn places(&self, position: usize) -> Option<&RecordPlaces> {
+        self.places_of_records[position].as_ref()
     }
 }
 
@@ -257,6 +172,17 @@ impl Progress {
             is_begun: false,
             is_whole: false,
             is_erased: false,
+        }
+    }
+
+    /// Adds to an epoch what is only known here.
+    fn complete(&self, call_epoch: &mut EpochIndex) {
+        call_epoch.frames.add(self.completed);
+        call_epoch.bytes = self.bytes;
+        (call_epoch.first_received_at, call_epoch.last_received_at) =
+            (self.first_received_at, self.last_received_at);
+        if self.next_offset != COMPLETE {
+            call_epoch.open_seq = self.seq;
         }
     }
 

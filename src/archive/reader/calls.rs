@@ -333,7 +333,10 @@ impl ShardJournal {
     ) -> Result<Option<(SegmentIndex, bool)>, JournalError> {
         match self.index_file(position).map(IndexFile::into_epochs) {
             Some(Ok(index)) => Ok(Some((index, false))),
-            Some(Err(_)) | None => self.index(position),
+            Some(Err(_)) | None => match self.list_live(position)? {
+                Some(index) => Ok(Some((index, true))),
+                None => self.index(position),
+            },
         }
     }
 

@@ -1,9 +1,9 @@
 //! Finds one call without a look at the others.
 //!
 //! Call tables say which segments may hold it, for 256 segments at a time
-//! ([`call_table`](crate::archive::call_table)). In a segment its index is searched. A segment that
-//! is being written has no index, so it is read from end to end: at most one for each shard of a
-//! node, and on the next shutdown or roll its index is there.
+//! ([`call_table`](crate::archive::call_table)). In a segment its index is searched. In a segment
+//! that is being written its live index is searched, and what was written after that is read. A
+//! segment with neither is read from end to end.
 
 #![forbid(unsafe_code)]
 
@@ -95,6 +95,9 @@ impl ShardJournal {
         {
             let epochs = found.into_iter().map(|(call_epoch, _)| call_epoch).collect();
             return Ok(Some((epochs, false)));
+        }
+        if let Some(found) = self.find_live(position, call)? {
+            return Ok(Some((found, true)));
         }
         Ok(self.index(position)?.map(|(index, is_live)| {
             let ours = index.epochs.into_iter().filter(|call_epoch| call_epoch.call == call);

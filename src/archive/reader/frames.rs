@@ -7,19 +7,20 @@
 //! first frame is due. Chunks that come twice are dropped.
 //!
 //! The index of a segment says where the epoch's records are, and only they are read
-//! (`reader/placed.rs`). A segment is read from end to end if it is being written, if its index has
-//! no places, or if damage was found in it when its index was made: then the damage is named.
+//! (`reader/placed.rs`). In a segment that is being written the live index says so, and the segment
+//! is read from where that ends. A segment is read from end to end if it has neither, if its index
+//! has no places, or if damage was found in it when its index was made: then the damage is named.
 
 #![forbid(unsafe_code)]
 
 use super::catalog::CallEpoch;
 use super::placed::{Chunk, Placed};
 use super::{Journal, JournalError, Segment, ShardJournal, at};
+use crate::archive::index::places::RecordPlaces;
 use crate::archive::scan::{Advance, Corruption, Damage, ScanOptions, SegmentScan, Unread};
 use crate::archive::source::{Holder, SegmentFile, is_of_medium};
 use crate::call::{Epoch, Seq};
 use crate::clock::UnixMicros;
-use crate::constants::BLOCK_SIZE;
 use crate::format::{FormatError, RecordHeader, RecordKind};
 use std::collections::VecDeque;
 use std::io;
@@ -139,7 +140,7 @@ impl Chunks {
                     // No audio of the epoch, only records of its start or end.
                     Some(0) => None,
                     Some(first_seq) => Some(Next::Waits { position, first_seq }),
-                    None => self.open(shard, position)?.map(Next::Opened),
+                    None => self.open(shard, position)?.map(Box::new).map(Next::Opened),
                 };
                 continue;
             }
@@ -152,7 +153,7 @@ impl Chunks {
             let is_due = |next: &mut Next| due.is_none_or(|((seq, _), _)| next.first_seq() <= seq);
             match self.next.take_if(is_due) {
                 Some(Next::Opened(stream)) => {
-                    self.streams.push(stream);
+                    self.streams.push(*stream);
                     continue;
                 }
                 Some(Next::Waits { position, .. }) => {
@@ -165,7 +166,7 @@ impl Chunks {
             let Some((_, place)) = due else { return Ok(None) };
             let mut stream = self.streams.remove(place);
             let chunk = stream.chunks.pop_front();
-            if let Some(stream) = self.refill(stream)? {
+            if let Some(stream) = self.refill(shard, stream)? {
                 self.streams.insert(place, stream);
             }
             return Ok(chunk);
@@ -199,9 +200,12 @@ impl Chunks {
             Err(error) => return Err(at(&path)(error)),
         };
         // The lock keeps the index as it is: erasing audio takes the segment's lock first.
-        let placed = match file.holder() {
-            Holder::Readers => self.places(shard, position)?,
-            Holder::Writer => None,
+        let (placed, tail) = match file.holder() {
+            Holder::Readers => (self.places(shard, position)?, None),
+            Holder::Writer => match self.live_places(shard, position)? {
+                Some((places, end)) => (Some(places), Some((position, end))),
+                None => (None, None),
+            },
         };
         let records = match placed {
             Some(places) => Records::Placed(Placed::new(file, places).map_err(at(&path))?),
@@ -214,7 +218,8 @@ impl Chunks {
                 }
             }
         };
-        self.refill(Stream { records, path, chunks: VecDeque::new(), is_at_end: false })
+        let chunks = VecDeque::new();
+        self.refill(shard, Stream { records, path, chunks, tail, is_at_end: false })
     }
 
     /// A whole segment cannot be read.
@@ -228,7 +233,7 @@ impl Chunks {
         &mut self,
         shard: &ShardJournal,
         position: usize,
-    ) -> Result<Option<crate::archive::index::places::RecordPlaces>, JournalError> {
+    ) -> Result<Option<RecordPlaces>, JournalError> {
         let Some(mut index) = shard.index_file_of_use(position)? else { return Ok(None) };
         if index.head().damage_count > 0 {
             return Ok(None);
@@ -240,26 +245,56 @@ impl Chunks {
         Ok(places)
     }
 
+    /// Where the epoch's records are in a segment that is being written, as far as its live index
+    /// goes, and how far that is.
+    fn live_places(
+        &mut self,
+        shard: &ShardJournal,
+        position: usize,
+    ) -> Result<Option<(RecordPlaces, u64)>, JournalError> {
+        let Some(mut index) = shard.live_index(position)? else { return Ok(None) };
+        let found = index.find(self.call).unwrap_or_default();
+        let ours = found.iter().find(|(call_epoch, _)| call_epoch.epoch == self.epoch);
+        let places = match ours {
+            Some((_, Some(at))) => index.places(at).ok(),
+            // No audio yet.
+            Some((_, None)) => Some(RecordPlaces::default()),
+            None => None,
+        };
+        self.bytes_read += index.bytes_read();
+        Ok(places.map(|places| (places, index.head().end)))
+    }
+
+    /// Continues after the live index of a segment: from here on the segment is read.
+    fn read_tail(
+        &mut self,
+        shard: &ShardJournal,
+        (position, from): (usize, u64),
+        stream: Stream,
+    ) -> Result<Option<Stream>, JournalError> {
+        let Stream { records, path, chunks, .. } = stream;
+        self.bytes_read += records.bytes_read();
+        self.damages.extend(records.damages().iter().map(|damage| (path.clone(), *damage)));
+        let Some(scan) = shard.tail(position, records.into_file(), from, Some(self.call))? else {
+            return Ok(None);
+        };
+        let records = Records::Scan(Box::new(scan));
+        Ok(Some(Stream { records, path, chunks, tail: None, is_at_end: false }))
+    }
+
     /// Makes sure that a stream has a chunk to give; `None` if it has none left.
-    fn refill(&mut self, mut stream: Stream) -> Result<Option<Stream>, JournalError> {
-        let Stream { records, path, chunks, is_at_end } = &mut stream;
-        while chunks.is_empty() && !*is_at_end {
-            match records {
-                Records::Placed(placed) => {
-                    let ours = (self.call, self.epoch);
-                    *is_at_end = !placed.read(ours, chunks).map_err(at(path))?;
-                }
-                Records::Scan(scan) => {
-                    *is_at_end = scan.advance().map_err(at(path))? == Advance::End;
-                    let records = scan.records();
-                    let ours = records.filter(|found| found.header.epoch == self.epoch);
-                    let audio = ours.filter(|found| found.header.kind == RecordKind::Audio);
-                    chunks.extend(audio.map(|found| Chunk {
-                        header: found.header,
-                        payload: found.payload.to_vec(),
-                    }));
-                }
-            }
+    fn refill(
+        &mut self,
+        shard: &ShardJournal,
+        mut stream: Stream,
+    ) -> Result<Option<Stream>, JournalError> {
+        self.read_some(&mut stream)?;
+        if stream.chunks.is_empty()
+            && let Some(tail) = stream.tail
+        {
+            let Some(next) = self.read_tail(shard, tail, stream)? else { return Ok(None) };
+            stream = next;
+            self.read_some(&mut stream)?;
         }
         if !stream.chunks.is_empty() {
             return Ok(Some(stream));
@@ -270,9 +305,34 @@ impl Chunks {
         Ok(None)
     }
 
-    fn bytes_read(&self) -> u64 {
+    /// Reads until the stream has a chunk, or ends.
+    fn read_some(&self, stream: &mut Stream) -> Result<(), JournalError> {
+        let Stream { records, path, chunks, is_at_end, .. } = stream;
+        while chunks.is_empty() && !*is_at_end {
+            match records {
+                Records::Placed(placed) => {
+                    let ours = (self.call, self.epoch);
+                    *is_at_end = !placed.read(ours, chunks).map_err(at(path))?;
+                }
+                Records::Scan(scan) => {
+                    *is_at_end = scan.advance().map_err(at(path))? != Advance::Batch;
+                    let records = scan.records();
+                    let ours = records.filter(|found| found.header.epoch == self.epoch);
+                    let audio = ours.filter(|found| found.header.kind == RecordKind::Audio);
+                    chunks.extend(audio.map(|found| Chunk {
+                        header: found.header,
+                        payload: found.payload.to_vec(),
+                    }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes read so far.
+    pub(super) fn bytes_read(&self) -> u64 {
         let next = match &self.next {
-            Some(Next::Opened(stream)) => Some(stream),
+            Some(Next::Opened(stream)) => Some(&**stream),
             _ => None,
         };
         let open = self.streams.iter().chain(next);
@@ -286,7 +346,7 @@ enum Next {
     /// Its index says which frame that is.
     Waits { position: usize, first_seq: u64 },
     /// It has no index, so it had to be opened to know.
-    Opened(Stream),
+    Opened(Box<Stream>),
 }
 
 impl Next {
@@ -304,6 +364,8 @@ struct Stream {
     records: Records,
     path: PathBuf,
     chunks: VecDeque<Chunk>,
+    /// The segment's position, and from where on it is read once these records are.
+    tail: Option<(usize, u64)>,
     is_at_end: bool,
 }
 
@@ -324,11 +386,18 @@ impl Records {
         }
     }
 
-    /// Bytes read from the segment. A scan reads everything up to where it is, and the header.
+    /// Bytes read from the segment.
     fn bytes_read(&self) -> u64 {
         match self {
             Records::Placed(placed) => placed.bytes_read(),
-            Records::Scan(scan) => scan.offset() + BLOCK_SIZE as u64,
+            Records::Scan(scan) => scan.bytes_read(),
+        }
+    }
+
+    fn into_file(self) -> SegmentFile {
+        match self {
+            Records::Placed(placed) => placed.into_file(),
+            Records::Scan(scan) => scan.into_source(),
         }
     }
 }

@@ -62,6 +62,11 @@ impl Placed {
         })
     }
 
+    /// The segment, for a reader of what comes after.
+    pub(super) fn into_file(self) -> SegmentFile {
+        self.file
+    }
+
     pub(super) fn damages(&self) -> &[Damage] {
         &self.damages
     }

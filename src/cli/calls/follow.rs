@@ -38,10 +38,13 @@ Example:
 
 Writes raw PCM: 16 bits, mono, little-endian. Standard error shows the sample rate. The output \
 ends with the call. If another connection takes the call over, the output continues with that \
-connection.";
+connection.
 
-/// How often to look for new audio: frames of 200 ms do not arrive faster.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+The node says about twice a second where new audio is, so the output is up to a second late. Only \
+the call's own audio is read.";
+
+/// How often to look for new audio. The node names it twice a second.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How often to look for a call that has not begun.
 const WAIT_INTERVAL: Duration = Duration::from_millis(200);

@@ -80,6 +80,18 @@ pub enum Noted<'a> {
 fn note(kind: u64, first: u64, second: u64) -> Note {
     let first = first | (kind << KIND_SHIFT);
     let first = first | (check(first, second) << CHECK_SHIFT);
+    of_words([first, second])
+}
+
+/// A note as two numbers.
+#[inline]
+pub(super) fn words(note: &Note) -> [u64; 2] {
+    let [first, second] = *note.as_chunks::<8>().0 else { return [0; 2] };
+    [u64::from_le_bytes(first), u64::from_le_bytes(second)]
+}
+
+/// The note of two numbers.
+pub(super) fn of_words([first, second]: [u64; 2]) -> Note {
     let mut bytes = [0; NOTE_SIZE];
     bytes[..8].copy_from_slice(&first.to_le_bytes());
     bytes[8..].copy_from_slice(&second.to_le_bytes());
@@ -162,10 +174,7 @@ impl<'a> Records<'a> {
         loop {
             let (bytes, rest) = self.rest.split_first()?;
             self.rest = rest;
-            let [first, second] = *bytes.as_chunks::<8>().0 else {
-                return Some(Err(FormatError::Truncated));
-            };
-            let (first, second) = (u64::from_le_bytes(first), u64::from_le_bytes(second));
+            let [first, second] = words(bytes);
             let plain = first & ((1 << CHECK_SHIFT) - 1);
             if first >> CHECK_SHIFT != check(plain, second) {
                 return Some(Err(FormatError::HeaderCrc));

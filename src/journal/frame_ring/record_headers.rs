@@ -28,48 +28,118 @@
 use super::note::{self, NOTE_SIZE, Note, Records};
 use crate::clock::UnixMicros;
 use crate::format::{HeaderBytes, Lsn, RecordHeader, SegmentUuid};
+use crate::io::memory::zeroed_words;
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Words of a note.
+const NOTE_WORDS: usize = NOTE_SIZE / size_of::<u64>();
 
 /// What the writer knows about a segment: its records in order, audio without payload.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// It has one writer. Other threads read what is published by a [`HeadersView`], while the writer
+/// goes on. It never waits for them: there is neither a lock nor a queue.
+#[derive(Debug, Default)]
 pub struct RecordHeaders {
+    shared: Arc<Shared>,
     segment: SegmentUuid,
     start: Lsn,
     batches: u64,
     is_incomplete: bool,
-    notes: Vec<Note>,
+    /// Number of notes.
+    count: usize,
+}
+
+/// The memory of the notes.
+#[derive(Debug, Default)]
+struct Shared {
+    words: Box<[AtomicU64]>,
+    /// Notes that others may read. They do not change until the next segment begins.
+    published: AtomicUsize,
+    /// Position of the segment's first byte. Valid once a note is published.
+    start: AtomicU64,
+}
+
+impl Shared {
+    fn with_room(count: usize) -> Arc<Shared> {
+        let words = zeroed_words(count * NOTE_WORDS);
+        Arc::new(Shared { words, ..Shared::default() })
+    }
+
+    fn room(&self) -> usize {
+        self.words.len() / NOTE_WORDS
+    }
+
+    fn copy(&self, from: usize, to: usize) -> Vec<Note> {
+        let words = self.words.get(from * NOTE_WORDS..to * NOTE_WORDS).unwrap_or_default();
+        let notes = words.as_chunks::<NOTE_WORDS>().0.iter().map(|[first, second]| {
+            note::of_words([first, second].map(|word| word.load(Ordering::Relaxed)))
+        });
+        notes.collect()
+    }
 }
 
 impl RecordHeaders {
     /// With room for `size` bytes of notes. [`RecordHeaders::default`] has none.
     pub fn with_room(size: usize) -> RecordHeaders {
-        RecordHeaders { notes: Vec::with_capacity(size / NOTE_SIZE), ..RecordHeaders::default() }
+        RecordHeaders { shared: Shared::with_room(size / NOTE_SIZE), ..RecordHeaders::default() }
     }
 
     /// Clears the notes and keeps the room.
     pub fn begin(&mut self, segment: SegmentUuid, start: Lsn) {
+        self.shared.published.store(0, Ordering::Relaxed);
+        self.shared.start.store(start.0, Ordering::Relaxed);
         (self.segment, self.start, self.batches, self.is_incomplete) = (segment, start, 0, false);
-        self.notes.clear();
+        self.count = 0;
+    }
+
+    /// Lets others read everything noted so far. All of it must be durable.
+    pub(crate) fn publish(&self) {
+        if !self.is_incomplete {
+            self.shared.published.store(self.count, Ordering::Release);
+        }
+    }
+
+    /// Reads what is published of this segment, from now on.
+    pub(crate) fn view(&self) -> HeadersView {
+        HeadersView { shared: Arc::clone(&self.shared), segment: self.segment }
     }
 
     /// Ends a batch of `size` bytes. Its notes come before.
     pub(crate) fn end_batch(&mut self, size: usize) {
         self.batches += 1;
         if self.has_room(1) {
-            self.notes.push(note::batch(size));
+            self.push(&note::batch(size));
         }
     }
 
     /// Notes a record with its whole payload.
     pub(crate) fn note(&mut self, header: &HeaderBytes, payload: &[u8]) {
         if self.has_room(note::record_count(payload.len())) {
-            self.notes.extend(note::record(header, payload));
+            note::record(header, payload).for_each(|note| self.push(&note));
         }
+    }
+
+    fn push(&mut self, note: &Note) {
+        self.extend(std::slice::from_ref(note));
+    }
+
+    /// Adds notes. The caller has made sure that there is room.
+    fn extend(&mut self, notes: &[Note]) {
+        let at = self.count * NOTE_WORDS;
+        let into = self.shared.words[at..].as_chunks::<NOTE_WORDS>().0;
+        for (note, [first, second]) in notes.iter().zip(into) {
+            let words = note::words(note);
+            first.store(words[0], Ordering::Relaxed);
+            second.store(words[1], Ordering::Relaxed);
+        }
+        self.count += notes.len();
     }
 
     /// Whether `count` notes fit. If not, the record headers are incomplete from now on.
     fn has_room(&mut self, count: usize) -> bool {
-        self.is_incomplete |= count > self.notes.capacity() - self.notes.len();
+        self.is_incomplete |= count > self.shared.room() - self.count;
         !self.is_incomplete
     }
 
@@ -88,10 +158,76 @@ impl RecordHeaders {
         self.batches
     }
 
-    /// The records of the segment in order, audio without its payload. `None` if some of them were
-    /// not noted.
-    pub fn records(&self) -> Option<Records<'_>> {
-        (!self.is_incomplete).then(|| Records::new(&self.notes))
+    /// The notes from the one with this number on. `None` if some of the segment's records were not
+    /// noted.
+    pub fn notes(&self, from: usize) -> Option<Notes> {
+        (!self.is_incomplete).then(|| Notes(self.shared.copy(from, self.count)))
+    }
+}
+
+/// A copy, in memory of its own.
+impl Clone for RecordHeaders {
+    fn clone(&self) -> RecordHeaders {
+        let shared = Shared::with_room(self.shared.room());
+        let RecordHeaders { segment, start, batches, is_incomplete, .. } = *self;
+        let mut copy = RecordHeaders { shared, segment, start, batches, is_incomplete, count: 0 };
+        copy.extend(&self.shared.copy(0, self.count));
+        copy
+    }
+}
+
+impl PartialEq for RecordHeaders {
+    fn eq(&self, other: &RecordHeaders) -> bool {
+        let facts = |it: &RecordHeaders| (it.segment, it.start, it.batches, it.is_incomplete);
+        let notes = |it: &RecordHeaders| it.shared.copy(0, it.count);
+        facts(self) == facts(other) && notes(self) == notes(other)
+    }
+}
+
+impl Eq for RecordHeaders {}
+
+/// The published notes of a segment that is being written, for another thread.
+#[derive(Clone, Debug)]
+pub(crate) struct HeadersView {
+    shared: Arc<Shared>,
+    segment: SegmentUuid,
+}
+
+impl HeadersView {
+    /// The segment, as one use of its file.
+    pub(crate) fn segment(&self) -> SegmentUuid {
+        self.segment
+    }
+
+    /// Position of the segment's first byte. Valid once a note is published.
+    pub(crate) fn start(&self) -> Lsn {
+        Lsn(self.shared.start.load(Ordering::Relaxed))
+    }
+
+    /// Number of published notes. They are those of whole batches, and all durable.
+    pub(crate) fn count(&self) -> usize {
+        self.shared.published.load(Ordering::Acquire)
+    }
+
+    /// The published notes from the one with this number on.
+    pub(crate) fn notes(&self, from: usize) -> Notes {
+        Notes(self.shared.copy(from, self.count()))
+    }
+}
+
+/// Notes, copied out of the writer's memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notes(Vec<Note>);
+
+impl Notes {
+    /// The records in order, audio without its payload.
+    pub fn records(&self) -> Records<'_> {
+        Records::new(&self.0)
+    }
+
+    /// Number of notes.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -208,7 +344,7 @@ impl PendingHeaders {
             let (start, size) =
                 (*block as usize * BLOCK_NOTES + self.front, left.min(BLOCK_NOTES - self.front));
             if has_room {
-                headers.notes.extend_from_slice(&self.memory[start..start + size]);
+                headers.extend(&self.memory[start..start + size]);
             }
             left -= size;
             self.front += size;
@@ -222,203 +358,4 @@ impl PendingHeaders {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::note::{Noted, NotedChunk};
-    use super::*;
-    use crate::call::{Epoch, Seq};
-    use crate::format::{FormatError, HEADER_SIZE, RecordKind};
-
-    /// The size of each batch, bytes.
-    const BATCH: usize = 12_288;
-
-    fn header(kind: RecordKind, seq: u64, length: u32) -> RecordHeader {
-        let epoch = Epoch { boot: 1, micros: 2, shard: 3 };
-        let (last, erased) = (kind == RecordKind::Audio, false);
-        RecordHeader {
-            payload_crc: 0,
-            length,
-            kind,
-            last,
-            erased,
-            call: 42,
-            epoch,
-            seq: Seq(seq),
-            offset: 0,
-            batch: 1,
-            received_at: UnixMicros(9),
-        }
-    }
-
-    fn push_chunk(notes: &mut PendingHeaders, seq: u64) {
-        let header = header(RecordKind::Audio, seq, 9_600);
-        notes.push_chunk(&header, &header.encode());
-    }
-
-    /// The numbers of the frames in record headers; `None` if they are incomplete.
-    fn frames(headers: &RecordHeaders) -> Option<Vec<u64>> {
-        let seq = |record: Result<Noted<'_>, FormatError>| match record.unwrap() {
-            Noted::Chunk(NotedChunk { seq, .. }) => Some(seq),
-            Noted::Record(header, _) => Some(header.seq.0),
-            Noted::Batch(size) => {
-                assert_eq!(size, BATCH as u64);
-                None
-            }
-        };
-        Some(headers.records()?.filter_map(seq).collect())
-    }
-
-    fn room(notes: usize) -> usize {
-        notes * NOTE_SIZE
-    }
-
-    #[test]
-    fn notes_go_to_the_record_headers_of_the_segment_that_their_batch_goes_to() {
-        // Two blocks, each used many times.
-        let mut notes = PendingHeaders::with_room(room(2 * BLOCK_NOTES));
-        for count in 1..=500u64 {
-            let mut headers = RecordHeaders::with_room(4096);
-            headers.begin(SegmentUuid([7; 16]), Lsn(99));
-            headers.note(&header(RecordKind::Call, 0, 5).encode(), b"facts");
-            (1..=30).for_each(|seq| push_chunk(&mut notes, seq));
-            let first = notes.close();
-            notes.push_record(&header(RecordKind::End, 31, 3).encode(), b"end");
-            (32..=40).for_each(|seq| push_chunk(&mut notes, seq));
-            let beyond = RecordHeader { seq: Seq(1 << 60), ..header(RecordKind::Audio, 0, 1) };
-            notes.push_chunk(&beyond, &beyond.encode());
-            let second = notes.close();
-            assert_eq!(
-                (first, second),
-                (Some(31), Some(6 + 10 + 5)),
-                "each batch begins with a time"
-            );
-            push_chunk(&mut notes, 77);
-            notes.hand_over(first, BATCH, &mut headers);
-            assert_eq!(
-                (frames(&headers), headers.batches()),
-                (Some((0..=30).collect()), 1),
-                "{count}"
-            );
-            notes.hand_over(second, BATCH, &mut headers);
-            assert_eq!(
-                (frames(&headers), headers.batches()),
-                (Some((0..=40).chain([1 << 60]).collect()), 2)
-            );
-            let records = headers.records().unwrap().filter_map(|record| match record.unwrap() {
-                Noted::Record(_, payload) => Some(payload),
-                Noted::Chunk(_) | Noted::Batch(_) => None,
-            });
-            assert_eq!(records.collect::<Vec<_>>(), [&b"facts"[..], b"end", b""]);
-            assert_eq!((headers.segment(), headers.start()), (SegmentUuid([7; 16]), Lsn(99)));
-            let third = notes.close();
-            notes.hand_over(third, BATCH, &mut headers);
-        }
-        assert!(notes.free.len() + notes.blocks.len() == 2 && notes.count == 0);
-    }
-
-    #[test]
-    fn times_and_offsets_are_noted_when_they_change() {
-        let mut notes = PendingHeaders::with_room(4096);
-        let facts = [(0, 5), (0, 5), (100, 5), (0, 6), (7, 6)];
-        for batch in 0..2 {
-            for (offset, time) in facts {
-                let header = RecordHeader {
-                    offset,
-                    received_at: UnixMicros(time),
-                    ..header(RecordKind::Audio, batch, 1)
-                };
-                notes.push_chunk(&header, &header.encode());
-            }
-            assert_eq!(notes.close(), Some(5 + 2 + 2), "the next batch may go to another segment");
-        }
-        let mut headers = RecordHeaders::with_room(4096);
-        for _ in 0..2 {
-            notes.hand_over(Some(9), BATCH, &mut headers);
-        }
-        let read = headers.records().unwrap().filter_map(|record| match record.unwrap() {
-            Noted::Chunk(chunk) => Some((chunk.offset as u32, chunk.received_at.0)),
-            Noted::Batch(_) => None,
-            Noted::Record(..) => unreachable!(),
-        });
-        assert!(read.eq(facts.into_iter().chain(facts)));
-    }
-
-    #[test]
-    fn notes_without_room_make_record_headers_incomplete_and_never_wrong() {
-        let mut notes = PendingHeaders::with_room(room(2 * BLOCK_NOTES));
-        let whole_count = BLOCK_NOTES as u64 + 9;
-        (1..=whole_count).for_each(|seq| push_chunk(&mut notes, seq));
-        let whole = notes.close();
-        (1..=BLOCK_NOTES as u64).for_each(|seq| push_chunk(&mut notes, seq));
-        let cut = notes.close();
-        push_chunk(&mut notes, 5);
-        let next = notes.close();
-        assert_eq!(
-            (whole, cut, next),
-            (Some(whole_count as u32 + 1), None, Some(2)),
-            "dropped notes give their room back"
-        );
-
-        let mut headers = RecordHeaders::with_room(8192);
-        notes.hand_over(whole, BATCH, &mut headers);
-        assert_eq!(frames(&headers), Some((1..=whole_count).collect()));
-        notes.hand_over(cut, BATCH, &mut headers);
-        assert_eq!(frames(&headers), None);
-        headers.begin(SegmentUuid([8; 16]), Lsn(0));
-        notes.hand_over(next, BATCH, &mut headers);
-        assert_eq!(frames(&headers), Some(vec![5]), "the next segment is complete again");
-
-        // Record headers without room for them: the notes are removed all the same.
-        let mut small = RecordHeaders::with_room(room(2));
-        (6..=7).for_each(|seq| push_chunk(&mut notes, seq));
-        let count = notes.close();
-        notes.hand_over(count, BATCH, &mut small);
-        assert_eq!((frames(&small), notes.count), (None, 0));
-        assert_eq!(frames(&RecordHeaders::default()), Some(vec![]));
-        // Notes without any room.
-        let mut none = PendingHeaders::default();
-        push_chunk(&mut none, 1);
-        none.push_record(&header(RecordKind::End, 31, 3).encode(), b"end");
-        assert_eq!((none.close(), none.count), (None, 0));
-    }
-
-    #[test]
-    fn a_dropped_batch_takes_nothing_that_is_freed_meanwhile() {
-        let mut notes = PendingHeaders::with_room(room(BLOCK_NOTES));
-        (1..BLOCK_NOTES as u64).for_each(|seq| push_chunk(&mut notes, seq));
-        let whole = notes.close();
-        assert_eq!(whole, Some(BLOCK_NOTES as u32));
-        push_chunk(&mut notes, 1);
-        notes.hand_over(whole, BATCH, &mut RecordHeaders::with_room(8192));
-        push_chunk(&mut notes, 2);
-        assert_eq!((notes.close(), notes.count, notes.free.len()), (None, 0, 1));
-    }
-
-    #[test]
-    fn in_calm_the_same_little_memory_is_used_again() {
-        let mut notes = PendingHeaders::with_room(1 << 20);
-        let mut headers = RecordHeaders::with_room(8192);
-        for _ in 0..1000 {
-            (1..=100).for_each(|seq| push_chunk(&mut notes, seq));
-            let count = notes.close();
-            headers.begin(SegmentUuid::default(), Lsn(0));
-            notes.hand_over(count, BATCH, &mut headers);
-        }
-        let touched = notes.memory.iter().filter(|note| **note != [0; NOTE_SIZE]).count();
-        assert!(touched <= 2 * BLOCK_NOTES, "{touched} notes");
-    }
-
-    #[test]
-    fn a_manifest_in_bad_memory_says_so_and_stops() {
-        let mut headers = RecordHeaders::with_room(1024);
-        headers.note(&header(RecordKind::Call, 0, 5).encode(), b"facts");
-        headers.note(&header(RecordKind::Audio, 1, 9_600).encode(), &[]);
-        for at in 0..NOTE_SIZE + HEADER_SIZE {
-            let mut bad = headers.clone();
-            bad.notes[at / NOTE_SIZE][at % NOTE_SIZE] ^= 0x10;
-            let records: Vec<_> = bad.records().unwrap().collect();
-            assert!(records.len() == 1 && records[0].is_err(), "byte {at}: {records:?}");
-        }
-        headers.notes.truncate(3);
-        assert_eq!(headers.records().unwrap().next(), Some(Err(FormatError::Truncated)));
-    }
-}
+mod tests;

@@ -114,7 +114,7 @@ impl Disk {
                 }
                 SegmentRequest::Sealed => {}
                 SegmentRequest::Retire { id, size, is_fenced, headers } => {
-                    if !is_fenced && headers.records().is_some() {
+                    if !is_fenced && headers.notes(0).is_some() {
                         self.hold_against_what_was_written(world, id, size, &headers);
                     }
                     self.spare_headers.push(headers);

@@ -1,10 +1,14 @@
 use super::*;
 use crate::address::PeerAddress;
+use crate::archive::index::{IndexFile, LiveIndexWriter, NotedIndex, PlacesAt};
 use crate::call::{CallKey, Seq};
+use crate::constants::BLOCK_SIZE;
 use crate::format::batch::BatchReader;
 use crate::format::{Lsn, SegmentUuid, Unsynced};
 use crate::io::memory::Region;
-use crate::journal::frame_ring::{CallEnd, CallStart, Chunk, FrameRing, RING_SIZE_MIN};
+use crate::journal::frame_ring::{
+    CallEnd, CallStart, Chunk, FrameRing, HeadersView, RING_SIZE_MIN, RecordHeaders,
+};
 use crate::proto::MaskKey;
 use crate::proto::mask::Kernel;
 use proptest::prelude::*;
@@ -87,6 +91,7 @@ fn noted_and_read(steps: &[Step], notes_size: usize) -> (Option<Vec<EpochIndex>>
     ring.append_end(&end).unwrap();
     ring.seal();
     let (mut builder, mut at) = (IndexBuilder::default(), BLOCK_SIZE as u64);
+    let mut live = Live::new(&headers);
     while let Some(batch) = ring.poll_sealed() {
         ring.stamp(&batch, SegmentUuid([3; 16]), Lsn(0), Unsynced::UNKNOWN);
         for record in BatchReader::open(ring.batch_bytes(&batch)).unwrap().map(Result::unwrap) {
@@ -94,10 +99,74 @@ fn noted_and_read(steps: &[Step], notes_size: usize) -> (Option<Vec<EpochIndex>>
         }
         at += batch.size as u64;
         ring.hand_over_headers(&batch, &mut headers);
+        headers.publish();
+        live.take(batch.number.is_multiple_of(3));
     }
+    live.take(true);
     let noted = IndexBuilder::of_headers(&headers, 1, 2, 3, at, UnixMicros(4));
     assert_eq!(IndexBuilder::of_headers(&headers, 1, 2, 3, at + 64, UnixMicros(4)), None);
+    if let Some(noted) = &noted {
+        live.check(noted);
+    }
     (noted.map(|index| index.epochs), builder.into_epochs())
+}
+
+/// The live index of the same segment, written in steps.
+struct Live {
+    dir: tempfile::TempDir,
+    view: HeadersView,
+    noted: NotedIndex,
+    writer: LiveIndexWriter,
+    /// The places of the epochs 100 and 101 that a follower has read, part by part.
+    followed: [(Option<PlacesAt>, Vec<RecordPlace>); 2],
+}
+
+impl Live {
+    fn new(headers: &RecordHeaders) -> Live {
+        let (dir, view) = (tempfile::tempdir().unwrap(), headers.view());
+        let place = (view.segment(), view.start());
+        let writer = LiveIndexWriter::create(dir.path(), (1, 2, 3), place).unwrap();
+        let followed = std::array::from_fn(|_| (None, Vec::new()));
+        Live { dir, view, noted: NotedIndex::new(), writer, followed }
+    }
+
+    /// Takes in what is published, and writes it if `writes`.
+    fn take(&mut self, writes: bool) {
+        self.noted.add(&self.view.notes(self.noted.note_count())).unwrap();
+        if !writes || self.noted.changed_count() == 0 {
+            return;
+        }
+        self.writer.append(&mut self.noted).unwrap();
+        let mut index = self.open();
+        assert_eq!(index.head().end, self.noted.end());
+        for (call, (known, places)) in self.followed.iter_mut().enumerate() {
+            let found = index.find(call as u64 + 7).unwrap();
+            let Some(at) = found[0].1 else { continue };
+            places.extend(index.places_after(at, *known).unwrap().iter());
+            *known = Some(at);
+        }
+    }
+
+    fn open(&self) -> IndexFile {
+        IndexFile::open_live(self.dir.path(), 3, self.view.segment()).unwrap()
+    }
+
+    /// It says the same as the index.
+    fn check(&self, whole: &SegmentIndex) {
+        let mut index = self.open();
+        assert_eq!((index.head().end, index.head().records), (whole.end, whole.records));
+        assert_eq!(self.open().into_epochs().unwrap().epochs.len(), whole.epochs.len());
+        for expected in &whole.epochs {
+            let (mut found, at) = index.find(expected.call).unwrap().remove(0);
+            found.places = Some(at.map(|at| index.places(&at).unwrap()).unwrap_or_default());
+            assert_eq!(found, *expected);
+        }
+        for (call, (_, followed)) in self.followed.iter().enumerate() {
+            let ours = whole.epochs.iter().find(|found| found.call == call as u64 + 7).unwrap();
+            let expected = ours.places.as_ref().unwrap();
+            assert!(followed.iter().copied().eq(expected.iter()), "call {call}");
+        }
+    }
 }
 
 proptest! {

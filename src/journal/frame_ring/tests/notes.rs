@@ -34,8 +34,8 @@ fn nothing_overflows_with_frames_of_ten_milliseconds_or_more() {
             }
         }
         assert!(bytes > SEGMENT_SIZE / 3);
-        let noted = headers.records().unwrap_or_else(|| panic!("frames of {size} bytes overflow"));
-        let read = noted.map(|record| match record.unwrap() {
+        let noted = headers.notes(0).unwrap_or_else(|| panic!("frames of {size} bytes overflow"));
+        let read = noted.records().map(|record| match record.unwrap() {
             Noted::Chunk(chunk) => u64::from(chunk.length as usize == size),
             Noted::Record(..) | Noted::Batch(_) => 0,
         });
