@@ -69,6 +69,59 @@ pub fn growth(
     grown.filter(|(_, value)| *value > 0).collect()
 }
 
+/// All samples of a node's metrics at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Scrape {
+    samples: Vec<(String, f64)>,
+}
+
+/// Reads all metrics of the node.
+pub fn read(address: &str) -> std::io::Result<Scrape> {
+    Ok(Scrape::new(&scrape(address)?))
+}
+
+impl Scrape {
+    /// Reads the text of a scrape. Lines that are no samples are passed over.
+    pub fn new(text: &str) -> Self {
+        let sample = |line: &str| {
+            let (series, value) = line.trim_end().rsplit_once(' ')?;
+            let value = value.parse().ok()?;
+            (!series.starts_with('#')).then(|| (series.to_owned(), value))
+        };
+        Self { samples: text.lines().filter_map(sample).collect() }
+    }
+
+    /// The sum over all series of a metric; none if there is no series.
+    pub fn sum(&self, name: &str) -> Option<f64> {
+        let values = self.samples.iter().filter(|(series, _)| name_of(series) == name);
+        values.map(|(_, value)| *value).reduce(|sum, value| sum + value)
+    }
+
+    /// The sums of a metric by the value of one label.
+    pub fn by_label(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
+        let mut sums = BTreeMap::new();
+        let prefix = format!("{label}=\"");
+        for (series, value) in &self.samples {
+            let (of, labels) = series.split_once('{').unwrap_or((series, ""));
+            if of != name {
+                continue;
+            }
+            let found = labels
+                .trim_end_matches('}')
+                .split(',')
+                .find_map(|pair| pair.strip_prefix(&prefix)?.strip_suffix('"'));
+            if let Some(found) = found {
+                *sums.entry(found.to_owned()).or_default() += value;
+            }
+        }
+        sums
+    }
+}
+
+fn name_of(series: &str) -> &str {
+    series.split('{').next().unwrap_or(series)
+}
+
 fn scrape(address: &str) -> std::io::Result<String> {
     let address_found =
         address.to_socket_addrs()?.next().ok_or(std::io::ErrorKind::AddrNotAvailable)?;

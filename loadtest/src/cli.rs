@@ -12,6 +12,7 @@ mod results;
 mod run;
 mod storms;
 pub mod tls;
+mod units;
 mod verify;
 
 pub use abuse::AbuseArgs;
@@ -74,6 +75,16 @@ fn positive(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| format!("'{text}' is no number above zero"))
 }
 
+/// Reads a share of up to one: `0.001` or `0.1%`.
+fn share(text: &str) -> Result<f64, String> {
+    let number = match text.trim().strip_suffix('%') {
+        Some(number) => number.trim_end().parse::<f64>().map(|number| number / 100.0),
+        None => text.trim().parse(),
+    };
+    let number = number.ok().filter(|number| *number > 0.0 && *number < 1.0);
+    number.ok_or_else(|| format!("'{text}' is no share; write one like 0.001 or 0.1%"))
+}
+
 /// The command line with the values of secret flags taken out.
 pub fn redact(args: impl Iterator<Item = String>) -> Vec<String> {
     const SECRET: [&str; 3] = ["--token", "--key", "--client-key"];
@@ -94,6 +105,14 @@ pub fn redact(args: impl Iterator<Item = String>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_share_is_a_number_or_a_percentage() {
+        assert_eq!((share("0.001"), share("1 %")), (Ok(0.001), Ok(0.01)));
+        for wrong in ["0", "1", "100%", "-1%", "x", ""] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn secrets_stay_out_of_the_record() {

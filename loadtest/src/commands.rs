@@ -5,17 +5,16 @@ use std::path::Path;
 
 use serde_json::json;
 
-use crate::capacity::{self, Search, Step};
 use crate::cli::{
-    CapacityArgs, CompareArgs, HandshakesArgs, MergeArgs, PlanArgs, ReportArgs, RunArgs, VerifyArgs,
+    CompareArgs, HandshakesArgs, MergeArgs, PlanArgs, ReportArgs, RunArgs, VerifyArgs,
 };
 use crate::ledger::Ledger;
-use crate::plural::counted;
 use crate::results::compare::Comparison;
-use crate::results::sizing::{self, Question};
+use crate::results::sizing::machine::Machine;
+use crate::results::sizing::{self, Question, Traffic};
 use crate::results::{self, RunDir};
 use crate::verdict::Verdict;
-use crate::{engine, files, handshakes, host, verify};
+use crate::{engine, handshakes, host, verify};
 
 /// An exit code, or why nothing was done.
 type Done = Result<u8, Box<dyn Error>>;
@@ -135,67 +134,22 @@ pub fn report(args: &ReportArgs) -> Done {
     Ok(0)
 }
 
-/// `capacity`.
-pub fn capacity(args: &CapacityArgs) -> Done {
-    let RunArgs { calls: calls_max, slo, .. } = &args.run;
-    if slo.is_empty() {
-        return Err("capacity: within what? give an objective, like --slo 'ack.p99.9<50ms'".into());
-    }
-    if *calls_max < 2 {
-        return Err("capacity: give the most calls to try with --calls".into());
-    }
-    if args.run.baseline.is_some() || args.run.start_at.is_some() {
-        return Err("capacity: --baseline and --start-at are for a single run".into());
-    }
-    if let Some(out) = &args.run.out {
-        files::prepare(out, files::Holds::Search, args.run.force)?;
-    }
-    let cut = engine::cut_on_interrupt()?;
-    let play = |calls: u64, attempt: u32| -> Result<Option<Step>, Box<dyn Error>> {
-        let mut run = args.run.clone();
-        run.calls = calls;
-        run.out = args.run.out.as_ref().map(|out| out.join(format!("{calls}-{attempt}")));
-        let played = engine::play_and_judge(&run, &cut, None)?;
-        if played.plan.is_cut() {
-            return Ok(None);
-        }
-        let step = Step::new(calls, &played.report);
-        if !args.run.play.json {
-            let line = format!(
-                "{}: {:?} {}",
-                counted(calls, "call"),
-                step.verdict,
-                step.reason.as_deref().unwrap_or_default()
-            );
-            eprintln!("{}", line.trim_end());
-        }
-        Ok(Some(step))
-    };
-    let found = capacity::find(Search::new(args.calls_min, *calls_max, args.resolution), play)?;
-    let json = serde_json::to_value(&found)?;
-    if let Some(out) = &args.run.out {
-        files::save(&out.join(files::OF_SEARCH), format!("{json:#}\n"))?;
-    }
-    if args.run.play.json {
-        println!("{json:#}");
-    } else {
-        print!("{}", found.table());
-    }
-    Ok(found.exit_code())
-}
-
 /// `plan`.
 pub fn plan(args: &PlanArgs) -> Done {
     let read =
         |path: &std::path::PathBuf| Ok((path.display().to_string(), results::read_result(path)?));
     let results = args.runs.iter().map(read).collect::<Result<Vec<_>, String>>()?;
+    let report = args.host_report.as_deref().map(host_report).transpose()?;
+    let machine =
+        Machine { cores: args.cores, disk: args.disk, network: args.network, memory: args.memory };
+    let traffic = args.busy_hour_attempts.zip(args.hold_time);
     let question = Question {
         calls: args.calls,
-        cores: args.cores,
+        traffic: traffic
+            .map(|(attempts, hold)| Traffic::new(attempts, hold.as_secs_f64(), args.blocking)),
+        machine: machine.or(report.unwrap_or_default()),
         cpu_max: args.core_cpu_max,
         max_calls: args.max_calls,
-        disk_mb_s: args.disk_mb_s,
-        network_gbit_s: args.network_gbit_s,
     };
     let answer = sizing::size(&results, question)?;
     if args.json {
@@ -204,4 +158,13 @@ pub fn plan(args: &PlanArgs) -> Done {
         print!("{}", answer.table(question));
     }
     Ok(0)
+}
+
+/// The facts of a doctor's report.
+fn host_report(path: &Path) -> Result<Machine, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("--host-report: cannot read {}: {error}", path.display()))?;
+    let report = serde_json::from_str(&text)
+        .map_err(|error| format!("--host-report: {} is no JSON: {error}", path.display()))?;
+    Machine::of_report(&report)
 }

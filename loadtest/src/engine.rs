@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::cli::RunArgs;
 use crate::ledger::Ledger;
+use crate::live::Live;
 use crate::monitor::Outcome;
 use crate::plan::{HEAD_START, Plan};
 use crate::report::Report;
@@ -124,7 +125,10 @@ pub fn play(plan: &Arc<Plan>, args: &RunArgs) -> Result<Outcome, Box<dyn Error>>
     }
     drop(done_tx);
     host::yield_to_workers();
-    let outcome = monitor::watch(plan, &recorders, &done_rx, args.play.server_pid);
+    let over = plan.schedule.end + plan.schedule.hang_up();
+    let calls = plan.schedule.calls;
+    let live = Live::new(calls, over, args.play.title.as_deref(), args.play.quiet);
+    let outcome = monitor::watch(plan, &recorders, &done_rx, args.play.server_pid, live);
     if outcome.is_err() {
         plan.cut.store(true, Ordering::Relaxed);
     }

@@ -44,7 +44,11 @@ impl Holds {
                 is_of_sum(name) || OF_RUN.contains(&name) || is_distribution(name, &Metric::ALL)
             }
             Self::Sum => is_of_sum(name),
-            Self::Search => name == OF_SEARCH || is_step(),
+            Self::Search => {
+                [OF_SEARCH, "capacity.html", "capacity.schema.json"].contains(&name)
+                    || is_step()
+                    || name.strip_prefix("cores-").is_some_and(|it| it.parse::<u64>().is_ok())
+            }
         }
     }
 }
@@ -214,9 +218,16 @@ mod tests {
 
     #[test]
     fn a_search_goes_where_an_earlier_one_went() {
-        for (name, owned) in
-            [("capacity.json", true), ("400-2", true), ("400", false), ("a-1", false), ("-", false)]
-        {
+        for (name, owned) in [
+            ("capacity.json", true),
+            ("400-2", true),
+            ("cores-4", true),
+            ("capacity.html", true),
+            ("cores-x", false),
+            ("400", false),
+            ("a-1", false),
+            ("-", false),
+        ] {
             assert_eq!(Holds::Search.owns(name), owned, "{name}");
         }
     }

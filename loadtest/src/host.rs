@@ -240,6 +240,19 @@ fn rss_of(status: &str) -> Option<u64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
+/// Memory of this machine that is free or can be freed, percent.
+pub fn memory_free_percent() -> Option<f64> {
+    memory_free_in(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn memory_free_in(meminfo: &str) -> Option<f64> {
+    let value = |name: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()
+    };
+    Some(value("MemAvailable:")? * 100.0 / value("MemTotal:")?.max(1.0))
+}
+
 /// The machine, for `env.json`.
 pub fn describe() -> serde_json::Value {
     let uname = rustix::system::uname();

@@ -31,6 +31,7 @@ mod commands;
 mod connection;
 mod duration;
 mod engine;
+mod erlang;
 mod event;
 mod failure;
 mod files;
@@ -39,6 +40,7 @@ mod handshakes;
 mod host;
 mod identities;
 mod ledger;
+mod live;
 mod monitor;
 mod pacer;
 mod plan;
@@ -96,7 +98,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Run(args) => commands::run(&args),
-        Command::Capacity(args) => commands::capacity(&args),
+        Command::Capacity(args) => capacity::play::run(&args),
         Command::Abuse(args) => abuse::abuse(&args),
         Command::Handshakes(args) => commands::handshakes(&args),
         Command::Verify(args) => commands::verify(&args),

@@ -1,28 +1,22 @@
 //! The main thread while calls are played. It collects figures once a second, samples both
-//! processes at the start and the end of the steady part, and shows progress.
+//! processes at the start and the end of the steady part, and has [`Live`] show progress.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, SystemTime};
 
-use hdrhistogram::Histogram;
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::host::{self, HostError, ServerSample};
 use crate::ledger::Ledger;
+use crate::live::{Live, Moment};
 use crate::plan::Plan;
-use crate::plural::counted;
 use crate::stats::{LOGGED, Metric, Recorder, Stats};
 
 /// Nanoseconds from one collection to the next.
 const INTERVAL: u64 = 1_000_000_000;
-
-/// Time between two lines of progress where stderr is not a terminal.
-const LINE_EVERY: u64 = 10 * INTERVAL;
 
 /// What was measured in a run.
 pub struct Outcome {
@@ -97,6 +91,7 @@ pub fn watch(
     recorders: &[Arc<Recorder>],
     done: &Receiver<()>,
     server_pid: Option<u32>,
+    mut live: Live,
 ) -> Result<Outcome, Box<dyn std::error::Error>> {
     let mut serializer = V2DeflateSerializer::new();
     let mut log = Vec::new();
@@ -107,7 +102,6 @@ pub fn watch(
         .with_max_value_divisor(1e6)
         .begin_log_with(&mut log, &mut serializer)?;
     let mut watcher = Watcher::new(plan, server_pid)?;
-    let progress = Progress::new(plan);
     let mut finished = false;
     while !finished {
         let wait = watcher.next_look().saturating_sub(plan.clock.now());
@@ -127,10 +121,10 @@ pub fn watch(
                 )?;
             }
         }
-        progress.show(&watcher, now);
+        live.show(&watcher.moment(now));
         watcher.close_window();
     }
-    progress.bar.finish_and_clear();
+    live.finish();
     let mut outcome = watcher.outcome;
     outcome.log = log;
     outcome.cut = plan.is_cut();
@@ -148,6 +142,10 @@ struct Watcher<'a> {
     calls_up: i64,
     steady_begin: Option<Sample>,
     own_cpu: u64,
+    /// CPU time of the server at the start of the window, nanoseconds.
+    server_cpu: Option<u64>,
+    /// CPU of exo-load and of the server in the last window, percent of a core.
+    cpu_percent: [Option<f64>; 2],
 }
 
 impl<'a> Watcher<'a> {
@@ -163,7 +161,10 @@ impl<'a> Watcher<'a> {
             calls_up: 0,
             steady_begin: None,
             own_cpu: host::own_cpu(),
+            server_cpu: None,
+            cpu_percent: [None, None],
         };
+        watcher.server_cpu = watcher.outcome.server_idle.map(|idle| idle.user_ns + idle.system_ns);
         if plan.schedule.ramp == 0 {
             watcher.steady_begin = Some(watcher.sample(0)?);
         }
@@ -234,26 +235,21 @@ impl<'a> Watcher<'a> {
         Ok(())
     }
 
-    /// The line of progress.
-    fn message(&self, now: u64) -> String {
-        let (calls_up, failures) =
-            (u64::try_from(self.calls_up).unwrap_or(0), self.outcome.whole.failure_count());
-        if self.window_begin >= self.plan.schedule.end {
-            return format!(
-                "{} up, hanging up, {}",
-                counted(calls_up, "call"),
-                counted(failures, "failure")
-            );
+    /// What the view shows.
+    fn moment(&self, now: u64) -> Moment<'_> {
+        let schedule = &self.plan.schedule;
+        Moment {
+            now,
+            window_begin: self.window_begin,
+            end: schedule.end,
+            ramp: schedule.ramp,
+            calls_up: u64::try_from(self.calls_up).unwrap_or(0),
+            failures: self.outcome.whole.failure_count(),
+            reconnects: self.outcome.whole.counts.reconnects,
+            window: &self.window,
+            own_cpu_percent: self.cpu_percent[0],
+            server_cpu_percent: self.cpu_percent[1],
         }
-        let ack = self.window.latency(Metric::Ack);
-        let seconds = (now - self.window_begin) as f64 / 1e9;
-        format!(
-            "{} up, {:.0} frames/s, {}, {}",
-            counted(calls_up, "call"),
-            self.window.counts.frames as f64 / seconds,
-            ack_words(ack),
-            counted(failures, "failure"),
-        )
     }
 
     fn sample(&self, at: u64) -> Result<Sample, HostError> {
@@ -265,9 +261,17 @@ impl<'a> Watcher<'a> {
     fn close_window(&mut self) {
         let now = self.plan.clock.now().max(self.window_begin + 1);
         let cpu = host::own_cpu();
-        let busy = (cpu - self.own_cpu) as f64 * 100.0 / (now - self.window_begin) as f64;
-        self.outcome.csv.push_str(&csv_line(now, self.calls_up, &self.window, busy));
-        self.own_cpu = cpu;
+        let share = |cpu: u64| cpu as f64 * 100.0 / (now - self.window_begin) as f64;
+        // If the server has ended, its calls have failed and say so.
+        let server = self.server_pid.and_then(|pid| host::sample_server(pid).ok());
+        let server = server.map(|sample| sample.user_ns + sample.system_ns);
+        let server_share = server.zip(self.server_cpu);
+        let server_share = server_share.map(|(now, before)| share(now.saturating_sub(before)));
+        let busy = share(cpu - self.own_cpu);
+        let line = csv_line(now, self.calls_up, &self.window, busy, server_share);
+        self.outcome.csv.push_str(&line);
+        (self.own_cpu, self.server_cpu) = (cpu, server);
+        self.cpu_percent = [Some(busy), server_share];
         self.window.reset();
         self.window_begin = now;
     }
@@ -276,9 +280,16 @@ impl<'a> Watcher<'a> {
 const CSV_HEAD: &str = "seconds,calls_up,frames,bytes,acks,failures,reconnects,pushbacks,\
     ack_p50_us,ack_p99_us,ack_p999_us,ack_max_us,setup_count,setup_p99_us,\
     sendlag_p999_us,sendlag_max_us,generator_cpu_percent,\
-    storm_setup_count,storm_setup_p99_us,handshakes_full,handshakes_resumed\n";
+    storm_setup_count,storm_setup_p99_us,handshakes_full,handshakes_resumed,\
+    server_cpu_percent\n";
 
-fn csv_line(now: u64, calls_up: i64, window: &Stats, busy: f64) -> String {
+fn csv_line(
+    now: u64,
+    calls_up: i64,
+    window: &Stats,
+    busy: f64,
+    server_busy: Option<f64>,
+) -> String {
     // Empty where nothing was measured: a zero would say that it took no time.
     let us = |metric: Metric, percentile: f64| {
         let histogram = window.latency(metric);
@@ -291,7 +302,7 @@ fn csv_line(now: u64, calls_up: i64, window: &Stats, busy: f64) -> String {
     };
     let counts = &window.counts;
     format!(
-        "{:.3},{calls_up},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{busy:.1},{},{},{},{}\n",
+        "{:.3},{calls_up},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{busy:.1},{},{},{},{},{}\n",
         now as f64 / 1e9,
         counts.frames,
         counts.bytes,
@@ -311,51 +322,8 @@ fn csv_line(now: u64, calls_up: i64, window: &Stats, busy: f64) -> String {
         us(Metric::StormSetup, 99.0),
         window.handshakes.full,
         window.handshakes.resumed,
+        server_busy.map_or_else(String::new, |percent| format!("{percent:.1}")),
     )
-}
-
-struct Progress {
-    bar: ProgressBar,
-    terminal: bool,
-}
-
-impl Progress {
-    fn new(plan: &Plan) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let target =
-            if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(
-            Some((plan.schedule.end + plan.schedule.hang_up()) / INTERVAL),
-            target,
-        );
-        let style = ProgressStyle::with_template("{bar:24} {pos}/{len} s  {msg}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { bar, terminal }
-    }
-
-    fn show(&self, watcher: &Watcher<'_>, now: u64) {
-        let full_line = now / LINE_EVERY != watcher.window_begin / LINE_EVERY;
-        if !self.terminal && !full_line {
-            return;
-        }
-        let message = watcher.message(now);
-        if self.terminal {
-            self.bar.set_position(now / INTERVAL);
-            self.bar.set_message(message);
-        } else {
-            eprintln!("{:>5} s  {message}", now / INTERVAL);
-        }
-    }
-}
-
-/// The latencies of the acks of one second. A single call has an ack every two seconds. In between
-/// there are none, and a 0 would be wrong.
-fn ack_words(ack: &Histogram<u64>) -> String {
-    if ack.is_empty() {
-        return "no acks".to_owned();
-    }
-    let show = |percentile| crate::duration::show(ack.value_at_percentile(percentile));
-    format!("ack p50 {} p99.9 {}", show(50.0), show(99.9))
 }
 
 #[cfg(test)]
@@ -366,16 +334,9 @@ mod tests {
     fn a_second_without_acks_has_no_figures_in_the_csv() {
         let mut window = Stats::new();
         window.record(Metric::Sendlag, 2_000_000);
-        let line = csv_line(1_000_000_000, 1, &window, 1.0);
-        assert_eq!(line, "1.000,1,0,0,0,0,0,0,,,,,0,,2000,2000,1.0,0,,0,0\n");
+        let line = csv_line(1_000_000_000, 1, &window, 1.0, None);
+        assert_eq!(line, "1.000,1,0,0,0,0,0,0,,,,,0,,2000,2000,1.0,0,,0,0,\n");
+        assert!(csv_line(1, 1, &window, 1.0, Some(50.06)).ends_with(",50.1\n"));
         assert_eq!(line.split(',').count(), CSV_HEAD.split(',').count());
-    }
-
-    #[test]
-    fn a_second_without_acks_shows_no_latency() {
-        let mut ack = Histogram::new(3).unwrap();
-        assert_eq!(ack_words(&ack), "no acks");
-        ack.record(2_000_000).unwrap();
-        assert_eq!(ack_words(&ack), "ack p50 2.00 ms p99.9 2.00 ms");
     }
 }

@@ -46,6 +46,8 @@ pub struct Report {
 struct Generator {
     /// CPU time as a share of its cores.
     cpu_percent: Option<f64>,
+    /// More than this is too much (`--cpu-max`).
+    cpu_percent_max: f64,
     cores: usize,
     cpu_ns_per_frame: Option<u64>,
     sendlag_p999_ns: u64,
@@ -213,6 +215,7 @@ impl Generator {
         }
         Self {
             cpu_percent,
+            cpu_percent_max: args.cpu_max,
             cores,
             cpu_ns_per_frame: cpu.and_then(|(cpu, _)| cpu.checked_div(frames)),
             sendlag_p999_ns,

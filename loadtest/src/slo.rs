@@ -9,6 +9,9 @@ use hdrhistogram::Histogram;
 use crate::duration;
 use crate::stats::{Metric, Stats};
 
+/// Samples beyond a percentile that it takes to judge it. With fewer, one late ACK would decide.
+const SAMPLES_BEYOND: u64 = 10;
+
 /// A bound on one figure.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Slo {
@@ -121,6 +124,51 @@ impl Slo {
     }
 }
 
+/// How much a run has to say about a bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Evidence {
+    /// Samples of the figure.
+    pub samples: u64,
+    /// Samples that it takes to say that the bound holds: ten beyond the percentile.
+    pub samples_min: u64,
+    /// Samples beyond the bound.
+    pub beyond: u64,
+    /// So many beyond the bound say that it does not hold, however few samples there are.
+    pub beyond_min: u64,
+}
+
+impl Slo {
+    /// The time that bounds it; none if another figure does.
+    pub fn bound_ns(&self) -> Option<u64> {
+        match self.bound {
+            Bound::Time(nanos) => Some(nanos),
+            Bound::Times(..) => None,
+        }
+    }
+
+    /// What it bounds.
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    /// Counts the samples that speak for it and against it.
+    pub fn evidence(&self, stats: &Stats) -> Evidence {
+        let histogram = stats.latency(self.metric);
+        let samples = histogram.len();
+        let (samples_min, beyond_min) = match self.figure {
+            Figure::Max => (1, 1),
+            Figure::Percentile(percentile) if percentile >= 100.0 => (1, 1),
+            Figure::Mean => (SAMPLES_BEYOND * 2, u64::MAX),
+            Figure::Percentile(percentile) => {
+                let share = (1.0 - percentile / 100.0).max(1e-9);
+                ((SAMPLES_BEYOND as f64 / share).round() as u64, SAMPLES_BEYOND)
+            }
+        };
+        let within = self.bound_ns().map_or(samples, |bound| histogram.count_between(0, bound));
+        Evidence { samples, samples_min, beyond: samples - within.min(samples), beyond_min }
+    }
+}
+
 impl Figure {
     fn of(self, histogram: &Histogram<u64>) -> u64 {
         match self {
@@ -158,6 +206,24 @@ mod tests {
             let result = slo.check(&stats);
             assert_eq!(result.held, held, "{slo}: {:?}", result.value_ns);
         }
+    }
+
+    #[test]
+    fn a_percentile_takes_ten_samples_beyond_it() {
+        let stats = stats();
+        for (slo, samples_min, beyond) in [
+            ("ack.p50<501ms", 20, 500),
+            ("ack.p99<2s", 1_000, 0),
+            ("ack.p99.9<998ms", 10_000, 3),
+            ("ack.max<1s", 1, 1),
+            ("ack.mean<1s", 20, 1),
+        ] {
+            let evidence = slo.parse::<Slo>().unwrap().evidence(&stats);
+            assert_eq!((evidence.samples, evidence.samples_min), (1_000, samples_min), "{slo}");
+            // The histogram has three digits.
+            assert!(evidence.beyond.abs_diff(beyond) <= 2, "{slo}: {evidence:?}");
+        }
+        assert_eq!("setup.p99<1s".parse::<Slo>().unwrap().evidence(&stats).samples, 0);
     }
 
     #[test]

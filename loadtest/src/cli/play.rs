@@ -58,6 +58,12 @@ pub struct PlayArgs {
     /// Print the result as JSON instead of a table
     #[arg(long)]
     pub json: bool,
+    /// Show no progress on stderr
+    #[arg(long)]
+    pub quiet: bool,
+    /// A line above the progress of the run: where a search is.
+    #[arg(skip)]
+    pub title: Option<String>,
 }
 
 impl PlayArgs {

@@ -115,8 +115,8 @@ pub struct RunArgs {
     #[arg(long, default_value = "10s", value_parser = duration::parse)]
     pub stop_timeout: Duration,
     /// The node's admin address, to keep its --max-calls with the result [default: what its command
-    /// line says]
-    #[arg(long, value_name = "ADDR", requires = "server_pid")]
+    /// line says]. `capacity` also reads the node's disk, shards and refusals there
+    #[arg(long, value_name = "ADDR")]
     pub admin: Option<String>,
     /// The run is invalid if the generator uses more of its cores than this, percent
     #[arg(long, default_value_t = 85.0)]

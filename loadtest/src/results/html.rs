@@ -17,13 +17,17 @@ use crate::plural::{counted, grouped};
 use crate::stats::{Metric, Stats};
 use crate::verdict::Verdict;
 
-mod chart;
+pub mod chart;
 mod charts;
+mod invalid;
+mod numbers;
 mod reasons;
+mod seconds;
 mod value;
 
 use chart::Chart;
-use charts::{percentiles, seconds};
+use charts::percentiles;
+use invalid::Invalid;
 use reasons::measured;
 use value::{is_empty, label, shown, utc};
 
@@ -97,7 +101,11 @@ struct Page {
     machine: String,
     percentiles: Chart,
     storm: Option<Storm>,
+    invalid: Option<Invalid>,
     seconds: Chart,
+    throughput: Chart,
+    cpu: Chart,
+    numbers: String,
     columns: [&'static str; COLUMNS.len()],
     latencies: Vec<Latency>,
     objectives: Vec<Objective>,
@@ -169,19 +177,22 @@ struct Environment {
 pub fn write(directory: &Path) -> Result<(), String> {
     let run = RunDir::read(directory)?;
     let env = fs::read_to_string(directory.join("env.json")).unwrap_or_default();
+    let csv = fs::read_to_string(directory.join("intervals.csv")).unwrap_or_default();
     let path = directory.join("report.html");
-    let page = Page::new(&run, &env).render();
+    let page = Page::new(&run, &env, &csv).render();
     page.map_err(|error| error.to_string())
         .and_then(|page| files::save(&path, page).map_err(|error| error.to_string()))
         .map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
 impl Page {
-    fn new(run: &RunDir, env_text: &str) -> Self {
+    fn new(run: &RunDir, env_text: &str, csv: &str) -> Self {
         let result = &run.result;
         // Without env.json the page shows all the rest.
         let env: Value = serde_json::from_str(env_text).unwrap_or_default();
         let judged = run.judged();
+        // The sum of several runs has no such file: there the page shows all the rest.
+        let by_second = seconds::read(csv);
         let verdict = result["verdict"].as_str().and_then(Verdict::parse).unwrap_or(Verdict::Fail);
         let calls = result["run"]["calls"].as_u64();
         let calls = calls.map_or_else(String::new, |calls| counted(calls, "call"));
@@ -193,9 +204,13 @@ impl Page {
             meaning: reasons::meaning(verdict, result),
             reasons: reasons::reasons(result, &env),
             machine: machine(result, &env),
-            percentiles: chart("Latency by percentile", &judged, DRAWN),
+            percentiles: chart("Latency by percentile", &judged, DRAWN, &result["slos"]),
             storm: Storm::new(result, &judged),
-            seconds: seconds(run),
+            invalid: Invalid::new(verdict, run),
+            seconds: charts::seconds(run),
+            throughput: charts::throughput(&by_second, result),
+            cpu: charts::cpu(&by_second, result),
+            numbers: numbers::numbers(result),
             columns: COLUMNS,
             latencies: latencies(&result["latency_ns"]),
             objectives: items(&result["slos"]).map(Objective::new).collect(),
@@ -213,8 +228,8 @@ impl Page {
     }
 }
 
-fn chart(title: &'static str, judged: &Stats, metrics: [Metric; 4]) -> Chart {
-    percentiles(title, &metrics.map(|metric| (metric, judged.latency(metric))))
+fn chart(title: &'static str, judged: &Stats, metrics: [Metric; 4], slos: &Value) -> Chart {
+    percentiles(title, &metrics.map(|metric| (metric, judged.latency(metric))), slos)
 }
 
 fn machine(result: &Value, env: &Value) -> String {
@@ -250,7 +265,7 @@ impl Storm {
         let lines = connections::storm(result);
         (!lines.is_empty()).then(|| Self {
             text: format!("{}.", lines.join(". ")),
-            percentiles: chart("Latency in the storm", judged, STORM),
+            percentiles: chart("Latency in the storm", judged, STORM, &result["slos"]),
         })
     }
 }
@@ -363,7 +378,7 @@ mod tests {
     }
 
     fn page(run: &RunDir, env: &str) -> String {
-        Page::new(run, env).render().unwrap()
+        Page::new(run, env, "seconds,frames,generator_cpu_percent\n1.0,50,3.0\n").render().unwrap()
     }
 
     #[test]

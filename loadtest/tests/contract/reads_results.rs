@@ -366,7 +366,43 @@ fn two_runs_that_measured_the_node_say_how_many_boxes() {
     let json: Value =
         serde_json::from_slice(&command(&[&flags[..], &["--json"]].concat()).stdout).unwrap();
     assert_eq!((&json["calls_per_box"], &json["boxes"]), (&13_800.into(), &2.into()), "{json:#}");
-    assert_eq!(command(&flags[..2]).status.code(), Some(1), "one run is no line");
+    assert_eq!(json["calls_per_box_range"].as_array().unwrap().len(), 2, "{json:#}");
+    // A single run has an answer, and no range.
+    let one = String::from_utf8(command(&flags[..2]).stdout).unwrap();
+    assert!(one.contains("no range: a single run has no spread"), "{one}");
+}
+
+#[test]
+fn a_plan_takes_a_report_of_the_host_and_the_attempts_of_the_busy_hour() {
+    let run = Earlier::play(&[]);
+    measured(&run, 1_000, 10.0);
+    let report = run.out.with_file_name("host.json");
+    let facts = r#"{"facts": {"cpus": 8, "memory_bytes": null, "network_bits_per_second": null,
+        "disk_write_bytes_per_second": 5e7}}"#;
+    fs::write(&report, facts).unwrap();
+    let flags = ["plan", text(&run.out), "--host-report", text(&report), "--json"];
+    let plan = |more: &[&str]| -> Value {
+        let output = command(&[&flags[..], more].concat());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{errors}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let busy = ["--busy-hour-attempts", "2000", "--hold-time", "3m", "--blocking", "1%"];
+    let json = plan(&busy);
+    assert_eq!((&json["cores"], &json["limited_by"]), (&7.into(), &"disk".into()), "{json:#}");
+    assert_eq!((&json["traffic"]["erlangs"], &json["calls"]), (&100.0.into(), &117.into()));
+    assert_eq!((&json["boxes"], &json["boxes_with_spare"]), (&1.into(), &2.into()), "{json:#}");
+    // A flag comes before the report.
+    let json = plan(&["--disk", "1GB/s", "--cores", "2"]);
+    assert_eq!((&json["cores"], &json["limited_by"]), (&2.into(), &"cpu".into()), "{json:#}");
+    fs::write(&report, "{}").unwrap();
+    let output = command(&flags);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors.contains("exo-ingest doctor --json"), "{errors}");
+    for wrong in [&["--hold-time", "3m"][..], &[&busy[..], &["--calls", "9"]].concat()] {
+        assert_eq!(command(&[&flags[..2], wrong].concat()).status.code(), Some(1), "{wrong:?}");
+    }
 }
 
 /// Makes a run one of so many calls that took so much of the node's CPU.
@@ -403,13 +439,13 @@ fn a_plan_far_beyond_what_was_measured_says_so_and_names_the_limit() {
     assert_eq!(json(&[])["is_extrapolated"], true);
     for (more, bound_by, calls) in [
         (&["--max-calls", "2000"][..], "max-calls", 2_000),
-        (&["--disk-mb-s", "100"], "disk", 1_988),
-        (&["--network-gbit-s", "1"], "network", 2_434),
-        (&["--network-gbit-s", "1", "--max-calls", "2000", "--disk-mb-s", "100"], "disk", 1_988),
+        (&["--disk", "100MB/s"], "disk", 1_988),
+        (&["--network", "1Gbit/s"], "network", 2_434),
+        (&["--network", "1Gbit/s", "--max-calls", "2000", "--disk", "100MB/s"], "disk", 1_988),
     ] {
         let json = json(more);
         // Frames of 960 bytes every 20 ms: heads weigh more than with the usual ones.
-        assert_eq!(json["bound_by"], bound_by, "{json:#}");
+        assert_eq!(json["limited_by"], bound_by, "{json:#}");
         assert!(json["calls_per_box"].as_u64().unwrap() <= calls, "{json:#}");
         assert!(
             json["calls_per_core"].as_u64().unwrap()
@@ -427,7 +463,7 @@ fn a_plan_far_beyond_what_was_measured_says_so_and_names_the_limit() {
         "{table}"
     );
     assert!(!table.contains("EXTRAPOLATED: 1,600"), "{table}");
-    for flags in [&["--disk-mb-s", "0"][..], &["--network-gbit-s=-1"], &["--max-calls", "0"]] {
+    for flags in [&["--disk", "0"][..], &["--network=10GB/s"], &["--max-calls", "0"]] {
         let output = command(&[&["plan", text(&small.out), text(&large.out)], flags].concat());
         assert_eq!(output.status.code(), Some(1), "{flags:?}");
     }

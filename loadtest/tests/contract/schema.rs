@@ -1,4 +1,4 @@
-//! `result.schema.json`, and as much of JSON Schema as it uses.
+//! `result.schema.json` and `capacity.schema.json`, and as much of JSON Schema as they use.
 
 use serde_json::Value;
 
@@ -9,6 +9,16 @@ pub fn check(result: &Value) {
         serde_json::from_str(include_str!("../../result.schema.json")).expect("JSON");
     if let Err(fault) = check_value(&schema, &schema, result, "result") {
         panic!("{fault}\n{result:#}");
+    }
+}
+
+/// Panics where the answer of a search is not what its schema says.
+#[track_caller]
+pub fn check_capacity(answer: &Value) {
+    let schema: Value =
+        serde_json::from_str(include_str!("../../capacity.schema.json")).expect("JSON");
+    if let Err(fault) = check_value(&schema, &schema, answer, "capacity") {
+        panic!("{fault}\n{answer:#}");
     }
 }
 

@@ -1,11 +1,12 @@
-//! A chart as SVG: lines over a linear axis, with latencies on a logarithmic one. The template has
-//! the elements; here is where they are.
+//! A chart as SVG: lines or dots over a linear axis. Upwards, latencies are on a logarithmic axis,
+//! and other values on a linear one. The template has the elements; here is where they are.
 
 use std::fmt;
 
 use askama::Template;
 
 use crate::duration::show;
+use crate::results::summary::short;
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 280.0;
@@ -21,24 +22,42 @@ const COLOURS: [&str; 4] = ["c0", "c1", "c2", "c3"];
 /// Least distance between the names of two lines.
 const NAME_HEIGHT: f64 = 12.0;
 
+/// About so many steps on a linear axis.
+const STEPS: f64 = 4.0;
+
+/// The axis upwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// Nanoseconds, logarithmic.
+    Latency,
+    /// From zero, with this unit after each number.
+    Linear(&'static str),
+}
+
 /// One line.
 pub struct Series {
     /// Name, shown at the end of the line.
     pub name: &'static str,
-    /// x ascending; y in nanoseconds.
+    /// x ascending; y on the scale of the chart.
     pub points: Vec<(f64, f64)>,
+    /// Dots, and no line through them.
+    pub is_dotted: bool,
 }
 
 /// What a chart shows.
 pub struct Chart {
     /// Title for screen readers.
     pub title: &'static str,
+    /// The axis upwards.
+    pub scale: Scale,
     /// At most four.
     pub series: Vec<Series>,
     /// Places on the x axis with their labels. Those beyond the points are left out.
     pub ticks: Vec<(f64, String)>,
     /// Events on the x axis, each with a line and its name.
     pub marks: Vec<(f64, &'static str)>,
+    /// Levels on the y axis that are asked for, each with a line and its name.
+    pub bounds: Vec<(f64, String)>,
 }
 
 /// A length in the picture, with one decimal.
@@ -74,6 +93,8 @@ struct Line {
     name: &'static str,
     name_x: Px,
     name_y: Px,
+    /// Places of dots instead of the line.
+    dots: Vec<(Px, Px)>,
 }
 
 #[derive(Template)]
@@ -86,6 +107,7 @@ struct Picture {
     left: Vec<Label>,
     below: Vec<Label>,
     above: Vec<Label>,
+    bounds: Vec<Label>,
     lines: Vec<Line>,
 }
 
@@ -101,7 +123,8 @@ impl fmt::Display for Chart {
 /// Where values are in the picture.
 struct Axes {
     x_max: f64,
-    /// Powers of ten at the lower and upper edge.
+    scale: Scale,
+    /// The lower and upper edge: powers of ten of a latency, else values.
     low: f64,
     high: f64,
 }
@@ -111,10 +134,38 @@ impl Axes {
         FRAME.left.0 + x / self.x_max * (FRAME.right.0 - FRAME.left.0)
     }
 
-    fn y(&self, nanos: f64) -> f64 {
-        let share = (self.high - decade(nanos)) / (self.high - self.low);
+    fn y(&self, value: f64) -> f64 {
+        let place = match self.scale {
+            Scale::Latency => decade(value),
+            Scale::Linear(_) => value,
+        };
+        let share = (self.high - place) / (self.high - self.low);
         FRAME.top.0 + share * (FRAME.bottom.0 - FRAME.top.0)
     }
+
+    /// The values of the grid, with their labels.
+    fn grid(&self) -> Vec<(f64, String)> {
+        match self.scale {
+            Scale::Latency => {
+                let powers = self.low as i32..=self.high as i32;
+                powers.map(|power| 10f64.powi(power)).map(|it| (it, show(it as u64))).collect()
+            }
+            Scale::Linear(unit) => {
+                let step = step_of(self.high);
+                let count = (self.high / step).round() as u32;
+                let values = (0..=count).map(|index| f64::from(index) * step);
+                values.map(|value| (value, format!("{}{unit}", short(value)))).collect()
+            }
+        }
+    }
+}
+
+/// 1, 2 or 5 times a power of ten, so that an axis up to `high` has a few steps.
+fn step_of(high: f64) -> f64 {
+    let raw = high.max(f64::MIN_POSITIVE) / STEPS;
+    let power = 10f64.powf(raw.log10().floor());
+    let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| raw <= factor * power * 1.001);
+    factor.unwrap_or(10.0) * power
 }
 
 fn decade(nanos: f64) -> f64 {
@@ -125,16 +176,15 @@ impl Chart {
     /// None if there are no points.
     fn picture(&self) -> Option<Picture> {
         let axes = self.axes()?;
-        let left = (axes.low as i32..=axes.high as i32).map(|power| {
-            let value = 10f64.powi(power);
+        let level = |value: f64, text_x: f64, text_y: f64, text: String| {
             let y = axes.y(value);
-            Label {
-                at: Px(y),
-                text_x: Px(FRAME.left.0 - 6.0),
-                text_y: Px(y + 4.0),
-                text: show(value as u64),
-            }
-        });
+            Label { at: Px(y), text_x: Px(text_x), text_y: Px(y + text_y), text }
+        };
+        let left = axes.grid().into_iter();
+        let left = left.map(|(value, text)| level(value, FRAME.left.0 - 6.0, 4.0, text));
+        let bounds = self.bounds.iter();
+        let bounds =
+            bounds.map(|(value, text)| level(*value, FRAME.left.0 + 6.0, -4.0, text.clone()));
         let label = |x: f64, text_y: f64, text: &str| {
             let at = Px(axes.x(x));
             Label { at, text_x: at, text_y: Px(text_y), text: text.to_owned() }
@@ -148,6 +198,7 @@ impl Chart {
             left: left.collect(),
             below: ticks.map(|(x, text)| label(*x, FRAME.bottom.0 + 18.0, text)).collect(),
             above: self.marks.iter().map(|(x, text)| label(*x, FRAME.top.0 - 6.0, text)).collect(),
+            bounds: bounds.collect(),
             lines: self.lines(&axes),
         })
     }
@@ -156,21 +207,30 @@ impl Chart {
         let points = || self.series.iter().flat_map(|series| &series.points);
         points().next()?;
         let marks = self.marks.iter().map(|(x, _)| *x);
-        let low = points().map(|(_, y)| decade(*y).floor()).fold(f64::MAX, f64::min);
-        Some(Axes {
-            x_max: points().map(|(x, _)| *x).chain(marks).fold(f64::MIN_POSITIVE, f64::max),
-            low,
-            high: points().map(|(_, y)| decade(*y).ceil()).fold(low + 1.0, f64::max),
-        })
+        let values = || points().map(|(_, y)| *y).chain(self.bounds.iter().map(|(y, _)| *y));
+        let [low, high] = match self.scale {
+            Scale::Latency => {
+                let low = values().map(|y| decade(y).floor()).fold(f64::MAX, f64::min);
+                [low, values().map(|y| decade(y).ceil()).fold(low + 1.0, f64::max)]
+            }
+            Scale::Linear(_) => {
+                let most = values().fold(1.0, f64::max);
+                let step = step_of(most);
+                [0.0, (most / step).ceil() * step]
+            }
+        };
+        let x_max = points().map(|(x, _)| *x).chain(marks).fold(f64::MIN_POSITIVE, f64::max);
+        Some(Axes { x_max, scale: self.scale, low, high })
     }
 
     fn lines(&self, axes: &Axes) -> Vec<Line> {
         let mut lines: Vec<Line> = Vec::new();
         for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
             let Some((last_x, last_y)) = series.points.last().copied() else { continue };
+            let places = series.points.iter().map(|(x, y)| (Px(axes.x(*x)), Px(axes.y(*y))));
+            let places: Vec<(Px, Px)> = places.collect();
             // The last point twice: a line of a single point would be invisible.
-            let points = series.points.iter().copied().chain([(last_x, last_y)]);
-            let points = points.map(|(x, y)| format!("{},{}", Px(axes.x(x)), Px(axes.y(y))));
+            let points = places.iter().chain(places.last()).map(|(x, y)| format!("{x},{y}"));
             // Names of lines that end close together are placed one below the other.
             let mut name_y = axes.y(last_y) + 4.0;
             while lines.iter().any(|line| (line.name_y.0 - name_y).abs() < NAME_HEIGHT) {
@@ -182,6 +242,7 @@ impl Chart {
                 name: series.name,
                 name_x: Px(axes.x(last_x) + 6.0),
                 name_y: Px(name_y),
+                dots: if series.is_dotted { places.clone() } else { Vec::new() },
             });
         }
         lines
