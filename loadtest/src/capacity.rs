@@ -196,7 +196,7 @@ impl Capacity {
                 format!("capacity: none, not even {fewest} meet '{goal}'. Bound by {bound}{hint}")
             }
             Conclusion::InsufficientSamples => {
-                format!("capacity: insufficient samples for '{goal}': {}", self.goals[index].text)
+                format!("capacity: no number for '{goal}': {}", self.goals[index].text)
             }
             Conclusion::Unknown => format!("no conclusion: {calls} passed. {bound}"),
             Conclusion::Interrupted => {

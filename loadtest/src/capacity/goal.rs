@@ -10,6 +10,9 @@ use crate::plural::{counted, grouped};
 use crate::report::Report;
 use crate::slo::Slo;
 
+/// Why an objective is missed by a load that the node did not carry.
+const NOT_CARRIED: &str = "not carried";
+
 /// A goal.
 #[derive(Debug, Clone)]
 pub enum Goal {
@@ -53,6 +56,13 @@ pub struct Judgement {
     pub value_ns: Option<u64>,
     /// Samples, and how many a judgement takes; none for a goal that counts losses.
     pub samples: Option<[u64; 2]>,
+}
+
+impl Judgement {
+    /// Whether an objective was missed only because too much of the load was lost.
+    pub fn is_not_carried(&self) -> bool {
+        self.measured.starts_with(NOT_CARRIED)
+    }
 }
 
 /// What a run lost.
@@ -117,7 +127,7 @@ impl Goal {
         if is_lost && (losses.is_hard || !is_ill) {
             let measured = match (self, first_failure(report)) {
                 (Self::NoLoss, Some(failure)) => failure,
-                (Self::Slo(_), _) => format!("not carried: {lost}"),
+                (Self::Slo(_), _) => format!("{NOT_CARRIED}: {lost}"),
                 _ => lost,
             };
             return plain(State::Missed, measured);

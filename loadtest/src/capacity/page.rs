@@ -6,7 +6,7 @@ use askama::Template;
 use super::goal::State;
 use super::step::Step;
 use super::table::{missed, why};
-use super::{Answer, Capacity, GoalAnswer};
+use super::{Answer, Capacity, Conclusion, GoalAnswer};
 use crate::duration::show;
 use crate::plural::{counted, grouped};
 use crate::results::html::chart::{Chart, Scale, Series};
@@ -37,6 +37,8 @@ struct Section {
     summary: String,
     bound: String,
     goals: Vec<GoalRow>,
+    /// The percentile that the first chart shows.
+    percentile: &'static str,
     latency: Chart,
     cpu: Chart,
     runs: Vec<RunRow>,
@@ -62,8 +64,8 @@ struct RunRow {
     seconds: String,
     ack: [String; 3],
     cpu: [String; 2],
-    is_met: bool,
-    missed: String,
+    is_missed: bool,
+    words: String,
 }
 
 /// The page of an answer.
@@ -89,19 +91,16 @@ impl SweepRow {
 
 impl Section {
     fn new(search: &Capacity) -> Self {
-        let shards = search.cores.map(|cores| format!(", {}", counted(cores, "shard")));
         let most = search.steps.iter().map(|step| step.calls).max().unwrap_or(1).max(1);
+        let percentile = Percentile::new(&search.goals);
         Self {
-            heading: format!(
-                "{}{}",
-                counted(search.calls, "call"),
-                shards.as_deref().unwrap_or_default()
-            ),
+            heading: heading(search),
             is_good: search.exit_code() == 0,
             summary: search.summary.clone(),
             bound: search.bound_by.text.clone(),
             goals: search.goals.iter().map(|goal| GoalRow::new(goal, most)).collect(),
-            latency: latency(search),
+            percentile: percentile.name,
+            latency: latency(search, percentile),
             cpu: cpu(search),
             runs: search.steps.iter().map(|step| RunRow::new(step, &search.goals)).collect(),
             numbers: numbers(search),
@@ -139,46 +138,98 @@ impl RunRow {
             seconds: format!("{:.0} s", step.duration_s),
             ack: [step.ack_p50_ns, step.ack_p99_ns, step.ack_p999_ns].map(time),
             cpu: [step.server_cpu_percent, step.generator_cpu_percent].map(percent),
-            is_met: is_met(step),
-            missed: missed(&step.goals, goals),
+            is_missed: !is_well(step),
+            words: words(step, goals),
         }
     }
 }
 
+/// The answer in a few words.
+fn heading(search: &Capacity) -> String {
+    let calls = counted(search.calls, "call");
+    let answer = match search.conclusion {
+        Conclusion::Found => calls,
+        Conclusion::AtLeast => format!("at least {calls}"),
+        Conclusion::None => "none".to_owned(),
+        Conclusion::InsufficientSamples => "insufficient samples".to_owned(),
+        Conclusion::Unknown | Conclusion::Interrupted => format!("no conclusion, {calls} passed"),
+    };
+    match search.cores {
+        Some(cores) => format!("{}: {answer}", counted(cores, "shard")),
+        None => answer,
+    }
+}
+
+/// What a run missed, or how well it went.
+fn words(step: &Step, goals: &[GoalAnswer]) -> String {
+    if !is_well(step) {
+        return missed(&step.goals, goals);
+    }
+    let few = step.goals.iter().filter(|goal| goal.state == State::TooFew).count() as u64;
+    match few {
+        0 => "met every goal".to_owned(),
+        few => format!("missed none; too few samples for {}", counted(few, "goal")),
+    }
+}
+
 /// Whether a run missed no goal, and proved something.
-fn is_met(step: &Step) -> bool {
+fn is_well(step: &Step) -> bool {
     step.goals.iter().all(|goal| goal.state.is_well())
 }
 
-/// ACK p99.9 of each run over its calls; the objectives across.
-fn latency(search: &Capacity) -> Chart {
-    let dots = |name, wanted: fn(&Step) -> bool| {
-        let steps = search.steps.iter().filter(|step| wanted(step));
-        let points = steps.filter_map(|step| Some((step.calls as f64, step.ack_p999_ns? as f64)));
-        Series { name, points: points.collect(), is_dotted: true }
-    };
-    let is_unclear = |step: &Step| step.goals.iter().any(|goal| goal.state == State::Unclear);
-    let series = vec![
-        dots("missed a goal", |step| step.goals.iter().any(|goal| goal.state == State::Missed)),
-        dots("proves nothing", is_unclear),
-        Series { name: "", points: Vec::new(), is_dotted: true },
-        dots("met all", is_met),
+/// A percentile of the ACK latency that runs have.
+#[derive(Clone, Copy)]
+struct Percentile {
+    name: &'static str,
+    /// Objectives on it start with this.
+    objective: &'static str,
+    of: fn(&Step) -> Option<u64>,
+}
+
+impl Percentile {
+    const ALL: [Self; 3] = [
+        Self { name: "p99.9", objective: "ack.p99.9<", of: |step| step.ack_p999_ns },
+        Self { name: "p99", objective: "ack.p99<", of: |step| step.ack_p99_ns },
+        Self { name: "p50", objective: "ack.p50<", of: |step| step.ack_p50_ns },
     ];
-    let bounds = search.goals.iter().filter(|goal| goal.goal.starts_with("ack."));
+
+    /// The first that has an objective, or p99.9.
+    fn new(goals: &[GoalAnswer]) -> Self {
+        let is_bounded = |it: &Self| goals.iter().any(|goal| goal.goal.starts_with(it.objective));
+        Self::ALL.into_iter().find(is_bounded).unwrap_or(Self::ALL[0])
+    }
+}
+
+/// A percentile of each run over its calls; its objectives across.
+fn latency(search: &Capacity, percentile: Percentile) -> Chart {
+    let dots = |wanted: fn(&Step) -> bool| {
+        let steps = search.steps.iter().filter(|step| wanted(step));
+        let points =
+            steps.filter_map(|step| Some((step.calls as f64, (percentile.of)(step)? as f64)));
+        Series { name: "", points: points.collect(), is_dotted: true }
+    };
+    // In the order of the colours in the legend.
+    let series = vec![
+        dots(|step| step.goals.iter().any(|goal| goal.state == State::Missed)),
+        dots(|step| step.goals.iter().any(|goal| goal.state == State::Unclear)),
+        dots(|_| false),
+        dots(is_well),
+    ];
+    let bounds = search.goals.iter().filter(|goal| goal.goal.starts_with(percentile.objective));
     let bounds = bounds.filter_map(|goal| Some((goal.bound_ns? as f64, goal.goal.clone())));
-    chart("ACK p99.9 by number of calls", Scale::Latency, series, bounds.collect(), search)
+    chart("ACK latency by number of calls", Scale::Latency, series, bounds.collect(), search)
 }
 
 /// CPU of both processes over the calls.
 fn cpu(search: &Capacity) -> Chart {
-    let dots = |name, value: fn(&Step) -> Option<f64>| {
+    let dots = |value: fn(&Step) -> Option<f64>| {
         let points = search.steps.iter().filter_map(|step| Some((step.calls as f64, value(step)?)));
-        Series { name, points: points.collect(), is_dotted: true }
+        Series { name: "", points: points.collect(), is_dotted: true }
     };
     let series = vec![
-        Series { name: "", points: Vec::new(), is_dotted: true },
-        dots("exo-load", |step| step.generator_cpu_percent),
-        dots("node", |step| step.server_cpu_percent),
+        dots(|_| None),
+        dots(|step| step.generator_cpu_percent),
+        dots(|step| step.server_cpu_percent),
     ];
     chart("CPU by number of calls", Scale::Linear(" %"), series, Vec::new(), search)
 }

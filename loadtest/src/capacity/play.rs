@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::goal::Goal;
+use super::goal::{Goal, State};
 use super::node::StartedNode;
 use super::node_load::NodeWatch;
 use super::search::{Limits, Next, Search, Why};
@@ -19,6 +19,9 @@ use crate::{engine, files, host};
 
 /// The long run is so many times as long as the others, unless `--hold` says otherwise.
 const HOLD_TIMES: u32 = 3;
+
+/// The long run may be so many times longer, to have enough samples.
+const HOLD_LONGER_MAX: f64 = 10.0;
 
 /// Seconds of a run besides its calls: getting ready, and judging.
 const RUN_EXTRA: f64 = 1.5;
@@ -206,8 +209,18 @@ impl<'a> Session<'a> {
         run
     }
 
+    /// How long all calls of a run are up. The long run is lengthened until a percentile has
+    /// enough samples, within limits, unless its length was asked for.
     fn duration(&self, next: Next) -> Duration {
-        if next.why == Why::Hold { self.hold } else { self.args.run.duration }
+        if next.why != Why::Hold {
+            return self.args.run.duration;
+        }
+        let at = self.steps.iter().filter(|step| step.calls == next.calls);
+        let needed = at.map(Step::seconds_needed).fold(0.0, f64::max);
+        if self.args.hold.is_some() || needed <= self.hold.as_secs_f64() {
+            return self.hold;
+        }
+        Duration::from_secs_f64(needed.min(self.hold.as_secs_f64() * HOLD_LONGER_MAX))
     }
 
     /// Seconds that a run takes.
@@ -223,7 +236,8 @@ impl<'a> Session<'a> {
     fn title(&self, next: Next) -> String {
         let [(least, fewest), (most, runs)] = self.search.estimate(|next| self.seconds_of(next));
         let done = self.steps.len();
-        let cores = self.cores.map_or_else(String::new, |cores| format!("{cores} shards, "));
+        let cores =
+            self.cores.map_or_else(String::new, |cores| format!("{}, ", counted(cores, "shard")));
         format!(
             "{cores}run {} of {} to {}: {} ({}), {} to {} left",
             done + 1,
@@ -261,19 +275,20 @@ impl<'a> Session<'a> {
     }
 }
 
-/// What came of a run.
+/// What came of a run: the goals that it did not meet.
 fn line(step: &Step, goals: &[Goal]) -> String {
     let judged = step.goals.iter().zip(goals);
-    let words = judged.map(|(judgement, goal)| {
-        let state = match judgement.state {
-            super::State::Met => "met",
-            super::State::Missed => "MISSED",
-            super::State::TooFew => "open",
-            super::State::Unclear => "unclear",
-        };
-        format!("{} {state} ({})", goal.name(), judgement.measured)
+    let words = judged.filter_map(|(judgement, goal)| match judgement.state {
+        State::Met => None,
+        State::Missed if judgement.is_not_carried() => None,
+        State::Missed => Some(format!("{} MISSED ({})", goal.name(), judgement.measured)),
+        State::TooFew | State::Unclear => {
+            Some(format!("{} open ({})", goal.name(), judgement.measured))
+        }
     });
-    format!("{}: {}", counted(step.calls, "call"), words.collect::<Vec<_>>().join("; "))
+    let words: Vec<String> = words.collect();
+    let words = if words.is_empty() { "met every goal".to_owned() } else { words.join("; ") };
+    format!("{}: {words}", counted(step.calls, "call"))
 }
 
 /// A URL with another host and port.

@@ -170,33 +170,40 @@ impl Search {
     /// one run takes `seconds_of` seconds. The search is played to its end for several limits that
     /// the node may have.
     pub fn estimate(&self, seconds_of: impl Fn(Next) -> f64) -> [(f64, usize); 2] {
-        let lowest = (0..self.goals).filter_map(|goal| self.bracket(goal).reached).min();
-        let lowest = lowest.unwrap_or(0);
-        let highest = (0..self.goals)
-            .map(|goal| self.bracket(goal))
-            .map(|it| it.failed.or(it.unclear).map_or(self.limits.max, |calls| calls - 1))
-            .max()
-            .unwrap_or(self.limits.max)
-            .max(lowest);
-        let middle = ((lowest.max(1) as f64) * (highest.max(1) as f64)).sqrt() as u64;
-        let mut all: Vec<(f64, usize)> = [lowest, middle, (lowest + highest) / 2, highest]
+        // Each goal may have its limit anywhere between what was reached and what failed: all at
+        // one place, or each at another, which takes more runs.
+        let limit = |goal: usize, share: f64| {
+            let bracket = self.bracket(goal);
+            let low = bracket.reached.unwrap_or(0);
+            let high = bracket.ceiling().map_or(self.limits.max, |ceiling| ceiling - 1).max(low);
+            let (least, most) = (low.max(1) as f64, high.max(1) as f64);
+            match share {
+                0.0 => low,
+                1.0 => high,
+                _ => (least * (most / least).powf(share)) as u64,
+            }
+        };
+        let spread = |goal: usize| (goal + 1) as f64 / (self.goals + 1) as f64;
+        let shares: [&dyn Fn(usize) -> f64; 5] = [&|_| 0.0, &|_| 0.5, &|_| 0.9, &|_| 1.0, &spread];
+        let mut all: Vec<(f64, usize)> = shares
             .into_iter()
-            .map(|limit| self.imagine(limit, &seconds_of))
+            .map(|share| (0..self.goals).map(|goal| limit(goal, share(goal))).collect())
+            .map(|limits: Vec<u64>| self.imagine(&limits, &seconds_of))
             .collect();
         all.sort_by(|one, other| one.0.total_cmp(&other.0));
         [all[0], all[all.len() - 1]]
     }
 
-    /// Seconds and runs of the rest, if the node carries `limit` calls.
-    fn imagine(&self, limit: u64, seconds_of: impl Fn(Next) -> f64) -> (f64, usize) {
+    /// Seconds and runs of the rest, if the node meets each goal up to so many calls.
+    fn imagine(&self, limits: &[u64], seconds_of: impl Fn(Next) -> f64) -> (f64, usize) {
         let (mut search, mut seconds, mut runs) = (self.clone(), 0.0, 0);
         while let Some(next) = search.poll_next() {
             seconds += seconds_of(next);
             runs += 1;
-            let state = if next.calls <= limit { State::Met } else { State::Missed };
+            let state = |limit: &u64| if next.calls <= *limit { State::Met } else { State::Missed };
             search.handle_run(Run {
                 calls: next.calls,
-                states: vec![state; self.goals],
+                states: limits.iter().map(state).collect(),
                 is_final: false,
                 is_hold: next.why == Why::Hold,
             });

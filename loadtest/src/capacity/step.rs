@@ -99,6 +99,14 @@ impl Step {
         }
     }
 
+    /// How long a run with as many calls must be, so that every percentile has enough samples;
+    /// a tenth longer, because samples do not come evenly.
+    pub fn seconds_needed(&self) -> f64 {
+        let samples = self.goals.iter().filter_map(|goal| goal.samples);
+        let share = samples.map(|[samples, least]| least as f64 / samples.max(1) as f64);
+        share.fold(0.0, f64::max) * self.duration_s * 1.1
+    }
+
     /// What the search takes of it.
     pub fn run(&self) -> Run {
         Run {

@@ -6,7 +6,7 @@ use super::goal::{Judgement, State};
 use super::search::Why;
 use super::{Answer, Capacity, GoalAnswer};
 use crate::duration::show;
-use crate::plural::grouped;
+use crate::plural::{counted, grouped};
 
 /// Shown where nothing was measured: a zero would say that it took no time.
 const NOTHING: &str = "-";
@@ -23,7 +23,7 @@ impl Answer {
     fn write_table(&self, out: &mut String) -> std::fmt::Result {
         for search in &self.searches {
             if let Some(cores) = search.cores {
-                writeln!(out, "--- {cores} shards ---")?;
+                writeln!(out, "--- {} ---", counted(cores, "shard"))?;
             }
             search.write_table(out)?;
         }
@@ -116,11 +116,13 @@ pub fn why(why: Why) -> &'static str {
     }
 }
 
-/// The goals that a run missed, and what it measured.
+/// The goals that a run missed, and what it measured. A load that was not carried misses every
+/// objective: the loss says so already.
 pub fn missed(judgements: &[Judgement], goals: &[GoalAnswer]) -> String {
     let words =
         judgements.iter().zip(goals).filter_map(|(judgement, goal)| match judgement.state {
             State::Met | State::TooFew => None,
+            State::Missed if judgement.is_not_carried() => None,
             State::Missed => Some(format!("{}: {}", goal.goal, judgement.measured)),
             State::Unclear => Some(judgement.measured.clone()),
         });

@@ -43,7 +43,8 @@ pub struct CapacityArgs {
     /// Runs at each edge of a bracket; the majority decides
     #[arg(long, default_value_t = 3, value_name = "RUNS", value_parser = repeats)]
     pub repeats: usize,
-    /// Length of the last run, at the answer; 0s for none [default: three times --duration]
+    /// Length of the last run, at the answer; 0s for none [default: three times --duration, and up
+    /// to ten times that where a percentile takes more samples]
     #[arg(long, value_parser = duration::parse)]
     pub hold: Option<Duration>,
     /// Start this node for the search, and end it afterwards. {port}, {admin_port}, {dir} and

@@ -31,6 +31,8 @@ pub enum Fault {
     AckMerged,
     /// The second ack comes half a second late.
     AckLate,
+    /// Each ack comes 300 ms late: nothing is wrong, and all is slower.
+    AckSlow,
     /// No ack at all.
     AckNone,
     /// `started` names another call.
@@ -395,6 +397,10 @@ impl Session<'_> {
             Fault::AckMerged if seq == 10 => Some(()),
             Fault::AckLate if seq == 20 => {
                 thread::sleep(Duration::from_millis(500));
+                self.ack(seq)
+            }
+            Fault::AckSlow => {
+                thread::sleep(Duration::from_millis(300));
                 self.ack(seq)
             }
             Fault::AckNone => Some(()),

@@ -30,8 +30,12 @@ struct Earlier {
 
 impl Earlier {
     fn play(flags: &[&str]) -> Self {
+        Self::play_at(Node::start(Fault::None), flags)
+    }
+
+    fn play_at(node: Node, flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let (node, out) = (Node::start(Fault::None), directory.path().join("out"));
+        let out = directory.path().join("out");
         let (code, json) = result(&node, &[&["--out", text(&out)], flags].concat());
         assert_eq!(code, 0, "{json:#}");
         Self { node, _directory: directory, out }
@@ -136,6 +140,28 @@ fn a_margin_is_what_one_asks_for() {
     };
     assert_eq!(worse(&compared("19%", 4)), ["ack p99"]);
     assert_eq!(worse(&compared("21%", 0)), Vec::<String>::new());
+}
+
+/// Two runs that were played, not figures that were edited: the same calls at a node, and at one
+/// whose ACKs take 300 ms more.
+#[test]
+fn a_node_that_has_become_slower_is_caught() {
+    // An ACK each half second: 36 in all, enough for a p50.
+    let flags = ["--frame-ms", "50", "--duration", "6s"];
+    let before = Earlier::play_at(Node::start(Fault::None), &flags);
+    let after = Earlier::play_at(Node::start(Fault::AckSlow), &flags);
+    let compared = |before: &Earlier, after: &Earlier| {
+        let output = command(&["compare", text(&before.out), text(&after.out)]);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, table) = compared(&before, &after);
+    assert_eq!(code, Some(4), "{table}");
+    let line = table.lines().find(|line| line.starts_with("ack p50")).unwrap();
+    assert!(line.ends_with("WORSE"), "{table}");
+    // The other way round it is better, and with itself it is equal.
+    assert_eq!(compared(&after, &before).0, Some(0));
+    let (code, table) = compared(&before, &before);
+    assert!(code == Some(0) && !table.contains("WORSE"), "{table}");
 }
 
 #[test]

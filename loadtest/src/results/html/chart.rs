@@ -184,7 +184,7 @@ impl Chart {
         let left = left.map(|(value, text)| level(value, FRAME.left.0 - 6.0, 4.0, text));
         let bounds = self.bounds.iter();
         let bounds =
-            bounds.map(|(value, text)| level(*value, FRAME.left.0 + 6.0, -4.0, text.clone()));
+            bounds.map(|(value, text)| level(*value, FRAME.right.0 - 4.0, -4.0, text.clone()));
         let label = |x: f64, text_y: f64, text: &str| {
             let at = Px(axes.x(x));
             Label { at, text_x: at, text_y: Px(text_y), text: text.to_owned() }
