@@ -10,6 +10,10 @@ use crate::plural::{counted, grouped};
 use crate::report::Report;
 use crate::slo::Slo;
 
+/// The failure that the node's own limit causes: its `--max-calls`, a tenant's quota, or too little
+/// disk or memory.
+pub const NODE_LIMIT: &str = "refused_503";
+
 /// Why an objective is missed by a load that the node did not carry.
 const NOT_CARRIED: &str = "not carried";
 
@@ -169,7 +173,6 @@ fn of_slo(slo: &Slo, report: &Report) -> Judgement {
 /// The first check that failed, and how often.
 fn first_failure(report: &Report) -> Option<String> {
     let failures = &report.judged.failures;
-    let (name, tally) =
-        failures.get_key_value(super::step::NODE_LIMIT).or_else(|| failures.iter().next())?;
+    let (name, tally) = failures.get_key_value(NODE_LIMIT).or_else(|| failures.iter().next())?;
     Some(format!("{name}, {}", counted(tally.count, "time")))
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::goal::{Goal, Judgement, Losses};
+use super::goal::{Goal, Judgement, Losses, NODE_LIMIT};
 use super::node_load::NodeLoad;
 use super::search::{Next, Run, Why};
 use crate::report::Report;
@@ -12,10 +12,6 @@ use crate::results::number;
 use crate::results::table::why_invalid;
 use crate::stats::Metric;
 use crate::verdict::Verdict;
-
-/// The failure that the node's own limit causes: its `--max-calls`, a tenant's quota, or too little
-/// disk or memory.
-pub const NODE_LIMIT: &str = "refused_503";
 
 /// One run.
 #[derive(Debug, Clone, Serialize)]
