@@ -174,7 +174,12 @@ impl Capacity {
         let calls = counted(self.calls, "call");
         let goal = &self.limited_by_goal;
         let bound = &self.bound_by.text;
-        let confirmed = if self.is_confirmed { ", confirmed by a longer run" } else { "" };
+        let is_held_in_vain = self.steps.iter().any(|step| step.why == search::Why::Hold);
+        let confirmed = match (self.is_confirmed, is_held_in_vain) {
+            (true, _) => ", confirmed by a longer run",
+            (false, true) => ", NOT confirmed by a longer run",
+            (false, false) => "",
+        };
         match self.conclusion {
             Conclusion::Found => {
                 format!(

@@ -222,6 +222,20 @@ fn a_sweep_has_a_line_for_each_number_of_shards() {
 }
 
 #[test]
+fn an_answer_that_no_long_run_confirms_says_so() {
+    // The generator is disturbed in every long run.
+    let capacity = search(&goals(&[]), |next| {
+        let is_hold = next.why == Why::Hold;
+        let state = if is_hold { State::Unclear } else { up_to(1_000, next.calls) };
+        step(next, vec![judgement(state, None); 2])
+    });
+    assert_eq!((capacity.conclusion, capacity.is_confirmed), (Conclusion::Found, false));
+    assert!(capacity.summary.contains("NOT confirmed"), "{}", capacity.summary);
+    let holds = capacity.steps.iter().filter(|step| step.why == Why::Hold).count();
+    assert_eq!(holds, 3, "it is tried again");
+}
+
+#[test]
 fn the_narrow_bracket_and_its_runs_are_counted() {
     let goals = goals(&["ack.p99.9<50ms"]);
     let capacity = search(&goals, |next| {
