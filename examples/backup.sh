@@ -1,5 +1,5 @@
 #!/bin/sh
-# Copies a journal beside a live node: every segment that is not being written.
+# Copies a journal beside a live node: every segment that is not being written, and the marks.
 #
 #   sh backup.sh DATA_DIR BACKUP_DIR
 #
@@ -36,6 +36,19 @@ for segment in run-*/shard-*/*.segment; do
         left=$((left + 1))
     else
         echo "cannot copy $segment" >&2
+        exit 1
+    fi
+done
+# After the segments: what retention removed meanwhile is then marked as expired. Without marks the
+# backup would count as damaged. A segment that was left shows as lost once its run has ended, until
+# this is run again.
+for marks in run-*/shard-*/marks; do
+    [ -f "$marks" ] || continue
+    mkdir -p -m 0700 "$target/${marks%/*}"
+    if cp -p "$marks" "$target/$marks.next" && mv "$target/$marks.next" "$target/$marks"; then
+        continue
+    elif [ -f "$marks" ]; then
+        echo "cannot copy $marks" >&2
         exit 1
     fi
 done

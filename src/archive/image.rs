@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::layout::{RunName, create_data_dir, create_shard_dir, segment_path};
+use super::marks::{FoundMarks, Marks};
 use crate::call::{CallIdentity, Epoch, Seq};
 use crate::clock::{Moment, Now, UnixMicros};
 use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
@@ -391,10 +392,15 @@ impl Image {
         self.epochs.get(&epoch)
     }
 
-    /// Writes the segments below a data directory, and returns the shard's directory.
+    /// Writes the segments below a data directory, with marks if their version has them and there
+    /// are none. Returns the shard's directory.
     pub fn store(&self, data_dir: &Path) -> io::Result<PathBuf> {
         create_data_dir(data_dir)?;
         let dir = create_shard_dir(data_dir, &self.run, self.shard)?;
+        if self.version != segment::VERSION_1 && Marks::find(&dir)? == FoundMarks::Missing {
+            // An image does not know the other shards of its run.
+            Marks::new(0).store(&dir)?;
+        }
         for segment in &self.segments {
             std::fs::write(segment_path(&dir, segment.id), &segment.bytes)?;
         }

@@ -12,7 +12,9 @@
 //! segment without its mark. Segments of a shard have the ids 1, 2, 3 and so on, without a hole.
 //! So a missing id above `removed-to`, and at most `ended` or the last id that is there, is lost.
 //!
-//! Runs of the first format have no such file. What is missing of them counts as expired.
+//! Runs of the first format have no such file. What is missing of them counts as expired. The
+//! headers of segments say which format it is. In the second one a missing or damaged file is
+//! damage, and what is missing of the shard counts as lost: nothing proves that it has expired.
 
 #![forbid(unsafe_code)]
 
@@ -49,7 +51,7 @@ pub struct Marks {
 pub enum FoundMarks {
     /// The marks.
     Sound(Marks),
-    /// No file: the run is of the first format, or the file is lost.
+    /// No file: the run is of the first format, or the file is lost. Headers of segments tell.
     Missing,
     /// A file that cannot be read, or whose checksum or text is wrong.
     Damaged,

@@ -85,6 +85,8 @@ pub struct ShardJournal {
     ids: Vec<u64>,
     headers: Headers,
     marks: OnceLock<FoundMarks>,
+    /// Whether its segments are of the first format, once that was asked.
+    is_first_format: OnceLock<bool>,
 }
 
 /// Why segments are not there.
@@ -179,8 +181,9 @@ impl ShardJournal {
     }
 
     fn empty(run: RunName, shard: u16, dir: PathBuf) -> ShardJournal {
-        let (headers, marks) = (Headers::default(), OnceLock::new());
-        ShardJournal { run, shard, dir, ids: Vec::new(), headers, marks }
+        let (headers, marks, is_first_format) =
+            (Headers::default(), OnceLock::new(), OnceLock::new());
+        ShardJournal { run, shard, dir, ids: Vec::new(), headers, marks, is_first_format }
     }
 
     /// What the shard's marks say about missing segments, read once. Read them after the directory
@@ -200,6 +203,26 @@ impl ShardJournal {
         }
     }
 
+    /// Whether the first good headers of the shard are of version 1. Its run then never had marks.
+    /// Without a good header that is not known, and this is `true`.
+    pub(in crate::archive) fn is_first_format(&self) -> bool {
+        *self.is_first_format.get_or_init(|| {
+            let positions = 0..self.ids.len().min(NEIGHBOURS_MAX);
+            // An error of a header shows again when the segment is read.
+            let mut headers = positions.filter_map(|position| self.header(position).ok().flatten());
+            headers.next().is_none_or(|header| header.may_be_recycled())
+        })
+    }
+
+    /// Whether the marks are lost, so that nothing tells an expired segment from a lost one.
+    fn has_lost_marks(&self) -> bool {
+        match self.marks() {
+            Ok(FoundMarks::Sound(_)) => false,
+            Ok(FoundMarks::Missing) => !self.is_first_format(),
+            Ok(FoundMarks::Damaged) | Err(_) => true,
+        }
+    }
+
     /// The id of the last segment that was there, as far as is known; 0 for none.
     pub(in crate::archive) fn last_id(&self) -> u64 {
         let ended = self.sound_marks().and_then(|marks| marks.ended);
@@ -212,8 +235,9 @@ impl ShardJournal {
         to.saturating_sub(self.ids.partition_point(|id| *id < first)) as u64
     }
 
-    /// Why some of the segments with ids from `first` to `last` are not there. Without marks they
-    /// are expired.
+    /// Why some of the segments with ids from `first` to `last` are not there. In a run of the
+    /// first format, which has no marks, they are expired. If the marks are lost, nothing proves
+    /// that, so the segments count as lost too.
     pub(in crate::archive) fn absence(&self, first: u64, last: u64) -> Absence {
         let misses = |first: u64, last: u64| {
             first <= last && self.count_of(first, last) < (last - first).saturating_add(1)
@@ -223,6 +247,7 @@ impl ShardJournal {
             Some(marks) if misses(first.max(marks.removed_to.saturating_add(1)), last) => {
                 Absence::Lost
             }
+            _ if misses(first, last) && self.has_lost_marks() => Absence::Lost,
             _ if misses(first, last) => Absence::Expired,
             _ => Absence::None,
         }

@@ -489,7 +489,7 @@ fn name_lost(run: &[&ShardJournal], report: &mut RecoveryReport) -> Result<(), J
             FoundMarks::Missing => {}
         }
     }
-    if has_marks {
+    if has_marks || run.iter().any(|shard| !shard.is_first_format()) {
         report.damages.append(&mut without);
     }
     // A run makes all directories before its first segment, and retention removes them after its

@@ -2,6 +2,7 @@ use super::*;
 use crate::archive::image::{self, Image};
 use crate::archive::layout::index_path;
 use crate::archive::lock;
+use crate::archive::marks::Marks;
 use crate::archive::recovery::{recover, verify};
 use crate::call::{CallIdentity, Epoch};
 use crate::constants::BLOCK_SIZE;
@@ -156,6 +157,7 @@ fn reasons_for_missing_frames_are_told_apart() {
     let shard_dir = image.store(dir.path()).unwrap();
     std::fs::remove_file(segment_path(&shard_dir, 1)).unwrap();
     std::fs::remove_file(segment_path(&shard_dir, 3)).unwrap();
+    Marks { removed_to: 3, ..Marks::new(1) }.store(&shard_dir).unwrap();
     let (journal, found) = catalog(dir.path());
     let call_epoch = &found.calls[0].epochs[0];
     let gaps: Vec<_> =

@@ -5,6 +5,7 @@ use super::super::*;
 use super::{latencies, millis};
 use crate::ack_level::AckLevel;
 use crate::archive::layout::{RunName, create_shard_dir, segment_path};
+use crate::archive::marks::Marks;
 use crate::archive::reader::Journal;
 use crate::archive::recovery::verify;
 use crate::auth::{Claims, ClientName, Verifier};
@@ -438,6 +439,7 @@ fn a_segment_that_failed_before_any_of_it_was_durable_is_no_damage() {
     let dir = tempfile::tempdir().unwrap();
     let run = RunName { boot: 4, started_at: UnixMicros(1), pid: 1 };
     let shard_dir = create_shard_dir(dir.path(), &run, 0).unwrap();
+    Marks::new(1).store(&shard_dir).unwrap();
     let mut torn = vec![0; SEGMENT_SIZE];
     torn[..512].copy_from_slice(&node.world.live_image(node.files[1])[..512]);
     // Of the first one nothing has come to the disk, or a sector of its header.

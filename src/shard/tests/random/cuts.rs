@@ -14,6 +14,7 @@ use super::*;
 use crate::archive::layout::{
     create_data_dir, create_shard_dir, index_path, preparing_path, segment_path,
 };
+use crate::archive::marks::{self, Marks};
 use crate::archive::reader::{CallEpoch as EpochRead, Journal};
 use crate::archive::recovery::{RecoveryReport, recover, verify};
 use crate::io::scripted::log::Event;
@@ -130,6 +131,7 @@ impl Store {
         create_data_dir(data_dir.path()).expect("a data directory");
         let shard_dir =
             create_shard_dir(data_dir.path(), &disk::RUN, 0).expect("a shard's directory");
+        Marks::new(1).store(&shard_dir).expect("it has room");
         let (stored, changes, compared) = (BTreeMap::new(), HashMap::new(), HashMap::new());
         Store { data_dir, shard_dir, stored, changes, compared }
     }
@@ -151,7 +153,8 @@ impl Store {
         };
         for entry in std::fs::read_dir(&self.shard_dir).expect("it is there") {
             let path = entry.expect("an entry").path();
-            if !files.contains_key(&path) && !is_kept(&path) {
+            let is_marks = path == marks::path(&self.shard_dir);
+            if !files.contains_key(&path) && !is_kept(&path) && !is_marks {
                 std::fs::remove_file(&path).expect("it is ours");
             }
         }
