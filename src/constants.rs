@@ -148,6 +148,10 @@ pub(crate) const BATCH_SIZE_QUEUED: usize = 64 * 1024;
 /// these are 3 MB.
 pub(crate) const RECORD_HEADERS_SHARE: u64 = 6;
 
+/// With retention by age no segment takes audio for longer than this. So a segment whose end nothing
+/// tells has ended at most so long after its beginning.
+pub(crate) const SEGMENT_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(3_600);
+
 /// Bytes of a frame ring for one second of a call at 24 kHz: 50 frames of 960 bytes with a header
 /// each, and a 64th for batches. Frames of 9,600 bytes that arrive in TCP segments of 1,448 bytes
 /// need as much.

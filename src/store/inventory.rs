@@ -14,7 +14,7 @@ use super::{gone, missing_is_fine};
 use crate::archive::first_block::{self, Start};
 use crate::archive::layout::{self, RunName, index_path, segment_path};
 use crate::clock::UnixMicros;
-use crate::constants::BLOCK_SIZE;
+use crate::constants::{BLOCK_SIZE, SEGMENT_AGE_MAX};
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
@@ -57,7 +57,9 @@ struct ShardList {
     items: VecDeque<Item>,
     /// The journal times of some segments' beginnings that were read.
     begun: Option<(u64, UnixMicros)>,
-    ended: Option<(u64, Option<UnixMicros>)>,
+    ended: Option<(u64, UnixMicros)>,
+    /// The last one that the node itself has finished, and the journal time of that.
+    retired: Option<(u64, UnixMicros)>,
 }
 
 /// Names a segment.
@@ -204,7 +206,7 @@ impl Inventory {
         let list = &mut self.lists[shard];
         let Some(position) = list.position(id) else { return 0 };
         let before = list.items[position].bytes();
-        list.ended = Some((id, Some(now)));
+        list.retired = Some((id, now));
         let bytes = measure(&list.dir, id);
         list.items[position] = Item { id, blocks: units(bytes), is_open: false };
         list.items[position].bytes().cast_signed() - before.cast_signed()
@@ -285,12 +287,22 @@ impl Inventory {
             let Some(first) = self.first_of(list).filter(|first| is_over(first.begun)) else {
                 continue;
             };
-            let end = self.lists[list].end_of(first.name.id);
+            let latest = self.latest_end(self.lists[list].run);
+            let end = self.lists[list].end_of(first.name.id, latest);
             if end.is_some_and(&is_over) {
                 return Some(first);
             }
         }
         None
+    }
+
+    /// When a run has ended at the latest: when the next one began. `None`: it is alive.
+    fn latest_end(&self, run: RunName) -> Option<UnixMicros> {
+        if run == self.own || self.others.contains(&run) || !self.is_complete() {
+            return None;
+        }
+        let runs = self.lists.iter().map(|list| list.run).chain([self.own]);
+        runs.filter(|other| *other > run).min().map(|next| next.started_at)
     }
 
     /// The first segment of a list that could be removed. Forgets files that are gone.
@@ -307,7 +319,7 @@ impl Inventory {
 
 impl ShardList {
     fn new(run: RunName, dir: PathBuf) -> ShardList {
-        ShardList { run, dir, items: VecDeque::new(), begun: None, ended: None }
+        ShardList { run, dir, items: VecDeque::new(), begun: None, ended: None, retired: None }
     }
 
     fn position(&self, id: u64) -> Option<usize> {
@@ -343,15 +355,27 @@ impl ShardList {
     }
 
     /// Journal time when a segment ended: when the next one of its shard began. For the last one
-    /// its index says it. `None`: it is not known yet.
-    fn end_of(&mut self, id: u64) -> Option<UnixMicros> {
-        if let Some((_, at)) = self.ended.filter(|(known, at)| *known == id && at.is_some()) {
-            return at;
+    /// its index says it. Without that it is an upper bound, so that the last segment of a run goes
+    /// in its time, too. `latest` is when the run has ended at the latest. `None`: it is not known
+    /// yet.
+    fn end_of(&mut self, id: u64, latest: Option<UnixMicros>) -> Option<UnixMicros> {
+        if let Some((_, at)) = self.ended.filter(|(known, _)| *known == id) {
+            return Some(at);
         }
         let position = self.position(id)?;
-        let at = self.time_from(position + 1).or_else(|| index_ended_at(&self.dir, id));
+        let retired = self.retired.filter(|(retired, _)| id <= *retired);
+        let at = self
+            .time_from(position + 1)
+            .or_else(|| index_ended_at(&self.dir, id))
+            .or(retired.map(|(_, at)| at))
+            .or_else(|| {
+                let latest = latest?;
+                let begun = self.time_from(position);
+                let age_max = SEGMENT_AGE_MAX.as_micros() as u64;
+                Some(begun.map_or(latest, |at| UnixMicros(at.0.saturating_add(age_max))))
+            })?;
         self.ended = Some((id, at));
-        at
+        Some(at)
     }
 
     /// The time in the first good header from a position on.

@@ -9,6 +9,7 @@ use crate::archive::scan::{Found, SegmentScan};
 use crate::archive::source::Source;
 use crate::call::{CallIdentity, Epoch};
 use crate::clock::UnixMicros;
+use crate::constants::SEGMENT_AGE_MAX;
 use crate::format::{CallRecord, EndRecord, RecordHeader, RecordKind, SegmentHeader};
 use crate::journal::frame_ring::NotedChunk;
 use std::collections::HashMap;
@@ -45,10 +46,6 @@ struct ChunkFacts {
 
 /// A frame has nothing after its last chunk.
 const COMPLETE: u64 = u64::MAX;
-
-/// Longest time between the first and the last batch of a segment that is believed, microseconds:
-/// the wall clock may have been set. Segments roll far sooner.
-const WRITTEN_FOR_MAX: u64 = 3_600_000_000;
 
 /// Takes records and makes an index.
 #[derive(Debug, Default)]
@@ -206,10 +203,12 @@ fn add_place(places: &mut Option<RecordPlaces>, place: RecordPlace) {
     }
 }
 
-/// When a segment was ended, if only its bytes say: by the times in its first and last batch.
+/// When a segment was ended, if only its bytes say: by the times in its first and last batch. More
+/// than [`SEGMENT_AGE_MAX`] is not believed: the wall clock may have been set.
 fn ended_at<S: Source>(header: &SegmentHeader, scan: &SegmentScan<S>) -> UnixMicros {
     let (first, last) = scan.stats().sealed_at;
-    let written_for = last.0.saturating_sub(first.0).min(WRITTEN_FOR_MAX);
+    let age_max = SEGMENT_AGE_MAX.as_micros() as u64;
+    let written_for = last.0.saturating_sub(first.0).min(age_max);
     UnixMicros(header.created_at.0.saturating_add(written_for))
 }
 
