@@ -60,7 +60,11 @@ mod tests {
     fn other_value(key: &str) -> Option<&'static str> {
         Some(match key {
             "journal.retain_bytes" | "journal.reserve" => "3GiB",
-            "journal.retain_age" | "drain" | "drain_grace" | "timeouts.start" => "7s",
+            "journal.retain_age"
+            | "journal.segment_age"
+            | "drain"
+            | "drain_grace"
+            | "timeouts.start" => "7s",
             "log_level" => "debug",
             "limits.calls_max" | "limits.calls_per_tenant_max" | "limits.address_rate" => "77",
             "limits.address_burst" | "limits.heads_max" | "limits.send_slot_count" => "77",
@@ -82,6 +86,7 @@ mod tests {
                 "journal.retain_bytes",
                 "journal.retain_age",
                 "journal.reserve",
+                "journal.segment_age",
                 "drain",
                 "drain_grace",
                 "log_level",

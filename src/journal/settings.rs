@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! The settings of a journal: for its writers, and for the store of its files.
 
+use crate::constants::SEGMENT_AGE_MAX;
 use crate::declare::settings_struct;
 use std::time::Duration;
 
@@ -37,11 +38,12 @@ macro_rules! journal_settings {
             segment_size: u64 = 128 << 20;
             { "journal.segment_size", SIZE_U64, "Size of a segment of the journal" }
             /// A segment without data has no age. With `journal.retain_age` at most a tenth of it
-            /// holds, so that a quiet node's audio does not stay much longer.
+            /// holds, and at most an hour, even if this is off. So a quiet node's audio does not
+            /// stay much longer.
             segment_age: Option<Duration> = Some(Duration::from_secs(600));
             {
                 "journal.segment_age", DURATION_OR_OFF,
-                "How long a segment takes audio before it is sealed, and can be deleted"
+                "How long a segment takes audio before it is sealed, and can be deleted", reloadable
             }
             sync_interval: Duration = Duration::from_millis(20);
             {
@@ -78,7 +80,34 @@ const SEGMENT_AGE_MIN: Duration = Duration::from_secs(1);
 impl JournalSettings {
     /// How long a segment takes audio. `None`: until it is full.
     pub(crate) fn segment_age_max(&self) -> Option<Duration> {
-        let share = self.retain_age.map(|age| (age / RETAIN_AGE_SHARE).max(SEGMENT_AGE_MIN));
-        self.segment_age.map(|age| share.map_or(age, |share| age.min(share)))
+        let share =
+            |age: Duration| (age / RETAIN_AGE_SHARE).clamp(SEGMENT_AGE_MIN, SEGMENT_AGE_MAX);
+        let ages = [self.segment_age, self.retain_age.map(share)];
+        ages.into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_retention_by_age_a_segment_never_stays_open_for_long() {
+        const HOUR: Duration = Duration::from_secs(3_600);
+        let day = 24 * HOUR;
+        for (segment_age, retain_age, expected) in [
+            (None, None, None),
+            (Some(day), None, Some(day)),
+            (Some(HOUR / 6), Some(day), Some(HOUR / 6)),
+            (Some(HOUR / 6), Some(HOUR), Some(HOUR / 10)),
+            (None, Some(HOUR), Some(HOUR / 10)),
+            (None, Some(30 * day), Some(HOUR)),
+            (Some(day), Some(30 * day), Some(HOUR)),
+            (None, Some(Duration::from_secs(3)), Some(Duration::from_secs(1))),
+        ] {
+            let settings =
+                JournalSettings { segment_age, retain_age, ..JournalSettings::default() };
+            assert_eq!(settings.segment_age_max(), expected, "{segment_age:?}, {retain_age:?}");
+        }
     }
 }

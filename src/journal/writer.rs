@@ -118,6 +118,8 @@ struct Syncing {
 #[derive(Debug)]
 pub(crate) struct Writer {
     settings: WriterSettings,
+    /// How long a segment takes audio. `None`: until it is full.
+    segment_age_max: Option<Duration>,
     pace: Pace,
     /// Sealed batches that are not durable, in order: first those written to the segment, then
     /// those being written, then the rest.
@@ -155,6 +157,7 @@ impl Writer {
     pub(crate) fn new(settings: WriterSettings, ring_size: usize, now: Moment) -> Self {
         Writer {
             pace: Pace::new(settings.backlog, ring_size),
+            segment_age_max: settings.journal.segment_age_max(),
             settings,
             batches: VecDeque::with_capacity(ring_size / BATCH_SIZE_QUEUED),
             written_count: 0,
@@ -195,6 +198,11 @@ impl Writer {
     /// once there is room.
     pub(crate) fn handle_no_room(&mut self) {
         self.has_no_room = true;
+    }
+
+    /// Closes segments at this age from now on, the open one included.
+    pub(crate) fn handle_segment_age(&mut self, age_max: Option<Duration>) {
+        self.segment_age_max = age_max;
     }
 
     /// Asks for everything before `position` to be in retired segments. The answer is
@@ -250,8 +258,7 @@ impl Writer {
     fn close_segment(&mut self, now: Moment, ring: &FrameRing) -> Option<Moment> {
         let is_sealing = self.seal_to.is_some_and(|position| ring.durable() >= position);
         let ages_at = self.segment.as_mut().and_then(|segment| {
-            let age_max = self.settings.journal.segment_age_max();
-            let ages_at = age_max.map(|age_max| segment.opened_at + age_max);
+            let ages_at = self.segment_age_max.map(|age_max| segment.opened_at + age_max);
             if is_sealing || ages_at.is_some_and(|at| at <= now) {
                 segment.close();
             }

@@ -26,6 +26,8 @@ impl Node {
         let (rate, burst) = (limits.address_rate, limits.address_burst);
         self.tell_all(|| Message::AddressRate { rate, burst });
         if let Some(store) = &self.store {
+            let age_max = settings.journal.segment_age_max();
+            self.tell_all(|| Message::SegmentAge(age_max));
             store.set_settings(settings.journal);
         }
     }

@@ -135,6 +135,10 @@ impl ShardJournal {
         self.writer.handle_segment(segment);
     }
 
+    pub(super) fn handle_segment_age(&mut self, age_max: Option<Duration>) {
+        self.writer.handle_segment_age(age_max);
+    }
+
     pub(super) fn handle_no_room(&mut self) {
         self.writer.handle_no_room();
     }

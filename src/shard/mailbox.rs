@@ -65,6 +65,8 @@ pub enum Message {
         /// So many at once.
         burst: u32,
     },
+    /// Close a segment of the journal at this age from now on; `None`: once it is full.
+    SegmentAge(Option<Duration>),
     /// Take no new calls, close all calls evenly over the window, then end.
     Drain {
         /// How long the port answers before calls are closed; zero closes it at once.

@@ -347,6 +347,9 @@ impl<I: Io, S: Service> Shard<I, S> {
                 Message::Segment(segment) => {
                     self.with_journal(|journal| journal.handle_segment(segment))
                 }
+                Message::SegmentAge(age_max) => {
+                    self.with_journal(|journal| journal.handle_segment_age(age_max))
+                }
                 Message::NoRoom => self.with_journal(ShardJournal::handle_no_room),
                 Message::Reserve { is_low } => {
                     self.with_journal(|journal| journal.handle_reserve(is_low))

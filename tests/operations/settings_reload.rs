@@ -2,6 +2,7 @@
 //! named, what takes a restart is named, and a bad file changes nothing.
 
 use crate::EXO_INGEST;
+use exo_ingest::archive::layout;
 use exo_ingest_harness::{
     INTERACTION, NodeProcess, PATIENCE, Peer, Player, TENANT, eventually, mint, wire,
 };
@@ -201,5 +202,33 @@ fn a_journal_that_grows_is_held_to_a_limit_it_did_not_begin_with() {
     place.reload("[journal]\nretain_bytes = \"16MiB\"\n");
     eventually("the oldest go", || !place.lines(&["retention removed the oldest"]).is_empty());
     player.finish();
+    assert!(place.node.terminate().success());
+}
+
+#[test]
+fn a_segment_that_is_open_is_sealed_at_the_new_age() {
+    let place = Place::start("[journal]\nsegment_age = \"1h\"\n");
+    let mut call = place.call("quiet");
+    call.send_frames(10, 960);
+    call.expect_ack(10);
+    let data_dir = place.directory.path().join("data");
+    let indexes = || {
+        let runs = layout::runs(&data_dir).unwrap();
+        let dirs = runs.iter().map(|run| layout::run_dir(&data_dir, run));
+        let shards = dirs.flat_map(|dir| {
+            let shards = layout::shards(&dir).unwrap().into_iter();
+            shards.map(move |shard| layout::shard_dir(&dir, shard)).collect::<Vec<_>>()
+        });
+        shards.filter(|dir| layout::index_path(dir, 1).exists()).count()
+    };
+    assert_eq!(indexes(), 0);
+    place.reload("[journal]\nsegment_age = \"1s\"\n");
+    place.line(&["setting changed", "setting=\"journal.segment_age\""]);
+    eventually("it is sealed, and has an index", || indexes() == 1);
+    call.send_frames(10, 960);
+    call.expect_ack(20);
+    // Retention by age seals segments too, and may be reloaded as well.
+    place.reload("[journal]\nsegment_age = \"off\"\nretain_age = \"20s\"\n");
+    place.line(&["setting changed", "setting=\"journal.retain_age\""]);
     assert!(place.node.terminate().success());
 }

@@ -18,7 +18,7 @@ fn a_segment_is_retired_once_it_is_old_whether_audio_follows_or_not() {
     let age = Duration::from_secs(600);
     for is_quiet in [true, false] {
         let mut journal = Journal::new(AckLevel::Durable, 8 << 20);
-        journal.writer.settings.journal.segment_age = Some(age);
+        journal.writer.handle_segment_age(Some(age));
         let call = journal.start();
         journal.turns(2);
         assert!(journal.frame(call, 160));
@@ -54,6 +54,21 @@ fn a_segment_is_retired_once_it_is_old_whether_audio_follows_or_not() {
         let kept = journal.kept.len() as u64;
         assert_eq!(kept, journal.frames[&call]);
     }
+}
+
+#[test]
+fn another_age_holds_for_the_segment_that_is_open() {
+    let mut journal = Journal::new(AckLevel::Durable, 8 << 20);
+    let call = journal.start();
+    journal.turns(2);
+    assert!(journal.frame(call, 160));
+    journal.settle();
+    journal.world.advance(Duration::from_secs(3_600));
+    journal.turns(4);
+    assert_eq!(retired(&journal), (vec![], 0));
+    journal.writer.handle_segment_age(Some(Duration::from_secs(600)));
+    journal.turns(4);
+    assert_eq!(retired(&journal), (vec![1], 0));
 }
 
 #[test]
