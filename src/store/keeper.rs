@@ -183,6 +183,7 @@ impl Keeper {
             }
             KeeperEvent::Retired { shard, id, file, size, is_fenced, headers } => {
                 self.seal_segment((shard, id), file, size, is_fenced, &headers);
+                self.state.retired.fetch_sub(1, Ordering::Relaxed);
                 lock(&self.state.spare_headers).push(headers);
             }
             KeeperEvent::Sealed { shard } => {
@@ -335,8 +336,7 @@ impl Keeper {
                 segment = id,
                 "a write or sync failed: what was not durable is written to another segment"
             );
-            // Files of a disk that failed are not used again.
-            self.reuses_files = false;
+            self.stop_reuse();
             self.fenced.add(shard, id, size);
             drop(file);
             // If this fails, no reader looks at it: nothing holds the segment any more.
@@ -358,6 +358,18 @@ impl Keeper {
         self.count_retired(shard, id);
         let cut = self.fenced.handle_retired(&self.run.shard_dirs[shard], shard, id);
         cut.into_iter().for_each(|id| self.index(shard, id, None));
+    }
+
+    /// Files of a disk that failed are not used again.
+    fn stop_reuse(&mut self) {
+        self.reuses_files = false;
+        if let Some(spare) = lock(&self.state.spare).take() {
+            // If this fails, the next start removes it.
+            let _ = std::fs::remove_file(spare.path);
+        }
+        if let Some(removal) = &mut self.removing {
+            removal.free();
+        }
     }
 
     /// Counts what a finished segment takes on the disk.
@@ -547,8 +559,8 @@ impl Keeper {
                 tracing::warn!(shard, "cannot mark the end of a shard's journal: {error}");
             }
         }
-        if let Some(removal) = self.removing.take() {
-            removal.end();
+        if let Some(mut removal) = self.removing.take() {
+            removal.free();
         }
         if let Some(spare) = lock(&self.state.spare).take() {
             // If this fails, the next start removes it.

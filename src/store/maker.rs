@@ -30,6 +30,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// The same while the keeper is making room, and for mail that a shard did not take.
 const SHORT_PAUSE: Duration = Duration::from_millis(10);
 
+/// How long a new segment waits for room within `retain_bytes`. A file that is made sooner exceeds
+/// the limit, and another one is freed for it. The shard writes to another segment meanwhile.
+const ROOM_WAIT: Duration = Duration::from_millis(250);
+
 /// How long a shard hears nothing of a full disk while the keeper is making room.
 const FULL_WAIT: Duration = Duration::from_secs(2);
 
@@ -89,6 +93,7 @@ impl Maker {
                 Ok((shard, SegmentRequest::Prepare)) => self.prepare(shard),
                 Ok((shard, SegmentRequest::Retire { id, size, is_fenced, headers })) => {
                     if let Some(file) = self.open.remove(&(shard, id)) {
+                        self.state.retired.fetch_add(1, Ordering::Relaxed);
                         self.tell_keeper(KeeperEvent::Retired {
                             shard,
                             id,
@@ -135,8 +140,13 @@ impl Maker {
 
     /// Tries to make the segments that shards wait for.
     fn retry_unserved(&mut self) {
+        let is_retiring = self.is_retiring();
         for mut unserved in std::mem::take(&mut self.unserved) {
             let shard = unserved.shard;
+            if self.waits_for_room(unserved.since, is_retiring) {
+                self.unserved.push(unserved);
+                continue;
+            }
             match self.create_segment(shard) {
                 Ok(segment) => {
                     if self.trouble.take().is_some() {
@@ -160,6 +170,21 @@ impl Maker {
         }
     }
 
+    /// Whether a segment that was asked for at `since` waits, because room for it is being made. It
+    /// must not block this thread: the file that makes room may be on its way through it.
+    fn waits_for_room(&self, since: Instant, is_retiring: bool) -> bool {
+        self.state.is_over(self.run.config.settings.segment_size)
+            && (self.state.can_remove() || is_retiring)
+            && since.elapsed() < ROOM_WAIT
+    }
+
+    /// Whether a shard is about to finish a segment, or the keeper to take one over. Otherwise a
+    /// shard has the one that it writes, and the next one unless it waits for that.
+    fn is_retiring(&self) -> bool {
+        let in_use = (2 * self.next_ids.len()).saturating_sub(self.unserved.len());
+        self.state.retired.load(Ordering::Relaxed) > 0 || self.open.len() > in_use
+    }
+
     fn log_trouble(&mut self, shard: usize, error: &io::Error) {
         let text = trouble(&self.run.config.data_dir, error);
         if self.trouble.as_ref() != Some(&text) {
@@ -171,7 +196,6 @@ impl Maker {
     /// Makes a segment's file: locked, allocated, and with a durable name.
     fn create_segment(&mut self, shard: usize) -> io::Result<PreparedSegment> {
         let JournalSettings { segment_size: size, prefill, .. } = self.run.config.settings;
-        self.state.wait_for_room(size);
         let (directory, id) = (&self.run.shard_dirs[shard], self.next_ids[shard]);
         let preparing = layout::preparing_path(directory, id);
         // Left by a failed attempt.

@@ -133,9 +133,9 @@ impl Removal {
         }
     }
 
-    /// Frees the file in one piece: the node ends.
-    pub(super) fn end(self) {
-        if let Some(path) = self.spare {
+    /// The file is not to become a spare one. Dropped, it is freed in one piece.
+    pub(super) fn free(&mut self) {
+        if let Some(path) = self.spare.take() {
             // If this fails, the next start removes it.
             let _ = std::fs::remove_file(path);
         }

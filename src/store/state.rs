@@ -5,16 +5,8 @@ use super::removal::Spare;
 use super::view::StoreView;
 use crate::journal::frame_ring::RecordHeaders;
 use crate::journal::settings::JournalSettings;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-
-/// How long a new segment waits for the removal of old ones. Shards have the next segment at hand
-/// meanwhile.
-const ROOM_WAIT: Duration = Duration::from_millis(250);
-
-/// Pause between two looks at the room.
-const ROOM_PAUSE: Duration = Duration::from_millis(2);
 
 /// State of the store.
 #[derive(Debug, Default)]
@@ -25,6 +17,8 @@ pub(super) struct StoreState {
     pub(super) limit: AtomicU64,
     /// The keeper can still remove something.
     pub(super) can_remove: AtomicBool,
+    /// Finished segments that the keeper has not taken over yet. Then it may remove them.
+    pub(super) retired: AtomicUsize,
     /// New settings that the keeper has not taken over yet.
     pub(super) changed: Mutex<Option<JournalSettings>>,
     /// The file for the next segment.
@@ -36,14 +30,6 @@ pub(super) struct StoreState {
 }
 
 impl StoreState {
-    /// Waits a little while the keeper makes room for `size` more bytes.
-    pub(super) fn wait_for_room(&self, size: u64) {
-        let start = Instant::now();
-        while self.is_over(size) && self.can_remove() && start.elapsed() < ROOM_WAIT {
-            std::thread::sleep(ROOM_PAUSE);
-        }
-    }
-
     /// Whether `size` more bytes would exceed the limit.
     pub(super) fn is_over(&self, size: u64) -> bool {
         let bytes = self.bytes.load(Ordering::Relaxed);

@@ -19,6 +19,7 @@ use crate::proto::MaskKey;
 use crate::proto::mask::Kernel;
 use indexer::Outcome;
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::PathBuf;
@@ -30,6 +31,7 @@ mod fencing;
 mod leftovers;
 mod live;
 mod removing;
+mod reuse;
 mod serving;
 mod sizes;
 
