@@ -29,6 +29,7 @@
 #![forbid(unsafe_code)]
 
 use super::layout::{self, BOOT_FILE, RunName, runs, sync_dir};
+use super::medium::is_of_medium;
 use super::{first_block, lock};
 use crate::clock::{JournalClock, UnixMicros};
 use crate::io::clocks::Clocks;
@@ -317,9 +318,13 @@ fn newest(data_dir: &Path, runs: &[RunName]) -> io::Result<Option<u64>> {
     Ok(newest)
 }
 
-/// A directory that another process has removed meanwhile is empty.
+/// A directory that another process has removed meanwhile is empty. One that the disk cannot list
+/// is stepped over: the start of its run counts, and the node serves.
 fn gone<T: Default>(error: io::Error) -> io::Result<T> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(T::default()) } else { Err(error) }
+    match error.kind() == io::ErrorKind::NotFound || is_of_medium(&error) {
+        true => Ok(T::default()),
+        false => Err(error),
+    }
 }
 
 /// Replaces a file. After a power failure it has either the old or the new text.
@@ -499,6 +504,21 @@ mod tests {
         let next = of_id(dir.path(), "b", clocks(wall + 10 * HOUR, 0, true)).unwrap();
         let now = next.clock().at(Moment::ZERO);
         assert_eq!(next.age(run.started_at, now), Duration::from_micros(12 * HOUR));
+    }
+
+    #[test]
+    fn a_run_that_the_disk_cannot_list_keeps_no_node_from_its_start() {
+        let newest = 1000 * HOUR;
+        let real = used(newest);
+        let mounted = tempfile::tempdir().unwrap();
+        let Some(disk) = exo_ingest_harness::BadDisk::mount(real.path(), mounted.path()) else {
+            return;
+        };
+        let run = runs(mounted.path()).unwrap()[0];
+        disk.damage(Path::new(&run.to_string()), 0..1);
+        assert!(layout::shards(&layout::run_dir(mounted.path(), &run)).is_err());
+        let boot = of_id(mounted.path(), "a", clocks(5, 0, true)).unwrap();
+        assert_eq!((boot.number, boot.clock().at(Moment::ZERO).0), (2, newest + 1));
     }
 
     #[test]

@@ -19,7 +19,7 @@
 #![forbid(unsafe_code)]
 
 use super::layout::sync_dir;
-use rustix::io::Errno;
+use super::medium::is_of_medium;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -173,21 +173,6 @@ pub(crate) fn next_path(shard_dir: &Path) -> PathBuf {
     shard_dir.join(format!("{MARKS_FILE}.next"))
 }
 
-/// Whether the medium does not give a file's bytes, although the device works.
-fn is_of_medium(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(
-            Errno::IO
-                | Errno::NODATA
-                | Errno::BADMSG
-                | Errno::UCLEAN
-                | Errno::ILSEQ
-                | Errno::REMOTEIO
-        )
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,19 +250,6 @@ mod tests {
             marks.removed_to = removed_to;
             marks.overwrite(&path(dir.path())).unwrap();
             assert_eq!(Marks::load(dir.path()).unwrap(), Some(marks));
-        }
-    }
-
-    #[test]
-    fn errors_of_the_medium_are_damage_and_others_are_not() {
-        for (errno, expected) in [
-            (Errno::IO, true),
-            (Errno::BADMSG, true),
-            (Errno::UCLEAN, true),
-            (Errno::NODEV, false),
-            (Errno::ACCESS, false),
-        ] {
-            assert_eq!(is_of_medium(&errno.into()), expected, "{errno}");
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod index;
 pub mod layout;
 pub mod lock;
 pub mod marks;
+pub(crate) mod medium;
 pub(crate) mod ranges;
 pub mod reader;
 mod record_search;

@@ -69,6 +69,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> JournalError {
 pub struct Journal {
     data_dir: PathBuf,
     shards: Vec<ShardJournal>,
+    unlisted: Vec<JournalError>,
 }
 
 /// How many segments before and after one are looked at for what they say about it. Nearly always
@@ -129,25 +130,48 @@ pub struct SegmentSummary {
 
 impl Journal {
     /// Lists the directory. One that was begun and holds no run yet is fine. One with neither boot
-    /// counter nor run is no journal: that is an error.
+    /// counter nor run is no journal: that is an error. If the disk cannot list the directory of a
+    /// run or a shard, that is damage: [`Journal::unlisted`].
     pub fn open(data_dir: &Path) -> Result<Journal, JournalError> {
         let runs = runs(data_dir).map_err(at(data_dir))?;
         if runs.is_empty() && !data_dir.join(BOOT_FILE).exists() {
             return Err(at(data_dir)(io::Error::other("it holds no journal")));
         }
-        let mut found = Vec::new();
+        let (mut found, mut unlisted) = (Vec::new(), Vec::new());
+        let mut step_over = |error: JournalError| match is_of_medium(&error.error) {
+            true => {
+                unlisted.push(error);
+                Ok(())
+            }
+            false => Err(error),
+        };
         for run in runs {
             let run_dir = run_dir(data_dir, &run);
-            for shard in present(shards(&run_dir)).map_err(at(&run_dir))? {
-                found.push(ShardJournal::open(run, shard, shard_dir(&run_dir, shard))?);
+            let shards = match present(shards(&run_dir)).map_err(at(&run_dir)) {
+                Ok(shards) => shards,
+                Err(error) => {
+                    step_over(error)?;
+                    continue;
+                }
+            };
+            for shard in shards {
+                match ShardJournal::open(run, shard, shard_dir(&run_dir, shard)) {
+                    Ok(shard) => found.push(shard),
+                    Err(error) => step_over(error)?,
+                }
             }
         }
-        Ok(Journal { data_dir: data_dir.to_owned(), shards: found })
+        Ok(Journal { data_dir: data_dir.to_owned(), shards: found, unlisted })
     }
 
     /// The data directory.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    /// Directories of runs and shards that the disk cannot list. What is in them is left out.
+    pub fn unlisted(&self) -> &[JournalError] {
+        &self.unlisted
     }
 
     /// Its shards, oldest run first.

@@ -268,11 +268,11 @@ impl fmt::Display for RecoveryReport {
     }
 }
 
-/// A number with its noun: `1 frame`, `2 frames`.
+/// A number with its noun: `1 frame`, `2 frames`, `2 batches`, `2 epochs`.
 pub(crate) fn counted(number: u64, noun: &str) -> String {
     let ending = match number {
         1 => "",
-        _ if noun.ends_with(['x', 'h']) => "es",
+        _ if noun.ends_with(['x', 'h']) && noun != "epoch" => "es",
         _ => "s",
     };
     format!("{number} {noun}{ending}")
@@ -365,8 +365,12 @@ impl Recovery {
         let others = |shard: &&ShardJournal| self.own.as_ref() != Some(shard.run());
         let others: Vec<&ShardJournal> = journal.shards().iter().filter(others).collect();
         for run in others.chunk_by(|one, next| one.run() == next.run()) {
-            name_lost(run, &mut report)?;
+            name_lost(run, journal.unlisted(), &mut report)?;
         }
+        report.damages.extend(journal.unlisted().iter().map(|JournalError { path, error }| {
+            let what = format!("the disk cannot list it ({error}): what is in it is left out");
+            NamedDamage { file: path.clone(), offset: 0, what, call: None }
+        }));
         count(journal, gatherer.finish()?, &lossy, &mut report)?;
         Ok(report)
     }
@@ -460,8 +464,13 @@ fn call_of(damage: &Damage, index: &SegmentIndex) -> Option<(String, String)> {
     Some((identity.tenant.to_string(), identity.interaction.to_string()))
 }
 
-/// Names the segments, directories and marks of a run that are lost.
-fn name_lost(run: &[&ShardJournal], report: &mut RecoveryReport) -> Result<(), JournalError> {
+/// Names the segments, directories and marks of a run that are lost. Directories that cannot be
+/// listed are there.
+fn name_lost(
+    run: &[&ShardJournal],
+    unlisted: &[JournalError],
+    report: &mut RecoveryReport,
+) -> Result<(), JournalError> {
     let (mut shard_count, mut has_marks, mut without) = (0, false, Vec::new());
     for shard in run {
         let damage = |what: &str| NamedDamage {
@@ -496,9 +505,12 @@ fn name_lost(run: &[&ShardJournal], report: &mut RecoveryReport) -> Result<(), J
     // last one.
     let Some(run_dir) = run.first().and_then(|shard| shard.dir().parent()) else { return Ok(()) };
     if run.iter().any(|shard| shard.segment_count() > 0) {
-        for shard in (0..shard_count).filter(|shard| run.iter().all(|one| one.shard() != *shard)) {
+        let is_there = |shard: &u16| run.iter().any(|one| one.shard() == *shard);
+        let missing = (0..shard_count).filter(|shard| !is_there(shard));
+        let missing = missing.map(|shard| shard_dir(run_dir, shard));
+        for file in missing.filter(|dir| unlisted.iter().all(|error| error.path != *dir)) {
             report.damages.push(NamedDamage {
-                file: shard_dir(run_dir, shard),
+                file,
                 offset: 0,
                 what: "the directory of a shard is missing, with all of its segments".into(),
                 call: None,

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 use super::lock;
+pub(crate) use super::medium::is_of_medium;
 use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
 use crate::format::SegmentHeader;
 use crate::io::memory::Region;
@@ -225,14 +226,6 @@ pub(super) fn first_block(path: &Path) -> io::Result<FirstBlock> {
         Err(_) if block.0.iter().all(|byte| *byte == 0) => FirstBlock::Blank,
         Err(_) => FirstBlock::Bad,
     })
-}
-
-/// Whether an error means that the medium has lost bytes, and not that the device is gone or that
-/// the caller may not read. What can still be read is read.
-pub(crate) fn is_of_medium(error: &io::Error) -> bool {
-    let of_medium =
-        [Errno::IO, Errno::NODATA, Errno::BADMSG, Errno::UCLEAN, Errno::ILSEQ, Errno::REMOTEIO];
-    Errno::from_io_error(error).is_some_and(|error| of_medium.contains(&error))
 }
 
 /// The bytes in memory in place of those that cannot be read. No header and no checksum accepts

@@ -127,7 +127,10 @@ fn look_after(data_dir: &Path, own: RunName) {
         since = Instant::now();
     };
     match recover_all_but(Some(own), data_dir, &mut rest) {
-        Ok(report) if report.segments_read == 0 => {}
+        // What earlier scans have found was logged then.
+        Ok(report)
+            if report.segments_read == 0 && report.damages.is_empty() && report.lost.is_empty() => {
+        }
         Ok(report) if report.is_sound() => {
             tracing::info!("journal of earlier runs: {}", one_line(&report.to_string()))
         }

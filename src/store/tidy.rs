@@ -68,7 +68,10 @@ pub(super) fn tidy_run(data_dir: &Path, run: &RunName) -> io::Result<RunState> {
 pub(super) fn remove_unfinished_runs(data_dir: &Path) -> io::Result<()> {
     for run_dir in layout::unfinished_runs(data_dir)? {
         if File::open(&run_dir).is_ok_and(|file| lock::try_exclusive(file).unwrap_or(false)) {
-            remove_files(&run_dir)?;
+            // One that cannot be removed keeps no other.
+            if let Err(error) = remove_files(&run_dir) {
+                tracing::warn!("cannot tidy up {}: {error}", run_dir.display());
+            }
         }
     }
     Ok(())

@@ -76,7 +76,8 @@ impl BadDisk {
         Some(BadDisk { mounted: mounted.to_owned(), unreadable, thread: Some(thread) })
     }
 
-    /// From now on no read may touch these bytes of a file; `path` is relative to the directory.
+    /// From now on no read may touch these bytes of a file, or list this directory; `path` is
+    /// relative to the directory that is mounted.
     pub fn damage(&self, path: &Path, bytes: Range<u64>) {
         self.unreadable.lock().expect("no panic").push((path.to_owned(), bytes));
     }
@@ -296,6 +297,11 @@ impl Server {
     }
 
     fn list(&self, node: u64, from: u64, size: u32) -> io::Result<Vec<u8>> {
+        let unreadable = self.unreadable.lock().expect("no panic");
+        if unreadable.iter().any(|(of, _)| of == self.path(node)) {
+            return Err(Errno::IO.into());
+        }
+        drop(unreadable);
         let mut names = Vec::new();
         for entry in std::fs::read_dir(self.real(node))? {
             let entry = entry?;

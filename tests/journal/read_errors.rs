@@ -226,6 +226,71 @@ fn bad_sectors_in_many_segments_cost_what_is_in_them() {
     }
 }
 
+/// Three calls, one in each of two shards of a run and one in another run, on a disk that a test
+/// damages.
+fn sample_of_shards() -> Option<Sample> {
+    let directory = tempfile::tempdir().unwrap();
+    let (real, mounted) = (directory.path().join("real"), directory.path().join("mounted"));
+    std::fs::create_dir(&mounted).unwrap();
+    let places = [(1, 0), (1, 1), (2, 0)];
+    let images = places.iter().zip(NAMES).enumerate().map(|(call, ((run, shard), name))| {
+        let mut image = Image::new(image::run(*run), *shard, SEGMENT_SIZE).unwrap();
+        let epoch = image.start("acme", name, 8_000);
+        for seq in 0..FRAMES {
+            image.frame(epoch, &audio(call, seq));
+            image.seal();
+        }
+        image.end(epoch, 1);
+        image.seal();
+        let shard_dir = image.store(&real).unwrap();
+        (image, mounted.join(shard_dir.strip_prefix(&real).unwrap()))
+    });
+    let (image, shard_dir) = images.collect::<Vec<_>>().swap_remove(0);
+    let disk = BadDisk::mount(&real, &mounted)?;
+    Some(Sample { disk, image, data_dir: mounted, shard_dir, directory })
+}
+
+#[test]
+fn a_directory_that_cannot_be_listed_costs_what_is_in_it_and_is_named() {
+    let Some(sample) = sample_of_shards() else { return };
+    assert!(sample.output(&["verify"], 0).ends_with("sound\n"));
+    let run_dir = sample.shard_dir.parent().unwrap().to_owned();
+    for (bad, lost) in [(&sample.shard_dir, &[0][..]), (&run_dir, &[0, 1])] {
+        sample.disk.heal();
+        sample.damage(bad, 0..1);
+        let named = bad.display().to_string();
+        let list = sample.output(&["list"], 3);
+        assert!(list.contains(&format!("damage: cannot read {named}: ")), "{list}");
+        for (call, name) in NAMES.iter().enumerate() {
+            let name = format!("acme/{name}");
+            let is_lost = lost.contains(&call);
+            assert_eq!(list.contains(&name), !is_lost, "{list}");
+            if is_lost {
+                let shown = sample.output(&["show", &name], 1);
+                assert!(shown.contains(&named), "{shown}");
+            } else {
+                // More of the call may be in there.
+                sample.output(&["show", &name], 3);
+                assert_eq!(sample.exported(call, 3), without(&[]));
+            }
+        }
+        let verified = sample.output(&["verify"], 3);
+        let text = format!("damage: {named} at byte 0: the disk cannot list it");
+        assert!(verified.contains(&text), "{verified}");
+        let report = recover(&sample.data_dir, &mut || {}).unwrap();
+        assert_eq!((report.calls, report.damages.len()), (3 - lost.len() as u64, 1), "{report}");
+    }
+    let deleted = sample.output(&["delete", "acme/three"], 3);
+    assert!(deleted.contains(&format!("{} bytes of audio erased", FRAMES * 9_600)), "{deleted}");
+    // Without the data directory itself there is nothing to read.
+    sample.damage(&sample.data_dir, 0..1);
+    let list = sample.output(&["list"], 1);
+    assert!(list.contains(&format!("cannot read {}: ", sample.data_dir.display())), "{list}");
+    sample.disk.heal();
+    sample.output(&["list"], 0);
+    assert_eq!(sample.exported(0, 0), without(&[]));
+}
+
 fn find(bytes: &[u8], part: &[u8]) -> Option<usize> {
     bytes.windows(part.len()).position(|window| window == part)
 }

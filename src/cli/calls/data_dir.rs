@@ -2,12 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use super::Failure;
 use super::source::Source;
+use super::{Failure, remark};
 use crate::archive::reader::Journal;
 use crate::config::sources::CONFIG_VARIABLE;
 use crate::config::{Config, Inputs};
 use clap::Args;
+use std::cell::Cell;
 use std::path::PathBuf;
 
 /// Directory of the journal.
@@ -19,6 +20,9 @@ pub(super) struct DataDir {
     /// The node's configuration file: it names the data directory if nothing else does
     #[arg(long, value_name = "FILE", env = CONFIG_VARIABLE)]
     config: Option<PathBuf>,
+    /// Directories that the disk could not list when the journal was opened.
+    #[arg(skip)]
+    unlisted: Cell<usize>,
 }
 
 impl DataDir {
@@ -44,12 +48,32 @@ impl DataDir {
 
     /// The journal, without a look at its calls.
     pub(crate) fn open(&self) -> Result<Journal, Failure> {
-        Journal::open(&self.path()?).map_err(|error| {
+        let journal = Journal::open(&self.path()?).map_err(|error| {
             let text = error.to_string();
             // Some errors say it already.
             let hint = "give the same --data-dir as to the node";
             Failure::Run(if text.contains("--data-dir") { text } else { format!("{text}; {hint}") })
-        })
+        })?;
+        let unlisted = journal.unlisted();
+        // Some commands open it again and again.
+        if self.unlisted.replace(unlisted.len()) == 0 {
+            for error in unlisted {
+                remark(&format!("damage: {error}: what is in this directory is left out"));
+            }
+        }
+        Ok(journal)
+    }
+
+    /// The outcome of a command. Done, it still fails if a part of the journal was left out.
+    pub(crate) fn complete(&self, outcome: Result<(), Failure>) -> Result<(), Failure> {
+        outcome?;
+        match self.unlisted.get() {
+            0 => Ok(()),
+            count => Err(Failure::Damaged(format!(
+                "the disk cannot list {} of the journal: see above; everything else was read",
+                if count == 1 { "a directory".into() } else { format!("{count} directories") }
+            ))),
+        }
     }
 
     /// The calls of the journal.

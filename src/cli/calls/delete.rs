@@ -42,7 +42,7 @@ pub(in crate::cli) struct DeleteArgs {
     )]
     seal_timeout: Duration,
     #[command(flatten)]
-    data_dir: DataDir,
+    pub(super) data_dir: DataDir,
     /// Print JSON
     #[arg(long)]
     json: bool,

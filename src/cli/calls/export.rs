@@ -45,7 +45,7 @@ pub(in crate::cli) struct ExportArgs {
     #[arg(long)]
     overwrite: bool,
     #[command(flatten)]
-    data_dir: DataDir,
+    pub(super) data_dir: DataDir,
     /// Print what was written and what is missing, as JSON on standard output
     #[arg(long)]
     json: bool,

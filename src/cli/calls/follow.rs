@@ -17,7 +17,7 @@ pub(in crate::cli) struct FollowArgs {
     #[command(flatten)]
     name: CallName,
     #[command(flatten)]
-    data_dir: DataDir,
+    pub(super) data_dir: DataDir,
     /// Begin with the first frame of the current epoch, not with the next frame
     #[arg(long)]
     from_start: bool,

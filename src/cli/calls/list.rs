@@ -23,7 +23,7 @@ pub(in crate::cli) struct ListArgs {
     #[command(flatten)]
     order: Order,
     #[command(flatten)]
-    data_dir: DataDir,
+    pub(super) data_dir: DataDir,
     /// Print JSON
     #[arg(long)]
     json: bool,

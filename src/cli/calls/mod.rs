@@ -46,12 +46,12 @@ pub(super) enum CallsCommand {
 /// Runs a `calls` command.
 pub(super) fn run(command: &CallsCommand) -> Result<(), Failure> {
     match command {
-        CallsCommand::List(args) => list::list(args),
-        CallsCommand::Show(args) => show::show(args),
-        CallsCommand::Export(args) => export::export(args),
-        CallsCommand::Verify(args) => verify::verify(args),
-        CallsCommand::Follow(args) => follow::follow(args),
-        CallsCommand::Delete(args) => delete::delete(args),
+        CallsCommand::List(args) => args.data_dir.complete(list::list(args)),
+        CallsCommand::Show(args) => args.data_dir.complete(show::show(args)),
+        CallsCommand::Export(args) => args.data_dir.complete(export::export(args)),
+        CallsCommand::Verify(args) => args.data_dir.complete(verify::verify(args)),
+        CallsCommand::Follow(args) => args.data_dir.complete(follow::follow(args)),
+        CallsCommand::Delete(args) => args.data_dir.complete(delete::delete(args)),
         CallsCommand::Seal(args) => seal::seal(args),
     }
 }

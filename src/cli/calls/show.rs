@@ -19,7 +19,7 @@ pub(in crate::cli) struct ShowArgs {
     #[command(flatten)]
     name: CallName,
     #[command(flatten)]
-    data_dir: DataDir,
+    pub(super) data_dir: DataDir,
     /// Print JSON
     #[arg(long)]
     json: bool,

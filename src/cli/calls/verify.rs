@@ -15,7 +15,7 @@ use std::fmt::Write;
 #[command(after_help = EXAMPLES)]
 pub(in crate::cli) struct VerifyArgs {
     #[command(flatten)]
-    data_dir: DataDir,
+    pub(super) data_dir: DataDir,
     /// Print JSON
     #[arg(long)]
     json: bool,
