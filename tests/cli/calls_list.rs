@@ -101,6 +101,72 @@ fn a_listing_has_the_order_that_was_asked_for_and_no_more_calls() {
 }
 
 #[test]
+fn more_calls_than_fit_into_memory_are_sorted_in_a_file() {
+    const CALLS: u64 = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut image = Image::new(image::run(1), 0, 4 << 20).unwrap();
+    for number in 0..CALLS {
+        // In another order than they begin.
+        let name = format!("call-{:05}", number * 7_919 % CALLS);
+        let call = image.start("acme", &name, 8_000);
+        image.end(call, 1);
+        image.forget(call);
+        if number % 1_000 == 0 {
+            image.seal();
+        }
+    }
+    image.seal();
+    image.store(dir.path()).unwrap();
+    let list = |args: &[&str]| good(dir.path(), &[&["list", "--json-lines"], args].concat());
+    for (order, first) in
+        [(&["--sort", "call"][..], "call-00000"), (&["--sort", "call", "-r"], "call-19999")]
+    {
+        let sorted = list(order);
+        let line: Value =
+            serde_json::from_slice(sorted.split(|b| *b == b'\n').next().unwrap()).unwrap();
+        assert_eq!(line["interaction"], first);
+        // With a limit they are sorted in memory.
+        assert!(sorted == list(&[order, &["--limit", "1000000"]].concat()));
+    }
+    let mut command = Command::new(EXO_INGEST);
+    command.args(["calls", "list", "--sort", "end", "--data-dir"]).arg(dir.path());
+    let output = command.env_clear().env("TMPDIR", "/nonexistent").output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("cannot sort the calls in /nonexistent") && error.contains("TMPDIR"));
+}
+
+#[test]
+fn times_are_utc_or_those_of_this_machine_with_their_offset() {
+    let journal = journal();
+    let times = |zone: &str, args: &[&str]| {
+        let mut command = Command::new(EXO_INGEST);
+        command.arg("calls").args(args).arg("--data-dir").arg(journal.path());
+        let output = command.env_clear().env("TZ", zone).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let central = "CET-1CEST,M3.5.0,M10.5.0/3";
+    for (zone, started) in [
+        ("UTC", "2027-01-15T08:16:40.000+00:00"),
+        ("IST-5:30", "2027-01-15T13:46:40.000+05:30"),
+        ("CST6CDT", "2027-01-15T02:16:40.000-06:00"),
+        ("PST+8", "2027-01-15T00:16:40.000-08:00"),
+        ("FAR+8:30", "2027-01-14T23:46:40.000-08:30"),
+        (central, "2027-01-15T09:16:40.000+01:00"),
+        // As if winter were summer.
+        ("CET-1CEST,M10.5.0,M3.5.0/3", "2027-01-15T10:16:40.000+02:00"),
+    ] {
+        for args in [&["list", "--local"][..], &["show", "acme/a-1", "--local"]] {
+            let shown = times(zone, args);
+            assert!(shown.contains(started), "{zone}: {shown}");
+        }
+        let utc = times(zone, &["list"]);
+        assert!(utc.contains("2027-01-15T08:16:40.000Z"), "{zone}: {utc}");
+    }
+}
+
+#[test]
 fn json_is_one_document_or_one_line_for_each_call() {
     let journal = journal();
     let document = json(journal.path(), &["list", "--since", "2027-01-15T08:17:30Z"]);

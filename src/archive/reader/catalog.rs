@@ -9,7 +9,7 @@ use crate::archive::ranges::{SeqRange, SeqRanges};
 use crate::call::{CallIdentity, Epoch};
 use crate::clock::UnixMicros;
 use crate::format::{EndRecord, FormatError};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// All that the journal has of an epoch: one connection's share of a call.
 #[derive(Clone, Debug)]
@@ -147,7 +147,7 @@ pub enum EpochState {
 }
 
 /// Why frames are missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GapReason {
     /// Retention removed their segments.

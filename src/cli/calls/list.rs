@@ -8,6 +8,7 @@ use super::recording::Recording;
 use super::sort::Order;
 use super::source::Source;
 use super::table::Table;
+use super::time::Zone;
 use super::view::{CallView, EpochView};
 use super::{DataDir, Failure, remark};
 use crate::archive::recovery::counted;
@@ -22,6 +23,8 @@ pub(in crate::cli) struct ListArgs {
     filter: Filter,
     #[command(flatten)]
     order: Order,
+    #[command(flatten)]
+    zone: Zone,
     #[command(flatten)]
     pub(super) data_dir: DataDir,
     /// Print JSON
@@ -40,7 +43,8 @@ Examples:
 
 A call has one epoch for each connection that sent its audio. ENDED is `live` while the epoch \
 goes on, `cut` if the node stopped first, and otherwise the reason. GAPS counts missing frames. \
-PEER is the address that the call came from. Times are UTC.
+PEER is the address that the call came from. Times are UTC, or with --local \
+in this machine's zone.
 
 Epochs that follow each other within 10 minutes are one recording. Filters choose whole \
 recordings: --since and --until look at the start of its first epoch, --ended at its last one.";
@@ -54,6 +58,7 @@ struct Rest {
 /// Prints one row for each epoch of each call.
 pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
     args.filter.check()?;
+    args.zone.check()?;
     let source = args.data_dir.source()?;
     halted(write(args, &source))?;
     let nameless = source.epochs_nameless();
@@ -68,7 +73,7 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
 
 fn write(args: &ListArgs, source: &Source) -> Result<(), Halt> {
     let views = source.calls()?.filter_map(|call| match call {
-        Ok(call) => chosen(&args.filter.recordings(call)).map(Ok),
+        Ok(call) => chosen(&args.filter.recordings(call), args.zone).map(Ok),
         Err(error) => Some(Err(error.into())),
     });
     let views = args.order.apply(views)?;
@@ -101,10 +106,10 @@ fn write(args: &ListArgs, source: &Source) -> Result<(), Halt> {
 }
 
 /// The call with the epochs of the chosen recordings.
-fn chosen(recordings: &[Recording]) -> Option<CallView> {
+fn chosen(recordings: &[Recording], zone: Zone) -> Option<CallView> {
     let identity = &recordings.first()?.identity;
     let epochs = recordings.iter().flat_map(|recording| &recording.epochs);
-    Some(CallView::of_epochs(identity, epochs.map(|(number, epoch)| (*number, epoch))))
+    Some(CallView::of_epochs(identity, epochs.map(|(number, epoch)| (*number, epoch)), zone))
 }
 
 /// Shown where nothing is known, or not yet.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::name::CallName;
+use super::time::Zone;
 use super::view::{CallView, EpochView};
 use super::{DataDir, Failure, print, print_json};
 use crate::archive::recovery::counted;
@@ -18,6 +19,8 @@ use std::path::PathBuf;
 pub(in crate::cli) struct ShowArgs {
     #[command(flatten)]
     name: CallName,
+    #[command(flatten)]
+    zone: Zone,
     #[command(flatten)]
     pub(super) data_dir: DataDir,
     /// Print JSON
@@ -40,6 +43,7 @@ struct Document {
 /// Prints one call.
 pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
     let identity = args.name.identity()?;
+    args.zone.check()?;
     let source = args.data_dir.source()?;
     let call = source.expect(&identity)?;
     let mut files = BTreeSet::new();
@@ -49,7 +53,8 @@ pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
             call_epoch.parts.iter().filter_map(|part| shard.map(|shard| shard.path(part.segment))),
         );
     }
-    let document = Document { call: CallView::new(&call), files: files.into_iter().collect() };
+    let call = CallView::new(&call, args.zone);
+    let document = Document { call, files: files.into_iter().collect() };
     if args.json { print_json(&document) } else { print(&text(&document)) }
 }
 

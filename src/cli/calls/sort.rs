@@ -4,9 +4,10 @@
 
 use super::Failure;
 use super::view::CallView;
+use crate::archive::external_sort::ExternalSort;
 use clap::{Args, ValueEnum};
-use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::io;
 
 /// Flags for the order.
 #[derive(Clone, Copy, Debug, Args)]
@@ -40,22 +41,20 @@ enum SortKey {
 }
 
 /// The value of a call that is compared.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Value {
     Number(u64),
     Name(String),
 }
 
-/// A call with its place: equal ones stay in the order in which they came.
+/// A call, and the bytes that are compared.
 struct Keyed {
-    value: Value,
-    place: usize,
+    key: Vec<u8>,
     view: CallView,
 }
 
 impl Order {
-    /// The calls of the listing, in order. Memory: the calls of the limit; without a limit none in
-    /// the order of the source, else all of them.
+    /// The calls of the listing, in order. Memory: the calls of the limit. Without a limit it has a
+    /// bound; what does not fit goes to a file without a name in the temporary directory.
     pub(crate) fn apply<'a>(
         self,
         mut views: impl Iterator<Item = Result<CallView, Failure>> + 'a,
@@ -72,32 +71,32 @@ impl Order {
             })));
         }
         let mut place = 0;
-        let mut keyed = || {
+        let keyed = std::iter::from_fn(move || {
             let view = views.next()?;
             place += 1;
-            Some(view.map(|view| Keyed { value: self.value(&view), place, view }))
-        };
-        let sorted = match (self.limit, self.reverse) {
-            (None, _) => self.sort_all(std::iter::from_fn(keyed))?,
-            (Some(limit), false) => first(limit, std::iter::from_fn(keyed))?,
-            (Some(limit), true) => {
-                let reversed = std::iter::from_fn(|| keyed().map(|next| next.map(Reverse)));
-                first(limit, reversed)?.into_iter().map(|Reverse(keyed)| keyed).collect()
+            Some(view.map(|view| Keyed { key: self.key(&view, place), view }))
+        });
+        match self.limit {
+            None => Ok(Box::new(sort_all(keyed)?)),
+            Some(limit) => {
+                Ok(Box::new(first(limit, keyed)?.into_iter().map(|keyed| Ok(keyed.view))))
             }
-        };
-        Ok(Box::new(sorted.into_iter().map(|keyed| Ok(keyed.view))))
+        }
     }
 
-    fn sort_all(
-        self,
-        all: impl Iterator<Item = Result<Keyed, Failure>>,
-    ) -> Result<Vec<Keyed>, Failure> {
-        let mut all = all.collect::<Result<Vec<Keyed>, Failure>>()?;
-        match self.reverse {
-            false => all.sort_unstable(),
-            true => all.sort_unstable_by(|one, other| other.cmp(one)),
+    /// Bytes that compare as calls do in this order. The call came at `place`: equal ones stay in
+    /// the order in which they came, or are reversed too.
+    fn key(self, view: &CallView, place: u64) -> Vec<u8> {
+        let mut key = match self.value(view) {
+            Value::Number(number) => number.to_be_bytes().to_vec(),
+            // No name holds a zero, so it comes before all that it is the beginning of.
+            Value::Name(name) => [name.as_bytes(), &[0]].concat(),
+        };
+        key.extend(place.to_be_bytes());
+        if self.reverse {
+            key.iter_mut().for_each(|byte| *byte = !*byte);
         }
-        Ok(all)
+        key
     }
 
     fn value(self, view: &CallView) -> Value {
@@ -114,6 +113,33 @@ impl Order {
             SortKey::Call => return Value::Name(view.call.clone()),
         })
     }
+}
+
+/// All calls, in order.
+fn sort_all(
+    all: impl Iterator<Item = Result<Keyed, Failure>>,
+) -> Result<impl Iterator<Item = Result<CallView, Failure>>, Failure> {
+    let failed = |error: io::Error| {
+        Failure::Run(format!(
+            "cannot sort the calls in {}: {error}; give --limit, or set TMPDIR to a directory with \
+             room",
+            std::env::temp_dir().display()
+        ))
+    };
+    let mut sort = ExternalSort::default();
+    for keyed in all {
+        let Keyed { key, view } = keyed?;
+        let value = serde_json::to_vec(&view).map_err(io::Error::other).map_err(failed)?;
+        sort.add(&key, &value).map_err(failed)?;
+    }
+    let mut sorted = sort.finish().map_err(failed)?;
+    Ok(std::iter::from_fn(move || {
+        let next = sorted.next().map_err(failed).transpose()?;
+        Some(next.and_then(|(_, value)| {
+            let view = serde_json::from_slice(&value).map_err(io::Error::other);
+            view.map(CallView::with_seconds).map_err(failed)
+        }))
+    }))
 }
 
 /// The `limit` smallest items, in order.
@@ -133,7 +159,7 @@ fn first<T: Ord>(
 
 impl Ord for Keyed {
     fn cmp(&self, other: &Keyed) -> std::cmp::Ordering {
-        (&self.value, self.place).cmp(&(&other.value, other.place))
+        self.key.cmp(&other.key)
     }
 }
 

@@ -2,8 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use super::Failure;
 use crate::clock::UnixMicros;
+use clap::Args;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use time::{OffsetDateTime, UtcOffset};
 
 const HELP: &str = "write a time like 2026-11-30, 2026-11-30T09:00Z or 2026-11-30T09:00:00+01:00, \
                     or how long ago it was, like 2h or 30d";
@@ -55,6 +58,45 @@ fn zone(clock: &str) -> Option<(&str, i64)> {
 
 fn micros(since: Duration) -> UnixMicros {
     UnixMicros(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// The zone in which times are shown.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(super) struct Zone {
+    /// Show times in this machine's zone (TZ), with the offset from UTC
+    #[arg(long)]
+    local: bool,
+}
+
+impl Zone {
+    /// An error if the zone is asked for and not known.
+    pub(crate) fn check(self) -> Result<(), Failure> {
+        match self.local && offset(UnixMicros(0)).is_none() {
+            true => Err(Failure::Run(
+                "cannot tell this machine's time zone: set TZ, or leave --local out".into(),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// A time in this zone, to the millisecond; an impossible time as a number.
+    pub(crate) fn show(self, at: UnixMicros) -> String {
+        let Some(offset) = offset(at).filter(|_| self.local) else { return rfc3339(at) };
+        let shifted = UnixMicros(at.0.saturating_add_signed(offset * 60_000_000));
+        let shown = rfc3339(shifted);
+        let Some(shown) = shown.strip_suffix('Z') else { return rfc3339(at) };
+        let (sign, minutes) = (if offset < 0 { '-' } else { '+' }, offset.abs());
+        format!("{shown}{sign}{:02}:{:02}", minutes / 60, minutes % 60)
+    }
+}
+
+/// How far this machine's zone is ahead of UTC at a time, minutes. The C library tells only while
+/// the process has one thread, as these commands have.
+fn offset(at: UnixMicros) -> Option<i64> {
+    let seconds = i64::try_from(at.0 / 1_000_000).ok()?;
+    let at = OffsetDateTime::from_unix_timestamp(seconds).ok()?;
+    let offset = UtcOffset::local_offset_at(at).ok()?;
+    Some(i64::from(offset.whole_minutes()))
 }
 
 /// A time in UTC, to the millisecond; an impossible time as a number.

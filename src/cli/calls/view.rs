@@ -4,18 +4,18 @@
 
 use super::name::display;
 use super::recording::{ended_at, sample_rate, started_at};
-use super::time::rfc3339;
+use super::time::Zone;
 use crate::archive::reader::{Call, CallEpoch, EpochState, GapReason};
 use crate::call::CallIdentity;
 use crate::clock::UnixMicros;
 use crate::session::ingest::Ending;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How an epoch ended if its node ended first.
 pub(super) const CUT: &str = "cut";
 
 /// A call.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(super) struct CallView {
     /// The name that commands accept.
     pub(crate) call: String,
@@ -25,7 +25,7 @@ pub(super) struct CallView {
 }
 
 /// One epoch of the call.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub(super) struct EpochView {
     /// Number, from 1.
     pub(crate) epoch: usize,
@@ -54,7 +54,7 @@ pub(super) struct EpochView {
 }
 
 /// Missing frames.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub(super) struct GapView {
     pub(crate) first: u64,
     pub(crate) last: u64,
@@ -63,27 +63,37 @@ pub(super) struct GapView {
 
 impl CallView {
     /// A whole call.
-    pub(super) fn new(call: &Call) -> CallView {
+    pub(super) fn new(call: &Call, zone: Zone) -> CallView {
         let epochs = call.epochs.iter().enumerate();
-        CallView::of_epochs(&call.identity, epochs.map(|(place, epoch)| (place + 1, epoch)))
+        CallView::of_epochs(&call.identity, epochs.map(|(place, epoch)| (place + 1, epoch)), zone)
+    }
+
+    /// With its seconds worked out again: as text they may have lost a digit.
+    pub(super) fn with_seconds(mut self) -> CallView {
+        for epoch in &mut self.epochs {
+            epoch.seconds = seconds(epoch.bytes, epoch.sample_rate);
+        }
+        self
     }
 
     /// Some epochs of a call, with their numbers.
     pub(super) fn of_epochs<'a>(
         identity: &CallIdentity,
         epochs: impl Iterator<Item = (usize, &'a CallEpoch)>,
+        zone: Zone,
     ) -> CallView {
+        let epochs = epochs.map(|(epoch, call_epoch)| EpochView::new(epoch, call_epoch, zone));
         CallView {
             call: display(identity),
             tenant: identity.tenant.to_string(),
             interaction: identity.interaction.to_string(),
-            epochs: epochs.map(|(epoch, call_epoch)| EpochView::new(epoch, call_epoch)).collect(),
+            epochs: epochs.collect(),
         }
     }
 }
 
 impl EpochView {
-    fn new(epoch: usize, call_epoch: &CallEpoch) -> EpochView {
+    fn new(epoch: usize, call_epoch: &CallEpoch, zone: Zone) -> EpochView {
         let gap = |gap: &crate::archive::reader::Gap| GapView {
             first: gap.range.first,
             last: gap.range.last,
@@ -95,8 +105,8 @@ impl EpochView {
         let peer = call_epoch.facts.as_ref().and_then(|facts| facts.peer);
         EpochView {
             epoch,
-            started_at: rfc3339(start),
-            ended_at: end.map(rfc3339),
+            started_at: zone.show(start),
+            ended_at: end.map(|end| zone.show(end)),
             sample_rate,
             frames: call_epoch.frames.count(),
             bytes: call_epoch.bytes,
