@@ -17,114 +17,26 @@
 
 #![forbid(unsafe_code)]
 
-use super::layout::RunName;
 use super::record_search::{Defect, Entry, search, walk};
 use super::source::{Source, Window};
-use crate::clock::UnixMicros;
 use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
 use crate::format::{
     BatchHeader, FormatError, HEADER_SIZE, Lsn, RecordHeader, RecordKind, SegmentHeader,
     SegmentUuid,
 };
 use damage::{Suspect, Suspects};
-use inferred::infer;
+use place::{infer, is_remnant};
 use std::io;
 
 mod damage;
-mod inferred;
+mod options;
+mod place;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use damage::{Corruption, Damage};
-
-/// What a segment's path and its neighbours say about it.
-#[derive(Clone, Copy, Debug)]
-pub struct Place {
-    /// The run its directory belongs to.
-    pub run: RunName,
-    /// The shard its directory belongs to.
-    pub shard: u16,
-    /// The number in its name.
-    pub id: u64,
-    /// Where the segment before starts; this one starts later.
-    pub after: Option<Lsn>,
-    /// Where it ended, as the next segment says.
-    pub end: Option<Lsn>,
-    /// No file of its run was another segment before, so all batches in it are its own.
-    pub is_fresh: bool,
-}
-
-/// What to search for, and how.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ScanOptions {
-    /// Only this call's records, by its number. Payloads of other calls are not checked.
-    pub call: Option<u64>,
-    /// The segment is being written. A bad batch is read once more, because it may be whole a
-    /// moment later.
-    pub is_live: bool,
-    /// Do not search for sound batches after a bad one of a live segment: the bad one is its end so
-    /// far ([`Advance::Pending`]).
-    pub follows: bool,
-    /// Give records without a check, even those with a bad payload.
-    pub takes_unchecked: bool,
-}
-
-/// A segment with nothing to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unread {
-    /// Allocated or recycled, and not begun: it holds nothing of this segment.
-    Unbegun,
-    /// Its header is bad, and no batch in it is sound.
-    Lost(FormatError),
-}
-
-/// The result of [`SegmentScan::advance`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Advance {
-    /// [`SegmentScan::records`] has the records of a batch, or those found in bad batches. There
-    /// may be none.
-    Batch,
-    /// Nothing more yet; ask again later. Only if [`ScanOptions::follows`] is set.
-    Pending,
-    /// The end of the segment.
-    End,
-}
-
-/// A sound record.
-#[derive(Clone, Copy, Debug)]
-pub struct Found<'a> {
-    /// Its header.
-    pub header: RecordHeader,
-    /// Its payload, checked unless the options say otherwise; zeros if it was erased.
-    pub payload: &'a [u8],
-    /// Its offset in the file, bytes.
-    pub offset: u64,
-    /// Its position in the shard's journal.
-    pub(crate) lsn: Lsn,
-}
-
-/// Counts of a scan.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ScanStats {
-    /// Sound batch headers.
-    pub(crate) batches: u64,
-    /// Records given.
-    pub(crate) records: u64,
-    /// Records found in bad batches.
-    pub(crate) salvaged: u64,
-    /// Number of the first batch; 0 before the first.
-    pub(crate) first_batch: u64,
-    /// Number of the last batch; 0 before the first.
-    pub(crate) last_batch: u64,
-    /// When the first batch was sealed, and when the last one was.
-    pub(crate) sealed_at: (UnixMicros, UnixMicros),
-    /// Bytes of bad batches that were not durable and have a sound batch after them. Known at the
-    /// end.
-    pub(crate) bytes_unsynced: u64,
-    /// Some bad bytes were not durable: here, in a torn tail, or after the end that another segment
-    /// states.
-    pub is_lossy: bool,
-}
+pub use options::{Advance, Found, ScanOptions, ScanStats, Unread};
+pub use place::Place;
 
 /// A scan over one segment. Call [`SegmentScan::advance`], then read the records, until the end.
 #[derive(Debug)]
@@ -664,10 +576,4 @@ pub(super) fn check(bytes: &[u8], offset: usize, header: &RecordHeader) -> Resul
         RecordKind::End => crate::format::EndRecord::decode(payload).map(|_| ()),
         RecordKind::Audio | RecordKind::Pad => Ok(()),
     }
-}
-
-/// Whether bytes that are no batch header were once one of this segment at this position: its uuid
-/// or its position is there.
-fn is_remnant(bytes: &[u8], uuid: SegmentUuid, lsn: Lsn) -> bool {
-    bytes.get(16..32) == Some(&uuid.0) || bytes.get(40..48) == Some(&lsn.0.to_le_bytes())
 }

@@ -6,6 +6,7 @@ use crate::archive::index::SegmentIndex;
 use crate::archive::layout::{index_path, segment_path};
 use crate::constants::BLOCK_SIZE;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 const SEGMENT_SIZE: usize = 64 * 1024;
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::archive::image::{self, Image};
+use crate::archive::layout::RunName;
 use crate::archive::source::Faulty;
 use crate::call::Seq;
 use crate::clock::UnixMicros;

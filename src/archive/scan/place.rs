@@ -1,12 +1,30 @@
-//! What is known of a segment whose header is bad.
+//! Where a segment belongs, by its path and its neighbours, and by its first sound batch if its
+//! header is bad.
 
 #![forbid(unsafe_code)]
 
-use super::Place;
+use crate::archive::layout::RunName;
 use crate::archive::source::{Source, Window};
 use crate::constants::BLOCK_SIZE;
 use crate::format::{BatchHeader, HEADER_SIZE, Lsn, RecordHeader, SegmentUuid};
 use std::io;
+
+/// What a segment's path and its neighbours say about it.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The run its directory belongs to.
+    pub run: RunName,
+    /// The shard its directory belongs to.
+    pub shard: u16,
+    /// The number in its name.
+    pub id: u64,
+    /// Where the segment before starts; this one starts later.
+    pub after: Option<Lsn>,
+    /// Where it ended, as the next segment says.
+    pub end: Option<Lsn>,
+    /// No file of its run was another segment before, so all batches in it are its own.
+    pub is_fresh: bool,
+}
 
 /// What the header of a segment said, according to its first sound batch. Used when the header is
 /// bad.
@@ -56,4 +74,10 @@ fn is_at_home(batch: &[u8], place: &Place, start: u64, size: u64) -> bool {
     });
     let fits = place.end.is_some_and(|end| start < end.0 && end.0 - start <= size);
     is_of_shard && (place.after.is_some() || fits)
+}
+
+/// Whether bytes that are no batch header were once one of this segment at this position: its uuid
+/// or its position is there.
+pub(super) fn is_remnant(bytes: &[u8], uuid: SegmentUuid, lsn: Lsn) -> bool {
+    bytes.get(16..32) == Some(&uuid.0) || bytes.get(40..48) == Some(&lsn.0.to_le_bytes())
 }
