@@ -61,7 +61,9 @@ if [ "${1:-}" = inside ]; then
 fi
 
 [ "$(id -u)" = 0 ] || give_up 'namespaces and mounts take root'
-[ -x "$node" ] && [ -x "$load" ] || give_up 'build first: cargo build --workspace'
+for program in "$node" "$load"; do
+    [ -x "$program" ] || give_up 'build first: cargo build --workspace'
+done
 for tool in unshare nsenter systemctl "$systemd"; do
     command -v "$tool" >/dev/null || give_up "$tool is not here: apt-get install systemd util-linux"
 done
@@ -172,6 +174,7 @@ inside sh -c 'echo no key >/etc/exo-ingest/public.pem'
 step 'reload of a bad file' inside systemctl reload exo-ingest
 step 'the status line says that the old keys stay' has StatusText 'the old ones stay'
 inside sh -c 'cat >/etc/exo-ingest/public.pem' <"$scratch/keys/public.pem"
+# shellcheck disable=SC2016 # the dollar is sed's last line
 inside sed -i 's/^drain = .*/drain = "1s"/; $acalls_per_tenant_max = 400' /etc/exo-ingest/exo-ingest.toml
 step 'reload of settings' inside systemctl reload exo-ingest
 step 'the status line says that the settings were read' has StatusText '; settings reloaded'
