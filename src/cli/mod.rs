@@ -13,12 +13,14 @@
 mod calls;
 mod certificate;
 mod check;
+mod completions;
 mod config;
 mod dev;
 mod doctor;
 mod flags;
 pub mod keygen;
 mod launch;
+mod manual;
 mod monitoring;
 mod reload;
 mod serve;
@@ -27,7 +29,7 @@ pub(crate) mod token;
 use crate::archive::reader::JournalError;
 use crate::config::ConfigError;
 use crate::control::signals;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
@@ -76,6 +78,9 @@ enum Command {
     /// Make and check tokens
     #[command(subcommand, after_help = TOKEN_EXAMPLES)]
     Token(token::TokenCommand),
+    Completions(completions::CompletionsArgs),
+    #[command(name = "man")]
+    Manual(manual::ManArgs),
 }
 
 const CALLS_EXAMPLES: &str = "\
@@ -109,6 +114,8 @@ pub fn run() -> ExitCode {
         Command::Token(command) => {
             token::run(&command).map_err(|error| Failure::Run(error.to_string()))
         }
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Manual(args) => manual::run(&args, Cli::command()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -190,7 +197,6 @@ fn print(text: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

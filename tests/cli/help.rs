@@ -36,6 +36,8 @@ fn every_command_has_help_with_an_example_of_itself() {
         "calls follow",
         "calls delete",
         "calls seal",
+        "completions",
+        "man",
     ] {
         let mut args: Vec<&str> = command.split_whitespace().collect();
         args.push("--help");

@@ -10,6 +10,7 @@ mod check;
 mod config;
 mod export_targets;
 mod help;
+mod manual;
 mod sample_configuration;
 mod serve;
 
