@@ -87,7 +87,10 @@ fn a_page_reads_like_the_help() {
     let text = String::from_utf8(output.stdout).expect("ASCII");
     let mut plain = String::new();
     for letter in text.chars() {
-        if letter == '\u{8}' { drop(plain.pop()) } else { plain.push(letter) }
+        match letter {
+            '\u{8}' => _ = plain.pop(),
+            _ => plain.push(letter),
+        }
     }
     for line in [
         "exo-ingest serve --config /etc/exo-ingest.toml --cpus 2-9 --log json",
