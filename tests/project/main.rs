@@ -8,6 +8,7 @@ mod doc_examples;
 mod doc_links;
 mod doc_references;
 mod layering;
+mod package;
 mod plain_english;
 
 /// The program under test.

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Prints the licences of all crates that the program is made of, with their texts.
+
+    python3 tuning/licences.py >THIRD-PARTY.txt
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+NAMES = ("licen", "copying", "notice", "unlicense")
+
+
+def built_crates():
+    """Names and versions of the crates of a node, without what only builds or tests it."""
+    command = ["cargo", "tree", "--locked", "-p", "exo-ingest", "--edges", "normal"]
+    lines = subprocess.run(
+        command + ["--prefix", "none", "--format", "{p}"], check=True, text=True, stdout=-1
+    ).stdout.splitlines()
+    return {tuple(line.split()[:2]) for line in lines if line}
+
+
+def main():
+    version = subprocess.run(["rustc", "-vV"], check=True, text=True, stdout=-1).stdout
+    host = version.split("host: ")[1].split()[0]
+    # Crates of other platforms need not be fetched.
+    command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform", host]
+    metadata = json.loads(subprocess.run(command, check=True, stdout=-1).stdout)
+    wanted = built_crates()
+    missing = []
+    # Many crates have the same text: it is printed once, after the list of its crates.
+    texts = {}
+    print("exo-ingest contains these crates.\n")
+    for package in sorted(metadata["packages"], key=lambda it: (it["name"], it["version"])):
+        name = (package["name"], "v" + package["version"])
+        if name not in wanted or package["source"] is None:
+            continue
+        print(f"{package['name']} {package['version']}: {package['license']}")
+        directory = pathlib.Path(package["manifest_path"]).parent
+        files = [it for it in sorted(directory.iterdir()) if it.name.lower().startswith(NAMES)]
+        files = [it for it in files if it.is_file()]
+        if not files:
+            missing.append(package["name"])
+        for file in files:
+            text = file.read_text(errors="replace").strip()
+            texts.setdefault(text, []).append(f"{package['name']} ({file.name})")
+    if missing:
+        print("\nWithout a licence text of their own:", ", ".join(missing))
+    for text, names in texts.items():
+        print("\n" + "-" * 80 + "\n" + ", ".join(names) + "\n\n" + text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

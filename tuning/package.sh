@@ -1,0 +1,61 @@
+#!/bin/sh
+# Builds the Debian package into target/debian, with cargo-deb (`cargo install cargo-deb`).
+#
+#     sh tuning/package.sh                  # a release build, as users get it
+#     sh tuning/package.sh --profile dev    # a quick build, to try the package itself
+#
+# Cargo.toml lists what is in it, below [package.metadata.deb]. This makes what is not in the
+# repository: completions, manual pages, the unit for /usr/bin, and the licences of all crates.
+set -eu
+
+fail() { echo "package.sh: $*" >&2; exit 1; }
+
+profile=release
+case ${1:-} in
+'') ;;
+--profile) profile=${2:?"--profile takes release or dev"} ;;
+*) fail "$1 is no option: there is --profile release|dev" ;;
+esac
+case $profile in
+release) directory=release ;;
+dev) directory=debug ;;
+*) fail "there is no profile $profile: use release or dev" ;;
+esac
+
+cd "$(dirname "$0")/.."
+cargo deb --version >/dev/null 2>&1 || fail "cargo-deb is not here: cargo install cargo-deb"
+cargo build --quiet --locked --profile "$profile" --bin exo-ingest
+node=${CARGO_TARGET_DIR:-target}/$directory/exo-ingest
+
+# Always here, where Cargo.toml looks for it.
+made=target/package
+rm -rf "$made"
+mkdir -p "$made"
+for shell in bash zsh fish; do "$node" completions "$shell" >"$made/completions.$shell"; done
+"$node" man --out "$made/man1"
+
+# By hand the program goes to /usr/local, and systemd makes a user. A package has /usr/bin, and a
+# user that stays, because recordings belong to it.
+sed -e 's#/usr/local/bin/#/usr/bin/#' \
+    -e '/^# systemd makes a user/d' \
+    -e 's#^DynamicUser=yes#User=exo-ingest\nGroup=exo-ingest#' \
+    -e '/^# systemd unit/,/^$/c# systemd unit of exo-ingest. Settings: /etc/exo-ingest/exo-ingest.toml\n' \
+    tuning/exo-ingest.service >"$made/exo-ingest.service"
+sed -e '/^# systemd socket/,/^#   systemctl/c# systemd socket of exo-ingest, optional. To use it:\n#   systemctl enable --now exo-ingest.socket exo-ingest.service' \
+    tuning/exo-ingest.socket >"$made/exo-ingest.socket"
+
+# The program contains the crates, so their licences come with it.
+python3 tuning/licences.py >"$made/THIRD-PARTY.txt"
+
+version=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+cat >"$made/changelog" <<LOG
+exo-ingest ($version-1) unstable; urgency=medium
+
+  * Version $version. CHANGELOG.md has the changes.
+
+ -- The exo-ingest maintainers <exo-ingest@example.org>  $(date -R -d "@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}")
+LOG
+
+# With --no-build it takes the program that wrote the pages.
+cargo deb --quiet --no-build --locked --profile "$profile" --output target/debian/
+ls -l target/debian/*.deb
