@@ -15,6 +15,7 @@ mod latencies;
 mod refusal_log;
 mod seccomp_profile;
 mod settings_reload;
+mod soak_report;
 mod socket_activation;
 mod standstill;
 
