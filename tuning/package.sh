@@ -39,21 +39,23 @@ for shell in bash zsh fish; do "$node" completions "$shell" >"$made/completions.
 sed -e 's#/usr/local/bin/#/usr/bin/#' \
     -e '/^# systemd makes a user/d' \
     -e 's#^DynamicUser=yes#User=exo-ingest\nGroup=exo-ingest#' \
-    -e '/^# systemd unit/,/^$/c# systemd unit of exo-ingest. Settings: /etc/exo-ingest/exo-ingest.toml\n' \
+    -e '/^# systemd unit/,/^$/c# systemd unit. Settings: /etc/exo-ingest/exo-ingest.toml\n' \
     tuning/exo-ingest.service >"$made/exo-ingest.service"
-sed -e '/^# systemd socket/,/^#   systemctl/c# systemd socket of exo-ingest, optional. To use it:\n#   systemctl enable --now exo-ingest.socket exo-ingest.service' \
+use='systemctl enable --now exo-ingest.socket exo-ingest.service'
+sed "/^# systemd socket/,/^#   systemctl/c# systemd socket, optional. To use it:\\n#   $use" \
     tuning/exo-ingest.socket >"$made/exo-ingest.socket"
 
 # The program contains the crates, so their licences come with it.
 python3 tuning/licences.py >"$made/THIRD-PARTY.txt"
 
 version=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+date=$(date -R -d "@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}")
 cat >"$made/changelog" <<LOG
 exo-ingest ($version-1) unstable; urgency=medium
 
   * Version $version. CHANGELOG.md has the changes.
 
- -- The exo-ingest maintainers <exo-ingest@example.org>  $(date -R -d "@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}")
+ -- The exo-ingest maintainers <exo-ingest@example.org>  $date
 LOG
 
 # With --no-build it takes the program that wrote the pages.

@@ -10,12 +10,8 @@
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
-systemd=/usr/lib/systemd/systemd
-[ -x "$systemd" ] || systemd=/lib/systemd/systemd
-give_up() {
-    echo "error: $1" >&2
-    exit 1
-}
+# shellcheck source=tuning/machine.sh
+. "$here/machine.sh"
 
 # The first process of the namespaces: it sets up the machine, and becomes its systemd.
 if [ "${1:-}" = inside ]; then
@@ -23,84 +19,34 @@ if [ "${1:-}" = inside ]; then
     mount --make-rprivate /
     # A filesystem of its own for what is written: the journal needs O_DIRECT, which tmpfs lacks.
     mount -o loop "$scratch/disk" "$scratch/upper"
-    root=$scratch/upper/root
-    mkdir "$scratch/upper/files" "$scratch/upper/work" "$root"
-    layers=lowerdir=/,upperdir=$scratch/upper/files,workdir=$scratch/upper/work
-    mount -t overlay overlay -o "$layers" "$root"
-    mount -t proc proc "$root/proc"
-    mount -t sysfs -o ro sysfs "$root/sys"
-    mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
-    mount --rbind /dev "$root/dev"
-    mount -t tmpfs tmpfs "$root/run"
-    mkdir -p "$root/var/lib/exo-ingest" "$root/mnt/old"
-    rmdir "$root/var/lib/exo-ingest"
-    units=$root/etc/systemd/system
-    # Images for containers have a policy that nothing is started, or stopped, by packages.
-    rm -f "$root/usr/sbin/policy-rc.d"
-    printf '[Unit]\nDescription=one role, tried\nWants=systemd-journald.service\n' \
-        >"$units/try-ansible.target"
-    # None of the machine's own units: they would use its devices, which have no namespace.
-    for unit in sysinit.target local-fs.target swap.target basic.target network-online.target \
-        multi-user.target; do
-        # With what they would start, such as the unit that empties /tmp.
-        rm -rf "${units:?}/$unit" "$units/$unit.wants" \
-            "${root:?}/usr/lib/systemd/system/$unit.wants"
-        printf '[Unit]\nDescription=nothing\nDefaultDependencies=no\n' >"$units/$unit"
-    done
-    cd "$root"
-    pivot_root . mnt/old
-    umount -l /mnt/old
-    exec env -i container=try-ansible PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-        "$systemd" --system --unit=try-ansible.target --log-target=null --show-status=0
+    lay_files "$scratch/upper"
+    become_systemd
 fi
 
-[ "$(id -u)" = 0 ] || give_up 'namespaces and mounts take root'
-playbook=$(command -v ansible-playbook) || give_up 'ansible-playbook is not here: pip install ansible'
+playbook=$(command -v ansible-playbook) \
+    || give_up 'ansible-playbook is not here: pip install ansible-core'
 package=${1:-$(find "$here/../target/debian" -name 'exo-ingest_*.deb' | sort | tail -n 1)}
 [ -f "$package" ] || give_up 'there is no package: sh tuning/package.sh'
 package=$(realpath "$package")
-python3 -c 'import apt' 2>/dev/null || /usr/bin/python3 -c 'import apt' \
+/usr/bin/python3 -c 'import apt' 2>/dev/null \
     || give_up 'python3-apt is not here: apt-get install python3-apt'
-cgroups=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
-[ -n "$cgroups" ] || give_up 'there is no cgroup v2 here'
 
 scratch=$(mktemp -d "$(dirname "$package")/try-ansible.XXXXXX")
-cgroup=$cgroups/$(basename "$scratch")
 swappiness=$(cat /proc/sys/vm/swappiness)
-first=
-outside=
 finish() {
     status=$?
-    [ -z "$first" ] || kill -KILL "$first" 2>/dev/null || true
-    [ -z "$outside" ] || wait "$outside" 2>/dev/null || true
-    [ ! -d "$cgroup" ] || find "$cgroup" -depth -type d -exec rmdir {} + || true
+    end_machine
     echo "$swappiness" >/proc/sys/vm/swappiness
     rm -rf "$scratch"
     [ "$status" = 0 ] || echo FAILED
 }
 trap finish EXIT
-mkdir "$scratch/upper" "$cgroup"
+mkdir "$scratch/upper"
 truncate -s 4G "$scratch/disk"
 mkfs.ext4 -q "$scratch/disk"
 
-sh -c 'echo $$ >"$0/cgroup.procs" &&
-    exec unshare --mount --pid --fork --uts --ipc --net --cgroup --kill-child "$@"' \
-    "$cgroup" sh "$here/try-ansible.sh" inside "$scratch" &
-outside=$!
-await() {
-    for _ in $(seq 300); do
-        if "$@" >/dev/null 2>&1; then return 0; fi
-        sleep 0.1
-    done
-    return 1
-}
-find_first() {
-    first=$(cat "/proc/$outside/task/$outside/children") && [ -n "$first" ]
-}
-inside() {
-    nsenter --target "${first% }" --mount --pid --uts --ipc --net --cgroup \
-        sh -c 'cd / && exec "$@"' sh "$@"
-}
+start_machine "$here/try-ansible.sh" "$scratch"
+
 step() { # WORDS COMMAND…
     words=$1
     shift
@@ -122,9 +68,6 @@ play() {
         -e exo_ingest_calls=100 -e "{\"exo_ingest_settings\": \"$settings\"}" "$@"
 }
 
-await find_first || give_up 'the namespaces were not made'
-await inside systemctl show || give_up 'systemd does not answer in the namespaces'
-inside ip link set lo up
 # The play of the repository, for one host that is here.
 sed 's/hosts: exo_ingest/hosts: all/' "$here/ansible/site.yml" >"$scratch/site.yml"
 ln -s "$here/ansible/roles" "$scratch/roles"

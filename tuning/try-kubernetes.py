@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Checks tuning/kubernetes.yaml without a cluster: each object with Kubernetes' own schema, and what
-a schema does not know, such as whether the grace period covers the drain.
+"""Checks tuning/kubernetes.yaml without a cluster: each object with Kubernetes' own schema, and
+what a schema does not know, such as whether the grace period covers the drain.
 
     pip install kubernetes-validate
     python3 tuning/try-kubernetes.py [--node target/release/exo-ingest] [FILE]

@@ -10,83 +10,46 @@ here=$(cd "$(dirname "$0")" && pwd)
 target=${CARGO_TARGET_DIR:-$here/../target}
 node=$target/debug/exo-ingest
 load=$target/debug/exo-load
-systemd=/usr/lib/systemd/systemd
-[ -x "$systemd" ] || systemd=/lib/systemd/systemd
-
-give_up() {
-    echo "error: $1" >&2
-    exit 1
-}
+# shellcheck source=tuning/machine.sh
+. "$here/machine.sh"
 
 # The first process of the namespaces: it sets up the machine for the unit, and becomes its systemd.
 if [ "${1:-}" = inside ]; then
     scratch=$2
     mount --make-rprivate /
     mount -t tmpfs tmpfs "$scratch/overlay"
-    root=$scratch/overlay/root
-    mkdir "$scratch/overlay/upper" "$scratch/overlay/work" "$root"
-    layers=lowerdir=/,upperdir=$scratch/overlay/upper,workdir=$scratch/overlay/work
-    mount -t overlay overlay -o "$layers" "$root"
-    mount -t proc proc "$root/proc"
-    mount -t sysfs -o ro sysfs "$root/sys"
-    mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
-    mount --rbind /dev "$root/dev"
-    mount -t tmpfs tmpfs "$root/run"
+    lay_files "$scratch/overlay"
     mount -t tmpfs tmpfs "$root/tmp"
     # The journal is written past the cache, which the overlay's tmpfs does not support.
-    mkdir -p "$root/var/lib/private" "$root/etc/exo-ingest" "$root/tmp/old"
+    mkdir -p "$root/var/lib/private" "$root/etc/exo-ingest"
     mount --bind "$scratch/state" "$root/var/lib/private"
     cp "$scratch/keys/public.pem" "$scratch/exo-ingest.toml" "$root/etc/exo-ingest/"
     cp "$node" "$root/usr/local/bin/exo-ingest"
-    units=$root/etc/systemd/system
     cp "$here/exo-ingest.service" "$here/exo-ingest.socket" "$units/"
     # Another program on the admin port, as a draining node would be.
     printf '[Socket]\nListenStream=127.0.0.1:9464\nAccept=yes\n' >"$units/blocker.socket"
     printf '[Service]\nExecStart=/bin/true\n' >"$units/blocker@.service"
-    printf '[Unit]\nDescription=one unit, tried\nWants=systemd-journald.service\n' \
-        >"$units/try-unit.target"
-    # None of the machine's own units: they would use its devices, which have no namespace.
-    for unit in sysinit.target local-fs.target swap.target basic.target network-online.target; do
-        printf '[Unit]\nDescription=nothing\nDefaultDependencies=no\n' >"$scratch/$unit"
-        rm -f "$units/$unit"
-        cp "$scratch/$unit" "$units/$unit"
-    done
-    rm -f "$root/etc/machine-id"
-    echo 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
-    cd "$root"
-    pivot_root . tmp/old
-    umount -l /tmp/old
-    exec env -i container=try-unit PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-        "$systemd" --system --unit=try-unit.target --log-target=null --show-status=0
+    become_systemd
 fi
 
-[ "$(id -u)" = 0 ] || give_up 'namespaces and mounts take root'
 for program in "$node" "$load"; do
     [ -x "$program" ] || give_up 'build first: cargo build --workspace'
 done
-for tool in unshare nsenter systemctl "$systemd"; do
-    command -v "$tool" >/dev/null || give_up "$tool is not here: apt-get install systemd util-linux"
-done
-cgroups=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
-[ -n "$cgroups" ] || give_up 'there is no cgroup v2 here'
 
 # In the target directory, which is on a disk.
 scratch=$(mktemp -d "$target/try-unit.XXXXXX")
-cgroup=$cgroups/$(basename "$scratch")
-outside=
-first=
 
 finish() {
     status=$?
-    [ -z "$first" ] || kill -KILL "$first" 2>/dev/null || true
-    [ -z "$outside" ] || wait "$outside" 2>/dev/null || true
-    [ ! -d "$cgroup" ] || find "$cgroup" -depth -type d -exec rmdir {} + || true
+    end_machine
     rm -rf "$scratch"
     [ "$status" = 0 ] || echo "FAILED"
 }
 trap finish EXIT
 
-mkdir "$scratch/overlay" "$scratch/state" "$scratch/keys" "$cgroup"
+mkdir "$scratch/overlay" "$scratch/state" "$scratch/keys"
+# systemd makes state directories only in a private place.
+chmod 0700 "$scratch/state"
 "$node" keygen --out "$scratch/keys" >/dev/null 2>&1
 # The ring is small: more memory must not be locked without the right to raise the limit.
 cat >"$scratch/exo-ingest.toml" <<'TOML'
@@ -100,25 +63,7 @@ ring_size = "6MiB"
 connections_max = 2000
 TOML
 
-sh -c 'echo $$ >"$0/cgroup.procs" &&
-    exec unshare --mount --pid --fork --uts --ipc --net --cgroup --kill-child "$@"' \
-    "$cgroup" sh "$here/try-unit.sh" inside "$scratch" &
-outside=$!
-
-# Waits until a command succeeds, thirty seconds at most: the machine may be busy.
-await() {
-    for _ in $(seq 300); do
-        if "$@" >/dev/null 2>&1; then return 0; fi
-        sleep 0.1
-    done
-    return 1
-}
-find_first() {
-    first=$(cat "/proc/$outside/task/$outside/children") && [ -n "$first" ]
-}
-inside() {
-    nsenter --target "${first% }" --mount --pid --uts --ipc --net --cgroup "$@"
-}
+start_machine "$here/try-unit.sh" "$scratch"
 property() {
     inside systemctl show exo-ingest --property "$1" --value
 }
@@ -138,7 +83,7 @@ step() {
     fi
 }
 play() {
-    nsenter --target "${first% }" --net "$load" run --url ws://127.0.0.1:8443/v1/ingest \
+    nsenter --target "$first" --net "$load" run --url ws://127.0.0.1:8443/v1/ingest \
         --key "$scratch/keys/private.pem" --tenant try --calls 10 --sendlag-max 60s \
         --cpu-max 10000 "$@"
 }
@@ -159,10 +104,6 @@ is_sound() {
         >"$scratch/verified" && grep -q '^sound' "$scratch/verified"
 }
 
-await find_first || give_up 'the namespaces were not made'
-await inside systemctl show || give_up 'systemd does not answer in the namespaces'
-nsenter --target "${first% }" --net ip link set lo up
-
 step 'start returns when the node serves' inside systemctl start exo-ingest
 step 'the status line has the address' has StatusText 'listening on 0.0.0.0:8443'
 step 'no root, no capabilities, system calls filtered' is_confined
@@ -175,7 +116,8 @@ step 'reload of a bad file' inside systemctl reload exo-ingest
 step 'the status line says that the old keys stay' has StatusText 'the old ones stay'
 inside sh -c 'cat >/etc/exo-ingest/public.pem' <"$scratch/keys/public.pem"
 # shellcheck disable=SC2016 # the dollar is sed's last line
-inside sed -i 's/^drain = .*/drain = "1s"/; $acalls_per_tenant_max = 400' /etc/exo-ingest/exo-ingest.toml
+inside sed -i 's/^drain = .*/drain = "1s"/; $acalls_per_tenant_max = 400' \
+    /etc/exo-ingest/exo-ingest.toml
 step 'reload of settings' inside systemctl reload exo-ingest
 step 'the status line says that the settings were read' has StatusText '; settings reloaded'
 killed=$(property MainPID)
