@@ -192,7 +192,7 @@ settings() {
 somaxconn|sysctl|net.core.somaxconn|min|4096|connections that wait for accept, for each shard
 syn-backlog|sysctl|net.ipv4.tcp_max_syn_backlog|min|4096|clients that reconnect at once
 syncookies|sysctl|net.ipv4.tcp_syncookies|min|1|a full queue answers instead of dropping
-tcp-mem|sysctl|net.ipv4.tcp_mem|pressure|$((32 * calls))|pages: 128 KiB for each call, in a stall
+tcp-mem|sysctl|net.ipv4.tcp_mem|pressure|$(socket_pages)|pages: what calls fill in a stall of 2 s
 conntrack|sysctl|net.netfilter.nf_conntrack_max|min|$((4 * calls))|a full table drops new calls
 nr-open|sysctl|fs.nr_open|min|$(open_files)|the unit's LimitNOFILE= cannot be more
 swappiness|sysctl|vm.swappiness|max|10|a shard that waits for a page stops all of its calls
@@ -206,6 +206,13 @@ TABLE
         echo "governor|file|${governor#"$root"}|is|performance|a slow clock shows as late ACKs"
     done
     [ -z "$nic" ] || { interrupts && steering; }
+}
+
+# Pages that sockets fill in a stall of 2 s: 48,000 bytes a second for each call, twice, because a
+# buffer counts its pages. The doctor wants the same.
+socket_pages() {
+    page=$(getconf PAGESIZE)
+    echo $(((calls * 192000 + page - 1) / page))
 }
 
 # Descriptors of the unit: twice the calls and what shards need beside them.

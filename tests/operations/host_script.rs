@@ -19,7 +19,7 @@ const SETTINGS: [(&str, &str, &str); 9] = [
     ("proc/sys/net/core/somaxconn", "128", "4096"),
     ("proc/sys/net/ipv4/tcp_max_syn_backlog", "8192", "8192"),
     ("proc/sys/net/ipv4/tcp_syncookies", "0", "1"),
-    ("proc/sys/net/ipv4/tcp_mem", "1000\t2000\t3000", "192000 256000 384000"),
+    ("proc/sys/net/ipv4/tcp_mem", "1000\t2000\t3000", "281250 375000 562500"),
     ("proc/sys/vm/swappiness", "60", "10"),
     ("proc/sys/net/netfilter/nf_conntrack_max", "1000", "32000"),
     ("proc/sys/fs/nr_open", "1048576", "1048576"),
@@ -160,7 +160,7 @@ fn it_sets_what_differs_keeps_the_old_values_and_restores_them() {
     tree.succeeds(&["check"]);
     let kept = tree.read(SYSCTL_FILE);
     assert!(kept.contains("net.core.somaxconn = 4096") && kept.contains("vm.swappiness = 10"));
-    assert!(kept.contains("net.ipv4.tcp_mem = 192000 256000 384000"), "{kept}");
+    assert!(kept.contains("net.ipv4.tcp_mem = 281250 375000 562500"), "{kept}");
     assert!(!kept.contains("tcp_max_syn_backlog"), "it had more already: {kept}");
     assert!(tree.read(UDEV_FILE).contains("scaling_governor}=\"performance\""));
     assert!(tree.read(LIMITS_FILE).contains("LimitNOFILE=524288\nLimitMEMLOCK=infinity"));
