@@ -131,6 +131,11 @@ impl<T: Copy + PartialEq> PromiseQueue<T> {
         Some(ready)
     }
 
+    /// The waiting promises, in the order in which they were added.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Promise<T>> {
+        self.entries.iter()
+    }
+
     /// Number of waiting promises.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()

@@ -231,7 +231,14 @@ impl LatencyCollector {
     /// Takes in the answers, without waiting. Returns whether every shard has answered. A shard
     /// that has ended never does.
     pub fn collect(&mut self) -> bool {
+        self.collect_each(|_, _| {})
+    }
+
+    /// As [`LatencyCollector::collect`]. Calls `visit(shard, latencies)` with what each shard has
+    /// recorded since its last answer.
+    pub(crate) fn collect_each(&mut self, mut visit: impl FnMut(usize, &Latencies)) -> bool {
         while let Ok((shard, mut full)) = self.answers.try_recv() {
+            visit(shard, &full);
             self.totals.add(&full);
             full.reset();
             self.empty[shard] = Some(full);

@@ -138,7 +138,7 @@
 //!  ack, session, transport           promises; a call from start to end; plain or TLS
 //!  journal, tls                      from memory to disk: frame ring, writer; uses rustls
 //!  auth, format, io, proto           tokens; bytes on disk; the kernel; bytes on the wire
-//!  call, latency, limits, tenants    what is counted and bounded
+//!  call, latency, limits, tenants, worst_calls    what is counted and bounded
 //!  ack_level, address, clock, constants, declare, metrics    the words all of them use
 //! ```
 //!
@@ -178,6 +178,7 @@
 //! | `/ready` answers while the disk does not | `tests/operations/admin_*.rs` |
 //! | No client of the admin listener can block the others | `tests/operations/admin_*.rs` |
 //! | No metric contains a token or the id of a call | `tests/operations/admin_metrics.rs` |
+//! | The status document names at most 20 live calls of a shard | `tests/operations/admin_status.rs` |
 //! | Documents list the code's settings, metrics and refusals | `tests/project/doc_references.rs` |
 //!
 //! # Where to read on
@@ -219,3 +220,4 @@ pub mod store;
 pub mod tenants;
 pub mod tls;
 pub(crate) mod transport;
+pub mod worst_calls;

@@ -20,6 +20,7 @@ use crate::shard::{Shard, ShardConfig, ShardJournalConfig};
 use crate::store::{JournalConfig, Run, StoreEvent, StoreThread, StoreView};
 use crate::tenants::Tenants;
 use crate::tls::ServerConfig;
+use crate::worst_calls::CallsCollector;
 use rustix::fd::OwnedFd;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -310,6 +311,17 @@ impl Node {
                     _ => unreachable!("a mailbox hands back what it was given"),
                 },
             )
+        })
+    }
+
+    /// Collects the calls that wait the longest. More than one does no harm.
+    pub fn calls_collector(&self) -> CallsCollector {
+        let mailboxes = self.mailboxes.clone();
+        CallsCollector::new(mailboxes.len(), move |shard, request| {
+            mailboxes[shard].try_send(Message::Calls(request)).map_err(|message| match message {
+                Message::Calls(request) => request,
+                _ => unreachable!("a mailbox hands back what it was given"),
+            })
         })
     }
 

@@ -40,6 +40,8 @@ pub(crate) struct TenantUse {
     pub(crate) frames: u64,
     /// Bytes of whole samples in them.
     pub(crate) bytes: u64,
+    /// Calls refused because the tenant was at its quota.
+    pub(crate) refused: u64,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +50,7 @@ struct Usage {
     calls: AtomicU64,
     frames: AtomicU64,
     bytes: AtomicU64,
+    refused: AtomicU64,
 }
 
 impl Usage {
@@ -57,6 +60,7 @@ impl Usage {
             calls: self.calls.load(Ordering::Relaxed),
             frames: self.frames.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
         }
     }
 }
@@ -120,11 +124,15 @@ impl Tenants {
         let mut by_name = self.lock();
         let entry = match by_name.get(tenant) {
             Some(entry) => Arc::clone(entry),
-            None if quota == 0 => return Err(QuotaExceeded),
+            None if quota == 0 => {
+                self.others.refused.fetch_add(1, Ordering::Relaxed);
+                return Err(QuotaExceeded);
+            }
             None => self.insert(&mut by_name, tenant),
         };
         let calls_live = entry.calls_live.load(Ordering::Relaxed);
         if calls_live >= quota {
+            entry.usage.refused.fetch_add(1, Ordering::Relaxed);
             return Err(QuotaExceeded);
         }
         entry.calls_live.store(calls_live + 1, Ordering::Relaxed);
@@ -244,7 +252,7 @@ mod tests {
         drop((first, other));
         assert_eq!(
             usage(&tenants, index),
-            TenantUse { calls_live: 1, calls: 2, frames: 11, bytes: 96_002 }
+            TenantUse { calls_live: 1, calls: 2, frames: 11, bytes: 96_002, refused: 1 }
         );
         let again = tenants.admit("acme").unwrap();
         assert_eq!(again.tenant(), index, "a tenant keeps its index");
@@ -292,7 +300,7 @@ mod tests {
         late.add(1, 2);
         later.add(3, 4);
         let others = usage(&tenants, TenantIndex::OTHERS);
-        assert_eq!(others, TenantUse { calls_live: 2, calls: 2, frames: 4, bytes: 6 });
+        assert_eq!(others, TenantUse { calls_live: 2, calls: 2, frames: 4, bytes: 6, refused: 1 });
         drop((late, later));
         for number in 0..100 {
             tenants.admit(&format!("visitor {number}")).unwrap();

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! GET /ready                 200 or 503, with the reasons              ready.rs
+//! GET /status.json           what viewers show                         snapshot.rs, document.rs
 //! GET /metrics               OpenMetrics text, or on request           families.rs, exposition.rs
 //!                            the older text                            format.rs
 //! GET /debug/latency.hlog    HdrHistogram's interval log               percentiles.rs
@@ -14,6 +15,7 @@
 //! all are in use, the one that was idle the longest is closed. So forgotten connections never keep
 //! a scrape out.
 
+mod document;
 mod exposition;
 mod families;
 mod format;
@@ -21,6 +23,9 @@ mod node_info;
 mod percentiles;
 mod process;
 mod ready;
+mod recent;
+mod shard_cpu;
+mod snapshot;
 mod status;
 
 pub(crate) use exposition::list_item;
@@ -64,6 +69,9 @@ const FIELDS_MAX: usize = 64;
 
 /// Pause after a failed accept, usually because descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const ROUTES: [&str; 5] =
+    ["/ready", "/status.json", "/metrics", "/debug/latency.hlog", "/debug/latency.hgrm"];
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -240,10 +248,9 @@ async fn talk(socket: TcpStream, status: Rc<Status>, active_at: Rc<Cell<Instant>
 
 async fn respond(status: &Status, request: &Request<Incoming>) -> Response<String> {
     let path = request.uri().path();
-    if !matches!(path, "/ready" | "/metrics" | "/debug/latency.hlog" | "/debug/latency.hgrm") {
-        let routes =
-            "the routes here are /ready, /metrics, /debug/latency.hlog and /debug/latency.hgrm\n";
-        return answer(StatusCode::NOT_FOUND, TEXT, routes.into());
+    if !ROUTES.contains(&path) {
+        let routes = format!("the routes here are {}\n", ROUTES.join(", "));
+        return answer(StatusCode::NOT_FOUND, TEXT, routes);
     }
     // For HEAD, hyper leaves out the body and sends its length.
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -268,6 +275,10 @@ async fn respond(status: &Status, request: &Request<Incoming>) -> Response<Strin
                 Err(error) => failed(&error),
             }
         }
+        "/status.json" => match serde_json::to_string(&status.document().await) {
+            Ok(text) => answer(StatusCode::OK, JSON, text + "\n"),
+            Err(error) => failed(&error),
+        },
         "/metrics" => {
             let format = Format::preferred(accepts(request));
             let text = exposition::text(&status.families().await, format);

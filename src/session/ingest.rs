@@ -27,7 +27,7 @@ use self::output::Outbox;
 use self::phase::Phase;
 use self::progress::CallProgress;
 use self::timers::{Allowance, Armed, Budget, Due, Timers};
-use super::{Action, Context, Disconnect, Notice, Output, Refused, Session, Summary};
+use super::{Action, CallStatus, Context, Disconnect, Notice, Output, Refused, Session, Summary};
 use crate::auth::{AllowedTenants, Claims};
 use crate::call::{CallIdentity, CallKey, Epoch, Seq};
 use crate::clock::{Moment, Now};
@@ -528,6 +528,18 @@ impl Session for IngestSession {
 
     fn identity(&self) -> Option<&CallIdentity> {
         self.is_started.then_some(&self.identity)
+    }
+
+    fn status(&self, now: Now) -> Option<CallStatus<'_>> {
+        (self.phase == Phase::Live).then(|| CallStatus {
+            identity: &self.identity,
+            epoch: self.epoch,
+            lasted: self.progress.lasts(now.moment),
+            audio: Duration::from_millis(self.progress.duration_ms()),
+            frames: self.progress.seq(),
+            acked: Seq(self.outbox.acks().0),
+            silent: self.timers.silent(now.moment),
+        })
     }
 
     fn refused(&self) -> Option<Refused<'_>> {

@@ -113,6 +113,25 @@ pub struct Summary<'a> {
     pub reason: Option<&'static str>,
 }
 
+/// A live call at one moment, for those that watch the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallStatus<'a> {
+    /// The call.
+    pub identity: &'a CallIdentity,
+    /// The epoch of the connection.
+    pub epoch: Epoch,
+    /// Time since `started`.
+    pub lasted: Duration,
+    /// Length of the audio in the complete frames.
+    pub audio: Duration,
+    /// Complete frames.
+    pub frames: u64,
+    /// The last acked frame; 0 if there was none.
+    pub acked: Seq,
+    /// Since when nothing has come. It does not grow while we do not read.
+    pub silent: Duration,
+}
+
 /// A connection that was refused after the upgrade and before its call began, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused<'a> {
@@ -217,6 +236,11 @@ pub trait Session {
 
     /// The call, after a valid `start` was seen.
     fn identity(&self) -> Option<&CallIdentity> {
+        None
+    }
+
+    /// The call while it is live, as it is now.
+    fn status(&self, _now: Now) -> Option<CallStatus<'_>> {
         None
     }
 

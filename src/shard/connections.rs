@@ -350,6 +350,11 @@ impl<S> Connections<S> {
         self.slots.len() * Self::SLOT_SIZE
     }
 
+    /// Number of slots that are or have been in use.
+    pub(crate) fn slot_count(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Number of slots in use.
     pub(crate) fn count(&self) -> usize {
         self.slots.len() - self.free.len()

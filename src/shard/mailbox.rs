@@ -11,6 +11,7 @@ use crate::call::{CallKey, Epoch};
 use crate::journal::writer::PreparedSegment;
 use crate::latency::LatencyRequest;
 use crate::tls::ServerConfig;
+use crate::worst_calls::CallsRequest;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
@@ -88,6 +89,8 @@ pub enum Message {
     Seal,
     /// Exchange the latencies recorded so far for an empty set.
     Latencies(LatencyRequest),
+    /// Find the calls of a page of connections that wait the longest.
+    Calls(CallsRequest),
 }
 
 /// The sending end; one per sender, cheap to clone.

@@ -26,6 +26,7 @@
 //! | `refusals` | what an operator sees of a refusal |
 //! | `standstill` | the pace of turns; deadlines after the process stood still |
 //! | `latency_recorder` | how long things take |
+//! | `watching` | the live calls that wait the longest, on request |
 //!
 //! `receive` with `feed` and `transmit` are the ways in and out: received bytes → head, frames →
 //! session → send slots → socket.
@@ -88,6 +89,7 @@ pub mod timers;
 mod timing;
 mod tls;
 mod transmit;
+mod watching;
 
 #[cfg(test)]
 mod tests;
@@ -364,6 +366,7 @@ impl<I: Io, S: Service> Shard<I, S> {
                     // Once a second is enough, and costs a frame nothing.
                     self.publish_memory();
                 }
+                Message::Calls(request) => self.answer_calls(now, request),
             }
         }
         self.counters.mailbox_messages.add(count);

@@ -22,6 +22,7 @@ mod random;
 mod superseding;
 mod timing;
 mod tls;
+mod watching;
 
 use super::*;
 use crate::auth::{Grant, KeySet, Signer, TokenPolicy, Verifier};

@@ -80,6 +80,19 @@ impl Timing {
             *owed = owed.plus(count);
         }
     }
+
+    /// Since when the oldest ack waits that the kernel has not taken, if one does.
+    pub(super) fn acks_wait_since(&self, now: Moment) -> Option<Moment> {
+        match self {
+            Timing::Call { sending_since, sending, .. } if *sending != AckCount::ZERO => {
+                Some(sending_since.before(now))
+            }
+            Timing::Call { owed_since, owed, .. } if *owed != AckCount::ZERO => {
+                Some(owed_since.before(now))
+            }
+            Timing::Call { .. } | Timing::Setup { .. } => None,
+        }
+    }
 }
 
 #[cfg(test)]

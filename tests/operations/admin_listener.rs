@@ -35,6 +35,7 @@ fn every_route_has_its_type_and_head_has_no_body() {
     let (_data_dir, _node, admin) = start();
     for (target, content_type) in [
         ("/ready", "application/json"),
+        ("/status.json", "application/json"),
         ("/metrics", "application/openmetrics-text; version=1.0.0; charset=utf-8"),
         ("/debug/latency.hlog", "text/plain; charset=utf-8"),
         ("/debug/latency.hgrm", "text/plain; charset=utf-8"),

@@ -6,6 +6,7 @@ mod admin_classic;
 mod admin_listener;
 mod admin_metrics;
 mod admin_ready;
+mod admin_status;
 mod call_log;
 mod doctor;
 mod drain;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// `lib.rs` draws this table.
 const LAYERS: &[&[&str]] = &[
     &["ack_level", "address", "clock", "constants", "declare", "metrics"],
-    &["call", "latency", "limits", "tenants"],
+    &["call", "latency", "limits", "tenants", "worst_calls"],
     &["auth", "format", "io", "proto"],
     &["journal", "tls"],
     &["ack", "session", "transport"],

@@ -31,7 +31,7 @@ pub(crate) struct Reason {
     #[serde(rename = "reason")]
     pub(super) name: &'static str,
     /// Text for people.
-    message: String,
+    pub(super) message: String,
 }
 
 const DRAINING: &str = "draining";
@@ -135,16 +135,15 @@ pub(super) fn document(
         calls,
         calls_max: node_info.calls_max,
         reasons,
-        warnings: warnings(notices),
+        warnings: warnings(notices).map(|(name, message)| Warning { name, message }).collect(),
     };
     serde_json::to_string(&document).map(|text| text + "\n")
 }
 
-fn warnings(notices: Notices) -> Vec<Warning> {
-    let expiry = notices.expiry.into_iter();
-    let expiry = expiry.map(|message| Warning { name: CERTIFICATE_EXPIRES, message });
-    let held = notices.held.into_iter();
-    expiry.chain(held.map(|message| Warning { name: SEGMENTS_HELD, message })).collect()
+/// Names and messages of what needs attention.
+pub(super) fn warnings(notices: Notices) -> impl Iterator<Item = (&'static str, String)> {
+    let expiry = notices.expiry.into_iter().map(|message| (CERTIFICATE_EXPIRES, message));
+    expiry.chain(notices.held.into_iter().map(|message| (SEGMENTS_HELD, message)))
 }
 
 #[cfg(test)]

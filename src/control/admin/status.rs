@@ -4,14 +4,19 @@
 //! mail, once a second and for each scrape ([`LatencyCollector`]). That mail also wakes an idle
 //! shard. So a shard that makes no turn for some seconds is stuck, not idle.
 
+use super::document::StatusDocument;
 use super::families::{Family, Scrape, families};
 use super::node_info::{KeyCounts, NodeInfo, Reloads};
 use super::process;
 use super::ready::{NodeCondition, Notices, Reason, reasons};
+use super::recent::Recent;
+use super::shard_cpu::ShardCpu;
+use super::snapshot::{self, Sources};
 use crate::control::expiry;
 use crate::latency::{Latencies, LatencyCollector};
 use crate::node::{Node, NodeView};
 use crate::tls::load::LoadedCertificate;
+use crate::worst_calls::{CallsCollector, LiveCall};
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Mutex;
@@ -22,6 +27,13 @@ const COLLECT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long shards have to answer. The next scrape gets late answers.
 const ANSWER_WAIT: Duration = Duration::from_millis(20);
+
+/// Viewers within this time see the same calls, so that many viewers cost shards no more than one.
+const CALLS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a round over the calls of all shards may take. If it takes longer, the calls of the
+/// last one are shown.
+const CALLS_WAIT: Duration = Duration::from_millis(250);
 
 /// How often to check whether all have answered. A turn takes about half of it.
 const ANSWER_POLL: Duration = Duration::from_millis(1);
@@ -41,6 +53,11 @@ pub(crate) struct Status {
     is_draining: Cell<bool>,
     collector: Mutex<LatencyCollector>,
     collected_at: Cell<Option<Instant>>,
+    /// By shard: what it did lately.
+    recent: RefCell<Vec<Recent>>,
+    shard_cpu: RefCell<ShardCpu>,
+    calls: Mutex<CallsCollector>,
+    calls_at: Cell<Option<Instant>>,
     turns: RefCell<Vec<Turns>>,
 }
 
@@ -69,6 +86,10 @@ impl Status {
         let view = node.view();
         Status {
             turns: RefCell::new(vec![Turns::default(); view.counters.len()]),
+            recent: RefCell::new(view.counters.iter().map(|_| Recent::default()).collect()),
+            shard_cpu: RefCell::default(),
+            calls: Mutex::new(node.calls_collector()),
+            calls_at: Cell::new(None),
             view,
             node_info: Cell::new(node_info),
             keys: Cell::new(keys),
@@ -128,6 +149,10 @@ impl Status {
         self.collect().await;
         for (turns, counters) in self.turns.borrow_mut().iter_mut().zip(&self.view.counters) {
             turns.look(counters.turns.read());
+        }
+        let now = Instant::now();
+        for (recent, counters) in self.recent.borrow_mut().iter_mut().zip(&self.view.counters) {
+            recent.note_fill(now, snapshot::ring_bytes(counters));
         }
     }
 
@@ -193,6 +218,39 @@ impl Status {
         .await
     }
 
+    /// What viewers show.
+    pub(super) async fn document(&self) -> StatusDocument {
+        self.collect().await;
+        let calls = self.worst_calls().await;
+        let cpu_us = self.shard_cpu.borrow_mut().read(self.view.counters.len());
+        snapshot::document(&Sources {
+            view: &self.view,
+            node_info: self.node_info.get(),
+            is_draining: self.is_draining.get(),
+            reasons: &self.reasons(),
+            notices: self.notices(),
+            process: process::sample(),
+            started: self.started,
+            recent: &self.recent.borrow(),
+            cpu_us: &cpu_us,
+            calls: &calls,
+            now: Instant::now(),
+        })
+    }
+
+    async fn worst_calls(&self) -> Vec<LiveCall> {
+        let mut collector = self.calls.lock().await;
+        if self.calls_at.get().is_none_or(|at| at.elapsed() >= CALLS_INTERVAL) {
+            collector.request();
+            let until = Instant::now() + CALLS_WAIT;
+            while !collector.collect() && Instant::now() < until {
+                sleep(ANSWER_POLL).await;
+            }
+            self.calls_at.set(Some(Instant::now()));
+        }
+        collector.found().cloned().collect()
+    }
+
     /// Calls `f` with all latencies since the start, up to now.
     pub(super) async fn with_latencies<T>(&self, f: impl FnOnce(&Latencies) -> T) -> T {
         self.collect().await;
@@ -206,10 +264,17 @@ impl Status {
         }
         collector.request();
         let until = Instant::now() + ANSWER_WAIT;
-        while !collector.collect() && Instant::now() < until {
+        while !collector.collect_each(|shard, found| self.note_recent(shard, found))
+            && Instant::now() < until
+        {
             sleep(ANSWER_POLL).await;
         }
         self.collected_at.set(Some(Instant::now()));
+    }
+
+    fn note_recent(&self, shard: usize, found: &Latencies) {
+        let (ack, sync) = (found.ack.histogram(), found.journal_sync.histogram());
+        self.recent.borrow_mut()[shard].add(Instant::now(), ack, sync);
     }
 }
 

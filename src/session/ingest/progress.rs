@@ -59,6 +59,11 @@ impl CallProgress {
         self.lasted_ms = now.since(self.started_at).as_millis().try_into().unwrap_or(u32::MAX);
     }
 
+    /// How long the call has lasted, while it is live.
+    pub(super) fn lasts(&self, now: Moment) -> Duration {
+        now.since(self.started_at)
+    }
+
     /// How long the call lasted, once it has ended.
     pub(super) fn lasted(&self) -> Duration {
         Duration::from_millis(u64::from(self.lasted_ms))

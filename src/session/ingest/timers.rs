@@ -161,6 +161,11 @@ impl Timers {
         self.paused_since.min(now)
     }
 
+    /// Since when nothing has come, as far as we have read.
+    pub(super) fn silent(&self, now: Moment) -> Duration {
+        self.unread_since(now).since(self.last_received)
+    }
+
     /// Returns a deadline that has come, the most severe first. The caller handles it so that it is
     /// no longer due, and asks again. After `None` the next wake-up is planned.
     pub(super) fn take_due(&mut self, now: Moment, armed: Armed, limits: &Limits) -> Option<Due> {
