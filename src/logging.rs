@@ -234,7 +234,7 @@ fn one_line(line: &[u8], format: LogFormat) -> Cow<'_, [u8]> {
 
 /// C1 controls (U+0085 ends a line), the line and paragraph separators, and characters that change
 /// the direction of text.
-fn is_deceptive(character: char) -> bool {
+pub(crate) fn is_deceptive(character: char) -> bool {
     matches!(
         character,
         '\u{80}'..='\u{9f}'

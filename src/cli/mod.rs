@@ -25,6 +25,7 @@ mod monitoring;
 mod reload;
 mod serve;
 pub(crate) mod token;
+mod top;
 
 use crate::archive::reader::JournalError;
 use crate::config::ConfigError;
@@ -73,6 +74,7 @@ enum Command {
     /// Read the journal: list, export, verify or follow calls, or delete their audio
     #[command(subcommand, after_help = CALLS_EXAMPLES)]
     Calls(calls::CallsCommand),
+    Top(top::TopArgs),
     /// Make a key pair: PEM, and the public part as JWKS
     Keygen(keygen::KeygenArgs),
     /// Make and check tokens
@@ -108,6 +110,7 @@ pub fn run() -> ExitCode {
         Command::Grafana(args) => monitoring::grafana(&args),
         Command::Alerts(args) => monitoring::alerts(&args),
         Command::Calls(command) => calls::run(&command),
+        Command::Top(args) => top::run(&args),
         Command::Keygen(args) => {
             keygen::run(&args).map_err(|error| Failure::Run(error.to_string()))
         }

@@ -15,7 +15,7 @@
 //! all are in use, the one that was idle the longest is closed. So forgotten connections never keep
 //! a scrape out.
 
-mod document;
+pub(crate) mod document;
 mod exposition;
 mod families;
 mod format;

@@ -13,6 +13,7 @@ mod help;
 mod manual;
 mod sample_configuration;
 mod serve;
+mod top;
 
 /// The program under test.
 const EXO_INGEST: &str = env!("CARGO_BIN_EXE_exo-ingest");

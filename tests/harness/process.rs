@@ -33,7 +33,8 @@ impl NodeProcess {
         NodeProcess::start_with(binary, data_dir, "off", args)
     }
 
-    fn start_with(binary: &str, data_dir: &Path, admin: &str, args: &[&str]) -> NodeProcess {
+    /// The same with this admin address.
+    pub fn start_with(binary: &str, data_dir: &Path, admin: &str, args: &[&str]) -> NodeProcess {
         let key = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(key.path(), Keys::First.public_pem()).expect("a temporary file");
         let mut command = Command::new(binary);

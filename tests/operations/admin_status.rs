@@ -72,7 +72,7 @@ fn it_shows_the_numbers_of_known_calls() {
     assert_eq!(names, ["call-silent", "call-speaks"]);
     let speaking = &last["calls"][1];
     assert_eq!((&speaking["frames"], &speaking["unacked"]), (&25.into(), &5.into()));
-    assert!(speaking["behind_ms"].as_i64() < Some(0), "five seconds came at once: {speaking}");
+    assert!(speaking["late_ms"].as_i64() < Some(0), "five seconds came at once: {speaking}");
     assert!(node.terminate().success());
 }
 

@@ -8,7 +8,7 @@ mod export;
 mod filter;
 mod follow;
 mod list;
-mod name;
+pub(super) mod name;
 mod output;
 mod recording;
 mod seal;

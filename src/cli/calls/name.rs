@@ -102,7 +102,7 @@ pub(super) fn display(identity: &CallIdentity) -> String {
 
 /// An id without characters that have another meaning in names, in paths, or for a shell. Letters
 /// of other scripts stay readable, because a shell takes them as they are.
-pub(super) fn encoded(id: &str) -> String {
+pub(crate) fn encoded(id: &str) -> String {
     let mut buffer = [0; 4];
     id.chars().fold(String::new(), |mut text, letter| {
         match letter.is_ascii() {

@@ -172,7 +172,7 @@ pub(crate) struct CallStatus {
     /// Since when nothing has come.
     pub(crate) silent_ms: u64,
     /// Time since the start, less the length of the audio. Below zero: the audio runs ahead.
-    pub(crate) behind_ms: i64,
+    pub(crate) late_ms: i64,
 }
 
 #[cfg(test)]

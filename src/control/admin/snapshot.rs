@@ -183,7 +183,7 @@ fn calls(found: &[LiveCall]) -> Vec<CallStatus> {
         unacked: call.frames.saturating_sub(call.acked),
         ack_wait_ms: millis(call.ack_wait),
         silent_ms: millis(call.silent),
-        behind_ms: signed(call.lasted).saturating_sub(signed(call.audio)),
+        late_ms: signed(call.lasted).saturating_sub(signed(call.audio)),
     };
     found.into_iter().map(row).collect()
 }
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(rows.len(), CALLS_MAX);
         let worst = &rows[0];
         assert_eq!((&*worst.interaction, worst.silent_ms), ("99", 99));
-        assert_eq!((worst.unacked, worst.behind_ms, worst.seconds), (5, -2_000, 3.0));
+        assert_eq!((worst.unacked, worst.late_ms, worst.seconds), (5, -2_000, 3.0));
     }
 
     #[test]
