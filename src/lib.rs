@@ -176,6 +176,7 @@
 //! | A lost segment never passes for an expired one | `src/archive/marks.rs` |
 //! | No shard waits for the mail of another | `src/store/tests/serving.rs` |
 //! | `/ready` answers while the disk does not | `tests/operations/admin_*.rs` |
+//! | The web page shows ids as text and asks this node alone | `tests/operations/admin_page.rs` |
 //! | No client of the admin listener can block the others | `tests/operations/admin_*.rs` |
 //! | No metric contains a token or the id of a call | `tests/operations/admin_metrics.rs` |
 //! | The status document names at most 20 live calls of a shard | `tests/operations/admin_status.rs` |

@@ -6,9 +6,10 @@
 //!       ▲                                          │    keeps the worst in the list
 //!       └──────────── the list, the next page ─────┘
 //! ```
-//! A shard looks at [`PAGE_SIZE`] connections for each request, so a turn takes no longer with ten
-//! thousand calls. Frames cost nothing more: nothing is kept between requests. The lists belong to
-//! the collector, so a shard allocates only for the ids of the calls that it names.
+//! A shard looks at [`PAGE_SIZE`] connections for each request, and once through the promises that
+//! wait. So the work in a turn is bounded, however many calls there are. Frames cost nothing more:
+//! nothing is kept between requests. The lists belong to the collector, so a shard allocates only
+//! for the ids of the calls that it names.
 #![forbid(unsafe_code)]
 
 use crate::clock::Moment;
@@ -18,7 +19,8 @@ use std::time::Duration;
 /// Most calls that a shard names.
 pub(crate) const NAMED_MAX: usize = 20;
 
-/// Connections that a shard looks at for one request: so few that a turn takes hardly longer.
+/// Connections that a shard looks at for one request. A full shard of 8,000 calls has 32 pages, and
+/// answers one in each turn.
 pub(crate) const PAGE_SIZE: usize = 256;
 
 /// A live call at one moment.

@@ -365,8 +365,9 @@ fn greeting(
     let url = places.url("ws", "/v1/ingest");
     let health = places.health();
     let (admin, scrapes) = places.admin.map_or_else(Default::default, |admin| {
-        let line = format!("  admin  http://{admin}/ready  /metrics  /debug/latency.hgrm\n");
-        (line, format!("  curl http://{admin}/ready http://{admin}/metrics\n"))
+        let line = format!("  admin  http://{admin}/ shows the node live; /ready  /metrics\n");
+        let top = format!("  {ingest} top --admin {admin}\n");
+        (line, top + &format!("  curl http://{admin}/ready http://{admin}/metrics\n"))
     });
     let Some(token) = token else {
         return format!(

@@ -4,6 +4,7 @@
 //! private address.
 //!
 //! ```text
+//! GET /                      the web page                              page.rs, page/
 //! GET /ready                 200 or 503, with the reasons              ready.rs
 //! GET /status.json           what viewers show                         snapshot.rs, document.rs
 //! GET /metrics               OpenMetrics text, or on request           families.rs, exposition.rs
@@ -20,6 +21,7 @@ mod exposition;
 mod families;
 mod format;
 mod node_info;
+mod page;
 mod percentiles;
 mod process;
 mod ready;
@@ -35,7 +37,10 @@ pub(super) use status::Status;
 
 use format::Format;
 use hyper::body::{Body, Incoming};
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue,
+    REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -70,11 +75,12 @@ const FIELDS_MAX: usize = 64;
 /// Pause after a failed accept, usually because descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-const ROUTES: [&str; 5] =
-    ["/ready", "/status.json", "/metrics", "/debug/latency.hlog", "/debug/latency.hgrm"];
+const ROUTES: [&str; 6] =
+    ["/", "/ready", "/status.json", "/metrics", "/debug/latency.hlog", "/debug/latency.hgrm"];
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
 
 /// Why there is no admin listener.
 #[derive(Debug)]
@@ -265,6 +271,7 @@ async fn respond(status: &Status, request: &Request<Incoming>) -> Response<Strin
         answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n"))
     };
     match path {
+        "/" => web_page(),
         "/ready" => {
             let reasons = status.reasons();
             let code =
@@ -305,6 +312,14 @@ async fn respond(status: &Status, request: &Request<Incoming>) -> Response<Strin
     }
 }
 
+fn web_page() -> Response<String> {
+    let mut response = answer(StatusCode::OK, HTML, page::PAGE.into());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, page::policy());
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
 /// The `Accept` fields of a request. A field that is not text is ignored.
 fn accepts(request: &Request<Incoming>) -> impl Iterator<Item = &str> {
     request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok())
@@ -315,6 +330,8 @@ fn answer(status: StatusCode, content_type: &'static str, body: String) -> Respo
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let nosniff = HeaderValue::from_static("nosniff");
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, nosniff);
     response
 }
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the clients of tests/protocol/real_clients.rs and the probes of tests/tls/probes.rs
-# need. Node's `ws` and `undici` go beside their programs; Python's `websockets`, `aiohttp` and
+# need, and for the browser of tests/operations/admin_page.rs the `ws` package. (Chromium itself is
+# the distribution's.) Node's `ws` and `undici` go beside their programs; Python's `websockets`, `aiohttp` and
 # `tlslite-ng` go into an environment of their own in the target directory. A second run changes
 # nothing.
 set -eu

@@ -34,6 +34,7 @@ fn assert_takes_calls(node: &NodeProcess) {
 fn every_route_has_its_type_and_head_has_no_body() {
     let (_data_dir, _node, admin) = start();
     for (target, content_type) in [
+        ("/", "text/html; charset=utf-8"),
         ("/ready", "application/json"),
         ("/status.json", "application/json"),
         ("/metrics", "application/openmetrics-text; version=1.0.0; charset=utf-8"),
@@ -63,7 +64,9 @@ fn every_route_has_its_type_and_head_has_no_body() {
 #[test]
 fn bad_requests_get_their_status() {
     let (_data_dir, node, admin) = start();
-    for target in ["/", "/ready/", "/Ready", "/v1/ingest", "/health", "/debug", "/metrics%00"] {
+    for target in
+        ["/index.html", "/ready/", "/Ready", "/v1/ingest", "/health", "/debug", "/metrics%00"]
+    {
         let response = admin.request("GET", target);
         assert_eq!(response.status, 404, "{target}");
         assert!(

@@ -5,6 +5,7 @@
 mod admin_classic;
 mod admin_listener;
 mod admin_metrics;
+mod admin_page;
 mod admin_ready;
 mod admin_status;
 mod call_log;

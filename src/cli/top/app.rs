@@ -190,14 +190,18 @@ mod tests {
             assert_eq!(app.sorted[1], Some(column));
         }
         assert_eq!(first(&app), "acme/call-9%2F7", "the most frames without an ACK");
-        (4..9).for_each(|_| drop(press(&mut app, KeyCode::Char('s'))));
+        for _ in 4..9 {
+            press(&mut app, KeyCode::Char('s'));
+        }
         assert_eq!(app.sorted[1], None);
         press(&mut app, KeyCode::PageDown);
         press(&mut app, KeyCode::PageDown);
         assert_eq!(app.scrolled[1], 11, "the last row stays");
         press(&mut app, KeyCode::Up);
         assert_eq!(app.scrolled[1], 10);
-        (0..GRID_COUNT).for_each(|_| drop(press(&mut app, KeyCode::Left)));
+        for _ in 0..GRID_COUNT {
+            press(&mut app, KeyCode::Left);
+        }
         assert_eq!((app.chosen, app.sorted[0]), (1, None));
         for code in [KeyCode::Char('q'), KeyCode::Esc] {
             assert_eq!(press(&mut app, code), Outcome::Quit);

@@ -188,13 +188,11 @@ fn show(
         }
         if event::poll(KEY_WAIT)? {
             is_new = true;
-            match event::read()? {
-                Event::Key(key) if key.kind != KeyEventKind::Release => {
-                    if app.handle_key(key) == Outcome::Quit {
-                        return Ok(());
-                    }
-                }
-                _ => {}
+            if let Event::Key(key) = event::read()?
+                && key.kind != KeyEventKind::Release
+                && app.handle_key(key) == Outcome::Quit
+            {
+                return Ok(());
             }
         }
         while let Ok((at, answer)) = answers.try_recv() {

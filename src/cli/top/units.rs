@@ -2,17 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+use crate::config::ring_size::show_count;
+
 /// A whole number with commas between thousands.
 pub(super) fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
+    show_count(usize::try_from(number).unwrap_or(usize::MAX))
 }
 
 /// A rate: a digit after the point where it is small.
