@@ -3,7 +3,8 @@
 //! ```text
 //! Journal::open ──► catalog() ──► Call ─► CallEpoch ──► frames() ──► next_frame() … audio in order
 //!     │                 └ an index for each segment, made if it is missing
-//!     └───────────► follow(shard, lsn) ──► poll(), poll() …                 records as written
+//!     ├───────────► follow(shard, lsn) ──► poll(), poll() …                 records as written
+//!     └───────────► batches(lsn) ──► advance(), advance() …                 whole batches, verbatim
 //! ```
 //! It works offline and beside live nodes. Locks tell sealed segments from those being written, and
 //! keep retention away from segments being read. A [`Journal`] is the directory at the time of
@@ -23,6 +24,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+mod batches;
 mod calls;
 mod catalog;
 mod epoch_tail;
@@ -36,6 +38,7 @@ mod placed;
 #[cfg(test)]
 mod tests;
 
+pub use batches::{Batch, Batches, MissingSegments, Step};
 pub(in crate::archive) use calls::CallGatherer;
 pub use calls::{Calls, Listed, Listing};
 pub use catalog::{Call, CallEpoch, Catalog, EpochState, Gap, GapReason, Part, Parts};

@@ -30,12 +30,14 @@ use std::io;
 
 mod damage;
 mod options;
+mod piece;
 mod place;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use damage::{Corruption, Damage};
 pub use options::{Advance, Found, ScanOptions, ScanStats, Unread};
+pub use piece::Piece;
 pub use place::Place;
 
 /// A scan over one segment. Call [`SegmentScan::advance`], then read the records, until the end.
