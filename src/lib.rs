@@ -133,7 +133,7 @@
 //!  cli                               commands
 //!  control, doctor, logging          signals, keys, the admin listener; host checks; the log
 //!  config, node                      settings; shards, started and drained together
-//!  shard, store                      the loop, where IO meets protocol; segment files
+//!  handover, shard, store            objects for a store; the loop, where IO meets protocol; files
 //!  archive                           from files to calls: scan, index, reader, recovery
 //!  ack, session, transport           promises; a call from start to end; plain or TLS
 //!  journal, tls                      from memory to disk: frame ring, writer; uses rustls
@@ -207,6 +207,7 @@ pub mod control;
 pub(crate) mod declare;
 pub(crate) mod doctor;
 pub mod format;
+pub mod handover;
 pub mod io;
 pub mod journal;
 pub mod latency;

@@ -24,6 +24,8 @@ mod manual;
 mod monitoring;
 mod reload;
 mod serve;
+mod ship;
+mod store;
 pub(crate) mod token;
 mod top;
 
@@ -75,6 +77,7 @@ enum Command {
     #[command(subcommand, after_help = CALLS_EXAMPLES)]
     Calls(calls::CallsCommand),
     Top(top::TopArgs),
+    Ship(ship::ShipArgs),
     /// Make a key pair: PEM, and the public part as JWKS
     Keygen(keygen::KeygenArgs),
     /// Make and check tokens
@@ -111,6 +114,7 @@ pub fn run() -> ExitCode {
         Command::Alerts(args) => monitoring::alerts(&args),
         Command::Calls(command) => calls::run(&command),
         Command::Top(args) => top::run(&args),
+        Command::Ship(args) => ship::ship(&args),
         Command::Keygen(args) => {
             keygen::run(&args).map_err(|error| Failure::Run(error.to_string()))
         }

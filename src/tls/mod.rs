@@ -41,6 +41,12 @@ pub(crate) mod tickets;
 #[cfg(test)]
 pub(crate) mod tests;
 
+/// Makes ring the cryptography of clients that do not choose one themselves, as that of object
+/// stores. A second call changes nothing.
+pub(crate) fn use_ring() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 pub use crate::metrics::TlsFailure;
 pub use handshake::{Handshake, Handshaken, Progress};
 pub use records::{Opened, Place, Records};

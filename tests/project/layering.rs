@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["journal", "tls"],
     &["ack", "session", "transport"],
     &["archive"],
-    &["shard", "store"],
+    &["handover", "shard", "store"],
     &["config", "node"],
     &["control", "doctor", "logging"],
     &["cli"],

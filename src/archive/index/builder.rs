@@ -124,6 +124,11 @@ impl IndexBuilder {
         }
     }
 
+    /// The index with the epochs of the records so far. `head` says everything else.
+    pub(crate) fn finish_as(self, head: SegmentIndex) -> SegmentIndex {
+        SegmentIndex { epochs: self.into_epochs(), ..head }
+    }
+
     pub(super) fn into_epochs(mut self) -> Vec<EpochIndex> {
         let places = std::mem::take(&mut self.places_of_records);
         for ((call_epoch, progress), places) in

@@ -135,6 +135,8 @@ struct Current {
     /// The last step was a batch.
     has_batch: bool,
     is_begun: bool,
+    /// The last step was its end.
+    is_done: bool,
 }
 
 impl ShardJournal {
@@ -157,6 +159,9 @@ impl Batches {
     /// Moves on. What the accessors show belongs to the last step.
     pub fn advance(&mut self) -> Result<Step, JournalError> {
         loop {
+            if self.current.take_if(|current| current.is_done).is_some() {
+                continue;
+            }
             let Some(current) = &mut self.current else {
                 match self.open_next()? {
                     Some(step) => return Ok(step),
@@ -184,7 +189,7 @@ impl Batches {
                     let damages = current.scan.damages().iter();
                     self.damages.extend(damages.map(|damage| (path.clone(), *damage)));
                     self.done_id = id;
-                    self.current = None;
+                    current.is_done = true;
                     return Ok(Step::SegmentEnd);
                 }
                 Advance::Pending if self.is_waiting(id)? => return Ok(Step::Pending),
@@ -301,9 +306,15 @@ impl Batches {
                     self.done_id = id;
                     return Ok(None);
                 }
-                let (has_batch, is_begun) = (false, false);
-                let end = place.end;
-                self.current = Some(Current { scan, header, end, is_live, has_batch, is_begun });
+                self.current = Some(Current {
+                    scan,
+                    header,
+                    end: place.end,
+                    is_live,
+                    has_batch: false,
+                    is_begun: false,
+                    is_done: false,
+                });
                 Ok(None)
             }
             Segment::Unread(Unread::Lost(fault)) => {

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 /// Directory of the journal.
 #[derive(Debug, Args)]
-pub(super) struct DataDir {
+pub(in crate::cli) struct DataDir {
     /// The node's data directory
     #[arg(long, value_name = "DIR", env = "EXO_INGEST_DATA_DIR")]
     data_dir: Option<PathBuf>,

@@ -2,7 +2,7 @@
 //! `exo-ingest calls`: reads the journal, offline or while a node runs.
 
 mod chosen;
-mod data_dir;
+pub(super) mod data_dir;
 mod delete;
 mod export;
 mod filter;
@@ -14,7 +14,7 @@ mod recording;
 mod seal;
 mod show;
 mod sort;
-mod source;
+pub(super) mod source;
 mod table;
 mod time;
 mod verify;
@@ -57,7 +57,7 @@ pub(super) fn run(command: &CallsCommand) -> Result<(), Failure> {
 }
 
 /// A progress bar on standard error, if that is a terminal.
-fn progress(count: usize, what: &'static str) -> ProgressBar {
+pub(super) fn progress(count: usize, what: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(count as u64).with_message(what);
     match ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {eta}") {
         Ok(style) => bar.with_style(style),
@@ -66,7 +66,7 @@ fn progress(count: usize, what: &'static str) -> ProgressBar {
 }
 
 /// A line of progress on standard error for work whose end is not known, if that is a terminal.
-fn progress_line() -> ProgressBar {
+pub(super) fn progress_line() -> ProgressBar {
     let bar = ProgressBar::no_length();
     match ProgressStyle::with_template("{msg}  {elapsed}") {
         Ok(style) => bar.with_style(style),
@@ -76,7 +76,7 @@ fn progress_line() -> ProgressBar {
 
 /// Becomes true at the first signal that asks this process to end, so that half a recording is not
 /// left. The second signal ends the process at once.
-fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
+pub(super) fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         flag::register_conditional_default(signal, Arc::clone(&stop))?;
@@ -86,17 +86,17 @@ fn stop_on_signals() -> io::Result<Arc<AtomicBool>> {
 }
 
 /// Prints a document as JSON.
-fn print_json(document: &impl Serialize) -> Result<(), Failure> {
+pub(super) fn print_json(document: &impl Serialize) -> Result<(), Failure> {
     print(&(json_text(document)? + "\n"))
 }
 
 /// A document as JSON.
-fn json_text(document: &impl Serialize) -> Result<String, Failure> {
+pub(super) fn json_text(document: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string_pretty(document)
         .map_err(|error| Failure::Run(format!("cannot print this as JSON: {error}")))
 }
 
 /// Prints a remark about the output on standard error. If that is closed, there is no reader.
-fn remark(sentence: &str) {
+pub(super) fn remark(sentence: &str) {
     let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{sentence}\n"));
 }

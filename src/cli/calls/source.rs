@@ -10,7 +10,7 @@ use crate::call::CallIdentity;
 use std::cell::Cell;
 
 /// A journal and its calls, as they were when it was opened.
-pub(super) struct Source {
+pub(in crate::cli) struct Source {
     journal: Journal,
     epochs_nameless: Cell<u64>,
 }

@@ -1,0 +1,166 @@
+//! How far each shard of a data directory has reached a store: a file next to the journal.
+//!
+//! ```text
+//! exo-ingest sink 1
+//! url s3://recordings/exo
+//! node edge-7
+//! 00000000104f2000 run-3-1796000000000000-4711 0     the archive has everything before this lsn
+//! 0000000000000000 run-3-1796000000000000-4711 1     of shard 1 nothing yet
+//! crc32c 9f03b1aa                                    over the bytes of the lines before
+//! ```
+//! It is written after the store has acknowledged, and never before. Losing it costs requests: the
+//! store is asked what it has. So it is not made durable.
+
+#![forbid(unsafe_code)]
+
+use super::slice::NodeName;
+use crate::archive::layout::RunName;
+use crate::format::Lsn;
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Its first line. The number is that of the format.
+const TITLE: &str = "exo-ingest sink 1";
+
+/// Directory of cursors in a data directory.
+const DIRECTORY: &str = "sinks";
+
+/// A shard of a run.
+pub type ShardName = (RunName, u16);
+
+/// Positions before which the archive has everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    url: String,
+    node: NodeName,
+    positions: BTreeMap<ShardName, Lsn>,
+}
+
+impl Cursor {
+    /// For an archive that has nothing.
+    pub fn new(url: &str, node: NodeName) -> Cursor {
+        Cursor { url: url.to_owned(), node, positions: BTreeMap::new() }
+    }
+
+    /// The file of an archive in a data directory. Another URL has another file.
+    pub fn path(data_dir: &Path, url: &str) -> PathBuf {
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '.';
+        let name: String =
+            url.chars().map(|letter| if plain(letter) { letter } else { '-' }).take(80).collect();
+        let crc = crc32c::crc32c(url.as_bytes());
+        data_dir.join(DIRECTORY).join(format!("{}-{crc:08x}", name.trim_start_matches('.')))
+    }
+
+    /// The position of a shard, if one is known.
+    pub fn position(&self, shard: &ShardName) -> Option<Lsn> {
+        self.positions.get(shard).copied()
+    }
+
+    /// Moves a shard's position, but never back.
+    pub fn advance(&mut self, shard: ShardName, to: Lsn) {
+        let position = self.positions.entry(shard).or_default();
+        *position = to.max(*position);
+    }
+
+    /// Forgets shards that are not in the data directory any more.
+    pub fn keep(&mut self, is_there: impl Fn(&ShardName) -> bool) {
+        self.positions.retain(|shard, _| is_there(shard));
+    }
+
+    /// The cursor in a file. `None` if there is none, if it is damaged, or if it is that of another
+    /// archive or node.
+    pub fn load(path: &Path, url: &str, node: &NodeName) -> io::Result<Option<Cursor>> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                let found = Cursor::decode(&text);
+                Ok(found.filter(|cursor| cursor.url == url && cursor.node == *node))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces the file. A reader sees the old or the new text.
+    pub fn store(&self, path: &Path) -> io::Result<()> {
+        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        let next = path.with_extension("next");
+        // A killed process may have left it, or a user a link.
+        match std::fs::remove_file(&next) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut options = std::fs::File::options();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&next)?;
+        file.write_all(self.encode().as_bytes())?;
+        std::fs::rename(&next, path)
+    }
+
+    fn encode(&self) -> String {
+        let mut text = format!("{TITLE}\nurl {}\nnode {}\n", self.url, self.node);
+        for ((run, shard), lsn) in &self.positions {
+            text.push_str(&format!("{:016x} {run} {shard}\n", lsn.0));
+        }
+        let crc = crc32c::crc32c(text.as_bytes());
+        text + &format!("crc32c {crc:08x}\n")
+    }
+
+    fn decode(text: &str) -> Option<Cursor> {
+        let (body, crc) = text.strip_suffix('\n')?.rsplit_once("crc32c ")?;
+        if u32::from_str_radix(crc, 16).ok()? != crc32c::crc32c(body.as_bytes()) {
+            return None;
+        }
+        let mut lines = body.lines();
+        if lines.next()? != TITLE {
+            return None;
+        }
+        let url = lines.next()?.strip_prefix("url ")?;
+        let node = NodeName::parse(lines.next()?.strip_prefix("node ")?).ok()?;
+        let mut cursor = Cursor::new(url, node);
+        for line in lines {
+            let mut words = line.split(' ');
+            let lsn = Lsn(u64::from_str_radix(words.next()?, 16).ok()?);
+            let shard = (RunName::parse(words.next()?)?, words.next()?.parse().ok()?);
+            cursor.positions.insert(shard, lsn);
+        }
+        Some(cursor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::image;
+
+    #[test]
+    fn a_cursor_is_read_as_it_was_written_and_for_its_archive_only() {
+        let (dir, node) = (tempfile::tempdir().unwrap(), NodeName::parse("node-1").unwrap());
+        let url = "s3://bucket/some/where";
+        let path = Cursor::path(dir.path(), url);
+        assert_ne!(path, Cursor::path(dir.path(), "s3://bucket/some-where"));
+        assert_eq!(Cursor::load(&path, url, &node).unwrap(), None);
+        let mut cursor = Cursor::new(url, node.clone());
+        cursor.advance((image::run(1), 0), Lsn(0x5000));
+        cursor.advance((image::run(1), 0), Lsn(0x4000));
+        cursor.advance((image::run(2), 7), Lsn(9));
+        cursor.store(&path).unwrap();
+        cursor.store(&path).unwrap();
+        assert_eq!(Cursor::load(&path, url, &node).unwrap().as_ref(), Some(&cursor));
+        assert_eq!(cursor.position(&(image::run(1), 0)), Some(Lsn(0x5000)), "never back");
+        assert_eq!(Cursor::load(&path, "s3://bucket/other", &node).unwrap(), None);
+        assert_eq!(Cursor::load(&path, url, &NodeName::parse("x").unwrap()).unwrap(), None);
+        let text = cursor.encode();
+        for at in 0..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] = if bytes[at] == b'7' { b'8' } else { b'7' };
+            let text = String::from_utf8(bytes).unwrap();
+            let found = Cursor::decode(&text);
+            assert!(found.is_none() || found.as_ref() == Some(&cursor), "byte {at}");
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! From the journal to stores that outlive this machine: see `docs/handover.md`.
+//!
+//! ```text
+//! archive::reader::Batches ──► Slicer ──► Slice ──► ObjectSink ──► an object store
+//!   whole batches                cuts       bytes      puts, in flight        │
+//!                                                                             ▼
+//!   commands of `exo-ingest archive` ◄── Mirror: a journal made of slices ◄── slices
+//! ```
+//! The journal is the buffer: there is no second queue. A slice is the same, byte for byte, whoever
+//! makes it and whenever, as long as no audio in it was erased. So sending it again does no harm.
+
+#![forbid(unsafe_code)]
+
+pub mod cursor;
+pub mod shard_slices;
+pub mod ship;
+pub mod sink;
+pub mod slice;
+pub mod slicer;

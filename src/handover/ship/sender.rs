@@ -1,0 +1,139 @@
+//! A thread that puts objects, many at a time.
+
+#![forbid(unsafe_code)]
+
+use crate::handover::sink::{Listed, ObjectSink, SinkError, Stored};
+use crate::handover::slice::ObjectName;
+use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc;
+use tokio::sync::mpsc as queue;
+
+/// What became of an object.
+#[derive(Debug)]
+pub(super) struct Acknowledged {
+    pub(super) name: ObjectName,
+    pub(super) size: u64,
+    pub(super) stored: Result<Stored, SinkError>,
+}
+
+/// What the thread is asked to do.
+enum Order {
+    Put { name: ObjectName, bytes: Bytes, tail_size: usize },
+    List { prefix: String, answer: mpsc::Sender<Result<Vec<Listed>, SinkError>> },
+}
+
+/// The thread's other side. It ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Sender {
+    sink: Arc<ObjectSink>,
+    orders: queue::UnboundedSender<Order>,
+    acknowledged: mpsc::Receiver<Acknowledged>,
+    /// Puts that are not acknowledged, and their bytes.
+    count: usize,
+    size: usize,
+}
+
+type Putting<'a> = Pin<Box<dyn Future<Output = Acknowledged> + 'a>>;
+
+impl Sender {
+    /// Starts the thread. It makes `jobs` puts at a time.
+    pub(super) fn start(sink: Arc<ObjectSink>, jobs: usize) -> io::Result<Sender> {
+        crate::tls::use_ring();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (orders, ordered) = queue::unbounded_channel();
+        let (tell, acknowledged) = mpsc::channel();
+        let of_thread = Arc::clone(&sink);
+        std::thread::Builder::new()
+            .name("sender".into())
+            .spawn(move || runtime.block_on(work(&of_thread, jobs, ordered, &tell)))?;
+        Ok(Sender { sink, orders, acknowledged, count: 0, size: 0 })
+    }
+
+    pub(super) fn sink(&self) -> &ObjectSink {
+        &self.sink
+    }
+
+    /// Puts that are not acknowledged.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Their bytes.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Puts an object. [`Sender::acknowledged`] says what became of it.
+    pub(super) fn put(&mut self, name: ObjectName, bytes: Bytes, tail_size: usize) {
+        (self.count, self.size) = (self.count + 1, self.size + bytes.len());
+        // The thread lives as long as this.
+        let _ = self.orders.send(Order::Put { name, bytes, tail_size });
+    }
+
+    /// Waits for the next acknowledgement, in any order. There must be one to come.
+    pub(super) fn acknowledged(&mut self) -> io::Result<Acknowledged> {
+        let acknowledged = self.acknowledged.recv().map_err(|_| ended())?;
+        self.count -= 1;
+        self.size -= usize::try_from(acknowledged.size).unwrap_or(0);
+        Ok(acknowledged)
+    }
+
+    /// Lists objects, before anything else is put.
+    pub(super) fn list(&self, prefix: String) -> io::Result<Result<Vec<Listed>, SinkError>> {
+        let (answer, answered) = mpsc::channel();
+        let _ = self.orders.send(Order::List { prefix, answer });
+        answered.recv().map_err(|_| ended())
+    }
+}
+
+/// The thread panicked. Its message is on standard error.
+fn ended() -> io::Error {
+    io::Error::other("it ended by itself")
+}
+
+/// The body of the thread.
+async fn work(
+    sink: &ObjectSink,
+    jobs: usize,
+    mut ordered: queue::UnboundedReceiver<Order>,
+    tell: &mpsc::Sender<Acknowledged>,
+) {
+    let (mut waiting, mut putting) = (VecDeque::new(), FuturesUnordered::<Putting<'_>>::new());
+    loop {
+        while putting.len() < jobs.max(1)
+            && let Some(next) = waiting.pop_front()
+        {
+            putting.push(next);
+        }
+        tokio::select! {
+            Some(acknowledged) = putting.next(), if !putting.is_empty() => {
+                if tell.send(acknowledged).is_err() {
+                    return;
+                }
+            }
+            order = ordered.recv() => match order {
+                Some(Order::Put { name, bytes, tail_size }) => {
+                    waiting.push_back(put(sink, name, bytes, tail_size).boxed_local());
+                }
+                Some(Order::List { prefix, answer }) => {
+                    let _ = answer.send(sink.list(&prefix).await);
+                }
+                // Whatever is under way is not waited for: it can be sent again.
+                None => return,
+            },
+        }
+    }
+}
+
+async fn put(sink: &ObjectSink, name: ObjectName, bytes: Bytes, tail_size: usize) -> Acknowledged {
+    let size = bytes.len() as u64;
+    let stored = sink.put(&name.to_string(), bytes, tail_size).await;
+    Acknowledged { name, size, stored }
+}

@@ -1,0 +1,262 @@
+//! A store of objects: S3, Google Cloud Storage, Azure, or a plain directory.
+//!
+//! An object is put with *create-only*: the store refuses it if the name is taken. Then the end of
+//! the object that is there is compared with ours. The end has the checksum of the whole, so equal
+//! ends mean equal objects. A store that ignores create-only replaces an object by the same bytes.
+//!
+//! Requests that fail for a passing reason are made again, with growing pauses, and each retry is
+//! told. A refusal (401, 403) and a bucket that does not exist (404) end the work at once.
+
+#![forbid(unsafe_code)]
+
+use super::slice::{ObjectName, SliceError, SliceIndex, SliceTail};
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{
+    Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+};
+use retry::Retry;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+mod open;
+mod retry;
+
+pub use open::SinkOptions;
+pub use retry::OnRetry;
+
+/// Bytes that a lookup reads from the end of a slice before it knows how many it needs.
+const LOOKUP_GUESS: u64 = 512 * 1024;
+
+/// Why a store could not do something: one sentence that says what to do.
+#[derive(Debug)]
+pub enum SinkError {
+    /// The URL or an option is wrong.
+    Usage(String),
+    /// The store refused, or does not answer, or has no such place.
+    Store(String),
+    /// An object of this name is there, with other bytes.
+    Differs(String),
+}
+
+impl fmt::Display for SinkError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SinkError::Usage(text) | SinkError::Store(text) | SinkError::Differs(text) => {
+                formatter.write_str(text)
+            }
+        }
+    }
+}
+
+impl std::error::Error for SinkError {}
+
+/// What became of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// It is there now.
+    New,
+    /// It was there already, with the same bytes.
+    Before,
+}
+
+/// An object in a listing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    /// Its name.
+    pub name: ObjectName,
+    /// Its bytes.
+    pub size: u64,
+}
+
+/// A store, opened.
+#[derive(Debug)]
+pub struct ObjectSink {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+    url: String,
+    puts: PutOptions,
+    retry: Retry,
+    requests: AtomicU64,
+}
+
+impl ObjectSink {
+    /// The URL, as it was given.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Requests that were made so far.
+    pub fn request_count(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Requests among them that were made again.
+    pub fn retry_count(&self) -> u64 {
+        self.retry.count()
+    }
+
+    fn path(&self, name: &str) -> Path {
+        name.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+    }
+
+    /// Makes a request, and makes it again after a passing failure. The outer error is one that
+    /// more requests do not help with.
+    async fn request<T>(
+        &self,
+        what: &str,
+        operation: impl AsyncFn() -> Result<T, Error>,
+    ) -> Result<Result<T, Refusal>, SinkError> {
+        let counted = async || {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            operation().await
+        };
+        match self.retry.run(what, counted).await {
+            Ok(done) => Ok(Ok(done)),
+            Err(Error::NotFound { .. }) => Ok(Err(Refusal::NotFound)),
+            // SeaweedFS and some others answer 412, S3 answers 412 or 409.
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
+                Ok(Err(Refusal::Exists))
+            }
+            Err(error) => Err(SinkError::Store(self.retry.sentence(&self.url, what, &error))),
+        }
+    }
+
+    /// Stores an object whose last `tail_size` bytes tell it from any other.
+    pub async fn put(
+        &self,
+        name: &str,
+        bytes: Bytes,
+        tail_size: usize,
+    ) -> Result<Stored, SinkError> {
+        let path = self.path(name);
+        let put = async || {
+            let payload = PutPayload::from_bytes(bytes.clone());
+            self.store.put_opts(&path, payload, self.puts.clone()).await
+        };
+        match self.request(&format!("put {name}"), put).await? {
+            Ok(_) => Ok(Stored::New),
+            Err(Refusal::NotFound) => Err(self.no_such_place()),
+            Err(Refusal::Exists) => self.compare(name, &bytes, tail_size).await,
+        }
+    }
+
+    async fn compare(
+        &self,
+        name: &str,
+        bytes: &Bytes,
+        tail_size: usize,
+    ) -> Result<Stored, SinkError> {
+        let differs = || {
+            SinkError::Differs(format!(
+                "{name} is in {} already, with other bytes: if audio was deleted from the journal \
+                 after it was sent, delete the call from the archive too; if two nodes have the \
+                 same name, give each its own --node",
+                self.url
+            ))
+        };
+        let tail_size = tail_size.min(bytes.len());
+        match self.tail(name, tail_size as u64).await? {
+            // Removed since.
+            None => Err(self.no_such_place()),
+            Some((tail, size)) => {
+                let ours = &bytes[bytes.len() - tail_size..];
+                let is_same = size == bytes.len() as u64 && tail == ours;
+                if is_same { Ok(Stored::Before) } else { Err(differs()) }
+            }
+        }
+    }
+
+    fn no_such_place(&self) -> SinkError {
+        SinkError::Store(format!(
+            "{} does not exist: create the bucket or container, or correct the URL (404)",
+            self.url
+        ))
+    }
+
+    /// The last `size` bytes of an object, and how many it has. `None`: it is not there.
+    async fn tail(&self, name: &str, size: u64) -> Result<Option<(Bytes, u64)>, SinkError> {
+        let path = self.path(name);
+        let get = async || {
+            let options =
+                GetOptions { range: Some(GetRange::Suffix(size)), ..GetOptions::default() };
+            let found = self.store.get_opts(&path, options).await?;
+            let whole = found.meta.size;
+            Ok((found.bytes().await?, whole))
+        };
+        Ok(self.request(&format!("get the end of {name}"), get).await?.ok())
+    }
+
+    /// The index of a slice. `None`: it is not there.
+    pub async fn slice_index(
+        &self,
+        name: &ObjectName,
+    ) -> Result<Option<Result<SliceIndex, SliceError>>, SinkError> {
+        let name = name.to_string();
+        let Some((mut tail, size)) = self.tail(&name, LOOKUP_GUESS).await? else { return Ok(None) };
+        match SliceTail::decode(&tail) {
+            Ok(found) if found.lookup_size() > tail.len() as u64 && found.object_size == size => {
+                match self.tail(&name, found.lookup_size()).await? {
+                    Some((again, _)) => tail = again,
+                    None => return Ok(None),
+                }
+            }
+            _ => {}
+        }
+        Ok(Some(SliceIndex::decode(&tail, size)))
+    }
+
+    /// A whole object. `None`: it is not there.
+    pub async fn get(&self, name: &str) -> Result<Option<Bytes>, SinkError> {
+        let path = self.path(name);
+        let get = async || self.store.get(&path).await?.bytes().await;
+        Ok(self.request(&format!("get {name}"), get).await?.ok())
+    }
+
+    /// Parts of an object. `None`: it is not there.
+    pub async fn get_ranges(
+        &self,
+        name: &str,
+        ranges: &[Range<u64>],
+    ) -> Result<Option<Vec<Bytes>>, SinkError> {
+        let path = self.path(name);
+        let get = async || self.store.get_ranges(&path, ranges).await;
+        Ok(self.request(&format!("get parts of {name}"), get).await?.ok())
+    }
+
+    /// The objects of the archive whose names begin with `prefix`, in order. Others are left out.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>, SinkError> {
+        let path = self.path(prefix);
+        let list = async || {
+            let pages = self.store.list(Some(&path));
+            let found = pages.map_ok(|meta| {
+                let below = meta.location.as_ref().strip_prefix(self.prefix.as_ref());
+                let name = ObjectName::parse(below?.trim_start_matches('/'))?;
+                Some(Listed { name, size: meta.size })
+            });
+            found.try_filter_map(async |listed| Ok(listed)).boxed().try_collect::<Vec<_>>().await
+        };
+        match self.request(&format!("list {prefix}"), list).await? {
+            Ok(mut found) => {
+                found.sort_unstable();
+                Ok(found)
+            }
+            Err(_) => Err(self.no_such_place()),
+        }
+    }
+}
+
+/// An answer that is no failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    NotFound,
+    Exists,
+}
+
+/// How objects are put unless options say more.
+fn create_only() -> PutOptions {
+    PutOptions { mode: PutMode::Create, ..PutOptions::default() }
+}
