@@ -10,6 +10,7 @@
 //!   retry can fix
 //! - 3: the journal is damaged
 
+mod archive;
 mod calls;
 mod certificate;
 mod check;
@@ -78,6 +79,9 @@ enum Command {
     Calls(calls::CallsCommand),
     Top(top::TopArgs),
     Ship(ship::ShipArgs),
+    /// Read an archive: list, export or verify its calls
+    #[command(subcommand, after_help = ARCHIVE_EXAMPLES)]
+    Archive(archive::ArchiveCommand),
     /// Make a key pair: PEM, and the public part as JWKS
     Keygen(keygen::KeygenArgs),
     /// Make and check tokens
@@ -92,6 +96,11 @@ const CALLS_EXAMPLES: &str = "\
 Examples:
   exo-ingest calls list --data-dir /var/lib/exo-ingest
   exo-ingest calls export acme/call-1 -o call.wav --data-dir /var/lib/exo-ingest";
+
+const ARCHIVE_EXAMPLES: &str = "\
+Examples:
+  exo-ingest archive list --from s3://recordings/exo
+  exo-ingest archive export acme/call-1 -o call.wav --from s3://recordings/exo";
 
 const TOKEN_EXAMPLES: &str = "\
 Example:
@@ -115,6 +124,7 @@ pub fn run() -> ExitCode {
         Command::Calls(command) => calls::run(&command),
         Command::Top(args) => top::run(&args),
         Command::Ship(args) => ship::ship(&args),
+        Command::Archive(command) => archive::run(&command),
         Command::Keygen(args) => {
             keygen::run(&args).map_err(|error| Failure::Run(error.to_string()))
         }

@@ -11,9 +11,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod coverage;
 pub mod cursor;
+pub mod mirror;
 pub mod shard_slices;
 pub mod ship;
 pub mod sink;
 pub mod slice;
 pub mod slicer;
+pub mod verify;

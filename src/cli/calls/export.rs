@@ -5,6 +5,7 @@
 use super::chosen::{Choice, Chosen};
 use super::name::display;
 use super::recording::{Recording, recordings, sample_rate};
+use super::source::Source;
 use super::view::seconds;
 use super::wav::{DATA_SIZE_MAX, header};
 use super::{DataDir, Failure, print_json, progress, remark, stop_on_signals};
@@ -28,6 +29,15 @@ mod paths;
 /// Write the audio of a call to a WAV file, or of many calls to files in a directory
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
+pub(in crate::cli) struct ExportCommand {
+    #[command(flatten)]
+    args: ExportArgs,
+    #[command(flatten)]
+    pub(super) data_dir: DataDir,
+}
+
+/// What to export, where, and how.
+#[derive(Debug, Args)]
 pub(in crate::cli) struct ExportArgs {
     #[command(flatten)]
     choice: Choice,
@@ -44,8 +54,6 @@ pub(in crate::cli) struct ExportArgs {
     /// In a directory: write files again that are there already
     #[arg(long)]
     overwrite: bool,
-    #[command(flatten)]
-    pub(super) data_dir: DataDir,
     /// Print what was written and what is missing, as JSON on standard output
     #[arg(long)]
     json: bool,
@@ -104,21 +112,35 @@ struct Document<'a> {
     exported: &'a Exported,
 }
 
+/// Makes the audio of recordings readable, just before it is read.
+pub(in crate::cli) type Prepare<'a> = &'a mut dyn FnMut(&[Recording]) -> Result<(), Failure>;
+
 /// Writes the files.
-pub(super) fn export(args: &ExportArgs) -> Result<(), Failure> {
+pub(super) fn export(command: &ExportCommand) -> Result<(), Failure> {
+    export_calls(&command.args, || command.data_dir.source(), &mut |_| Ok(()))
+}
+
+/// Writes files from a journal that `open` opens.
+pub(in crate::cli) fn export_calls(
+    args: &ExportArgs,
+    open: impl FnOnce() -> Result<Source, Failure>,
+    prepare: Prepare<'_>,
+) -> Result<(), Failure> {
     let is_directory = args.output.as_os_str().as_bytes().ends_with(b"/") || args.output.is_dir();
     match args.choice.chosen()? {
         Chosen::One(identity) if is_directory => {
-            let source = args.data_dir.source()?;
+            let source = open()?;
             let recordings = chosen(source.expect(&identity)?, args.epoch)?;
+            prepare(&recordings)?;
             many::export(args, source.journal(), std::iter::once(Ok(recordings)))
         }
         Chosen::One(identity) => {
             if args.output == Path::new("-") && args.json {
                 return Err(both_on_stdout());
             }
-            let source = args.data_dir.source()?;
+            let source = open()?;
             let recordings = chosen(source.expect(&identity)?, args.epoch)?;
+            prepare(&recordings)?;
             one(args, source.journal(), recordings)
         }
         Chosen::Many(_) if args.epoch.is_some() => {
@@ -128,8 +150,12 @@ pub(super) fn export(args: &ExportArgs) -> Result<(), Failure> {
             Err(Failure::Usage("many calls go to a directory: -o DIR/".into()))
         }
         Chosen::Many(filter) => {
-            let source = args.data_dir.source()?;
-            let recordings = source.calls()?.map(|call| Ok(filter.recordings(call?)));
+            let source = open()?;
+            let recordings = source.calls()?.map(|call| {
+                let recordings = filter.recordings(call?);
+                prepare(&recordings)?;
+                Ok(recordings)
+            });
             many::export(args, source.journal(), recordings)
         }
     }

@@ -20,13 +20,20 @@ use serde::Serialize;
 #[command(after_help = EXAMPLES)]
 pub(in crate::cli) struct ListArgs {
     #[command(flatten)]
+    choice: ListChoice,
+    #[command(flatten)]
+    pub(super) data_dir: DataDir,
+}
+
+/// Which calls to list, and how.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ListChoice {
+    #[command(flatten)]
     filter: Filter,
     #[command(flatten)]
     order: Order,
     #[command(flatten)]
     zone: Zone,
-    #[command(flatten)]
-    pub(super) data_dir: DataDir,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -57,10 +64,15 @@ struct Rest {
 
 /// Prints one row for each epoch of each call.
 pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
+    args.choice.filter.check()?;
+    list_calls(&args.choice, &args.data_dir.source()?)
+}
+
+/// Prints the calls of a journal.
+pub(in crate::cli) fn list_calls(args: &ListChoice, source: &Source) -> Result<(), Failure> {
     args.filter.check()?;
     args.zone.check()?;
-    let source = args.data_dir.source()?;
-    halted(write(args, &source))?;
+    halted(write(args, source))?;
     let nameless = source.epochs_nameless();
     if nameless > 0 && !args.json {
         remark(&format!(
@@ -71,7 +83,7 @@ pub(super) fn list(args: &ListArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn write(args: &ListArgs, source: &Source) -> Result<(), Halt> {
+fn write(args: &ListChoice, source: &Source) -> Result<(), Halt> {
     let views = source.calls()?.filter_map(|call| match call {
         Ok(call) => chosen(&args.filter.recordings(call), args.zone).map(Ok),
         Err(error) => Some(Err(error.into())),

@@ -4,13 +4,13 @@
 mod chosen;
 pub(super) mod data_dir;
 mod delete;
-mod export;
+pub(super) mod export;
 mod filter;
 mod follow;
-mod list;
+pub(super) mod list;
 pub(super) mod name;
 mod output;
-mod recording;
+pub(super) mod recording;
 mod seal;
 mod show;
 mod sort;
@@ -36,7 +36,7 @@ use std::sync::atomic::AtomicBool;
 pub(super) enum CallsCommand {
     List(list::ListArgs),
     Show(show::ShowArgs),
-    Export(export::ExportArgs),
+    Export(export::ExportCommand),
     Verify(verify::VerifyArgs),
     Follow(follow::FollowArgs),
     Delete(delete::DeleteArgs),

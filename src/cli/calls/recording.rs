@@ -15,7 +15,7 @@ pub(super) const RESUME_WINDOW: u64 = 10 * 60 * 1_000_000;
 
 /// Epochs that belong together, with their numbers.
 #[derive(Clone, Debug)]
-pub(super) struct Recording {
+pub(in crate::cli) struct Recording {
     pub(crate) identity: CallIdentity,
     /// At least one, in order. The number of an epoch is its place in the call, from 1.
     pub(crate) epochs: Vec<(usize, CallEpoch)>,

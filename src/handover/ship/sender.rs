@@ -45,7 +45,6 @@ type Putting<'a> = Pin<Box<dyn Future<Output = Acknowledged> + 'a>>;
 impl Sender {
     /// Starts the thread. It makes `jobs` puts at a time.
     pub(super) fn start(sink: Arc<ObjectSink>, jobs: usize) -> io::Result<Sender> {
-        crate::tls::use_ring();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (orders, ordered) = queue::unbounded_channel();
         let (tell, acknowledged) = mpsc::channel();

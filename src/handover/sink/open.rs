@@ -42,6 +42,7 @@ struct Common {
 impl SinkOptions {
     /// Opens the store. It sends no request.
     pub fn open(&self, on_retry: OnRetry) -> Result<ObjectSink, SinkError> {
+        crate::tls::use_ring();
         let (scheme, rest) = self.url.split_once("://").ok_or_else(|| self.bad_url())?;
         let common = self.common();
         // Requests are made again by us: so each is told, and a pause does not hold a slot.
@@ -217,7 +218,6 @@ mod tests {
 
     #[test]
     fn a_store_is_opened_without_a_request() {
-        crate::tls::use_ring();
         let sink = open(
             "s3://bucket/some/prefix",
             &[

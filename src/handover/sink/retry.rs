@@ -5,6 +5,7 @@
 use object_store::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// The first pause. Each one after it is twice as long, up to [`PAUSE_MAX`].
@@ -20,6 +21,9 @@ pub(super) struct Retry {
     give_up: Duration,
     on_retry: OnRetry,
     count: AtomicU64,
+    /// The reason and the pause that were told last. Requests under way fail together, and one line
+    /// is enough for all of them.
+    told: Mutex<Option<(String, Duration)>>,
 }
 
 impl fmt::Debug for Retry {
@@ -30,7 +34,7 @@ impl fmt::Debug for Retry {
 
 impl Retry {
     pub(super) fn new(give_up: Duration, on_retry: OnRetry) -> Retry {
-        Retry { give_up, on_retry, count: AtomicU64::new(0) }
+        Retry { give_up, on_retry, count: AtomicU64::new(0), told: Mutex::new(None) }
     }
 
     pub(super) fn count(&self) -> u64 {
@@ -47,29 +51,47 @@ impl Retry {
         loop {
             let error = match operation().await {
                 Err(error) if passes(&error) && waited < self.give_up => error,
-                done => return done,
+                done => {
+                    if waited > Duration::ZERO && done.is_ok() {
+                        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    }
+                    return done;
+                }
             };
             self.count.fetch_add(1, Ordering::Relaxed);
-            (self.on_retry)(&format!(
-                "cannot {what}: {}; trying again in {:.1} s",
-                reason(&error),
-                pause.as_secs_f64()
-            ));
+            self.tell(what, reason(&error), pause);
             tokio::time::sleep(pause).await;
             waited += pause;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
+    fn tell(&self, what: &str, reason: String, pause: Duration) {
+        let line = format!("cannot {what}: {reason}; trying again in {:.1} s", pause.as_secs_f64());
+        let now = Some((reason, pause));
+        let before = {
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *told, now.clone())
+        };
+        if before != now {
+            (self.on_retry)(&line);
+        }
+    }
+
     /// A sentence about an error that ended the work.
     pub(super) fn sentence(&self, url: &str, what: &str, error: &Error) -> String {
         let reason = reason(error);
-        match error {
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => format!(
+        // Listings have no error of their own for these.
+        match status(&error.to_string()) {
+            Some(401 | 403) => format!(
                 "the store refused to {what} at {url} ({reason}): check the credentials and what \
                  they permit"
             ),
-            error if passes(error) => format!(
+            Some(404) => format!(
+                "{url} does not exist ({reason}): create the bucket or container, or correct the \
+                 URL"
+            ),
+            _ if passes(error) => format!(
                 "cannot {what} at {url}: {reason}; gave up after pauses of {} s: the same command \
                  goes on from here",
                 self.give_up.as_secs()
@@ -127,7 +149,7 @@ fn reason(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     fn answered(status: &str) -> Error {
         let text = format!("Server returned non-2xx status code: {status}: <Code>Busy</Code>");

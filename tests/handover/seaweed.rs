@@ -1,0 +1,162 @@
+//! SeaweedFS: an object store with the interface of S3, as a process of the test.
+
+use exo_ingest_harness::PATIENCE;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+pub(crate) const ACCESS_KEY: &str = "exo";
+pub(crate) const SECRET_KEY: &str = "a secret of tests";
+
+/// Held while a server starts.
+static STARTS: Mutex<()> = Mutex::new(());
+
+/// A server with an empty bucket `recordings`. It is killed when this is dropped.
+pub(crate) struct Seaweed {
+    dir: TempDir,
+    program: PathBuf,
+    ports: Vec<u16>,
+    child: Child,
+}
+
+impl Seaweed {
+    /// Starts one. `None` if it is not installed: then the test is left out.
+    pub(crate) fn start() -> Option<Seaweed> {
+        let target = Path::new(crate::EXO_INGEST).ancestors().nth(2).expect("target/debug/NAME");
+        let mut program = target.join("handover/python/bin/weed");
+        if !program.exists() {
+            let words = "SeaweedFS is not installed: run tests/handover/install.sh";
+            assert!(std::env::var_os("CI").is_none_or(|set| set != "true"), "{words}");
+            println!("skipped: {words}");
+            return None;
+        }
+        let mut dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("files")).unwrap();
+        let identity = format!(
+            r#"{{"identities":[{{"name":"node","actions":["Admin","Read","Write","List","Tagging"],
+            "credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}}]}}]}}"#
+        );
+        std::fs::write(dir.path().join("s3.json"), identity).unwrap();
+        // One after the other: a port that was free may be taken by the next server.
+        let _turn = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..5 {
+            let ports = free_ports();
+            let child = spawn(&program, dir.path(), &ports);
+            let mut server = Seaweed { dir, program, ports, child };
+            if server.answers() {
+                server.shell("s3.bucket.create -name recordings");
+                return Some(server);
+            }
+            server.kill();
+            dir = std::mem::replace(&mut server.dir, tempfile::tempdir().unwrap());
+            program = std::mem::take(&mut server.program);
+        }
+        panic!("SeaweedFS does not start: {}", log(dir.path()));
+    }
+
+    /// Whether it answers and can store. `false`: it has ended, because a port was taken.
+    fn answers(&mut self) -> bool {
+        let start = Instant::now();
+        while start.elapsed() < 2 * PATIENCE {
+            if self.child.try_wait().unwrap().is_some() {
+                return false;
+            }
+            // The master must know its volume server before anything can be stored.
+            if self.request("GET", 6, "/").contains("403")
+                && self.request("GET", 0, "/dir/assign").contains("\"fid\"")
+            {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        false
+    }
+
+    /// Kills it.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again, on the same ports and files.
+    pub(crate) fn restart(&mut self) {
+        self.child = spawn(&self.program, self.dir.path(), &self.ports);
+        assert!(self.answers(), "{}", log(self.dir.path()));
+    }
+
+    /// The port of its S3 interface.
+    pub(crate) fn port(&self) -> u16 {
+        self.ports[6]
+    }
+
+    /// Loses an object, as a disk does that is rolled back.
+    pub(crate) fn lose(&self, name: &str) {
+        let answer = self.request("DELETE", 4, &format!("/buckets/recordings/exo/{name}"));
+        assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    }
+
+    fn shell(&self, command: &str) {
+        let mut shell = Command::new(&self.program);
+        let master = format!("-master=127.0.0.1:{}.{}", self.ports[0], self.ports[1]);
+        shell.args(["shell", &master]).stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut shell = shell.stderr(Stdio::null()).spawn().unwrap();
+        shell.stdin.take().unwrap().write_all(format!("{command}\n").as_bytes()).unwrap();
+        assert!(shell.wait().unwrap().success());
+    }
+
+    /// An answer of one of its servers; empty if there is none.
+    fn request(&self, method: &str, port: usize, path: &str) -> String {
+        let mut answer = String::new();
+        if let Ok(mut socket) = TcpStream::connect(("127.0.0.1", self.ports[port])) {
+            let head =
+                format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+            let _ = socket.write_all(head.as_bytes());
+            let _ = socket.read_to_string(&mut answer);
+        }
+        answer
+    }
+}
+
+impl Drop for Seaweed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Ports that differ, because all are taken at once.
+fn free_ports() -> Vec<u16> {
+    let taken: Vec<_> = (0..8).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    taken.iter().map(|socket| socket.local_addr().unwrap().port()).collect()
+}
+
+fn log(dir: &Path) -> String {
+    std::fs::read_to_string(dir.join("log")).unwrap_or_default()
+}
+
+fn spawn(program: &Path, dir: &Path, ports: &[u16]) -> Child {
+    let mut command = Command::new(program);
+    command.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
+    command.args(["-dir=files", "-s3.config=s3.json", "-volume.max=0"]);
+    command.args(["-master.volumeSizeLimitMB=64", "-master.telemetry=false"]);
+    let flags = [
+        "master.port",
+        "master.port.grpc",
+        "volume.port",
+        "volume.port.grpc",
+        "filer.port",
+        "filer.port.grpc",
+        "s3.port",
+        "s3.port.grpc",
+    ];
+    for (flag, port) in flags.iter().zip(ports) {
+        command.arg(format!("-{flag}={port}"));
+    }
+    let log = std::fs::File::create(dir.join("log")).unwrap();
+    command.current_dir(dir).env("TMPDIR", dir).stdout(Stdio::null()).stderr(log);
+    command.spawn().unwrap()
+}
