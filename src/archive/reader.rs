@@ -4,7 +4,7 @@
 //! Journal::open ──► catalog() ──► Call ─► CallEpoch ──► frames() ──► next_frame() … audio in order
 //!     │                 └ an index for each segment, made if it is missing
 //!     ├───────────► follow(shard, lsn) ──► poll(), poll() …                 records as written
-//!     └───────────► batches(lsn) ──► advance(), advance() …                 whole batches, verbatim
+//!     └───────────► batches(lsn) ──► advance(), advance() …                 whole batches
 //! ```
 //! It works offline and beside live nodes. Locks tell sealed segments from those being written, and
 //! keep retention away from segments being read. A [`Journal`] is the directory at the time of

@@ -6,8 +6,9 @@
 //!                                                                             ▼
 //!   commands of `exo-ingest archive` ◄── Mirror: a journal made of slices ◄── slices
 //! ```
-//! The journal is the buffer: there is no second queue. A slice is the same, byte for byte, whoever
-//! makes it and whenever, as long as no audio in it was erased. So sending it again does no harm.
+//! The journal is the buffer: there is no second queue. A slice that is
+//! made again has the same bytes, as long as no audio in it was erased. So sending it again does no
+//! harm.
 
 #![forbid(unsafe_code)]
 

@@ -103,7 +103,7 @@ impl ShardSlices {
         }
     }
 
-    /// The damage in segments that are done, and their files. Leaves none behind.
+    /// The damage in segments that are done, and their files. A second call gives only what is new.
     pub fn take_damages(&mut self) -> Vec<(PathBuf, Damage)> {
         self.batches.take_damages()
     }

@@ -6,7 +6,8 @@
 //! - before a batch that was sealed in another minute than the slice's first batch;
 //! - at the end of the segment.
 //!
-//! So a slice that is made again, by anybody, has the same bytes. The exception is erased audio.
+//! So a slice that is made again, by any program, has the same bytes. The exception is erased
+//! audio.
 //!
 //! The caller passes whole segments, from their start. Otherwise the slicer would not know the
 //! calls whose records are in earlier batches.

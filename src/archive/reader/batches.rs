@@ -16,9 +16,9 @@
 //! [`Batch`] with `is_sound` unset, and [`Batches::damages`] names them.
 //!
 //! # What is durable
-//! A batch is *durable* if it ends at or before [`Batches::durable_lsn`]. In a segment that is being
-//! written, later batches say which bytes a completed sync covers. A segment that is not being
-//! written has no later syncs: what is there counts as durable.
+//! A batch is *durable* if it ends at or before [`Batches::durable_lsn`]. In a segment that is
+//! being written, later batches say which bytes a completed sync covers. A segment that is not
+//! being written has no later syncs: what is there counts as durable.
 //!
 //! # Example
 //! ```no_run
@@ -248,7 +248,7 @@ impl Batches {
         self.current.as_ref().map_or(&[], |current| current.scan.damages())
     }
 
-    /// The damage in segments that are done, and their files. Leaves none behind.
+    /// The damage in segments that are done, and their files. A second call gives only what is new.
     pub fn take_damages(&mut self) -> Vec<(PathBuf, Damage)> {
         std::mem::take(&mut self.damages)
     }
