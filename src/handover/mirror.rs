@@ -159,6 +159,17 @@ impl Mirror {
         Ok(self.runtime.block_on(self.sink.get(&name.to_string()))?)
     }
 
+    /// Whether the store has an object.
+    pub fn has(&self, name: &str) -> Result<bool, MirrorError> {
+        Ok(self.runtime.block_on(self.sink.has(name))?)
+    }
+
+    /// Stores a file beside the slices.
+    pub fn put_file(&self, name: &str, file: &File) -> Result<(), MirrorError> {
+        let size = file.metadata()?.len();
+        Ok(self.runtime.block_on(self.sink.put_file(name, file, size))?)
+    }
+
     /// Fetches the audio of an epoch, so that the journal's reader finds it.
     pub fn fetch(&self, journal: &Journal, call_epoch: &CallEpoch) -> Result<(), MirrorError> {
         for (path, dir, id) in parts(journal, call_epoch) {

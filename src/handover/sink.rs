@@ -14,11 +14,14 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions,
+    PutOptions, PutPayload,
 };
 use retry::Retry;
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,6 +33,9 @@ pub use retry::OnRetry;
 
 /// Bytes that a lookup reads from the end of a slice before it knows how many it needs.
 const LOOKUP_GUESS: u64 = 512 * 1024;
+
+/// Bytes of a part of a large object. A WAV file of 4 GiB has 512 of them; S3 takes 10,000.
+const PART_SIZE: usize = 8 * 1024 * 1024;
 
 /// Why a store could not do something: one sentence that says what to do.
 #[derive(Debug)]
@@ -99,8 +105,10 @@ impl ObjectSink {
         self.retry.count()
     }
 
+    /// The object's path. Its name is taken as it is: ids in it are encoded already.
     fn path(&self, name: &str) -> Path {
-        name.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+        let whole = format!("{}/{name}", self.prefix);
+        Path::parse(whole.trim_start_matches('/')).unwrap_or_else(|_| Path::from(whole))
     }
 
     /// Makes a request, and makes it again after a passing failure. The outer error is one that
@@ -227,6 +235,49 @@ impl ObjectSink {
         Ok(self.request(&format!("get parts of {name}"), get).await?.ok())
     }
 
+    /// Whether an object is there.
+    pub async fn has(&self, name: &str) -> Result<bool, SinkError> {
+        let path = self.path(name);
+        let head = async || self.store.head(&path).await;
+        Ok(self.request(&format!("look at {name}"), head).await?.is_ok())
+    }
+
+    /// Stores a file as an object, in parts if it is large. Replaces an object of the name. Memory
+    /// is bounded.
+    pub async fn put_file(&self, name: &str, file: &File, size: u64) -> Result<(), SinkError> {
+        let path = self.path(name);
+        let PutOptions { tags, attributes, .. } = self.puts.clone();
+        let put = async || {
+            if size <= PART_SIZE as u64 {
+                let payload = PutPayload::from_bytes(part(file, 0, size)?);
+                let puts = PutOptions { mode: PutMode::Overwrite, ..self.puts.clone() };
+                return self.store.put_opts(&path, payload, puts).await.map(drop);
+            }
+            let options = PutMultipartOptions {
+                tags: tags.clone(),
+                attributes: attributes.clone(),
+                ..PutMultipartOptions::default()
+            };
+            let mut upload = self.store.put_multipart_opts(&path, options).await?;
+            for at in (0..size).step_by(PART_SIZE) {
+                let sent = match part(file, at, size) {
+                    Ok(bytes) => upload.put_part(PutPayload::from_bytes(bytes)).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = sent {
+                    // Its parts cost money until they are removed. A store may refuse that too.
+                    let _ = upload.abort().await;
+                    return Err(error);
+                }
+            }
+            upload.complete().await.map(drop)
+        };
+        match self.request(&format!("put {name}"), put).await? {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.no_such_place()),
+        }
+    }
+
     /// The objects of the archive whose names begin with `prefix`, in order. Others are left out.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>, SinkError> {
         let path = self.path(prefix);
@@ -254,6 +305,14 @@ impl ObjectSink {
 enum Refusal {
     NotFound,
     Exists,
+}
+
+/// The bytes of a part of a file.
+fn part(file: &File, at: u64, size: u64) -> Result<Bytes, Error> {
+    let mut bytes = vec![0; (size - at).min(PART_SIZE as u64) as usize];
+    let read = file.read_exact_at(&mut bytes, at);
+    read.map_err(|error| Error::Generic { store: "file", source: Box::new(error) })?;
+    Ok(bytes.into())
 }
 
 /// How objects are put unless options say more.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod compact;
 mod directory;
 mod journal;
 mod object_store;

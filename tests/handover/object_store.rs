@@ -119,6 +119,27 @@ fn a_store_that_forgets_is_found_out_and_healed() {
 }
 
 #[test]
+fn a_long_recording_is_stored_in_parts() {
+    let Some(server) = Seaweed::start() else { return };
+    let journal = Journal::change(1, |image| {
+        let call = image.start("acme", "long", 8_000);
+        for value in 0..200 {
+            image.frame(call, &[value; 60_000]);
+            image.seal();
+        }
+        image.end(call, 1);
+        image.seal();
+    });
+    run(&mut ship(&server, &journal, &[]), 0);
+    for recordings in [1, 0] {
+        let done = json(&mut read(&server, &["compact", "acme/long", "--json"]), 0);
+        assert_eq!(done["recordings"], recordings);
+    }
+    let path = "/buckets/recordings/exo/calls/acme/2027-01-15/long.wav";
+    assert!(server.file(path).ends_with(&journal.wav("acme/long")));
+}
+
+#[test]
 fn a_refusal_is_one_clear_sentence() {
     let Some(server) = Seaweed::start() else { return };
     let journal = Journal::new(2);

@@ -99,6 +99,11 @@ impl Seaweed {
         assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
     }
 
+    /// A file of the store, past its S3 interface, after the head of an answer.
+    pub(crate) fn file(&self, path: &str) -> Vec<u8> {
+        self.bytes("GET", 4, path)
+    }
+
     fn shell(&self, command: &str) {
         let mut shell = Command::new(&self.program);
         let master = format!("-master=127.0.0.1:{}.{}", self.ports[0], self.ports[1]);
@@ -110,12 +115,16 @@ impl Seaweed {
 
     /// An answer of one of its servers; empty if there is none.
     fn request(&self, method: &str, port: usize, path: &str) -> String {
-        let mut answer = String::new();
+        String::from_utf8_lossy(&self.bytes(method, port, path)).into_owned()
+    }
+
+    fn bytes(&self, method: &str, port: usize, path: &str) -> Vec<u8> {
+        let mut answer = Vec::new();
         if let Ok(mut socket) = TcpStream::connect(("127.0.0.1", self.ports[port])) {
             let head =
                 format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
             let _ = socket.write_all(head.as_bytes());
-            let _ = socket.read_to_string(&mut answer);
+            let _ = socket.read_to_end(&mut answer);
         }
         answer
     }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod compact;
 mod export;
 mod list;
 mod verify;
@@ -15,12 +16,13 @@ use crate::handover::slice::NodeName;
 use clap::Args;
 use indicatif::ProgressBar;
 
-/// Read an archive: list, export or verify its calls
+/// Read an archive: list, export or verify its calls, or make a WAV file of each
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum ArchiveCommand {
     List(list::ListArgs),
     Export(export::ArchiveExportArgs),
     Verify(verify::VerifyArgs),
+    Compact(compact::CompactArgs),
 }
 
 /// Runs an `archive` command.
@@ -29,6 +31,7 @@ pub(super) fn run(command: &ArchiveCommand) -> Result<(), Failure> {
         ArchiveCommand::List(args) => list::list(args),
         ArchiveCommand::Export(args) => export::export(args),
         ArchiveCommand::Verify(args) => verify::verify(args),
+        ArchiveCommand::Compact(args) => compact::compact(args),
     }
 }
 

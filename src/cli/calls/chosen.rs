@@ -10,7 +10,7 @@ use clap::Args;
 
 /// Names a call, or filters calls.
 #[derive(Debug, Args)]
-pub(super) struct Choice {
+pub(in crate::cli) struct Choice {
     /// One call, as `calls list` shows it; write a `/` within an id as %2F
     #[arg(
         value_name = "TENANT/INTERACTION",
@@ -35,7 +35,7 @@ pub(super) struct Choice {
 }
 
 /// What was chosen.
-pub(super) enum Chosen<'a> {
+pub(in crate::cli) enum Chosen<'a> {
     One(CallIdentity),
     Many(&'a Filter),
 }

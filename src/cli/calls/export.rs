@@ -15,6 +15,7 @@ use clap::{Args, ValueEnum};
 use exo_output::Output;
 use indicatif::ProgressBar;
 use serde::Serialize;
+use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -22,9 +23,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
-mod audio;
+pub(in crate::cli) mod audio;
 mod many;
-mod paths;
+pub(in crate::cli) mod paths;
 
 /// Write the audio of a call to a WAV file, or of many calls to files in a directory
 #[derive(Debug, Args)]
@@ -291,6 +292,23 @@ fn common_rate(epochs: &[(usize, CallEpoch)]) -> Result<u32, Failure> {
          or give -o DIR/ ({})",
         rates.join(", ")
     )))
+}
+
+/// Writes a recording of one sample rate to a file that is empty.
+pub(in crate::cli) fn write_wav(
+    recording: &Recording,
+    journal: &Journal,
+    file: &File,
+) -> Result<Exported, Failure> {
+    let failed = |error: io::Error| Failure::Run(format!("cannot write a temporary file: {error}"));
+    let audio = audio(recording, journal, Gaps::None)?;
+    let mut out = BufWriter::new(file);
+    out.write_all(&header(audio.sample_rate, 0)).map_err(failed)?;
+    let exported = audio.write(&mut |bytes| out.write_all(bytes), &ProgressBar::hidden())?;
+    out.flush().map_err(failed)?;
+    drop(out);
+    file.write_all_at(&header(audio.sample_rate, exported.bytes), 0).map_err(failed)?;
+    Ok(exported)
 }
 
 /// Complete or not at all: the file has another name until it is finished.

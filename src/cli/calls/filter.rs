@@ -15,7 +15,7 @@ use clap::builder::PossibleValuesParser;
 
 /// Flags that choose among calls.
 #[derive(Clone, Debug, Default, Args)]
-pub(super) struct Filter {
+pub(in crate::cli) struct Filter {
     /// Only calls of this tenant
     #[arg(long, value_name = "T")]
     pub(crate) tenant: Option<String>,

@@ -1,11 +1,11 @@
 #![forbid(unsafe_code)]
 //! `exo-ingest calls`: reads the journal, offline or while a node runs.
 
-mod chosen;
+pub(super) mod chosen;
 pub(super) mod data_dir;
 mod delete;
 pub(super) mod export;
-mod filter;
+pub(super) mod filter;
 mod follow;
 pub(super) mod list;
 pub(super) mod name;
@@ -16,9 +16,9 @@ mod show;
 mod sort;
 pub(super) mod source;
 mod table;
-mod time;
+pub(super) mod time;
 mod verify;
-mod view;
+pub(super) mod view;
 mod wav;
 
 use super::{Failure, print};

@@ -22,7 +22,7 @@ pub(in crate::cli) struct Recording {
 }
 
 /// The recordings of a call, in order.
-pub(super) fn recordings(call: Call) -> Vec<Recording> {
+pub(in crate::cli) fn recordings(call: Call) -> Vec<Recording> {
     let Call { identity, epochs } = call;
     let mut found: Vec<Recording> = Vec::new();
     for (place, call_epoch) in epochs.into_iter().enumerate() {
@@ -130,6 +130,6 @@ pub(super) fn ended_at(call_epoch: &CallEpoch) -> Option<UnixMicros> {
 }
 
 /// The sample rate of an epoch, Hz; 0 if it is not known.
-pub(super) fn sample_rate(call_epoch: &CallEpoch) -> u32 {
+pub(in crate::cli) fn sample_rate(call_epoch: &CallEpoch) -> u32 {
     call_epoch.facts.as_ref().map_or(0, |facts| facts.sample_rate)
 }

@@ -100,7 +100,7 @@ fn offset(at: UnixMicros) -> Option<i64> {
 }
 
 /// A time in UTC, to the millisecond; an impossible time as a number.
-pub(super) fn rfc3339(at: UnixMicros) -> String {
+pub(in crate::cli) fn rfc3339(at: UnixMicros) -> String {
     // The format ends with the last year of four digits.
     match system_time(at).filter(|_| at.0 < 253_402_300_800_000_000) {
         Some(time) => humantime::format_rfc3339_millis(time).to_string(),

@@ -16,7 +16,7 @@ pub(super) const CUT: &str = "cut";
 
 /// A call.
 #[derive(Debug, Deserialize, Serialize)]
-pub(super) struct CallView {
+pub(in crate::cli) struct CallView {
     /// The name that commands accept.
     pub(crate) call: String,
     pub(crate) tenant: String,
@@ -26,7 +26,7 @@ pub(super) struct CallView {
 
 /// One epoch of the call.
 #[derive(Debug, Deserialize, Serialize)]
-pub(super) struct EpochView {
+pub(in crate::cli) struct EpochView {
     /// Number, from 1.
     pub(crate) epoch: usize,
     /// In RFC 3339.
@@ -55,7 +55,7 @@ pub(super) struct EpochView {
 
 /// Missing frames.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub(super) struct GapView {
+pub(in crate::cli) struct GapView {
     pub(crate) first: u64,
     pub(crate) last: u64,
     pub(crate) reason: GapReason,
@@ -77,7 +77,7 @@ impl CallView {
     }
 
     /// Some epochs of a call, with their numbers.
-    pub(super) fn of_epochs<'a>(
+    pub(in crate::cli) fn of_epochs<'a>(
         identity: &CallIdentity,
         epochs: impl Iterator<Item = (usize, &'a CallEpoch)>,
         zone: Zone,
@@ -127,7 +127,7 @@ impl EpochView {
 }
 
 /// Duration of `bytes` bytes of audio.
-pub(super) fn seconds(bytes: u64, sample_rate: u32) -> f64 {
+pub(in crate::cli) fn seconds(bytes: u64, sample_rate: u32) -> f64 {
     if sample_rate == 0 { 0.0 } else { bytes as f64 / f64::from(2 * sample_rate) }
 }
 

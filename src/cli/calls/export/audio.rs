@@ -25,7 +25,7 @@ pub(super) struct Audio<'a> {
 
 /// Result of an export.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct Exported {
+pub(in crate::cli) struct Exported {
     pub(crate) frames: u64,
     /// Bytes of samples, silence included.
     pub(crate) bytes: u64,
@@ -49,7 +49,7 @@ impl Exported {
 
 /// Time without audio.
 #[derive(Debug, Serialize)]
-pub(super) struct Missing {
+pub(in crate::cli) struct Missing {
     /// The epoch that it is in, or that it precedes.
     pub(crate) epoch: usize,
     /// The missing frames; `None` between two epochs.
@@ -61,7 +61,7 @@ pub(super) struct Missing {
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Why {
+pub(in crate::cli) enum Why {
     BetweenEpochs,
     Expired,
     Lost,

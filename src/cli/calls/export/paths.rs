@@ -33,7 +33,7 @@ pub(super) fn file_path(dir: &Path, recording: &Recording) -> PathBuf {
 }
 
 /// An id as a part of a path. If it is too long, its end is replaced by a hash.
-fn part(id: &str, identity: &CallIdentity) -> String {
+pub(in crate::cli) fn part(id: &str, identity: &CallIdentity) -> String {
     let mut part = encoded(id);
     if part.starts_with('.') {
         part.replace_range(..1, "%2E");
