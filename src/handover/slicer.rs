@@ -21,7 +21,7 @@ use crate::archive::reader::Batch;
 use crate::archive::scan::{Damage, Found};
 use crate::call::Epoch;
 use crate::clock::UnixMicros;
-use crate::constants::BLOCK_SIZE;
+use crate::constants::{BATCH_SIZE_MAX, BLOCK_SIZE};
 use crate::format::{Lsn, SegmentHeader};
 use std::collections::{HashMap, VecDeque};
 
@@ -72,6 +72,14 @@ impl Building {
     }
 }
 
+/// Memory for a slice, with an empty header. It is taken at once: a vector that grows by doubling
+/// would take twice as much in the end. What is never touched costs nothing.
+fn room() -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(SLICE_SIZE + 2 * BATCH_SIZE_MAX);
+    bytes.resize(BLOCK_SIZE, 0);
+    bytes
+}
+
 impl Slicer {
     /// For journals of this node.
     pub fn new(node: NodeName) -> Slicer {
@@ -117,7 +125,7 @@ impl Slicer {
             first: batch.lsn,
             offset: batch.offset,
             minute: None,
-            bytes: vec![0; BLOCK_SIZE],
+            bytes: room(),
             index: IndexBuilder::default(),
             batches: 0,
             records: 0,

@@ -151,6 +151,8 @@ fn spawn(program: &Path, dir: &Path, ports: &[u16]) -> Child {
     let mut command = Command::new(program);
     command.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]);
     command.args(["-dir=files", "-s3.config=s3.json", "-volume.max=0"]);
+    // These have fixed ports otherwise.
+    command.args(["-s3.port.iceberg=0", "-s3.port.lance=0"]);
     command.args(["-master.volumeSizeLimitMB=64", "-master.telemetry=false"]);
     let flags = [
         "master.port",
