@@ -79,7 +79,7 @@ enum Command {
     Calls(calls::CallsCommand),
     Top(top::TopArgs),
     Ship(ship::ShipArgs),
-    /// Read an archive: list, export or verify its calls, or make a WAV file of each
+    /// Read an archive: list, export, verify, compact or delete its calls
     #[command(subcommand, after_help = ARCHIVE_EXAMPLES)]
     Archive(archive::ArchiveCommand),
     /// Make a key pair: PEM, and the public part as JWKS

@@ -14,6 +14,7 @@
 
 pub mod coverage;
 pub mod cursor;
+pub mod erase;
 pub mod mirror;
 pub mod shard_slices;
 pub mod ship;

@@ -235,6 +235,26 @@ impl ObjectSink {
         Ok(self.request(&format!("get parts of {name}"), get).await?.ok())
     }
 
+    /// Stores an object in place of the one of that name.
+    pub async fn replace(&self, name: &str, bytes: Bytes) -> Result<(), SinkError> {
+        let path = self.path(name);
+        let put = async || {
+            let puts = PutOptions { mode: PutMode::Overwrite, ..self.puts.clone() };
+            self.store.put_opts(&path, PutPayload::from_bytes(bytes.clone()), puts).await
+        };
+        match self.request(&format!("replace {name}"), put).await? {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.no_such_place()),
+        }
+    }
+
+    /// Removes an object. Returns whether there was one, where the store says so.
+    pub async fn remove(&self, name: &str) -> Result<bool, SinkError> {
+        let path = self.path(name);
+        let remove = async || self.store.delete(&path).await;
+        Ok(self.request(&format!("remove {name}"), remove).await?.is_ok())
+    }
+
     /// Whether an object is there.
     pub async fn has(&self, name: &str) -> Result<bool, SinkError> {
         let path = self.path(name);

@@ -40,6 +40,7 @@ use crate::archive::scan::{Advance, Damage, Place, ScanOptions, SegmentScan};
 use crate::archive::source::Source;
 use crate::constants::BLOCK_SIZE;
 use crate::format::{FormatError, Lsn, SegmentHeader};
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 
@@ -238,6 +239,24 @@ fn is_index_of(index: &SegmentIndex, mut found: SegmentIndex) -> bool {
         }
     }
     (index.records, index.batches, &index.epochs) == (found.records, found.batches, &found.epochs)
+}
+
+/// A slice whose batches have changed, because audio in them was erased.
+pub fn made_again(before: &SliceIndex, batches: &[u8]) -> Result<Slice, SliceError> {
+    let SliceIndex { header, index } = before;
+    let (found, _) =
+        scan(header, batches).map_err(|_| SliceError::Header(FormatError::Truncated))?;
+    let names: HashMap<_, _> = index.epochs.iter().map(|it| ((it.call, it.epoch), it)).collect();
+    let mut epochs = found.epochs;
+    for call_epoch in &mut epochs {
+        if call_epoch.facts.is_none() {
+            let known = names.get(&(call_epoch.call, call_epoch.epoch));
+            call_epoch.facts = known.and_then(|known| known.facts.clone());
+        }
+    }
+    let mut bytes = vec![0; BLOCK_SIZE];
+    bytes.extend_from_slice(batches);
+    Ok(finish(header.clone(), bytes, &SegmentIndex { epochs, ..index.clone() }))
 }
 
 /// Reads the batches of a slice as those of a segment.

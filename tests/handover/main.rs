@@ -4,6 +4,7 @@
 
 mod archive;
 mod compact;
+mod delete;
 mod directory;
 mod journal;
 mod object_store;

@@ -201,7 +201,7 @@ fn temporary(error: io::Error) -> Failure {
 
 /// The name of a recording's objects, without an ending. `days` has the days of the recordings of
 /// its call so far.
-fn object_name(recording: &Recording, days: &mut HashSet<String>) -> String {
+pub(super) fn object_name(recording: &Recording, days: &mut HashSet<String>) -> String {
     let identity = &recording.identity;
     let tenant = CallIdentity { tenant: identity.tenant.clone(), interaction: "".into() };
     let started_at = recording.started_at();

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod compact;
+mod delete;
 mod export;
 mod list;
 mod verify;
@@ -16,13 +17,14 @@ use crate::handover::slice::NodeName;
 use clap::Args;
 use indicatif::ProgressBar;
 
-/// Read an archive: list, export or verify its calls, or make a WAV file of each
+/// Read an archive: list, export, verify, compact or delete its calls
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum ArchiveCommand {
     List(list::ListArgs),
     Export(export::ArchiveExportArgs),
     Verify(verify::VerifyArgs),
     Compact(compact::CompactArgs),
+    Delete(delete::ArchiveDeleteArgs),
 }
 
 /// Runs an `archive` command.
@@ -32,6 +34,7 @@ pub(super) fn run(command: &ArchiveCommand) -> Result<(), Failure> {
         ArchiveCommand::Export(args) => export::export(args),
         ArchiveCommand::Verify(args) => verify::verify(args),
         ArchiveCommand::Compact(args) => compact::compact(args),
+        ArchiveCommand::Delete(args) => delete::delete(args),
     }
 }
 

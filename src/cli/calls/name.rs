@@ -33,7 +33,7 @@ const ENCODED: &AsciiSet = &CONTROLS
 
 /// Name of a call.
 #[derive(Debug, Args)]
-pub(super) struct CallName {
+pub(in crate::cli) struct CallName {
     /// The call, as `calls list` shows it; write a `/` within an id as %2F
     #[arg(
         value_name = "TENANT/INTERACTION",
@@ -50,7 +50,7 @@ pub(super) struct CallName {
 
 impl CallName {
     /// The ids that were given.
-    pub(super) fn identity(&self) -> Result<CallIdentity, Failure> {
+    pub(in crate::cli) fn identity(&self) -> Result<CallIdentity, Failure> {
         let (tenant, interaction) = match (&self.call, &self.tenant, &self.interaction) {
             (Some(call), ..) => split(call)?,
             (None, Some(tenant), Some(interaction)) => (tenant.clone(), interaction.clone()),
@@ -96,7 +96,7 @@ pub(super) fn split(call: &str) -> Result<(String, String), Failure> {
 }
 
 /// The name, as commands accept it.
-pub(super) fn display(identity: &CallIdentity) -> String {
+pub(in crate::cli) fn display(identity: &CallIdentity) -> String {
     format!("{}/{}", encoded(&identity.tenant), encoded(&identity.interaction))
 }
 
