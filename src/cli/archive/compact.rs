@@ -14,7 +14,7 @@ use crate::cli::calls::export::audio::{Exported, Missing};
 use crate::cli::calls::export::paths::part;
 use crate::cli::calls::export::write_wav;
 use crate::cli::calls::recording::{Recording, recordings, sample_rate};
-use crate::cli::calls::time::rfc3339;
+use crate::cli::calls::time::{Zone, rfc3339};
 use crate::cli::calls::view::{CallView, EpochView, seconds};
 use crate::cli::calls::{json_text, print_json, progress_line, remark, stop_on_signals};
 use crate::cli::print;

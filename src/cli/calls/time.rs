@@ -62,7 +62,7 @@ fn micros(since: Duration) -> UnixMicros {
 
 /// The zone in which times are shown.
 #[derive(Clone, Copy, Debug, Default, Args)]
-pub(super) struct Zone {
+pub(in crate::cli) struct Zone {
     /// Show times in this machine's zone (TZ), with the offset from UTC
     #[arg(long)]
     local: bool,
