@@ -23,6 +23,7 @@ pub mod keygen;
 mod launch;
 mod manual;
 mod monitoring;
+mod read;
 mod reload;
 mod serve;
 mod ship;
@@ -78,6 +79,7 @@ enum Command {
     #[command(subcommand, after_help = CALLS_EXAMPLES)]
     Calls(calls::CallsCommand),
     Top(top::TopArgs),
+    Read(read::ReadArgs),
     Ship(ship::ShipArgs),
     /// Read an archive: list, export, verify, compact or delete its calls
     #[command(subcommand, after_help = ARCHIVE_EXAMPLES)]
@@ -123,6 +125,7 @@ pub fn run() -> ExitCode {
         Command::Alerts(args) => monitoring::alerts(&args),
         Command::Calls(command) => calls::run(&command),
         Command::Top(args) => top::run(&args),
+        Command::Read(args) => read::read(&args),
         Command::Ship(args) => ship::ship(&args),
         Command::Archive(command) => archive::run(&command),
         Command::Keygen(args) => {

@@ -12,17 +12,21 @@ use crate::handover::ship::{ShipError, ShipReport, Shipment};
 use crate::handover::sink::Stored;
 use crate::handover::slice::{NodeName, ObjectName};
 use clap::Args;
+use live::LiveFlags;
 use indicatif::HumanBytes;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// Send a journal to an archive: an object store or a directory
+mod live;
+
+/// Send a journal to an archive or a message engine
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ShipArgs {
     #[command(flatten)]
     data_dir: DataDir,
-    /// The archive: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///DIR
+    /// The archive: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///DIR;
+    /// the engine: nats://HOST:PORT or tls://HOST:PORT, several separated by commas
     #[arg(long, value_name = "URL")]
     to: String,
     #[command(flatten)]
@@ -42,6 +46,8 @@ pub(super) struct ShipArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    live: LiveFlags,
 }
 
 const EXAMPLES: &str = "\
@@ -50,6 +56,7 @@ Examples:
   exo-ingest ship --data-dir /mnt/rescued --node edge-7 --cursor ship.cursor --to file:///archive
   exo-ingest ship --data-dir data --to s3://recordings/exo --sink-option endpoint=http://127.0.0.1:8333 \\
     --sink-option allow_http=true
+  exo-ingest ship --data-dir data --to nats://engine:4222 --audio acme --create-streams 4
 
 Sends what is durable and not in the archive yet. It can be interrupted: the same command goes on. \
 Of a live node it sends the slices that are complete; the rest comes with the next run. On a disk \
@@ -85,6 +92,9 @@ struct Object {
 
 /// Sends the journal.
 pub(super) fn ship(args: &ShipArgs) -> Result<(), Failure> {
+    if live::is_engine(&args.to) {
+        return live::ship(args);
+    }
     let (data_dir, journal) = (args.data_dir.path()?, args.data_dir.open()?);
     let node = node_name(args.node.as_ref())?;
     let sink = args.store.open(&args.to, !args.dry_run)?;

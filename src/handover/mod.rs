@@ -15,6 +15,7 @@
 pub mod coverage;
 pub mod cursor;
 pub mod erase;
+pub mod live;
 pub mod mirror;
 pub mod shard_slices;
 pub mod ship;

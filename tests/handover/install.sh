@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs SeaweedFS, an object store with the interface of S3, for tests/handover/object_store.rs.
-# It goes into an environment of its own in the target directory. A second run changes nothing.
+# Installs the servers of tests/handover: SeaweedFS, an object store with the interface of S3, and NATS.
+# They go into an environment of their own in the target directory. A second run changes nothing.
 set -eu
 
 tests=$(cd "$(dirname "$0")" && pwd)

@@ -7,8 +7,15 @@ mod compact;
 mod delete;
 mod directory;
 mod journal;
+mod live;
 mod object_store;
 mod seaweed;
 
 /// The program under test.
 const EXO_INGEST: &str = env!("CARGO_BIN_EXE_exo-ingest");
+
+/// Where `tests/handover/install.sh` has put the servers.
+fn programs() -> std::path::PathBuf {
+    let target = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    target.with_file_name("handover").join("python/bin")
+}

@@ -80,7 +80,7 @@ impl IndexBuilder {
         progress.receive(header.received_at);
         match header.kind {
             RecordKind::Call => {
-                call_epoch.facts = CallRecord::decode(payload).ok().map(|record| facts(&record))
+                call_epoch.facts = CallRecord::decode(payload).ok().map(|record| CallFacts::from(&record))
             }
             RecordKind::End => call_epoch.end = EndRecord::decode(payload).ok(),
             RecordKind::Audio => {
@@ -259,18 +259,20 @@ fn add_chunk(call_epoch: &mut EpochIndex, progress: &mut Progress, chunk: ChunkF
     progress.next_offset = COMPLETE;
 }
 
-fn facts(record: &CallRecord<'_>) -> CallFacts {
-    CallFacts {
-        identity: CallIdentity {
-            tenant: record.tenant.into(),
-            interaction: record.interaction.into(),
-        },
-        key: record.call,
-        sample_rate: record.sample_rate,
-        started_at: record.started_at,
-        token_issued_at: record.token_issued_at,
-        token_expires_at: record.token_expires_at,
-        peer: record.peer,
+impl From<&CallRecord<'_>> for CallFacts {
+    fn from(record: &CallRecord<'_>) -> CallFacts {
+        CallFacts {
+            identity: CallIdentity {
+                tenant: record.tenant.into(),
+                interaction: record.interaction.into(),
+            },
+            key: record.call,
+            sample_rate: record.sample_rate,
+            started_at: record.started_at,
+            token_issued_at: record.token_issued_at,
+            token_expires_at: record.token_expires_at,
+            peer: record.peer,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ mod table;
 pub(super) mod time;
 mod verify;
 pub(super) mod view;
-mod wav;
+pub(super) mod wav;
 
 use super::{Failure, print};
 use data_dir::DataDir;

@@ -11,14 +11,14 @@
 #![forbid(unsafe_code)]
 
 /// Size of the header, bytes.
-pub(super) const HEADER_SIZE: usize = 44;
+pub(in crate::cli) const HEADER_SIZE: usize = 44;
 
 /// Most bytes of samples that the header can describe: its sizes have 32 bits, and samples two
 /// bytes.
-pub(super) const DATA_SIZE_MAX: u64 = (u32::MAX as u64 - 36) / 2 * 2;
+pub(in crate::cli) const DATA_SIZE_MAX: u64 = (u32::MAX as u64 - 36) / 2 * 2;
 
 /// The header for `data_size` bytes of samples, at most [`DATA_SIZE_MAX`].
-pub(super) fn header(sample_rate: u32, data_size: u64) -> [u8; HEADER_SIZE] {
+pub(in crate::cli) fn header(sample_rate: u32, data_size: u64) -> [u8; HEADER_SIZE] {
     let data_size = u32::try_from(data_size.min(DATA_SIZE_MAX)).unwrap_or(u32::MAX);
     let mut header = [0; HEADER_SIZE];
     let fields: [(usize, &[u8]); 13] = [

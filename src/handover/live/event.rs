@@ -1,0 +1,136 @@
+//! Events of calls: one JSON object each.
+//!
+//! ```text
+//! {"version":1,"event":"started", …}   the epoch has started
+//! {"version":1,"event":"gap", …}       frames are missing, and why
+//! {"version":1,"event":"ended", …}     the epoch has ended: its receipt
+//! ```
+//! All have `tenant`, `interaction`, `node`, `epoch` and `at` (RFC 3339).
+
+#![forbid(unsafe_code)]
+
+use super::message::EpochName;
+use crate::archive::index::CallFacts;
+use crate::call::CallIdentity;
+use crate::clock::UnixMicros;
+use crate::format::EndRecord;
+use crate::session::ingest::Ending;
+use bytes::Bytes;
+use serde::Serialize;
+use std::time::{Duration, SystemTime};
+
+/// Version of the events.
+const VERSION: u32 = 1;
+
+/// The first part of every event.
+#[derive(Debug, Serialize)]
+struct Event<'a, T> {
+    version: u32,
+    event: &'static str,
+    tenant: &'a str,
+    interaction: &'a str,
+    node: &'a str,
+    epoch: String,
+    at: String,
+    #[serde(flatten)]
+    more: T,
+}
+
+#[derive(Debug, Serialize)]
+struct Started {
+    sample_rate: u32,
+    peer: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Missing {
+    first_seq: u64,
+    last_seq: u64,
+    reason: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Ended {
+    /// As in `calls list`; `cut` if the node ended first.
+    reason: &'static str,
+    /// Complete frames, as the node counted them; null if the node ended first.
+    frames: Option<u64>,
+    /// Bytes of whole samples in them.
+    bytes: Option<u64>,
+    /// The last frame; null if the node ended first and it is not known.
+    last_seq: Option<u64>,
+}
+
+/// Why frames are not in the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GapReason {
+    /// The journal does not have them, or has them damaged.
+    Damaged,
+    /// They were erased on demand.
+    Erased,
+}
+
+impl GapReason {
+    /// Its name in events.
+    const fn label(self) -> &'static str {
+        match self {
+            GapReason::Damaged => "damaged",
+            GapReason::Erased => "erased",
+        }
+    }
+}
+
+/// Makes the events of an epoch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Events<'a> {
+    pub(crate) identity: &'a CallIdentity,
+    pub(crate) epoch: &'a EpochName,
+}
+
+impl Events<'_> {
+    /// The epoch has started.
+    pub(crate) fn started(&self, facts: &CallFacts) -> Bytes {
+        let peer = facts.peer.map(|peer| peer.to_string());
+        let more = Started { sample_rate: facts.sample_rate, peer };
+        self.event("started", self.epoch.started_at, more)
+    }
+
+    /// Frames are missing.
+    pub(crate) fn gap(&self, range: (u64, u64), reason: GapReason, at: UnixMicros) -> Bytes {
+        let (first_seq, last_seq) = range;
+        self.event("gap", at, Missing { first_seq, last_seq, reason: reason.label() })
+    }
+
+    /// The epoch has ended.
+    pub(crate) fn ended(&self, end: &EndRecord) -> Bytes {
+        let reason = Ending::from_number(end.ending).map_or("unknown", Ending::label);
+        let (frames, bytes) = (Some(end.frames), Some(end.bytes));
+        self.event("ended", end.ended_at, Ended { reason, frames, bytes, last_seq: frames })
+    }
+
+    /// The node ended before the epoch did. `last_seq` is its last complete frame.
+    pub(crate) fn cut(&self, last_seq: Option<u64>, at: UnixMicros) -> Bytes {
+        self.event("ended", at, Ended { reason: "cut", frames: None, bytes: None, last_seq })
+    }
+
+    fn event<T: Serialize>(&self, event: &'static str, at: UnixMicros, more: T) -> Bytes {
+        let event = Event {
+            version: VERSION,
+            event,
+            tenant: &self.identity.tenant,
+            interaction: &self.identity.interaction,
+            node: &self.epoch.node,
+            epoch: self.epoch.epoch_text(),
+            at: rfc3339(at),
+            more,
+        };
+        // Strings and numbers under constant names always become JSON.
+        Bytes::from(serde_json::to_vec(&event).expect("an event is JSON"))
+    }
+}
+
+/// A time in RFC 3339, to the microsecond.
+fn rfc3339(at: UnixMicros) -> String {
+    let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(at.0));
+    humantime::format_rfc3339_micros(time.unwrap_or(SystemTime::UNIX_EPOCH)).to_string()
+}

@@ -1,0 +1,19 @@
+//! The live sink: a message engine gets events of all calls, and audio of chosen tenants, while
+//! the calls go on.
+//!
+//! ```text
+//! journal ──records──► chunker ──messages──► publisher ──► engine ──► reader ──► union ──► a call
+//! ```
+//! [`message`] has the subjects and headers, for readers in other languages.
+
+#![forbid(unsafe_code)]
+
+pub(crate) mod chunker;
+pub(crate) mod engine;
+mod event;
+pub mod message;
+pub(crate) mod publisher;
+pub(crate) mod reader;
+pub(crate) mod ship;
+mod subject;
+pub mod union;
