@@ -15,6 +15,7 @@ pub mod layout;
 pub mod lock;
 pub mod marks;
 pub(crate) mod medium;
+pub mod pins;
 pub(crate) mod ranges;
 pub mod reader;
 mod record_search;

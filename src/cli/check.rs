@@ -5,7 +5,7 @@
 //! All checks run, even after a failure: an operator needs to see all faults at once.
 
 use super::launch::{self, MISSING_KEY};
-use super::{Failure, print};
+use super::{Failure, forward, print};
 use crate::config::Config;
 use crate::config::ring_size;
 use crate::config::settings::Settings;
@@ -29,6 +29,11 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
     keys(settings, &mut report);
     tls(settings, &mut report);
     data_dir(config, &mut report);
+    match forward::probe(settings) {
+        Some(Ok(found)) => report.fine("archive", &found),
+        Some(Err(failure)) => report.fail("archive", &failure),
+        None => {}
+    }
     host(settings, &mut report);
     addresses(settings, &mut report);
     report.finish()

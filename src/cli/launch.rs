@@ -1,13 +1,14 @@
 #![forbid(unsafe_code)]
 //! From a configuration to a running node, the same way for `serve` and `dev`.
 
-use super::{Failure, reload};
+use super::{Failure, forward, reload};
 use crate::config::Config;
 use crate::config::settings::{OnExpiry, Settings};
 use crate::config::{cpus, ring_size};
 use crate::constants::COMMIT;
 use crate::control::admin::NodeInfo;
 use crate::control::{Control, ControlConfig, ControlError, notify::Notifier, signals};
+use crate::handover::forward::Forwarder;
 use crate::io::probe::probe;
 use crate::io::socket;
 use crate::logging::{self, Log};
@@ -27,6 +28,8 @@ pub(super) struct Launch {
     control: Control,
     node_info: NodeInfo,
     notifier: Notifier,
+    /// Sends the journal to an archive.
+    forwarder: Option<Forwarder>,
     /// Last: it writes what the others log while they end.
     _log: Log,
 }
@@ -65,6 +68,7 @@ impl Launch {
         node_config.passed = passed.map(Arc::new);
         node_config.tls = prepared.tls.map(|loaded| loaded.config);
         let shards = node_config.shards.clone();
+        let forward_config = forward::config(settings, &mut node_config)?;
         let is_shared = node_config.passed.is_none() && socket::is_taken(settings.listen);
         let node = Node::start(node_config, Arc::new(prepared.verifier));
         let node = node.map_err(|error| failure(error.to_string(), error.may_pass()))?;
@@ -77,12 +81,14 @@ impl Launch {
             );
         }
         log_start(settings, &node, &shards, control.admin_address());
+        let forwarder = forward_config.map(forward::start).transpose()?;
         let node_info = NodeInfo {
             ack: settings.ack_level().name(),
             calls_max: settings.limits.calls_max,
             log_lines_dropped: logging::dropped_lines,
         };
-        Ok(Launch { node, control, node_info, notifier: Notifier::new(ready), _log: log })
+        let notifier = Notifier::new(ready);
+        Ok(Launch { node, control, node_info, notifier, forwarder, _log: log })
     }
 
     /// Address of the node, with the real port.
@@ -109,6 +115,9 @@ impl Launch {
     pub(super) fn run(mut self) -> Result<(), Failure> {
         self.notifier.ready(self.node.address());
         let outcome = self.control.run(self.node, self.node_info, &self.notifier);
+        if let Some(forwarder) = self.forwarder {
+            forwarder.end();
+        }
         let dropped = logging::dropped_lines();
         if dropped > 0 {
             tracing::warn!(
@@ -191,7 +200,7 @@ pub(super) fn node_config(settings: &Settings) -> Result<NodeConfig, Failure> {
 
 /// The CPUs that this process may use, ascending; empty if the kernel does not say (more than 1,024
 /// CPUs). Then the reactors are not pinned.
-fn allowed_cpus() -> Vec<usize> {
+pub(super) fn allowed_cpus() -> Vec<usize> {
     let set = sched_getaffinity(None).unwrap_or_default();
     (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
 }

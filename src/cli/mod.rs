@@ -19,6 +19,7 @@ mod config;
 mod dev;
 mod doctor;
 mod flags;
+mod forward;
 pub mod keygen;
 mod launch;
 mod manual;

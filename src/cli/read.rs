@@ -153,7 +153,8 @@ fn take(
 
 /// A WAV file has one rate.
 fn common_rate(epochs: &[(usize, &EpochName, &EpochUnion<FramePlace>)]) -> Result<u32, Failure> {
-    let mut rates = epochs.iter().filter_map(|(number, _, epoch)| Some((*number, epoch.sample_rate?)));
+    let mut rates =
+        epochs.iter().filter_map(|(number, _, epoch)| Some((*number, epoch.sample_rate?)));
     let Some((_, first)) = rates.next() else { return Ok(0) };
     match rates.find(|(_, rate)| *rate != first) {
         None => Ok(first),
@@ -171,9 +172,8 @@ fn write(
     sample_rate: u32,
     spool: &File,
 ) -> Result<u64, Failure> {
-    let failed = |error: io::Error| {
-        Failure::Run(format!("cannot write {}: {error}", args.output.display()))
-    };
+    let failed =
+        |error: io::Error| Failure::Run(format!("cannot write {}: {error}", args.output.display()));
     let frames = || epochs.iter().flat_map(|(_, _, epoch)| epoch.frames().map(|(_, frame)| *frame));
     // A sample has two bytes. A frame may have an odd one at its end.
     let whole = |frame: FramePlace| u64::from(frame.size - frame.size % 2);

@@ -12,8 +12,8 @@ use crate::handover::ship::{ShipError, ShipReport, Shipment};
 use crate::handover::sink::Stored;
 use crate::handover::slice::{NodeName, ObjectName};
 use clap::Args;
-use live::LiveFlags;
 use indicatif::HumanBytes;
+use live::LiveFlags;
 use serde::Serialize;
 use std::path::PathBuf;
 

@@ -188,6 +188,31 @@ settings! {
     /// `journal.*`.
     journal: JournalSettings = JournalSettings::default();
     [JOURNAL]
+    archive_url: Option<String> = None;
+    {
+        "archive.url" flag "archive", TEXT,
+        "Archive that gets the journal while the node serves: s3://BUCKET/PREFIX, gs://…, az://…, \
+         or file:///DIR"
+    }
+    archive_options: Option<Vec<String>> = None;
+    {
+        "archive.options", LIST,
+        "Options of the archive's store, such as endpoint=http://10.0.0.7:8333,allow_http=true"
+    }
+    archive_jobs: usize = 16;
+    { "archive.jobs", COUNT, "Uploads to the archive at a time" }
+    archive_required: bool = true;
+    {
+        "archive.required", SWITCH,
+        "Retention leaves what the archive has not taken; false: the oldest audio goes even so"
+    }
+    forward_node: Option<String> = None;
+    { "forward.node", TEXT, "Name of this node in the archive; unset: the name of the host" }
+    forward_cpus: Option<Vec<usize>> = None;
+    {
+        "forward.cpus", CPUS,
+        "CPUs for the threads that send; unset: those without a reactor, if there are any"
+    }
     drain: Duration = Duration::from_secs(30);
     {
         "drain" flag "drain", DURATION_OR_ZERO,
@@ -229,7 +254,12 @@ impl Settings {
     /// Configuration of the journal; `None` if there is none, or if no directory was given.
     pub(crate) fn journal(&self) -> Option<JournalConfig> {
         let data_dir = self.data_dir.clone().filter(|_| !self.no_journal)?;
-        Some(JournalConfig { data_dir, level: self.ack_level(), settings: self.journal })
+        Some(JournalConfig {
+            data_dir,
+            level: self.ack_level(),
+            settings: self.journal,
+            pins: None,
+        })
     }
 }
 

@@ -15,11 +15,13 @@
 pub mod coverage;
 pub mod cursor;
 pub mod erase;
+pub mod forward;
 pub mod live;
 pub mod mirror;
 pub mod shard_slices;
 pub mod ship;
 pub mod sink;
+pub mod sink_view;
 pub mod slice;
 pub mod slicer;
 pub mod verify;

@@ -103,6 +103,11 @@ impl ShardSlices {
         }
     }
 
+    /// Position up to which the journal was read.
+    pub fn read_to(&self) -> Lsn {
+        self.batches.lsn().max(self.covered)
+    }
+
     /// The damage in segments that are done, and their files. A second call gives only what is new.
     pub fn take_damages(&mut self) -> Vec<(PathBuf, Damage)> {
         self.batches.take_damages()

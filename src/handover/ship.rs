@@ -12,12 +12,12 @@
 
 use super::cursor::{Cursor, ShardName};
 use super::shard_slices::{Made, ShardSlices};
-use super::sink::{Listed, ObjectSink, SinkError, Stored};
+use super::sink::{ObjectSink, SinkError, Stored};
 use super::slice::{NodeName, ObjectKind, ObjectName, TAIL_SIZE};
 use crate::archive::reader::{Journal, JournalError, ShardJournal};
-use crate::constants::BLOCK_SIZE;
 use crate::format::Lsn;
 use bytes::Bytes;
+use held::Held;
 use sender::{Acknowledged, Sender};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -26,7 +26,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-mod sender;
+pub(super) mod held;
+pub(super) mod sender;
 
 /// Most bytes of slices that are read and not acknowledged.
 const IN_FLIGHT_SIZE_MAX: usize = 288 * 1024 * 1024;
@@ -150,39 +151,6 @@ impl Shipment<'_> {
     }
 }
 
-/// The objects of a shard that the archive has.
-#[derive(Debug, Default)]
-struct Held(BTreeMap<ObjectName, u64>);
-
-impl Held {
-    /// Whether slices cover all positions of a range.
-    fn covers(&self, first: Lsn, end: Lsn) -> bool {
-        let slices = self.0.keys().filter(|name| name.kind == ObjectKind::Slice);
-        let mut next = first;
-        for name in slices {
-            if name.first <= next {
-                next = next.max(name.end);
-            }
-        }
-        next >= end
-    }
-
-    /// Up to where whole segments of a shard are in the archive, from its first one on.
-    fn position(&self, shard: &ShardJournal) -> Result<Lsn, JournalError> {
-        let mut position = Lsn(0);
-        for place in 0..shard.segment_count() {
-            let (header, end) = (shard.header(place)?, shard.place(place)?.end);
-            let (Some(header), Some(end)) = (header, end) else { break };
-            let first = Lsn(header.start.0 + BLOCK_SIZE as u64);
-            if end > first && !self.covers(first, end) {
-                break;
-            }
-            position = position.max(end);
-        }
-        Ok(position)
-    }
-}
-
 /// Sending under way.
 struct Run<'a> {
     shipment: &'a Shipment<'a>,
@@ -201,7 +169,7 @@ impl Run<'_> {
     fn held(&self, shard: &ShardJournal) -> Result<Held, ShipError> {
         let prefix = ObjectName::shard_prefix(&self.shipment.node, shard.run(), shard.shard());
         let listed = self.sender.list(prefix).map_err(ShipError::Thread)??;
-        Ok(Held(listed.into_iter().map(|Listed { name, size }| (name, size)).collect()))
+        Ok(Held::new(listed))
     }
 
     fn shard(
@@ -223,7 +191,7 @@ impl Run<'_> {
             match slices.advance()? {
                 Made::Slice(slice) => {
                     let (name, size) = (slice.name(), slice.bytes.len() as u64);
-                    if held.0.get(&name) == Some(&size) {
+                    if held.has(&name, size) {
                         self.has_before(&name, size);
                     } else {
                         self.put(name, Bytes::from(slice.bytes))?;
@@ -251,7 +219,7 @@ impl Run<'_> {
             ObjectKind::Expired => self.report.expired.push(range),
             ObjectKind::Slice | ObjectKind::Ended => {}
         }
-        if held.0.contains_key(&name) {
+        if held.has_any(&name) {
             return Ok(());
         }
         let text = format!("{name}\n");

@@ -9,7 +9,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::slice::{ObjectName, SliceError, SliceIndex, SliceTail};
+use super::slice::{NodeName, ObjectName, SliceError, SliceIndex, SliceTail};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
@@ -296,6 +296,21 @@ impl ObjectSink {
             Ok(()) => Ok(()),
             Err(_) => Err(self.no_such_place()),
         }
+    }
+
+    /// Puts a small object, reads it, and removes it: so a start shows what is wrong.
+    pub async fn probe(&self, node: &NodeName) -> Result<(), SinkError> {
+        let name = format!("v1/{node}/probe-{}", std::process::id());
+        let bytes = Bytes::from_static(b"exo-ingest\n");
+        self.replace(&name, bytes.clone()).await?;
+        if self.get(&name).await?.as_ref() != Some(&bytes) {
+            return Err(SinkError::Store(format!(
+                "{} does not give back what was put: {name} is missing or differs",
+                self.url
+            )));
+        }
+        self.remove(&name).await?;
+        Ok(())
     }
 
     /// The objects of the archive whose names begin with `prefix`, in order. Others are left out.

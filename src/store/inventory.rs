@@ -13,6 +13,7 @@ use super::tidy::{self, RunState};
 use super::{gone, missing_is_fine};
 use crate::archive::first_block::{self, Start};
 use crate::archive::layout::{self, RunName, index_path, segment_path};
+use crate::archive::pins::Pins;
 use crate::clock::UnixMicros;
 use crate::constants::{BLOCK_SIZE, SEGMENT_AGE_MAX};
 use std::collections::{HashSet, VecDeque};
@@ -20,6 +21,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Files that one slice of the listing asks for.
 const SLICE: usize = 256;
@@ -102,6 +104,8 @@ pub(super) struct Inventory {
     skipped: HashSet<Name>,
     /// Bytes that were found since the last call of `take_found_bytes`.
     found_bytes: u64,
+    /// Segments that must stay.
+    pins: Option<Arc<Pins>>,
 }
 
 impl Inventory {
@@ -117,7 +121,13 @@ impl Inventory {
             others: Vec::new(),
             skipped: HashSet::new(),
             found_bytes: 0,
+            pins: None,
         }
+    }
+
+    /// From now on, segments that these pins do not free are no candidates.
+    pub(super) fn set_pins(&mut self, pins: Option<Arc<Pins>>) {
+        self.pins = pins;
     }
 
     /// Begins to list the runs of other processes, ended or alive.
@@ -311,6 +321,10 @@ impl Inventory {
         let is_free = |item: &Item| !item.is_open && !skipped.contains(&Name { list, id: item.id });
         let position = shard.items.iter().position(is_free)?;
         let item = shard.items[position];
+        // Then all later ones of the shard are pinned, too.
+        if self.pins.as_ref().is_some_and(|pins| !pins.is_taken(&shard.dir, item.id)) {
+            return None;
+        }
         let begun = shard.begin_of(position);
         let name = Name { list, id: item.id };
         Some(Candidate { name, dir: shard.dir.clone(), bytes: item.bytes(), begun })

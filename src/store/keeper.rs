@@ -101,7 +101,8 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) fn new(run: Arc<Run>, state: Arc<StoreState>, outbox: Outbox) -> io::Result<Keeper> {
         let (settings, boot) = (run.config.settings, run.boot.clone());
-        let inventory = Inventory::new(&run.config.data_dir, run.name, &run.shard_dirs);
+        let mut inventory = Inventory::new(&run.config.data_dir, run.name, &run.shard_dirs);
+        inventory.set_pins(run.config.pins.clone());
         state.limit.store(settings.retain_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
         let mut keeper = Keeper {
             indexer: Indexer::start()?,

@@ -96,7 +96,8 @@ fn assert_all_there(dir: &Path, url: &str) {
         assert_eq!(read.status.code(), Some(0), "{}", text(&read.stderr));
         let (dir, name) = (dir.to_str().unwrap(), name(call));
         let export = ["calls", "export", "--tenant", "acme", "--interaction", &name];
-        let export = run(&[&export[..], &["--epoch", "all", "-o", "-", "--data-dir", dir]].concat());
+        let export =
+            run(&[&export[..], &["--epoch", "all", "-o", "-", "--data-dir", dir]].concat());
         assert!(export.status.success());
         assert!(export.stdout.len() > 9_600 * FRAMES as usize);
         assert!(read.stdout == export.stdout, "call {call} differs");
@@ -225,7 +226,11 @@ fn an_engine_that_forgets_what_it_acknowledged_is_found_out_and_mended() {
     engine.restart(0);
     let lost = read(&url, 3);
     assert_eq!(lost.status.code(), Some(3), "{}", text(&lost.stderr));
-    assert!(text(&lost.stderr).contains("gap: frames 1 to 57 of epoch 1"), "{}", text(&lost.stderr));
+    assert!(
+        text(&lost.stderr).contains("gap: frames 1 to 57 of epoch 1"),
+        "{}",
+        text(&lost.stderr)
+    );
     forget_cursor(journal.path());
     ship(journal.path(), &url, "1");
     assert_all_there(journal.path(), &url);
@@ -239,7 +244,10 @@ fn errors_say_what_to_do() {
     let output = run(&["ship", "--data-dir", dir, "--to", nobody]);
     assert_eq!(output.status.code(), Some(1));
     let told = text(&output.stderr);
-    assert!(told.starts_with("error: cannot use the message engine at nats://127.0.0.1:1"), "{told}");
+    assert!(
+        told.starts_with("error: cannot use the message engine at nats://127.0.0.1:1"),
+        "{told}"
+    );
     let Some(engine) = NatsCluster::start(&programs(), 1) else { return };
     let url = engine.url();
     let output = run(&["ship", "--data-dir", dir, "--to", &url]);
@@ -247,8 +255,7 @@ fn errors_say_what_to_do() {
     let told = text(&output.stderr);
     assert!(told.contains("lacks streams: make them with --create-streams"), "{told}");
     ship(journal.path(), &url, "1");
-    let output =
-        run(&["read", "--from", &url, "acme/never", "-o", "-"]);
+    let output = run(&["read", "--from", &url, "acme/never", "-o", "-"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("the engine has nothing of acme/never"));
 }

@@ -6,6 +6,7 @@ mod archive;
 mod compact;
 mod delete;
 mod directory;
+mod forward;
 mod journal;
 mod live;
 mod object_store;

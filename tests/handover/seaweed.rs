@@ -93,6 +93,17 @@ impl Seaweed {
         self.ports[6]
     }
 
+    /// The options to reach it, with its credentials.
+    pub(crate) fn options(&self) -> Vec<String> {
+        vec![
+            format!("endpoint=http://127.0.0.1:{}", self.port()),
+            "allow_http=true".to_owned(),
+            "region=us-east-1".to_owned(),
+            format!("access_key_id={ACCESS_KEY}"),
+            format!("secret_access_key={SECRET_KEY}"),
+        ]
+    }
+
     /// Loses an object, as a disk does that is rolled back.
     pub(crate) fn lose(&self, name: &str) {
         let answer = self.request("DELETE", 4, &format!("/buckets/recordings/exo/{name}"));

@@ -80,7 +80,8 @@ impl IndexBuilder {
         progress.receive(header.received_at);
         match header.kind {
             RecordKind::Call => {
-                call_epoch.facts = CallRecord::decode(payload).ok().map(|record| CallFacts::from(&record))
+                call_epoch.facts =
+                    CallRecord::decode(payload).ok().map(|record| CallFacts::from(&record))
             }
             RecordKind::End => call_epoch.end = EndRecord::decode(payload).ok(),
             RecordKind::Audio => {

@@ -218,6 +218,11 @@ impl Batches {
         current.into_iter().flat_map(|current| current.scan.records())
     }
 
+    /// Position up to which it has read.
+    pub fn lsn(&self) -> Lsn {
+        self.current.as_ref().map_or(self.from, |current| current.scan.lsn().max(self.from))
+    }
+
     /// Position up to which the bytes of the current segment are known to be durable.
     pub fn durable_lsn(&self) -> Lsn {
         let Some(current) = &self.current else { return self.durable };

@@ -3,16 +3,16 @@
 #![forbid(unsafe_code)]
 
 use super::ShipArgs;
+use crate::cli::Failure;
 use crate::cli::calls::{print_json, progress, remark};
 use crate::cli::read::runtime;
 use crate::cli::store::node_name;
-use crate::cli::Failure;
+use crate::format::Lsn;
 use crate::handover::cursor::{Cursor, ShardName};
 use crate::handover::live::chunker::AudioOf;
 use crate::handover::live::engine::{Engine, EngineConfig, StreamPlan};
 use crate::handover::live::publisher::{PublishStats, Publisher};
 use crate::handover::live::ship::{ShipError, ShippedShard, ship_shard};
-use crate::format::Lsn;
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;

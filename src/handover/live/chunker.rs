@@ -318,12 +318,7 @@ impl LiveCall {
     }
 
     fn message(&self, content: Content, from: Lsn) -> LiveMessage {
-        LiveMessage {
-            identity: self.identity.clone(),
-            epoch: self.epoch.clone(),
-            content,
-            from,
-        }
+        LiveMessage { identity: self.identity.clone(), epoch: self.epoch.clone(), content, from }
     }
 }
 

@@ -143,9 +143,11 @@ impl Engine {
         if !names.iter().any(|name| name == EVENTS_STREAM) {
             missing.push((EVENTS_STREAM.to_owned(), format!("{}.>", subject::EVENTS)));
         }
-        missing.extend((slots..wanted.max(1)).map(|slot| {
-            (format!("{AUDIO_STREAM}{slot}"), format!("{}.{slot}.>", subject::AUDIO))
-        }));
+        missing.extend(
+            (slots..wanted.max(1)).map(|slot| {
+                (format!("{AUDIO_STREAM}{slot}"), format!("{}.{slot}.>", subject::AUDIO))
+            }),
+        );
         match plan {
             Some(plan) => {
                 for (name, subject) in &missing {
@@ -278,7 +280,8 @@ mod tests {
 
     #[test]
     fn slots_are_counted_up_to_the_first_that_is_missing() {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let names =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert_eq!(slots(&names(&["EXO_EVENTS"])), 0);
         assert_eq!(slots(&names(&["EXO_AUDIO_1", "EXO_AUDIO_0", "EXO_AUDIO_3"])), 2);
     }

@@ -7,8 +7,8 @@ use super::message::{Chunk, EpochName};
 use super::subject;
 use crate::call::CallIdentity;
 use async_nats::jetstream::Message;
-use async_nats::jetstream::consumer::{Consumer, DeliverPolicy};
 use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::consumer::{Consumer, DeliverPolicy};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -43,9 +43,8 @@ impl Engine {
     ) -> Result<u64, EngineError> {
         let mut foreign = 0;
         let events = [(self.events_stream_name().to_owned(), subject::events(identity))];
-        let audio = self
-            .audio_stream_names()
-            .map(|stream| (stream, subject::audio_in_any_slot(identity)));
+        let audio =
+            self.audio_stream_names().map(|stream| (stream, subject::audio_in_any_slot(identity)));
         for (stream, subject) in events.into_iter().chain(audio) {
             self.read_stream(&stream, &subject, |message| match received(&message) {
                 Some(received) => take(received),

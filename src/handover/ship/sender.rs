@@ -17,10 +17,10 @@ use tokio::sync::mpsc as queue;
 
 /// What became of an object.
 #[derive(Debug)]
-pub(super) struct Acknowledged {
-    pub(super) name: ObjectName,
-    pub(super) size: u64,
-    pub(super) stored: Result<Stored, SinkError>,
+pub(in crate::handover) struct Acknowledged {
+    pub(in crate::handover) name: ObjectName,
+    pub(in crate::handover) size: u64,
+    pub(in crate::handover) stored: Result<Stored, SinkError>,
 }
 
 /// What the thread is asked to do.
@@ -31,7 +31,7 @@ enum Order {
 
 /// The thread's other side. It ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Sender {
+pub(in crate::handover) struct Sender {
     sink: Arc<ObjectSink>,
     orders: queue::UnboundedSender<Order>,
     acknowledged: mpsc::Receiver<Acknowledged>,
@@ -44,7 +44,7 @@ type Putting<'a> = Pin<Box<dyn Future<Output = Acknowledged> + 'a>>;
 
 impl Sender {
     /// Starts the thread. It makes `jobs` puts at a time.
-    pub(super) fn start(sink: Arc<ObjectSink>, jobs: usize) -> io::Result<Sender> {
+    pub(in crate::handover) fn start(sink: Arc<ObjectSink>, jobs: usize) -> io::Result<Sender> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (orders, ordered) = queue::unbounded_channel();
         let (tell, acknowledged) = mpsc::channel();
@@ -55,37 +55,53 @@ impl Sender {
         Ok(Sender { sink, orders, acknowledged, count: 0, size: 0 })
     }
 
-    pub(super) fn sink(&self) -> &ObjectSink {
+    pub(in crate::handover) fn sink(&self) -> &ObjectSink {
         &self.sink
     }
 
     /// Puts that are not acknowledged.
-    pub(super) fn count(&self) -> usize {
+    pub(in crate::handover) fn count(&self) -> usize {
         self.count
     }
 
     /// Their bytes.
-    pub(super) fn size(&self) -> usize {
+    pub(in crate::handover) fn size(&self) -> usize {
         self.size
     }
 
     /// Puts an object. [`Sender::acknowledged`] says what became of it.
-    pub(super) fn put(&mut self, name: ObjectName, bytes: Bytes, tail_size: usize) {
+    pub(in crate::handover) fn put(&mut self, name: ObjectName, bytes: Bytes, tail_size: usize) {
         (self.count, self.size) = (self.count + 1, self.size + bytes.len());
         // The thread lives as long as this.
         let _ = self.orders.send(Order::Put { name, bytes, tail_size });
     }
 
     /// Waits for the next acknowledgement, in any order. There must be one to come.
-    pub(super) fn acknowledged(&mut self) -> io::Result<Acknowledged> {
+    pub(in crate::handover) fn acknowledged(&mut self) -> io::Result<Acknowledged> {
         let acknowledged = self.acknowledged.recv().map_err(|_| ended())?;
+        Ok(self.count_acknowledged(acknowledged))
+    }
+
+    /// The next acknowledgement, if there is one.
+    pub(in crate::handover) fn poll_acknowledged(&mut self) -> io::Result<Option<Acknowledged>> {
+        match self.acknowledged.try_recv() {
+            Ok(acknowledged) => Ok(Some(self.count_acknowledged(acknowledged))),
+            Err(mpsc::TryRecvError::Empty) => Ok(None),
+            Err(mpsc::TryRecvError::Disconnected) => Err(ended()),
+        }
+    }
+
+    fn count_acknowledged(&mut self, acknowledged: Acknowledged) -> Acknowledged {
         self.count -= 1;
         self.size -= usize::try_from(acknowledged.size).unwrap_or(0);
-        Ok(acknowledged)
+        acknowledged
     }
 
     /// Lists objects, before anything else is put.
-    pub(super) fn list(&self, prefix: String) -> io::Result<Result<Vec<Listed>, SinkError>> {
+    pub(in crate::handover) fn list(
+        &self,
+        prefix: String,
+    ) -> io::Result<Result<Vec<Listed>, SinkError>> {
         let (answer, answered) = mpsc::channel();
         let _ = self.orders.send(Order::List { prefix, answer });
         answered.recv().map_err(|_| ended())

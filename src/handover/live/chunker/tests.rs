@@ -140,8 +140,7 @@ fn gaps_end_a_chunk_and_are_told() {
     records.piece(1, 6, 2, b"cd", true);
     records.frame(1, 7);
     records.end(1, 7);
-    let expected =
-        ["started 0", "1..=1", "gap 2", "4..=4", "gap 5", "gap 6", "7..=7", "ended 0"];
+    let expected = ["started 0", "1..=1", "gap 2", "4..=4", "gap 5", "gap 6", "7..=7", "ended 0"];
     let messages = records.messages();
     assert_eq!(short(&messages), expected);
     let reason = |at: usize| {

@@ -1,0 +1,58 @@
+//! What an archive has of a shard.
+
+#![forbid(unsafe_code)]
+
+use crate::archive::reader::{JournalError, ShardJournal};
+use crate::constants::BLOCK_SIZE;
+use crate::format::Lsn;
+use crate::handover::sink::Listed;
+use crate::handover::slice::{ObjectKind, ObjectName};
+use std::collections::BTreeMap;
+
+/// The objects of a shard that the archive has.
+#[derive(Debug, Default)]
+pub(in crate::handover) struct Held(BTreeMap<ObjectName, u64>);
+
+impl Held {
+    /// From a listing of the shard's objects.
+    pub(in crate::handover) fn new(listed: Vec<Listed>) -> Held {
+        Held(listed.into_iter().map(|Listed { name, size }| (name, size)).collect())
+    }
+
+    /// Whether the archive has an object of this name and size.
+    pub(in crate::handover) fn has(&self, name: &ObjectName, size: u64) -> bool {
+        self.0.get(name) == Some(&size)
+    }
+
+    /// Whether the archive has an object of this name.
+    pub(in crate::handover) fn has_any(&self, name: &ObjectName) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Whether slices cover all positions of a range.
+    fn covers(&self, first: Lsn, end: Lsn) -> bool {
+        let slices = self.0.keys().filter(|name| name.kind == ObjectKind::Slice);
+        let mut next = first;
+        for name in slices {
+            if name.first <= next {
+                next = next.max(name.end);
+            }
+        }
+        next >= end
+    }
+
+    /// Up to where whole segments of a shard are in the archive, from its first one on.
+    pub(in crate::handover) fn position(&self, shard: &ShardJournal) -> Result<Lsn, JournalError> {
+        let mut position = Lsn(0);
+        for place in 0..shard.segment_count() {
+            let (header, end) = (shard.header(place)?, shard.place(place)?.end);
+            let (Some(header), Some(end)) = (header, end) else { break };
+            let first = Lsn(header.start.0 + BLOCK_SIZE as u64);
+            if end > first && !self.covers(first, end) {
+                break;
+            }
+            position = position.max(end);
+        }
+        Ok(position)
+    }
+}
