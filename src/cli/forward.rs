@@ -2,12 +2,12 @@
 //! From settings to the threads that send the journal to an archive.
 
 use super::Failure;
-use super::launch::allowed_cpus;
 use super::store::node_name;
 use crate::archive::pins::Pins;
 use crate::config::settings::Settings;
 use crate::handover::forward::{ForwardConfig, Forwarder};
 use crate::handover::slice::NodeName;
+use crate::io::affinity::allowed_cpus;
 use crate::node::NodeConfig;
 use std::sync::Arc;
 
@@ -72,7 +72,9 @@ pub(super) fn probe(settings: &Settings) -> Option<Result<String, Failure>> {
 fn free_cpus(shards: &[Option<usize>]) -> Vec<usize> {
     let is_taken = |cpu: &usize| shards.contains(&Some(*cpu));
     match shards.iter().any(Option::is_some) {
-        true => allowed_cpus().into_iter().filter(|cpu| !is_taken(cpu)).collect(),
+        true => {
+            allowed_cpus().unwrap_or_default().into_iter().filter(|cpu| !is_taken(cpu)).collect()
+        }
         false => Vec::new(),
     }
 }

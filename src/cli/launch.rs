@@ -200,7 +200,7 @@ pub(super) fn node_config(settings: &Settings) -> Result<NodeConfig, Failure> {
 
 /// The CPUs that this process may use, ascending; empty if the kernel does not say (more than 1,024
 /// CPUs). Then the reactors are not pinned.
-pub(super) fn allowed_cpus() -> Vec<usize> {
+fn allowed_cpus() -> Vec<usize> {
     let set = sched_getaffinity(None).unwrap_or_default();
     (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect()
 }

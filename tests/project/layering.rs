@@ -88,7 +88,7 @@ const PLAYS_THE_WRITER: &str = "src/archive/image.rs";
 
 /// Rooms in which clocks are read: by the shard's IO, by the store, by the control plane, by
 /// commands that mint tokens, by readers that wait for a lock, by the doctor's measurements.
-const READS_CLOCKS: [&str; 6] = ["archive", "cli", "control", "doctor", "io", "store"];
+const READS_CLOCKS: [&str; 7] = ["archive", "cli", "control", "doctor", "handover", "io", "store"];
 
 /// The one file in which the rsa crate generates keys.
 const USES_RSA: &str = "src/cli/keygen.rs";

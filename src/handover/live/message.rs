@@ -230,8 +230,8 @@ impl FrameSizes {
 
     /// Bytes of all frames; `None` if they are more than can be counted.
     fn bytes(&self) -> Option<u64> {
-        let sizes = self.0.iter().map(|(size, count)| u64::from(*size) * u64::from(*count));
-        sizes.fold(Some(0), |sum: Option<u64>, size| sum?.checked_add(size))
+        let mut sizes = self.0.iter().map(|(size, count)| u64::from(*size) * u64::from(*count));
+        sizes.try_fold(0u64, u64::checked_add)
     }
 
     /// The size of each frame.
