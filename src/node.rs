@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::auth::Verifier;
+use crate::handover::sink_view::SinkView;
 use crate::io::affinity::{allowed_cpus, pin_to};
 use crate::io::memory::Region;
 use crate::io::probe::{Features, HostError, KernelFeatures, probe, require_file_size};
@@ -73,6 +74,7 @@ pub struct Node {
     tenants: Option<Arc<Tenants>>,
     /// Outlives the shards, because it owns their files.
     store: Option<StoreThread>,
+    sinks: Vec<Arc<SinkView>>,
     notes: Vec<String>,
 }
 
@@ -87,6 +89,8 @@ pub struct NodeView {
     pub tenants: Option<Arc<Tenants>>,
     /// The store of its journal; `None` without a journal.
     pub store: Option<Arc<StoreView>>,
+    /// Where its journal is sent to.
+    pub sinks: Vec<Arc<SinkView>>,
 }
 
 impl Node {
@@ -144,6 +148,7 @@ impl Node {
             ingest: Vec::new(),
             tenants: None,
             store: None,
+            sinks: Vec::new(),
             notes: vec![features.describe()],
         };
         if config.passed.is_some() && count > 1 {
@@ -297,7 +302,13 @@ impl Node {
             ingest: self.ingest.clone(),
             tenants: self.tenants.clone(),
             store: self.store.as_ref().map(StoreThread::view),
+            sinks: self.sinks.clone(),
         }
+    }
+
+    /// Shows a sink of its journal to whoever looks at the node.
+    pub fn add_sink(&mut self, sink: Arc<SinkView>) {
+        self.sinks.push(sink);
     }
 
     /// Collects the measurements of the shards. One per node: two collectors would each see only a

@@ -71,7 +71,7 @@ impl Launch {
         let forward_config = forward::config(settings, &mut node_config)?;
         let is_shared = node_config.passed.is_none() && socket::is_taken(settings.listen);
         let node = Node::start(node_config, Arc::new(prepared.verifier));
-        let node = node.map_err(|error| failure(error.to_string(), error.may_pass()))?;
+        let mut node = node.map_err(|error| failure(error.to_string(), error.may_pass()))?;
         if is_shared {
             tracing::warn!(
                 "another process listens on {} too, and gets a part of the new connections. If its \
@@ -82,6 +82,7 @@ impl Launch {
         }
         log_start(settings, &node, &shards, control.admin_address());
         let forwarder = forward_config.map(forward::start).transpose()?;
+        forwarder.iter().for_each(|forwarder| node.add_sink(forwarder.view()));
         let node_info = NodeInfo {
             ack: settings.ack_level().name(),
             calls_max: settings.limits.calls_max,

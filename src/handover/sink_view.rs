@@ -94,6 +94,17 @@ impl SinkView {
         self.lock().failure.as_ref().map(|(told, since)| (told.clone(), since.elapsed()))
     }
 
+    /// A sentence about what fails, if something does.
+    pub fn notice(&self) -> Option<String> {
+        let (told, time) = self.failure()?;
+        let (kind, url, seconds) = (self.kind, &self.url, time.as_secs());
+        let lag = self.lag_bytes();
+        Some(format!(
+            "the {kind} {url} has taken nothing for {seconds} s ({told}): {lag} bytes of the \
+             journal that were read wait for it"
+        ))
+    }
+
     /// A request failed. The sentence says why.
     pub(crate) fn fail(&self, told: &str) {
         self.failures.fetch_add(1, Ordering::Relaxed);

@@ -140,6 +140,13 @@ fn retention_leaves_what_the_archive_has_not_taken() {
     let node = node(&data_dir, &url, &limit);
     let players = play(&node, &["one", "two", "three"]);
     eventually("more than the limit is kept", || segments(&data_dir) > 14);
+    let ready = node.admin().get("/ready");
+    assert!(ready.contains("sink_fails"), "{ready}");
+    let status = node.admin().get("/status.json");
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert!(status["sinks"][0]["lag_bytes"].as_u64() > Some(1 << 20), "{}", status["sinks"]);
+    let failing = node.admin().metrics().value("exo_ingest_sink_failing{sink=\"archive\"}");
+    assert_eq!(failing, 1.0);
     std::fs::remove_file(&obstacle).unwrap();
     eventually("the archive takes it, and retention goes on", || segments(&data_dir) < 12);
     assert!(node.terminate().success());

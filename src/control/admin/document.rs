@@ -22,7 +22,7 @@ pub(crate) struct StatusDocument {
     pub(crate) shards: Vec<ShardStatus>,
     /// `None` without a journal.
     pub(crate) store: Option<StoreStatus>,
-    /// Where the journal is sent to. There are no sinks yet.
+    /// Where the journal is sent to.
     pub(crate) sinks: Vec<SinkStatus>,
     /// The tenants with the most live calls, then with the most frames.
     pub(crate) tenants: Vec<TenantStatus>,

@@ -19,6 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 mod files;
 mod memory;
+mod sinks;
 mod store;
 
 /// Upper bounds of a histogram's buckets, microseconds: three for each decade, because latencies
@@ -101,6 +102,7 @@ pub(super) fn families(scrape: &Scrape<'_>) -> Vec<Family> {
     let mut families = node(scrape);
     families.extend(files::families(scrape));
     families.extend(store::families(scrape));
+    families.extend(sinks::families(scrape));
     families.extend(by_shard(scrape));
     families.extend(by_cause(scrape));
     families.extend(by_tenant(scrape));

@@ -113,6 +113,9 @@ const CERTIFICATE_EXPIRES: &str = "certificate_expires";
 /// instead, and the disk may fill up.
 const SEGMENTS_HELD: &str = "segments_held";
 
+/// An archive does not take the journal. The journal waits for it, and the disk may fill up.
+const SINK_FAILS: &str = "sink_fails";
+
 /// Sentences about what needs attention, by their subject.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Notices {
@@ -120,6 +123,8 @@ pub(super) struct Notices {
     pub(super) expiry: Vec<String>,
     /// Segments that cannot be removed.
     pub(super) held: Option<String>,
+    /// Sinks of the journal that take nothing.
+    pub(super) sinks: Vec<String>,
 }
 
 /// The answer to `/ready`.
@@ -143,7 +148,8 @@ pub(super) fn document(
 /// Names and messages of what needs attention.
 pub(super) fn warnings(notices: Notices) -> impl Iterator<Item = (&'static str, String)> {
     let expiry = notices.expiry.into_iter().map(|message| (CERTIFICATE_EXPIRES, message));
-    expiry.chain(notices.held.into_iter().map(|message| (SEGMENTS_HELD, message)))
+    let held = notices.held.into_iter().map(|message| (SEGMENTS_HELD, message));
+    expiry.chain(held).chain(notices.sinks.into_iter().map(|message| (SINK_FAILS, message)))
 }
 
 #[cfg(test)]
@@ -153,11 +159,16 @@ mod tests {
     #[test]
     fn warnings_are_listed_by_their_names() {
         let info = NodeInfo { ack: "durable", calls_max: 10, log_lines_dropped: || 0 };
-        let notices = Notices { expiry: vec!["soon".into()], held: Some("a file".into()) };
+        let notices = Notices {
+            expiry: vec!["soon".into()],
+            held: Some("a file".into()),
+            sinks: vec!["away".into()],
+        };
         let text = document(&info, 1, &[], notices).unwrap();
         let expiry = r#"{"warning":"certificate_expires","message":"soon"}"#;
         let held = r#"{"warning":"segments_held","message":"a file"}"#;
-        assert!(text.contains(&format!(r#""warnings":[{expiry},{held}]"#)), "{text}");
+        let sink = r#"{"warning":"sink_fails","message":"away"}"#;
+        assert!(text.contains(&format!(r#""warnings":[{expiry},{held},{sink}]"#)), "{text}");
         let text = document(&info, 1, &[], Notices::default()).unwrap();
         assert!(!text.contains("warnings") && text.contains("\"ready\""), "{text}");
     }

@@ -1,8 +1,8 @@
 //! Makes the document of `/status.json` from what the node's threads have published.
 
 use super::document::{
-    CallStatus, FORMAT, NodeStatus, Refused, Remark, RingStatus, ShardStatus, StatusDocument,
-    StoreStatus, TenantStatus,
+    CallStatus, FORMAT, NodeStatus, Refused, Remark, RingStatus, ShardStatus, SinkStatus,
+    StatusDocument, StoreStatus, TenantStatus,
 };
 use super::node_info::NodeInfo;
 use super::process::Process;
@@ -53,11 +53,20 @@ pub(super) fn document(sources: &Sources<'_>) -> StatusDocument {
             segments_removed: store.segments_removed(),
             segments_held: store.segments_held(),
         }),
-        sinks: Vec::new(),
+        sinks: sinks(sources.view),
         tenants,
         tenants_unlisted,
         calls: calls(sources.calls),
     }
+}
+
+fn sinks(view: &NodeView) -> Vec<SinkStatus> {
+    let statuses = view.sinks.iter().map(|sink| SinkStatus {
+        name: sink.kind().into(),
+        lag_seconds: sink.lag().as_secs_f64(),
+        lag_bytes: sink.lag_bytes(),
+    });
+    statuses.collect()
 }
 
 fn node(sources: &Sources<'_>) -> NodeStatus {

@@ -136,7 +136,8 @@ impl Status {
     /// What needs attention but keeps no call away.
     pub(super) fn notices(&self) -> Notices {
         let held = self.view.store.as_ref().and_then(|store| store.held_notice());
-        Notices { expiry: self.expiry_notices(), held }
+        let sinks = self.view.sinks.iter().filter_map(|sink| sink.notice()).collect();
+        Notices { expiry: self.expiry_notices(), held, sinks }
     }
 
     /// Reports that the node drains: from now on it is not ready.
