@@ -75,6 +75,28 @@ fn what_goes_wrong_is_one_sentence_that_says_what_to_do() {
     }
 }
 
+/// `top` in a terminal, which the test holds the other side of.
+fn in_terminal(admin: &str) -> (Child, File) {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let (ws_row, ws_col) = (HEIGHT as u16, WIDTH as u16);
+    tcsetwinsize(&terminal, Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let open = || OpenOptions::new().read(true).write(true).open(&name).unwrap();
+    let child = Command::new(EXO_INGEST)
+        .args(["top", "--admin", admin, "--interval", "200ms"])
+        .env_clear()
+        .env("TERM", "xterm-256color")
+        .stdin(open())
+        .stdout(open())
+        .stderr(open())
+        .spawn()
+        .unwrap();
+    let terminal = File::from(terminal);
+    (child, terminal)
+}
+
 /// `top` in a terminal of its own.
 struct Session {
     child: Child,
@@ -84,23 +106,7 @@ struct Session {
 
 impl Session {
     fn start(admin: &str) -> Session {
-        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&terminal).unwrap();
-        unlockpt(&terminal).unwrap();
-        let (ws_row, ws_col) = (HEIGHT as u16, WIDTH as u16);
-        tcsetwinsize(&terminal, Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
-        let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
-        let open = || OpenOptions::new().read(true).write(true).open(&name).unwrap();
-        let child = Command::new(EXO_INGEST)
-            .args(["top", "--admin", admin, "--interval", "200ms"])
-            .env_clear()
-            .env("TERM", "xterm-256color")
-            .stdin(open())
-            .stdout(open())
-            .stderr(open())
-            .spawn()
-            .unwrap();
-        let terminal = File::from(terminal);
+        let (child, terminal) = in_terminal(admin);
         let output = Arc::new(Mutex::new(Vec::new()));
         let (mut reader, sink) = (terminal.try_clone().unwrap(), Arc::clone(&output));
         std::thread::spawn(move || {
@@ -215,4 +221,15 @@ fn a_signal_leaves_the_terminal_as_it_was() {
     eventually("it ends", || session.child.try_wait().unwrap().is_some());
     let output = text(&session.output.lock().unwrap().clone());
     assert!(output.contains("\u{1b}[?1049l"), "{output:?}");
+}
+
+#[test]
+fn it_ends_when_its_terminal_is_gone() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let node = NodeProcess::start(EXO_INGEST, data_dir.path(), &[]);
+    let (mut child, mut terminal) = in_terminal(&node.admin().address().to_string());
+    // It shows something: so it reads keys, too.
+    assert!(terminal.read(&mut [0; 16]).unwrap() > 0);
+    drop(terminal);
+    eventually("it ends", || child.try_wait().unwrap().is_some());
 }

@@ -19,6 +19,8 @@ use fetch::AdminAddress;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use rates::Change;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -151,12 +153,30 @@ fn watch(args: &TopArgs) -> Result<(), Failure> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&is_ended)).map_err(failed)?;
     }
+    end_with_the_terminal();
     let answers = ask_again_and_again(args.admin.clone(), args.interval);
     let mut terminal = ratatui::try_init().map_err(failed)?;
     let app = App::new(args.admin.to_string());
     let outcome = show(&mut terminal, app, &answers, &is_ended);
     ratatui::restore();
     outcome.map_err(failed)
+}
+
+/// Ends the process when its terminal is gone. SIGHUP reaches only processes that the terminal
+/// controls, and crossterm 0.29 reads for ever, without a pause, where there is nothing to read.
+fn end_with_the_terminal() {
+    thread::spawn(|| {
+        let stdin = io::stdin();
+        loop {
+            let mut terminal = [PollFd::new(&stdin, PollFlags::empty())];
+            match poll(&mut terminal, None) {
+                Err(Errno::INTR) => {}
+                Ok(_) if !terminal[0].revents().is_empty() => std::process::exit(0),
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    });
 }
 
 /// Asks in a thread of its own, so that keys work while a node does not answer.
