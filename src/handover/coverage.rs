@@ -189,7 +189,7 @@ mod tests {
         let (found, has_ended) = holes(&slices, &notes);
         assert!(has_ended);
         let reasons: Vec<HoleReason> = found.iter().map(|hole| hole.reason).collect();
-        assert_eq!(reasons, [HoleReason::Expired], "without marks it counts as expired");
+        assert_eq!(reasons, [HoleReason::LostBefore], "the marks do not say that it expired");
         let (found, _) = holes(&slices, &notes[1..]);
         assert_eq!(found[0].reason, HoleReason::Missing, "without the note it does not");
     }

@@ -47,7 +47,7 @@ impl Seaweed {
             let ports = free_ports();
             let child = spawn(&program, dir.path(), &ports);
             let mut server = Seaweed { dir, program, ports, child };
-            if server.answers() {
+            if server.answers(2 * PATIENCE) {
                 server.shell("s3.bucket.create -name recordings");
                 return Some(server);
             }
@@ -58,10 +58,11 @@ impl Seaweed {
         panic!("SeaweedFS does not start: {}", log(dir.path()));
     }
 
-    /// Whether it answers and can store. `false`: it has ended, because a port was taken.
-    fn answers(&mut self) -> bool {
+    /// Whether it answers and can store in this time. `false`: it has ended, because a port was
+    /// taken, or its master does not become the leader.
+    fn answers(&mut self, time: Duration) -> bool {
         let start = Instant::now();
-        while start.elapsed() < 2 * PATIENCE {
+        while start.elapsed() < time {
             if self.child.try_wait().unwrap().is_some() {
                 return false;
             }
@@ -84,8 +85,16 @@ impl Seaweed {
 
     /// Starts it again, on the same ports and files.
     pub(crate) fn restart(&mut self) {
-        self.child = spawn(&self.program, self.dir.path(), &self.ports);
-        assert!(self.answers(), "{}", log(self.dir.path()));
+        // After a kill its master sometimes waits for ever to become the leader. Then another start
+        // helps.
+        for _ in 0..5 {
+            self.child = spawn(&self.program, self.dir.path(), &self.ports);
+            if self.answers(PATIENCE / 2) {
+                return;
+            }
+            self.kill();
+        }
+        panic!("SeaweedFS does not start again: {}", log(self.dir.path()));
     }
 
     /// The port of its S3 interface.

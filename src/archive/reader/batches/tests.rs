@@ -202,7 +202,7 @@ fn segments_that_are_gone_are_named_with_the_reason() {
     let found = read(&mut batches(dir.path(), Lsn(0)));
     let missing = |id, reason| MissingSegments { first: id, last: id, reason };
     let (expired, lost) = (GapReason::Expired, GapReason::Lost);
-    assert_eq!(found.missing, [missing(1, expired), missing(3, expired)], "without marks");
+    assert_eq!(found.missing, [missing(1, lost), missing(3, lost)], "nothing was removed");
     let last = image.segments().len() as u64;
     let marks = Marks { shard_count: 1, removed_to: 1, ended: Some(last + 1) };
     marks.store(&shard_dir).unwrap();
