@@ -261,6 +261,8 @@ impl<'a> Forwarding<'a> {
             }
             has_worked |= self.advance(name)?;
         }
+        // Before a failure ends this pass.
+        self.measure();
         while let Some(acknowledged) = self.sender.poll_acknowledged().map_err(ShipError::Thread)? {
             self.acknowledge(acknowledged)?;
             has_worked = true;
@@ -269,7 +271,6 @@ impl<'a> Forwarding<'a> {
         if self.is_unsaved && self.saved_at.elapsed() >= SAVE_INTERVAL {
             self.save();
         }
-        self.measure();
         Ok(has_worked)
     }
 

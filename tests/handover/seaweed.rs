@@ -85,11 +85,13 @@ impl Seaweed {
 
     /// Starts it again, on the same ports and files.
     pub(crate) fn restart(&mut self) {
-        // After a kill its master sometimes waits for ever to become the leader. Then another start
-        // helps.
-        for _ in 0..5 {
+        // The state of its master's leader is not always whole after a kill, and then there is no
+        // leader any more. The objects are not in it.
+        let state = self.dir.path().join(format!("files/m{}", self.ports[0]));
+        for _ in 0..3 {
+            let _ = std::fs::remove_dir_all(&state);
             self.child = spawn(&self.program, self.dir.path(), &self.ports);
-            if self.answers(PATIENCE / 2) {
+            if self.answers(PATIENCE) {
                 return;
             }
             self.kill();
