@@ -38,15 +38,9 @@ impl NodeProcess {
         let key = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(key.path(), Keys::First.public_pem()).expect("a temporary file");
         let mut command = Command::new(binary);
-        command.env_clear().args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            admin,
-            "--shards",
-            "1",
-        ]);
+        // Tests measure its memory. With huge pages it would grow in steps of two megabytes.
+        command.env_clear().env("MIMALLOC_ALLOW_THP", "0");
+        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", admin, "--shards", "1"]);
         command.arg("--allow-unregistered");
         command.args(["--set", "limits.ring_size=16MiB"]);
         if !args.contains(&"--max-ahead") {
