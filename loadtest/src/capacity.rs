@@ -78,7 +78,7 @@ pub struct GoalAnswer {
     pub passed: Option<u64>,
     /// The fewest that missed it.
     pub failed: Option<u64>,
-    /// The fewest above `passed` of which the runs prove nothing.
+    /// The fewest calls above `passed` whose runs prove nothing.
     pub unclear: Option<u64>,
     /// Runs at `passed`, and at `failed`.
     pub runs: [usize; 2],
@@ -211,7 +211,7 @@ impl Capacity {
     }
 }
 
-/// The goal with the lowest answer: of several, the one of which a failing load is known.
+/// The goal with the lowest answer. If several have it, one that is known to fail at some load.
 fn first_missed(brackets: &[Bracket]) -> usize {
     let rank =
         |bracket: &Bracket| (bracket.reached.unwrap_or(0), bracket.failed.unwrap_or(u64::MAX));

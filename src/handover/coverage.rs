@@ -129,7 +129,7 @@ mod tests {
     use crate::handover::shard_slices::{Made, ShardSlices};
     use crate::handover::slice::NodeName;
 
-    /// The slices of a journal of four segments, of which some are gone, and the notes.
+    /// The slices and notes of a journal of four segments. Some of the segments are gone.
     fn objects(gone: &[u64]) -> (Vec<SliceHeader>, Vec<ObjectName>) {
         let mut image = Image::new(image::run(1), 0, 128 * 1024).unwrap();
         let epoch = image.start("acme", "one", 8_000);

@@ -109,7 +109,7 @@ impl Forwarder {
     /// Sends the rest, for some seconds at most, and ends. The node's shards have ended.
     pub fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
-        // A panic has left its message on standard error.
+        // In a release build a panic would have ended the node. Elsewhere it left its message.
         let _ = self.thread.join();
     }
 }
@@ -182,7 +182,7 @@ struct Forwarding<'a> {
     is_unsaved: bool,
     listed_at: Option<Instant>,
     shards: BTreeMap<ShardName, ShardWork>,
-    /// Shards of which everything is in the archive.
+    /// Shards that are complete in the archive.
     done: HashSet<ShardName>,
 }
 
@@ -368,7 +368,7 @@ impl<'a> Forwarding<'a> {
         Ok(())
     }
 
-    /// Lets go of shards of which everything is in the archive.
+    /// Forgets shards that are complete in the archive, and unpins their segments.
     fn settle_ended(&mut self) {
         let (pins, done) = (&self.config.pins, &mut self.done);
         self.shards.retain(|name, shard| {
@@ -392,7 +392,7 @@ impl<'a> Forwarding<'a> {
         }
     }
 
-    /// Tells others how far the archive is behind the journal.
+    /// Publishes how much of the journal the archive lacks.
     fn measure(&mut self) {
         let positions = self.shards.iter().map(|(name, shard)| {
             (shard.slices.read_to().0, self.cursor.position(name).unwrap_or_default().0)

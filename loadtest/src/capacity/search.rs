@@ -94,7 +94,7 @@ pub struct Bracket {
     pub passed: Option<u64>,
     /// The fewest that missed it.
     pub failed: Option<u64>,
-    /// The fewest above `reached` of which the runs prove nothing.
+    /// The fewest calls above `reached` whose runs prove nothing.
     pub unclear: Option<u64>,
 }
 

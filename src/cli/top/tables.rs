@@ -213,7 +213,7 @@ pub(super) fn title(document: &StatusDocument, address: &str) -> String {
     format!("exo-ingest {} ({commit})  {address}  up {uptime}  ACK {}", node.version, node.ack)
 }
 
-/// The sums of the node: lines of parts, of which the first matter most.
+/// The sums of the node: lines of parts. The first parts matter most.
 pub(super) fn totals(document: &StatusDocument, change: Option<&Change>) -> [Vec<String>; 2] {
     let node = &document.node;
     let calls = units::count(node.calls as u64);
