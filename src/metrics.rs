@@ -233,6 +233,8 @@ counters! {
     journal_fences: Counter Count,
     /// Bytes in the frame ring that are not durable yet, the open batch included.
     journal_undurable_bytes: Gauge Bytes,
+    /// Position in the shard's journal up to which everything is durable; 0 if nothing is.
+    journal_position_bytes: Gauge Bytes,
     /// Milliseconds for which the disk has made no progress although it has work to do.
     journal_stalled_ms: Gauge Milliseconds,
     /// Whether new calls are refused because the disk is full or fails.

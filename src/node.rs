@@ -1,6 +1,7 @@
 //! A node: its listeners and shards, started together and drained together.
 #![forbid(unsafe_code)]
 
+use crate::archive::layout::RunName;
 use crate::auth::Verifier;
 use crate::handover::sink_view::SinkView;
 use crate::io::affinity::{allowed_cpus, pin_to};
@@ -30,10 +31,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 mod error;
+mod links;
 pub(crate) mod open_files;
 pub mod reloadable;
 
 pub use error::{NodeError, StartError};
+pub use links::ShardLinks;
 
 /// Requests of shards that may wait for the store. If there is no room, a shard asks again in its
 /// next turn.
@@ -75,6 +78,8 @@ pub struct Node {
     /// Outlives the shards, because it owns their files.
     store: Option<StoreThread>,
     sinks: Vec<Arc<SinkView>>,
+    /// The run that its shards write, with a journal.
+    run: Option<RunName>,
     notes: Vec<String>,
 }
 
@@ -149,6 +154,7 @@ impl Node {
             tenants: None,
             store: None,
             sinks: Vec::new(),
+            run: None,
             notes: vec![features.describe()],
         };
         if config.passed.is_some() && count > 1 {
@@ -159,6 +165,7 @@ impl Node {
         }
         let mut journals = vec![None; count];
         let boot = run.as_ref().map_or(0, Run::boot);
+        node.run = run.as_ref().map(Run::name);
         if let Some(run) = run {
             let (requests, receiver) = sync_channel(REQUESTS_MAX);
             for (index, journal) in journals.iter_mut().enumerate() {
@@ -304,6 +311,11 @@ impl Node {
             store: self.store.as_ref().map(StoreThread::view),
             sinks: self.sinks.clone(),
         }
+    }
+
+    /// The ends of its shards for threads that hand the journal over; `None` without a journal.
+    pub fn links(&self) -> Option<ShardLinks> {
+        Some(ShardLinks::new(self.run?, self.counters.clone(), self.mailboxes.clone()))
     }
 
     /// Shows a sink of its journal to whoever looks at the node.

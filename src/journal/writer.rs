@@ -105,6 +105,8 @@ pub(crate) struct WriterStats {
     pub(crate) segments: u64,
     /// Segments abandoned after a failed write or sync.
     pub(crate) fences: u64,
+    /// Position up to which everything is durable; 0 if nothing is.
+    pub(crate) durable_lsn: Lsn,
 }
 
 /// The sync under way: how many batches it covers, and up to which byte of the segment.
@@ -557,6 +559,7 @@ impl Writer {
         }
         self.fences_in_row = 0;
         segment.durable = syncing.end;
+        self.stats.durable_lsn = segment.durable_end();
         self.written_count -= syncing.batch_count;
         let headers = &mut segment.prepared.headers;
         let durable = self

@@ -254,6 +254,7 @@ impl ShardJournal {
         counters.journal_syncs.set(stats.syncs);
         counters.journal_segments.set(stats.segments);
         counters.journal_fences.set(stats.fences);
+        counters.journal_position_bytes.set(stats.durable_lsn.0);
         counters.journal_undurable_bytes.set(ring.head().0 - ring.durable().0);
         counters.journal_stalled_ms.set(self.writer.stalled_for(now.moment).as_millis() as u64);
         counters.journal_refuses_calls.set(u64::from(self.lacks_disk()));

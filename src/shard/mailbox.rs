@@ -7,7 +7,7 @@
 
 use super::connections::ConnectionId;
 use crate::auth::Verifier;
-use crate::call::{CallKey, Epoch};
+use crate::call::{CallKey, Epoch, Seq};
 use crate::journal::writer::PreparedSegment;
 use crate::latency::LatencyRequest;
 use crate::tls::ServerConfig;
@@ -29,6 +29,17 @@ pub struct Owner {
     pub(crate) shard: usize,
     /// Its slot there.
     pub(crate) connection: ConnectionId,
+}
+
+/// Frames that the message engine has acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicatedFrames {
+    /// The call's number in journal records.
+    pub(crate) call: u64,
+    /// The epoch of its connection.
+    pub(crate) epoch: Epoch,
+    /// The engine has this frame and all before it.
+    pub(crate) seq: Seq,
 }
 
 /// A message to a shard.
@@ -87,6 +98,8 @@ pub enum Message {
     },
     /// Seal the segments of the journal that hold what the shard has received so far.
     Seal,
+    /// The message engine has acknowledged frames of calls of this shard.
+    Replicated(Vec<ReplicatedFrames>),
     /// Exchange the latencies recorded so far for an empty set.
     Latencies(LatencyRequest),
     /// Find the calls of a page of connections that wait the longest.

@@ -361,6 +361,8 @@ impl<I: Io, S: Service> Shard<I, S> {
                         journal.handle_seal(&self.ring);
                     }
                 }
+                // No ACK waits for the engine yet.
+                Message::Replicated(_) => {}
                 Message::Latencies(request) => {
                     self.latency.handle_request(request);
                     // Once a second is enough, and costs a frame nothing.

@@ -59,6 +59,11 @@ impl Run {
         self.name.boot
     }
 
+    /// Its name.
+    pub(crate) fn name(&self) -> RunName {
+        self.name
+    }
+
     /// A line for the log.
     pub(crate) fn note(&self) -> String {
         let (directory, level) = (self.config.data_dir.display(), self.config.level.name());
