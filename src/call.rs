@@ -93,6 +93,17 @@ impl EpochSource {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(pub u64);
 
+/// Frames that the message engine has acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicatedFrames {
+    /// The call's number in journal records.
+    pub(crate) call: u64,
+    /// The epoch of its connection.
+    pub(crate) epoch: Epoch,
+    /// The engine has this frame and all before it.
+    pub(crate) seq: Seq,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -438,6 +438,13 @@ impl ShardJournal {
         Ok(false)
     }
 
+    /// Whether a process writes here: it holds the last segment.
+    pub(crate) fn is_being_written(&self) -> bool {
+        let last = self.segment_count().checked_sub(1);
+        let file = last.and_then(|last| SegmentFile::open(&self.path(last)).ok());
+        file.is_some_and(|file| file.holder() == Holder::Writer)
+    }
+
     /// Opens a segment. Callers need not set `options.is_live`: this finds it out.
     pub fn segment(&self, position: usize, options: ScanOptions) -> Result<Segment, JournalError> {
         let path = self.path(position);

@@ -195,7 +195,7 @@ const _: () = assert!(align_of::<Block>() == BLOCK_SIZE);
 
 /// What the first block of a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FirstBlock {
+pub(crate) enum FirstBlock {
     /// A segment's header.
     Header(SegmentHeader),
     /// Only zeros, or less than a block: allocated, and not begun.
@@ -206,7 +206,7 @@ pub(super) enum FirstBlock {
 
 /// Reads the first block of a segment's file, around the page cache like everything else of it: a
 /// page that a read leaves in the cache beside direct writes can make a later sync fail.
-pub(super) fn first_block(path: &Path) -> io::Result<FirstBlock> {
+pub(crate) fn first_block(path: &Path) -> io::Result<FirstBlock> {
     let file = match open_direct(path) {
         Err(error) if is_of_medium(&error) => return Ok(FirstBlock::Bad),
         opened => opened?,

@@ -5,7 +5,7 @@
 //! All checks run, even after a failure: an operator needs to see all faults at once.
 
 use super::launch::{self, MISSING_KEY};
-use super::{Failure, forward, print};
+use super::{Failure, forward, live, print};
 use crate::config::Config;
 use crate::config::ring_size;
 use crate::config::settings::Settings;
@@ -32,6 +32,16 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
     match forward::probe(settings) {
         Some(Ok(found)) => report.fine("archive", &found),
         Some(Err(failure)) => report.fail("archive", &failure),
+        None => {}
+    }
+    match live::probe(settings) {
+        Some(Ok((found, safety))) => {
+            report.fine("message engine", &found);
+            for told in safety.risks.iter().chain(&safety.unknown) {
+                report.warn("message engine", told);
+            }
+        }
+        Some(Err(failure)) => report.fail("message engine", &failure),
         None => {}
     }
     host(settings, &mut report);

@@ -53,7 +53,7 @@ pub(super) fn config(
     let Some(mut config) = config_of(settings, &node.shards)? else { return Ok(None) };
     config.pins = settings.archive_required.then(|| Arc::new(Pins::default()));
     if let Some(journal) = &mut node.journal {
-        journal.pins.clone_from(&config.pins);
+        journal.pins.extend(config.pins.clone());
     }
     Ok(Some(config))
 }
@@ -69,7 +69,7 @@ pub(super) fn probe(settings: &Settings) -> Option<Result<String, Failure>> {
 }
 
 /// CPUs without a reactor; empty if there are none, or if the reactors are not pinned.
-fn free_cpus(shards: &[Option<usize>]) -> Vec<usize> {
+pub(super) fn free_cpus(shards: &[Option<usize>]) -> Vec<usize> {
     let is_taken = |cpu: &usize| shards.contains(&Some(*cpu));
     match shards.iter().any(Option::is_some) {
         true => {

@@ -1,7 +1,7 @@
 #![forbid(unsafe_code)]
 //! From a configuration to a running node, the same way for `serve` and `dev`.
 
-use super::{Failure, forward, reload};
+use super::{Failure, forward, live, reload};
 use crate::config::Config;
 use crate::config::settings::{OnExpiry, Settings};
 use crate::config::{cpus, ring_size};
@@ -9,6 +9,7 @@ use crate::constants::COMMIT;
 use crate::control::admin::NodeInfo;
 use crate::control::{Control, ControlConfig, ControlError, notify::Notifier, signals};
 use crate::handover::forward::Forwarder;
+use crate::handover::live::forward::LiveForwarder;
 use crate::io::probe::probe;
 use crate::io::socket;
 use crate::logging::{self, Log};
@@ -30,6 +31,8 @@ pub(super) struct Launch {
     notifier: Notifier,
     /// Sends the journal to an archive.
     forwarder: Option<Forwarder>,
+    /// Hands calls over to a message engine.
+    live: Option<LiveForwarder>,
     /// Last: it writes what the others log while they end.
     _log: Log,
 }
@@ -69,6 +72,7 @@ impl Launch {
         node_config.tls = prepared.tls.map(|loaded| loaded.config);
         let shards = node_config.shards.clone();
         let forward_config = forward::config(settings, &mut node_config)?;
+        let live_config = live::config(settings, &mut node_config)?;
         let is_shared = node_config.passed.is_none() && socket::is_taken(settings.listen);
         let node = Node::start(node_config, Arc::new(prepared.verifier));
         let mut node = node.map_err(|error| failure(error.to_string(), error.may_pass()))?;
@@ -83,13 +87,15 @@ impl Launch {
         log_start(settings, &node, &shards, control.admin_address());
         let forwarder = forward_config.map(forward::start).transpose()?;
         forwarder.iter().for_each(|forwarder| node.add_sink(forwarder.view()));
+        let live = live_config.map(|config| live::start(config, &node)).transpose()?;
+        live.iter().for_each(|live| node.add_sink(live.view()));
         let node_info = NodeInfo {
             ack: settings.ack_level().name(),
             calls_max: settings.limits.calls_max,
             log_lines_dropped: logging::dropped_lines,
         };
         let notifier = Notifier::new(ready);
-        Ok(Launch { node, control, node_info, notifier, forwarder, _log: log })
+        Ok(Launch { node, control, node_info, notifier, forwarder, live, _log: log })
     }
 
     /// Address of the node, with the real port.
@@ -116,8 +122,13 @@ impl Launch {
     pub(super) fn run(mut self) -> Result<(), Failure> {
         self.notifier.ready(self.node.address());
         let outcome = self.control.run(self.node, self.node_info, &self.notifier);
+        // Both send their rest at the same time.
+        self.live.iter().for_each(LiveForwarder::begin_end);
         if let Some(forwarder) = self.forwarder {
             forwarder.end();
+        }
+        if let Some(live) = self.live {
+            live.end();
         }
         let dropped = logging::dropped_lines();
         if dropped > 0 {

@@ -22,6 +22,7 @@ mod flags;
 mod forward;
 pub mod keygen;
 mod launch;
+mod live;
 mod manual;
 mod monitoring;
 mod read;

@@ -4,6 +4,7 @@
 
 use super::calls::data_dir::DataDir;
 use super::calls::{print_json, progress_line, remark, stop_on_signals};
+use super::live::is_engine;
 use super::store::{StoreFlags, node_name};
 use super::{Failure, print};
 use crate::archive::recovery::counted;
@@ -92,7 +93,7 @@ struct Object {
 
 /// Sends the journal.
 pub(super) fn ship(args: &ShipArgs) -> Result<(), Failure> {
-    if live::is_engine(&args.to) {
+    if is_engine(&args.to) {
         return live::ship(args);
     }
     let (data_dir, journal) = (args.data_dir.path()?, args.data_dir.open()?);

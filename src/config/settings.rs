@@ -206,8 +206,49 @@ settings! {
         "archive.required", SWITCH,
         "Retention leaves what the archive has not taken; false: the oldest audio goes even so"
     }
+    live_url: Option<String> = None;
+    {
+        "live.url" flag "live", TEXT,
+        "NATS JetStream that gets calls while they go on: nats://HOST:4222, or tls://…; several \
+         servers separated by commas"
+    }
+    live_audio: Option<Vec<String>> = None;
+    {
+        "live.audio" flag "live-audio", LIST,
+        "Tenants whose audio the engine gets, or all; unset: none. Events go out for all calls"
+    }
+    live_credentials: Option<PathBuf> = None;
+    { "live.credentials", PATH, "Credentials for the engine (.creds)" }
+    live_ca: Option<PathBuf> = None;
+    {
+        "live.ca", PATH,
+        "Certificates that the engine's certificate may be signed by, besides those of the system"
+    }
+    live_create_streams: Option<usize> = None;
+    {
+        "live.create_streams", COUNT_OPTIONAL,
+        "Make the streams that are missing: this many for audio; unset: they must be there"
+    }
+    live_replicas: usize = 3;
+    { "live.replicas", COUNT, "Copies of each message in streams that are made" }
+    live_stream_age: Duration = Duration::from_secs(24 * 60 * 60);
+    { "live.stream_age", DURATION, "How long streams that are made keep messages" }
+    live_monitor: Option<Vec<String>> = None;
+    {
+        "live.monitor", LIST,
+        "Monitoring ports of the engine's servers, such as http://HOST:8222: they tell whether it \
+         syncs what it acknowledges"
+    }
+    live_required: bool = false;
+    {
+        "live.required", SWITCH,
+        "Retention leaves what the engine has not taken; false: the oldest audio goes even so"
+    }
     forward_node: Option<String> = None;
-    { "forward.node", TEXT, "Name of this node in the archive; unset: the name of the host" }
+    {
+        "forward.node", TEXT,
+        "Name of this node in the archive and in the engine; unset: the name of the host"
+    }
     forward_cpus: Option<Vec<usize>> = None;
     {
         "forward.cpus", CPUS,
@@ -258,7 +299,7 @@ impl Settings {
             data_dir,
             level: self.ack_level(),
             settings: self.journal,
-            pins: None,
+            pins: Vec::new(),
         })
     }
 }

@@ -65,6 +65,11 @@ impl Cursor {
         *position = to.max(*position);
     }
 
+    /// Takes over what another process has written, where that is further.
+    pub(crate) fn merge(&mut self, other: &Cursor) {
+        other.positions.iter().for_each(|(shard, to)| self.advance(*shard, *to));
+    }
+
     /// Forgets shards that are not in the data directory any more.
     pub fn keep(&mut self, is_there: impl Fn(&ShardName) -> bool) {
         self.positions.retain(|shard, _| is_there(shard));

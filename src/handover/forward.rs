@@ -94,7 +94,7 @@ impl Forwarder {
         let thread = std::thread::Builder::new()
             .name("forward".into())
             .spawn(move || {
-                config.leave_the_shards_alone();
+                keep_to(&config.cpus);
                 work(&config, &seen, &of_thread);
             })
             .map_err(ShipError::Thread)?;
@@ -133,17 +133,18 @@ impl ForwardConfig {
         let view = Arc::clone(view);
         options.open(Box::new(move |told| view.fail(told)))
     }
+}
 
-    fn leave_the_shards_alone(&self) {
-        if self.cpus.is_empty() {
-            return;
-        }
-        let mut set = CpuSet::new();
-        self.cpus.iter().for_each(|cpu| set.set(*cpu));
-        // Threads that this one starts inherit it. If it fails, the kernel finds a place.
-        if let Err(error) = sched_setaffinity(None, &set) {
-            tracing::warn!("cannot keep the forwarder off the shards' CPUs: {error}");
-        }
+/// Keeps this thread, and threads that it starts, on these CPUs; none named: on any.
+pub(super) fn keep_to(cpus: &[usize]) {
+    if cpus.is_empty() {
+        return;
+    }
+    let mut set = CpuSet::new();
+    cpus.iter().for_each(|cpu| set.set(*cpu));
+    // If it fails, the kernel finds a place.
+    if let Err(error) = sched_setaffinity(None, &set) {
+        tracing::warn!("cannot keep the forwarder off the shards' CPUs: {error}");
     }
 }
 

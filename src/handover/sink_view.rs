@@ -24,6 +24,7 @@ pub struct SinkView {
     objects: AtomicU64,
     bytes: AtomicU64,
     failures: AtomicU64,
+    resent: AtomicU64,
     lag_bytes: AtomicU64,
     lag_ms: AtomicU64,
     state: Mutex<State>,
@@ -34,6 +35,8 @@ struct State {
     /// What fails now, and since when.
     failure: Option<(String, Instant)>,
     logged_at: Option<Instant>,
+    /// What its settings may lose, one sentence each.
+    risks: Vec<String>,
     /// When a position was reached in the journal, oldest first. The first one is the last that
     /// the sink has.
     notes: VecDeque<(Instant, u64)>,
@@ -48,13 +51,14 @@ impl SinkView {
             objects: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            resent: AtomicU64::new(0),
             lag_bytes: AtomicU64::new(0),
             lag_ms: AtomicU64::new(0),
             state: Mutex::default(),
         }
     }
 
-    /// `archive`.
+    /// `archive` or `engine`.
     pub fn kind(&self) -> &'static str {
         self.kind
     }
@@ -77,6 +81,16 @@ impl SinkView {
     /// Requests that failed since the start.
     pub fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
+    }
+
+    /// Messages that were sent again since the start.
+    pub fn resent(&self) -> u64 {
+        self.resent.load(Ordering::Relaxed)
+    }
+
+    /// What the settings of the sink may lose, one sentence each.
+    pub fn risks(&self) -> Vec<String> {
+        self.lock().risks.clone()
     }
 
     /// Bytes of the journal that were read and that the sink does not have.
@@ -118,10 +132,25 @@ impl SinkView {
         }
     }
 
+    /// So many more messages were sent again.
+    pub(crate) fn add_resent(&self, count: u64) {
+        self.resent.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// From now on its settings are known to risk this.
+    pub(crate) fn set_risks(&self, risks: Vec<String>) {
+        self.lock().risks = risks;
+    }
+
     /// The sink has acknowledged an object.
     pub(crate) fn acknowledge(&self, bytes: u64) {
         self.objects.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.recover();
+    }
+
+    /// The sink answers again.
+    pub(crate) fn recover(&self) {
         let mut state = self.lock();
         if let Some((_, since)) = state.failure.take() {
             state.logged_at = None;

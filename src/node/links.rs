@@ -5,6 +5,7 @@
 
 use crate::archive::layout::RunName;
 use crate::format::Lsn;
+use crate::handover::live::forward::NodeShards;
 use crate::metrics::Counters;
 use crate::shard::mailbox::{MailboxSender, Message, ReplicatedFrames};
 use std::sync::Arc;
@@ -25,16 +26,15 @@ impl ShardLinks {
     ) -> ShardLinks {
         ShardLinks { run, counters, mailboxes }
     }
+}
 
-    /// Position up to which the journal of a shard is durable; `None` if this node does not write
-    /// it.
-    pub fn durable_lsn(&self, run: &RunName, shard: u16) -> Option<Lsn> {
+impl NodeShards for ShardLinks {
+    fn durable_lsn(&self, run: &RunName, shard: u16) -> Option<Lsn> {
         let counters = self.counters.get(usize::from(shard)).filter(|_| *run == self.run)?;
         Some(Lsn(counters.journal_position_bytes.read()))
     }
 
-    /// Tells a shard which frames the message engine has. If its mailbox is full, they come back.
-    pub fn report_replicated(
+    fn report_replicated(
         &self,
         shard: u16,
         frames: Vec<ReplicatedFrames>,

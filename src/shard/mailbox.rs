@@ -7,7 +7,8 @@
 
 use super::connections::ConnectionId;
 use crate::auth::Verifier;
-use crate::call::{CallKey, Epoch, Seq};
+pub use crate::call::ReplicatedFrames;
+use crate::call::{CallKey, Epoch};
 use crate::journal::writer::PreparedSegment;
 use crate::latency::LatencyRequest;
 use crate::tls::ServerConfig;
@@ -29,17 +30,6 @@ pub struct Owner {
     pub(crate) shard: usize,
     /// Its slot there.
     pub(crate) connection: ConnectionId,
-}
-
-/// Frames that the message engine has acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReplicatedFrames {
-    /// The call's number in journal records.
-    pub(crate) call: u64,
-    /// The epoch of its connection.
-    pub(crate) epoch: Epoch,
-    /// The engine has this frame and all before it.
-    pub(crate) seq: Seq,
 }
 
 /// A message to a shard.

@@ -16,13 +16,14 @@ pub struct JournalConfig {
     pub level: AckLevel,
     /// `journal.*`.
     pub(crate) settings: JournalSettings,
-    /// Segments that retention must leave, because a required sink has not taken them.
-    pub(crate) pins: Option<Arc<Pins>>,
+    /// Segments that retention must leave, because a required sink has not taken them: the pins of
+    /// each.
+    pub(crate) pins: Vec<Arc<Pins>>,
 }
 
 impl JournalConfig {
     /// A durable journal in `data_dir`.
     pub fn new(data_dir: PathBuf, settings: JournalSettings) -> Self {
-        JournalConfig { data_dir, level: AckLevel::Durable, settings, pins: None }
+        JournalConfig { data_dir, level: AckLevel::Durable, settings, pins: Vec::new() }
     }
 }

@@ -105,7 +105,7 @@ pub(super) struct Inventory {
     /// Bytes that were found since the last call of `take_found_bytes`.
     found_bytes: u64,
     /// Segments that must stay.
-    pins: Option<Arc<Pins>>,
+    pins: Vec<Arc<Pins>>,
 }
 
 impl Inventory {
@@ -121,12 +121,12 @@ impl Inventory {
             others: Vec::new(),
             skipped: HashSet::new(),
             found_bytes: 0,
-            pins: None,
+            pins: Vec::new(),
         }
     }
 
-    /// From now on, segments that these pins do not free are no candidates.
-    pub(super) fn set_pins(&mut self, pins: Option<Arc<Pins>>) {
+    /// From now on, segments that not all of these pins free are no candidates.
+    pub(super) fn set_pins(&mut self, pins: Vec<Arc<Pins>>) {
         self.pins = pins;
     }
 
@@ -322,7 +322,7 @@ impl Inventory {
         let position = shard.items.iter().position(is_free)?;
         let item = shard.items[position];
         // Then all later ones of the shard are pinned, too.
-        if self.pins.as_ref().is_some_and(|pins| !pins.is_taken(&shard.dir, item.id)) {
+        if !self.pins.iter().all(|pins| pins.is_taken(&shard.dir, item.id)) {
             return None;
         }
         let begun = shard.begin_of(position);

@@ -51,7 +51,7 @@ use crate::archive::layout::RunName;
 use crate::archive::scan::{
     Advance, Corruption, Damage, Found, Piece, ScanOptions, SegmentScan, Unread,
 };
-use crate::archive::source::{Holder, SegmentFile};
+use crate::archive::source::{FirstBlock, Holder, SegmentFile, first_block};
 use crate::clock::UnixMicros;
 use crate::format::{Lsn, SegmentHeader, SegmentUuid, segment};
 use std::path::PathBuf;
@@ -120,7 +120,7 @@ pub struct Batches {
     done_id: u64,
     current: Option<Current>,
     /// Bytes up to here were durable, as the caller knows from elsewhere.
-    durable: Lsn,
+    durable: Option<Lsn>,
     damages: Vec<(PathBuf, Damage)>,
 }
 
@@ -149,7 +149,7 @@ impl ShardJournal {
             from,
             done_id: 0,
             current: None,
-            durable: Lsn(0),
+            durable: None,
             damages: Vec::new(),
         }
     }
@@ -225,27 +225,61 @@ impl Batches {
 
     /// Position up to which the bytes of the current segment are known to be durable.
     pub fn durable_lsn(&self) -> Lsn {
-        let Some(current) = &self.current else { return self.durable };
+        let told = self.durable.unwrap_or_default();
+        let Some(current) = &self.current else { return told };
         match (current.end, current.is_live) {
             (Some(end), _) => end,
-            (None, false) => Lsn(u64::MAX),
-            (None, true) => {
-                self.durable.max(Lsn(current.header.start.0 + current.scan.durable_end()))
-            }
+            (None, false) => self.durable.unwrap_or(Lsn(u64::MAX)),
+            (None, true) => told.max(Lsn(current.header.start.0 + current.scan.durable_end())),
         }
     }
 
     /// Position up to which a crash cannot have taken anything from the current segment. It is less
     /// than [`Batches::durable_lsn`] in the last segment of a node that crashed.
     pub fn synced_lsn(&self) -> Lsn {
-        let Some(current) = &self.current else { return self.durable };
+        let Some(current) = &self.current else { return self.durable.unwrap_or_default() };
         Lsn(current.header.start.0.saturating_add(current.scan.durable_end()))
     }
 
-    /// Tells the reader that everything up to `lsn` is durable. A node knows that of its own
-    /// journal before later batches say it.
-    pub fn set_durable(&mut self, lsn: Lsn) {
-        self.durable = self.durable.max(lsn);
+    /// Tells the reader that everything up to `lsn` is durable, and nothing after it yet. A node
+    /// knows that of its own journal before later batches say it.
+    ///
+    /// The position may be in a later segment. If the writer left the current one after a failed
+    /// write or sync, the bytes at its end are not durable, though their positions are lower: they
+    /// were written again. So this looks for a later segment, which states where the current one
+    /// ended. The header of a segment is written before anything in it is durable.
+    pub fn set_durable(&mut self, lsn: Lsn) -> Result<(), JournalError> {
+        let known = self.durable_lsn();
+        self.durable = self.durable.max(Some(lsn));
+        let Some(current) = self.current.as_ref().filter(|current| current.end.is_none()) else {
+            return Ok(());
+        };
+        let id = current.header.id;
+        if lsn <= known || !self.may_have_successor(id)? {
+            return Ok(());
+        }
+        let shard = self.listed()?;
+        let Some(position) = shard.position(id) else { return Ok(()) };
+        let end = shard.place(position)?.end;
+        if let Some(current) = &mut self.current {
+            current.end = end;
+        }
+        Ok(())
+    }
+
+    /// Whether a segment after this one may have been begun, without listing the directory.
+    fn may_have_successor(&self, id: u64) -> Result<bool, JournalError> {
+        for next in (1..=super::NEIGHBOURS_MAX as u64).map(|ahead| id + ahead) {
+            let path = super::segment_path(&self.dir, next);
+            match first_block(&path) {
+                Ok(FirstBlock::Blank) => {}
+                Ok(FirstBlock::Header(_) | FirstBlock::Bad) => return Ok(true),
+                // A writer prepares segments in order.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+                Err(error) => return Err(at(&path)(error)),
+            }
+        }
+        Ok(true)
     }
 
     /// The damage in the current segment that is certain so far, by its offset in the file.
@@ -371,8 +405,5 @@ impl Batches {
 
 /// Whether a process may still write here: one has locked a segment that is not begun yet.
 fn idle(shard: &ShardJournal) -> Step {
-    let last = shard.segment_count().checked_sub(1);
-    let holder =
-        last.and_then(|last| SegmentFile::open(&shard.path(last)).ok()).map(|file| file.holder());
-    if holder == Some(Holder::Writer) { Step::Pending } else { Step::End }
+    if shard.is_being_written() { Step::Pending } else { Step::End }
 }

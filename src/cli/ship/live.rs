@@ -5,11 +5,11 @@
 use super::ShipArgs;
 use crate::cli::Failure;
 use crate::cli::calls::{print_json, progress, remark};
+use crate::cli::live::audio_of;
 use crate::cli::read::runtime;
 use crate::cli::store::node_name;
 use crate::format::Lsn;
 use crate::handover::cursor::{Cursor, ShardName};
-use crate::handover::live::chunker::AudioOf;
 use crate::handover::live::engine::{Engine, EngineConfig, StreamPlan};
 use crate::handover::live::publisher::{PublishStats, Publisher};
 use crate::handover::live::ship::{ShipError, ShippedShard, ship_shard};
@@ -74,11 +74,6 @@ struct ShardDocument {
     nameless_records: u64,
 }
 
-/// Whether a URL is that of a message engine.
-pub(super) fn is_engine(url: &str) -> bool {
-    ["nats://", "tls://"].iter().any(|scheme| url.starts_with(scheme))
-}
-
 /// Hands a journal over.
 pub(super) fn ship(args: &ShipArgs) -> Result<(), Failure> {
     if args.dry_run {
@@ -89,10 +84,7 @@ pub(super) fn ship(args: &ShipArgs) -> Result<(), Failure> {
     let default_path = || Cursor::path(&data_dir, &args.to);
     let cursor_path = args.cursor.clone().unwrap_or_else(default_path);
     let live = &args.live;
-    let audio_of = match live.audio.as_slice() {
-        [all] if all == "all" => AudioOf::All,
-        tenants => AudioOf::Tenants(tenants.iter().map(|tenant| tenant.as_str().into()).collect()),
-    };
+    let audio_of = audio_of(&live.audio);
     let config = EngineConfig {
         url: args.to.clone(),
         credentials: live.credentials.clone(),
@@ -117,7 +109,7 @@ pub(super) fn ship(args: &ShipArgs) -> Result<(), Failure> {
         cursor.keep(|shard| names.contains(shard));
         for (shard, name) in journal.shards().iter().zip(names) {
             let from = cursor.position(&name).unwrap_or_default();
-            let mut publisher = Publisher::new(engine.clone(), Some(live.give_up_after));
+            let mut publisher = Publisher::new(engine.clone());
             let progress = |_, position: Option<Lsn>| {
                 if let Some(position) = position {
                     bar.inc(1);
@@ -128,7 +120,8 @@ pub(super) fn ship(args: &ShipArgs) -> Result<(), Failure> {
                 Ok::<(), ShipError>(())
             };
             let from_node = (node.as_str(), &audio_of);
-            let shipped = ship_shard(shard, from, from_node, &mut publisher, progress).await?;
+            let publisher_of_shard = (&mut publisher, live.give_up_after);
+            let shipped = ship_shard(shard, from, from_node, publisher_of_shard, progress).await?;
             document.add(publisher.stats());
             document.shards.push(ShardDocument::new(shard, shipped));
         }

@@ -116,6 +116,9 @@ const SEGMENTS_HELD: &str = "segments_held";
 /// An archive does not take the journal. The journal waits for it, and the disk may fill up.
 const SINK_FAILS: &str = "sink_fails";
 
+/// The settings of a message engine may lose what it has acknowledged.
+const SINK_UNSAFE: &str = "sink_unsafe";
+
 /// Sentences about what needs attention, by their subject.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Notices {
@@ -125,6 +128,8 @@ pub(super) struct Notices {
     pub(super) held: Option<String>,
     /// Sinks of the journal that take nothing.
     pub(super) sinks: Vec<String>,
+    /// Settings of sinks that may lose something.
+    pub(super) risks: Vec<String>,
 }
 
 /// The answer to `/ready`.
@@ -149,7 +154,9 @@ pub(super) fn document(
 pub(super) fn warnings(notices: Notices) -> impl Iterator<Item = (&'static str, String)> {
     let expiry = notices.expiry.into_iter().map(|message| (CERTIFICATE_EXPIRES, message));
     let held = notices.held.into_iter().map(|message| (SEGMENTS_HELD, message));
-    expiry.chain(held).chain(notices.sinks.into_iter().map(|message| (SINK_FAILS, message)))
+    let sinks = notices.sinks.into_iter().map(|message| (SINK_FAILS, message));
+    let risks = notices.risks.into_iter().map(|message| (SINK_UNSAFE, message));
+    expiry.chain(held).chain(sinks).chain(risks)
 }
 
 #[cfg(test)]
@@ -163,12 +170,15 @@ mod tests {
             expiry: vec!["soon".into()],
             held: Some("a file".into()),
             sinks: vec!["away".into()],
+            risks: vec!["lazy".into()],
         };
         let text = document(&info, 1, &[], notices).unwrap();
         let expiry = r#"{"warning":"certificate_expires","message":"soon"}"#;
         let held = r#"{"warning":"segments_held","message":"a file"}"#;
         let sink = r#"{"warning":"sink_fails","message":"away"}"#;
-        assert!(text.contains(&format!(r#""warnings":[{expiry},{held},{sink}]"#)), "{text}");
+        let risk = r#"{"warning":"sink_unsafe","message":"lazy"}"#;
+        let all = format!(r#""warnings":[{expiry},{held},{sink},{risk}]"#);
+        assert!(text.contains(&all), "{text}");
         let text = document(&info, 1, &[], Notices::default()).unwrap();
         assert!(!text.contains("warnings") && text.contains("\"ready\""), "{text}");
     }

@@ -137,7 +137,8 @@ impl Status {
     pub(super) fn notices(&self) -> Notices {
         let held = self.view.store.as_ref().and_then(|store| store.held_notice());
         let sinks = self.view.sinks.iter().filter_map(|sink| sink.notice()).collect();
-        Notices { expiry: self.expiry_notices(), held, sinks }
+        let risks = self.view.sinks.iter().flat_map(|sink| sink.risks()).collect();
+        Notices { expiry: self.expiry_notices(), held, sinks, risks }
     }
 
     /// Reports that the node drains: from now on it is not ready.

@@ -74,6 +74,8 @@ pub(crate) struct Chunker {
 #[derive(Debug)]
 struct LiveCall {
     identity: CallIdentity,
+    /// Its number in journal records.
+    call: u64,
     epoch: EpochName,
     sample_rate: u32,
     takes_audio: bool,
@@ -167,6 +169,7 @@ impl Chunker {
             frame: OpenFrame::default(),
             chunk: None,
             identity: facts.identity.clone(),
+            call: key.0,
         };
         if !is_known {
             let json = call.events().started(&facts);
@@ -216,6 +219,11 @@ impl Chunker {
             call.chunk.as_ref().map(|chunk| chunk.from).into_iter().chain(frame).min()
         });
         open.chain(self.messages.iter().map(|message| message.from)).fold(next, Lsn::min)
+    }
+
+    /// Whether a call goes on.
+    pub(crate) fn has_calls(&self) -> bool {
+        !self.calls.is_empty()
     }
 
     /// Records of audio without a call record.
@@ -318,7 +326,8 @@ impl LiveCall {
     }
 
     fn message(&self, content: Content, from: Lsn) -> LiveMessage {
-        LiveMessage { identity: self.identity.clone(), epoch: self.epoch.clone(), content, from }
+        let (identity, epoch) = (self.identity.clone(), self.epoch.clone());
+        LiveMessage { identity, call: self.call, epoch, content, from }
     }
 }
 

@@ -36,6 +36,8 @@ pub(crate) const RECEIVED: &str = "Exo-Received";
 pub(crate) struct LiveMessage {
     /// The call it belongs to.
     pub(crate) identity: CallIdentity,
+    /// The call's number in journal records.
+    pub(crate) call: u64,
     /// The epoch it belongs to.
     pub(crate) epoch: EpochName,
     /// What it says.
@@ -82,7 +84,9 @@ impl LiveMessage {
         let call = super::subject::call(&self.identity);
         let epoch = &self.epoch;
         match &self.content {
-            Content::Audio(chunk) => format!("{call}.{epoch}.{}", chunk.seq),
+            // A chunk that waited for frames may end elsewhere when it is made again: then it is
+            // another message, and must not be dropped.
+            Content::Audio(chunk) => format!("{call}.{epoch}.{}-{}", chunk.seq, chunk.last_seq()),
             Content::Event { name, seq, .. } => format!("{call}.{epoch}.{name}.{seq}"),
         }
     }
@@ -172,6 +176,11 @@ impl Chunk {
             true => Ok(chunk),
             false => Err(FRAMES),
         }
+    }
+
+    /// Number of the last frame.
+    pub(crate) fn last_seq(&self) -> u64 {
+        (self.seq + self.sizes.count()).saturating_sub(1)
     }
 
     /// Its frames with their numbers.
@@ -275,6 +284,7 @@ mod tests {
                 node: "node.7".into(),
                 epoch: Epoch { boot: 3, micros: 500, shard: 1 },
             },
+            call: 1,
             content,
             from: Lsn(0),
         }
@@ -290,7 +300,7 @@ mod tests {
     #[test]
     fn a_message_comes_back_from_its_headers() {
         let message = message(Content::Audio(chunk()));
-        assert_eq!(message.id(), "acme.a%2Eb.node%2E7.3-500-1.11");
+        assert_eq!(message.id(), "acme.a%2Eb.node%2E7.3-500-1.11-13");
         let headers = message.headers();
         let header = |name: &str| {
             headers.iter().find(|(header, _)| *header == name).map(|(_, value)| value.as_str())

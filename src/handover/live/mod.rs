@@ -11,9 +11,13 @@
 pub(crate) mod chunker;
 pub(crate) mod engine;
 mod event;
+pub(crate) mod forward;
 pub mod message;
+mod pipeline;
 pub(crate) mod publisher;
 pub(crate) mod reader;
+mod replicated;
+pub(crate) mod safety;
 pub(crate) mod ship;
 mod subject;
 pub mod union;

@@ -1,7 +1,13 @@
 //! Publishes messages, many at a time, and knows which of them the engine has acknowledged.
 //!
+//! ```text
+//! push ──► unsent ──► on the way ──► acknowledged
+//!            ▲            │
+//!            └── failed ◄─┘           after a pause that grows
+//! ```
 //! Nothing is dropped and nothing is given up: a message that is not acknowledged is sent again.
-//! The caller decides how long it waits without any progress.
+//! Answers count in any order, so that a stream without a leader does not hide the answers of the
+//! others. The caller decides how long it waits without any progress.
 
 #![forbid(unsafe_code)]
 
@@ -10,11 +16,15 @@ use super::message::{Content, LiveMessage};
 use super::subject;
 use crate::format::Lsn;
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use std::collections::VecDeque;
+use async_nats::jetstream::publish::PublishAck;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Bytes that may wait for acknowledgements.
 const WINDOW: usize = 8 << 20;
@@ -28,15 +38,25 @@ const MESSAGES_MAX: usize = 2_000;
 /// First and longest wait before messages are sent again.
 const RESEND_WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// The engine's answer to a message, by its number.
+type Answer = Pin<Box<dyn Future<Output = (u64, Result<PublishAck, PublishError>)> + Send>>;
+
 /// Publishes the messages of a shard.
 #[derive(Debug)]
 pub(crate) struct Publisher {
     engine: Engine,
-    in_flight: VecDeque<InFlight>,
-    /// Bytes of the messages in flight.
+    /// All messages that are not acknowledged, by their numbers.
+    messages: BTreeMap<u64, LiveMessage>,
+    /// Those that were not sent, or must be sent again.
+    unsent: BTreeSet<u64>,
+    /// Of the others.
+    answers: FuturesUnordered<Answer>,
+    next_number: u64,
+    /// Bytes of all messages here.
     bytes: usize,
-    /// How long to go on without any acknowledgement; `None`: for ever.
-    patience: Option<Duration>,
+    /// When to send again, and how long the next wait is.
+    resend_at: Option<Instant>,
+    wait: Duration,
     stats: PublishStats,
 }
 
@@ -53,21 +73,32 @@ pub(crate) struct PublishStats {
     pub(crate) resent: u64,
 }
 
+/// What has become of a message.
 #[derive(Debug)]
-struct InFlight {
-    message: LiveMessage,
-    /// `None`: it was not sent, or must be sent again.
-    answer: Option<PublishAckFuture>,
+pub(crate) enum Outcome {
+    /// The engine has it. The number is that of [`Publisher::next_number`].
+    Acknowledged(u64, LiveMessage),
+    /// It will be sent again.
+    Failed {
+        /// Why.
+        told: String,
+        /// The engine will never take it as it is set up now.
+        is_lasting: bool,
+    },
 }
 
 impl Publisher {
     /// Publishes to the engine.
-    pub(crate) fn new(engine: Engine, patience: Option<Duration>) -> Publisher {
+    pub(crate) fn new(engine: Engine) -> Publisher {
         Publisher {
             engine,
-            in_flight: VecDeque::new(),
+            messages: BTreeMap::new(),
+            unsent: BTreeSet::new(),
+            answers: FuturesUnordered::new(),
+            next_number: 0,
             bytes: 0,
-            patience,
+            resend_at: None,
+            wait: RESEND_WAITS.0,
             stats: PublishStats::default(),
         }
     }
@@ -77,116 +108,147 @@ impl Publisher {
         self.stats
     }
 
-    /// The oldest position that a message in flight needs; `None` if none is in flight.
+    /// The oldest position that a message here needs; `None` if there is none.
     pub(crate) fn oldest(&self) -> Option<Lsn> {
-        self.in_flight.iter().map(|one| one.message.from).min()
+        self.messages.values().map(|message| message.from).min()
     }
 
-    /// Sends a message. Waits while too many wait for acknowledgements.
-    pub(crate) async fn publish(&mut self, message: LiveMessage) -> Result<(), EngineError> {
-        let size = size(&message);
-        while !self.in_flight.is_empty()
-            && (self.bytes + size > WINDOW || self.in_flight.len() >= MESSAGES_MAX)
-        {
-            self.settle_oldest().await?;
-        }
-        let answer = self.send(&message).await.ok();
-        self.bytes += size;
-        self.in_flight.push_back(InFlight { message, answer });
-        Ok(())
+    /// Whether the engine has acknowledged everything.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.messages.is_empty()
     }
 
-    /// Waits until all messages are acknowledged.
-    pub(crate) async fn settle(&mut self) -> Result<(), EngineError> {
-        while !self.in_flight.is_empty() {
-            self.settle_oldest().await?;
-        }
-        Ok(())
+    /// Whether it may take more messages.
+    pub(crate) fn has_room(&self) -> bool {
+        self.bytes < WINDOW && self.messages.len() < MESSAGES_MAX
     }
 
-    /// Waits until the message that was sent first is acknowledged. Sends again what must be.
-    async fn settle_oldest(&mut self) -> Result<(), EngineError> {
-        let began = Instant::now();
-        let (mut wait, wait_max) = RESEND_WAITS;
+    /// The number that the next message gets.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.next_number
+    }
+
+    /// Takes a message. [`Publisher::next`] sends it.
+    pub(crate) fn push(&mut self, message: LiveMessage) {
+        self.bytes += size(&message);
+        self.messages.insert(self.next_number, message);
+        self.unsent.insert(self.next_number);
+        self.next_number += 1;
+    }
+
+    /// Sends what waits, and returns the next outcome. Waits for ever if there is nothing to send
+    /// and nothing on the way. It may be dropped at any moment: then the next call goes on.
+    pub(crate) async fn next(&mut self) -> Outcome {
         loop {
-            let Some(oldest) = self.in_flight.front_mut() else { return Ok(()) };
-            let failure = match oldest.answer.take() {
-                Some(answer) => match answer.await {
-                    Ok(ack) => {
-                        self.stats.known += u64::from(ack.duplicate);
-                        self.acknowledge();
-                        return Ok(());
-                    }
-                    Err(error) => {
-                        if error.kind() == PublishErrorKind::MaxPayloadExceeded {
-                            return Err(self.too_large());
+            let (number, answer) = tokio::select! {
+                biased;
+                Some(answered) = self.answers.next() => answered,
+                // While the engine is away, a send waits, and answers fail meanwhile.
+                sent = send_first(&self.engine, &self.messages, &self.unsent, self.resend_at) => {
+                    let (number, sent) = sent;
+                    match sent {
+                        Ok(answer) => {
+                            self.unsent.remove(&number);
+                            self.answers.push(answer);
+                            continue;
                         }
-                        chain(&error)
+                        Err(error) => (number, Err(error)),
                     }
-                },
-                None => "it was not sent".to_owned(),
+                }
             };
-            if self.patience.is_some_and(|patience| began.elapsed() > patience) {
-                return Err(EngineError(format!(
-                    "the message engine has acknowledged nothing for {}: {failure}",
-                    humantime::format_duration(Duration::from_secs(began.elapsed().as_secs()))
-                )));
-            }
-            sleep(wait).await;
-            wait = (2 * wait).min(wait_max);
-            self.send_again().await;
-        }
-    }
-
-    /// Sends all messages in flight again: if the oldest was not acknowledged, the others probably
-    /// were not, and each would wait for its own timeout.
-    async fn send_again(&mut self) {
-        let mut in_flight = std::mem::take(&mut self.in_flight);
-        for one in &mut in_flight {
-            one.answer = self.send(&one.message).await.ok();
-            self.stats.resent += 1;
-            if one.answer.is_none() {
-                break;
+            match answer {
+                Ok(ack) => {
+                    let Some(message) = self.messages.remove(&number) else { continue };
+                    self.bytes -= size(&message);
+                    self.stats.known += u64::from(ack.duplicate);
+                    self.stats.messages += 1;
+                    self.stats.bytes += message.payload().len() as u64;
+                    self.wait = RESEND_WAITS.0;
+                    return Outcome::Acknowledged(number, message);
+                }
+                Err(error) => return self.fail(number, &error),
             }
         }
-        self.in_flight = in_flight;
     }
 
-    /// The oldest message is acknowledged.
-    fn acknowledge(&mut self) {
-        if let Some(done) = self.in_flight.pop_front() {
-            self.bytes -= size(&done.message);
-            self.stats.messages += 1;
-            self.stats.bytes += done.message.payload().len() as u64;
+    fn fail(&mut self, number: u64, error: &PublishError) -> Outcome {
+        self.unsent.insert(number);
+        self.stats.resent += 1;
+        let now = Instant::now();
+        // Many fail together: they share a pause.
+        if self.resend_at.is_none_or(|at| at <= now) {
+            self.resend_at = Some(now + self.wait);
+            self.wait = (2 * self.wait).min(RESEND_WAITS.1);
         }
-    }
-
-    async fn send(&self, message: &LiveMessage) -> Result<PublishAckFuture, EngineError> {
-        let subject = match &message.content {
-            Content::Audio(_) => subject::audio(&message.identity, self.engine.slots),
-            Content::Event { .. } => subject::events(&message.identity),
-        };
-        let mut headers = HeaderMap::new();
-        for (name, value) in message.headers() {
-            headers.insert(name, value.as_str());
+        if error.kind() == PublishErrorKind::MaxPayloadExceeded {
+            let size = self.messages.get(&number).map_or(0, |message| message.payload().len());
+            let told = format!(
+                "the message engine takes no message of {size} bytes: raise its max_payload to \
+                 1 MiB"
+            );
+            return Outcome::Failed { told, is_lasting: true };
         }
-        let publish = PublishMessage::build()
-            .payload(message.payload())
-            .headers(headers)
-            .message_id(message.id());
-        self.engine
-            .context
-            .send_publish(subject, publish)
-            .await
-            .map_err(|error| EngineError(chain(&error)))
+        Outcome::Failed { told: chain(error), is_lasting: false }
     }
 
-    fn too_large(&self) -> EngineError {
-        let size = self.in_flight.front().map_or(0, |one| one.message.payload().len());
-        EngineError(format!(
-            "the message engine takes no message of {size} bytes: raise its max_payload to 1 MiB"
-        ))
+    /// Waits until there is room for more messages (`wants_all` unset), or until all are
+    /// acknowledged. Fails if nothing was acknowledged for the time `patience`.
+    pub(crate) async fn settle(
+        &mut self,
+        wants_all: bool,
+        patience: Duration,
+    ) -> Result<(), EngineError> {
+        let (mut began, mut failure) = (Instant::now(), "there is no answer".to_owned());
+        while if wants_all { !self.is_idle() } else { !self.has_room() } {
+            match timeout_at(began + patience, self.next()).await {
+                Ok(Outcome::Acknowledged(..)) => began = Instant::now(),
+                Ok(Outcome::Failed { told, is_lasting: true }) => return Err(EngineError(told)),
+                Ok(Outcome::Failed { told, .. }) => failure = told,
+                Err(_) => {
+                    return Err(EngineError(format!(
+                        "the message engine has acknowledged nothing for {}: {failure}",
+                        humantime::format_duration(Duration::from_secs(patience.as_secs()))
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
+}
+
+/// Sends the first of the messages that were not sent, once it is time. Returns its number.
+async fn send_first(
+    engine: &Engine,
+    messages: &BTreeMap<u64, LiveMessage>,
+    unsent: &BTreeSet<u64>,
+    resend_at: Option<Instant>,
+) -> (u64, Result<Answer, PublishError>) {
+    let first = unsent.first().and_then(|number| Some((*number, messages.get(number)?)));
+    let Some((number, message)) = first else { return std::future::pending().await };
+    if let Some(at) = resend_at {
+        sleep_until(at).await;
+    }
+    let sent = send(engine, message).await;
+    (number, sent.map(|answer| Box::pin(async move { (number, answer.await) }) as Answer))
+}
+
+async fn send(
+    engine: &Engine,
+    message: &LiveMessage,
+) -> Result<async_nats::jetstream::context::PublishAckFuture, PublishError> {
+    let subject = match &message.content {
+        Content::Audio(_) => subject::audio(&message.identity, engine.slots),
+        Content::Event { .. } => subject::events(&message.identity),
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in message.headers() {
+        headers.insert(name, value.as_str());
+    }
+    let publish = PublishMessage::build()
+        .payload(message.payload())
+        .headers(headers)
+        .message_id(message.id());
+    engine.context.send_publish(subject, publish).await
 }
 
 fn size(message: &LiveMessage) -> usize {

@@ -9,6 +9,7 @@ use crate::archive::reader::{JournalError, ShardJournal, Step};
 use crate::clock::UnixMicros;
 use crate::format::Lsn;
 use std::fmt;
+use std::time::Duration;
 
 /// Why a shard was not handed over.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ pub(crate) async fn ship_shard(
     shard: &ShardJournal,
     from: Lsn,
     (node, audio_of): (&str, &AudioOf),
-    publisher: &mut Publisher,
+    (publisher, patience): (&mut Publisher, Duration),
     mut progress: impl FnMut(u64, Option<Lsn>) -> Result<(), ShipError>,
 ) -> Result<ShippedShard, ShipError> {
     let mut chunker = Chunker::new(node, audio_of.clone());
@@ -85,7 +86,8 @@ pub(crate) async fn ship_shard(
                 next = next.max(batch.end());
                 progress(batch.bytes.len() as u64, None)?;
                 while let Some(message) = chunker.poll_message() {
-                    publisher.publish(message).await?;
+                    publisher.settle(false, patience).await?;
+                    publisher.push(message);
                 }
             }
             Step::Segment => {}
@@ -104,13 +106,14 @@ pub(crate) async fn ship_shard(
             Step::End => {
                 chunker.handle_end(now, next);
                 while let Some(message) = chunker.poll_message() {
-                    publisher.publish(message).await?;
+                    publisher.settle(false, patience).await?;
+                    publisher.push(message);
                 }
                 break;
             }
         }
     }
-    publisher.settle().await?;
+    publisher.settle(true, patience).await?;
     shipped.damages = batches.take_damages().len() as u64;
     shipped.nameless = chunker.nameless();
     shipped.position = chunker.position(next);

@@ -185,7 +185,7 @@ fn a_live_segment_says_what_is_durable_and_ends_with_its_writer() {
     assert_eq!(found.last, Some(Step::Pending));
     assert_eq!(reader.durable_lsn(), Lsn(ends[1] as u64), "the last two batches are not synced");
     assert_eq!(reader.synced_lsn(), reader.durable_lsn());
-    reader.set_durable(Lsn(ends[2] as u64));
+    reader.set_durable(Lsn(ends[2] as u64)).unwrap();
     assert_eq!(reader.durable_lsn(), Lsn(ends[2] as u64), "the node knows more");
     drop(writer);
     assert_eq!(reader.advance().unwrap(), Step::SegmentEnd);

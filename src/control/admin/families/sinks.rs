@@ -13,8 +13,10 @@ pub(super) fn families(scrape: &Scrape<'_>) -> Vec<Family> {
     let mut lag_time = new("sink_lag", Kind::Gauge, lag).in_unit(Unit::Seconds);
     let mut bytes = new("sink_acknowledged", Kind::Counter, "Bytes that the sink has taken.")
         .in_unit(Unit::Bytes);
-    let mut objects = new("sink_objects", Kind::Counter, "Objects that the sink has taken.");
+    let mut objects =
+        new("sink_objects", Kind::Counter, "Objects or messages that the sink has taken.");
     let mut failures = new("sink_failures", Kind::Counter, "Requests to the sink that failed.");
+    let mut resent = new("sink_resent", Kind::Counter, "Messages that were sent again.");
     for sink in &scrape.view.sinks {
         let label = || [sink.kind().to_owned()];
         failing.add(label(), Value::Whole(sink.failure().is_some().into()));
@@ -23,6 +25,7 @@ pub(super) fn families(scrape: &Scrape<'_>) -> Vec<Family> {
         bytes.add(label(), Value::Whole(sink.bytes()));
         objects.add(label(), Value::Whole(sink.objects()));
         failures.add(label(), Value::Whole(sink.failures()));
+        resent.add(label(), Value::Whole(sink.resent()));
     }
-    vec![failing, lag_bytes, lag_time, bytes, objects, failures]
+    vec![failing, lag_bytes, lag_time, bytes, objects, failures, resent]
 }
