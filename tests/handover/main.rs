@@ -9,6 +9,7 @@ mod directory;
 mod forward;
 mod journal;
 mod live;
+mod live_node;
 mod object_store;
 mod seaweed;
 
