@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints the licences of all crates that the program is made of, with their texts.
+"""Prints the licences of all crates that the programs are made of, with their texts.
 
     python3 tuning/licences.py >THIRD-PARTY.txt
 """
@@ -13,8 +13,8 @@ NAMES = ("licen", "copying", "notice", "unlicense")
 
 
 def built_crates():
-    """Names and versions of the crates of a node, without what only builds or tests it."""
-    command = ["cargo", "tree", "--locked", "-p", "exo-ingest", "--edges", "normal"]
+    """Names and versions of the crates of both programs, without what builds or tests them."""
+    command = ["cargo", "tree", "--locked", "-p", "exo-ingest", "-p", "exo-load", "--edges", "normal"]
     lines = subprocess.run(
         command + ["--prefix", "none", "--format", "{p}"], check=True, text=True, stdout=-1
     ).stdout.splitlines()

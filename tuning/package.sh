@@ -24,15 +24,19 @@ esac
 
 cd "$(dirname "$0")/.."
 cargo deb --version >/dev/null 2>&1 || fail "cargo-deb is not here: cargo install cargo-deb"
-cargo build --quiet --locked --profile "$profile" --bin exo-ingest
-node=${CARGO_TARGET_DIR:-target}/$directory/exo-ingest
+cargo build --quiet --locked --profile "$profile" -p exo-ingest -p exo-load --bins
+built=${CARGO_TARGET_DIR:-target}/$directory
 
 # Always here, where Cargo.toml looks for it.
 made=target/package
 rm -rf "$made"
-mkdir -p "$made"
-for shell in bash zsh fish; do "$node" completions "$shell" >"$made/completions.$shell"; done
-"$node" man --out "$made/man1"
+mkdir -p "$made/bash" "$made/zsh" "$made/fish"
+for program in exo-ingest exo-load; do
+    "$built/$program" completions bash >"$made/bash/$program"
+    "$built/$program" completions zsh >"$made/zsh/_$program"
+    "$built/$program" completions fish >"$made/fish/$program.fish"
+    "$built/$program" man --out "$made/man1"
+done
 
 # By hand the program goes to /usr/local, and systemd makes a user. A package has /usr/bin, and a
 # user that stays, because recordings belong to it.
@@ -45,7 +49,7 @@ use='systemctl enable --now exo-ingest.socket exo-ingest.service'
 sed "/^# systemd socket/,/^#   systemctl/c# systemd socket, optional. To use it:\\n#   $use" \
     tuning/exo-ingest.socket >"$made/exo-ingest.socket"
 
-# The program contains the crates, so their licences come with it.
+# The programs contain the crates, so their licences come with them.
 python3 tuning/licences.py >"$made/THIRD-PARTY.txt"
 
 version=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -58,6 +62,6 @@ exo-ingest ($version-1) unstable; urgency=medium
  -- The exo-ingest maintainers <exo-ingest@example.org>  $date
 LOG
 
-# With --no-build it takes the program that wrote the pages.
+# With --no-build it takes the programs that wrote the pages.
 cargo deb --quiet --no-build --locked --profile "$profile" --output target/debian/
 ls -l target/debian/*.deb

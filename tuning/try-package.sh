@@ -71,9 +71,12 @@ step 'no file differs from the package' inside dpkg --verify exo-ingest
 step 'a system user' inside getent passwd exo-ingest
 step 'the data directory is private' \
     test "$(inside stat -c '%U:%G %a' /var/lib/exo-ingest)" = 'exo-ingest:exo-ingest 700'
-step 'bash takes the completions' \
-    inside bash -n /usr/share/bash-completion/completions/exo-ingest
-step 'manual pages' test -f "$root/usr/share/man/man1/exo-ingest-serve.1.gz"
+step 'version of the load generator' inside exo-load --version
+step 'bash takes the completions' inside bash -n /usr/share/bash-completion/completions/exo-ingest
+step 'also those of the load generator' \
+    inside bash -n /usr/share/bash-completion/completions/exo-load
+step 'manual pages' test -f "$root/usr/share/man/man1/exo-ingest-serve.1.gz" \
+    -a -f "$root/usr/share/man/man1/exo-load-run.1.gz"
 step 'licences' grep -q '^rustls ' "$root/usr/share/doc/exo-ingest/THIRD-PARTY.txt"
 step 'host.sh' inside sh /usr/lib/exo-ingest/host.sh apply --dry-run
 step 'the unit has the program and the user of the package' \

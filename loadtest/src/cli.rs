@@ -1,6 +1,7 @@
 //! The command line: commands, flags, and how their values are read.
 
 use clap::{Parser, Subcommand};
+use exo_manual::{CompletionsArgs, ManArgs};
 
 use crate::duration;
 
@@ -25,7 +26,7 @@ pub use run::tests::args as run_args;
 pub use verify::VerifyArgs;
 
 /// Version of the program, with the commit it was built from.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILT_FROM_COMMIT"), ")");
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BUILT_FROM_COMMIT"), ")");
 
 /// Plays telephony calls at an ingest node in real time and checks every answer.
 #[derive(Debug, Parser)]
@@ -58,7 +59,27 @@ pub enum Command {
     Report(ReportArgs),
     /// Say how many calls a node carries, and how many boxes a number of calls needs
     Plan(PlanArgs),
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsArgs),
+    #[command(name = "man", after_help = MAN_EXAMPLES)]
+    Manual(ManArgs),
 }
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  source <(exo-load completions bash)              in this shell
+  exo-load completions bash > ~/.local/share/bash-completion/completions/exo-load
+  exo-load completions zsh > ~/.zfunc/_exo-load
+  exo-load completions fish > ~/.config/fish/completions/exo-load.fish
+
+The Debian package of exo-ingest has all three.";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  exo-load man -o man1 && man -l man1/exo-load-run.1
+  exo-load man -o /usr/local/share/man/man1
+
+The Debian package of exo-ingest has them.";
 
 /// Reads `10%` or `10`.
 fn percent(text: &str) -> Result<f64, String> {

@@ -1,12 +1,15 @@
 //! The commands, each from its flags to its exit code.
 
 use std::error::Error;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
+use clap::CommandFactory as _;
+use exo_manual::{CompletionsArgs, ManArgs};
 use serde_json::json;
 
 use crate::cli::{
-    CompareArgs, HandshakesArgs, MergeArgs, PlanArgs, ReportArgs, RunArgs, VerifyArgs,
+    Cli, CompareArgs, HandshakesArgs, MergeArgs, PlanArgs, ReportArgs, RunArgs, VerifyArgs,
 };
 use crate::ledger::Ledger;
 use crate::results::compare::Comparison;
@@ -157,6 +160,25 @@ pub fn plan(args: &PlanArgs) -> Done {
     } else {
         print!("{}", answer.table(question));
     }
+    Ok(0)
+}
+
+/// `completions`.
+pub fn completions(args: &CompletionsArgs) -> Done {
+    let script = args.script(Cli::command());
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(script.as_bytes()).and_then(|()| stdout.flush()) {
+        // A reader that has read enough (`| head`) is not a failure.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(format!("completions: cannot write to standard output: {error}").into())
+        }
+        _ => Ok(0),
+    }
+}
+
+/// `man`.
+pub fn manual(args: &ManArgs) -> Done {
+    args.write(Cli::command())?;
     Ok(0)
 }
 

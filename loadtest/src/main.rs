@@ -106,6 +106,8 @@ fn main() -> ExitCode {
         Command::Merge(args) => commands::merge(&args),
         Command::Report(args) => commands::report(&args),
         Command::Plan(args) => commands::plan(&args),
+        Command::Completions(args) => commands::completions(&args),
+        Command::Manual(args) => commands::manual(&args),
     };
     match done {
         Ok(code) => code.into(),

@@ -14,7 +14,6 @@ mod archive;
 mod calls;
 mod certificate;
 mod check;
-mod completions;
 mod config;
 mod dev;
 mod doctor;
@@ -23,7 +22,6 @@ mod forward;
 pub mod keygen;
 mod launch;
 mod live;
-mod manual;
 mod monitoring;
 mod read;
 mod reload;
@@ -37,6 +35,7 @@ use crate::archive::reader::JournalError;
 use crate::config::ConfigError;
 use crate::control::signals;
 use clap::{CommandFactory, Parser, Subcommand};
+use exo_manual::{CompletionsArgs, ManArgs};
 use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
@@ -91,9 +90,10 @@ enum Command {
     /// Make and check tokens
     #[command(subcommand, after_help = TOKEN_EXAMPLES)]
     Token(token::TokenCommand),
-    Completions(completions::CompletionsArgs),
-    #[command(name = "man")]
-    Manual(manual::ManArgs),
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions(CompletionsArgs),
+    #[command(name = "man", after_help = MAN_EXAMPLES)]
+    Manual(ManArgs),
 }
 
 const CALLS_EXAMPLES: &str = "\
@@ -110,6 +110,22 @@ const TOKEN_EXAMPLES: &str = "\
 Example:
   exo-ingest token mint --key keys/private.pem --tenant acme --interaction call-1 \\
     | exo-ingest token verify --jwt-key keys/public.pem -";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  source <(exo-ingest completions bash)              in this shell
+  exo-ingest completions bash > ~/.local/share/bash-completion/completions/exo-ingest
+  exo-ingest completions zsh > ~/.zfunc/_exo-ingest
+  exo-ingest completions fish > ~/.config/fish/completions/exo-ingest.fish
+
+The Debian package has all three.";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  exo-ingest man -o man1 && man -l man1/exo-ingest-serve.1
+  exo-ingest man -o /usr/local/share/man/man1
+
+The Debian package has them.";
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
@@ -136,8 +152,8 @@ pub fn run() -> ExitCode {
         Command::Token(command) => {
             token::run(&command).map_err(|error| Failure::Run(error.to_string()))
         }
-        Command::Completions(args) => completions::run(&args, Cli::command()),
-        Command::Manual(args) => manual::run(&args, Cli::command()),
+        Command::Completions(args) => print(&args.script(Cli::command())),
+        Command::Manual(args) => args.write(Cli::command()).map_err(Failure::Run),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,6 +14,7 @@ mod example;
 #[allow(unsafe_code)]
 mod loop_disk;
 mod machine;
+mod manual;
 mod many_segments;
 mod nats;
 mod node;
@@ -29,6 +30,7 @@ pub use bad_disk::BadDisk;
 pub use example::build_example;
 pub use loop_disk::{Cut, Frozen, LoopDisk, fill};
 pub use machine::{heavy_test, in_own_process, timed_test};
+pub use manual::Documented;
 pub use many_segments::many_segments;
 pub use nats::NatsCluster;
 pub use node::{Setup, TestNode};

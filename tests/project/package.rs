@@ -35,10 +35,9 @@ fn assets() -> Vec<[String; 3]> {
 fn every_asset_is_there_or_made_by_the_script() {
     let script = read("tuning/package.sh");
     for [source, ..] in assets() {
-        if source == "target/release/exo-ingest" {
-            continue;
-        }
-        if let Some(made) = source.strip_prefix("target/package/") {
+        if let Some(program) = source.strip_prefix("target/release/") {
+            assert!(script.contains(&format!(" -p {program} ")), "{program} is not built");
+        } else if let Some(made) = source.strip_prefix("target/package/") {
             // Such as completions.bash, which a loop writes as "completions.$shell".
             let (stem, _) = made.split_once(['.', '/']).unwrap_or((made, ""));
             assert!(script.contains(&format!("$made/{stem}")), "{made} is not made");

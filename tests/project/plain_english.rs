@@ -39,6 +39,7 @@ const TOP_LEVEL: [&str; 4] = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "te
 const DONE: &[&str] = &[
     // In order of name.
     "benches",
+    "loadtest/manual",
     "loadtest/output",
     "loadtest/src",
     "src/ack",

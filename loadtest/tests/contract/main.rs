@@ -12,6 +12,7 @@ mod handshakes;
 mod hangs_up;
 mod journal;
 mod layers;
+mod manual;
 mod passes_on_a_right_node;
 mod reads_results;
 mod realtime;

@@ -1,10 +1,8 @@
-#![forbid(unsafe_code)]
-//! `exo-ingest man`: a manual page for each command, made from its help.
+//! Manual pages, one for each command, made from its help.
 //!
 //! The page's parts come from clap_mangen, but for what follows the flags in the help: that crate
 //! would join the lines of its examples to one paragraph.
 
-use super::Failure;
 use clap::{Args, Command};
 use clap_mangen::Man;
 use std::fs;
@@ -13,50 +11,60 @@ use std::path::PathBuf;
 
 /// Write manual pages, one for each command
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
-pub(super) struct ManArgs {
+pub struct ManArgs {
     /// Directory for the pages; created if missing
     #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
 }
 
-const EXAMPLES: &str = "\
-Examples:
-  exo-ingest man -o man1 && man -l man1/exo-ingest-serve.1
-  exo-ingest man -o /usr/local/share/man/man1
-
-The Debian package has them.";
-
-/// Writes the pages of `command` and of all commands below it.
-pub(super) fn run(args: &ManArgs, mut command: Command) -> Result<(), Failure> {
-    let failed = |error| {
-        Failure::Run(format!(
-            "cannot write manual pages to {}: {error}: give a directory that can be written with \
-             --out",
-            args.out.display()
-        ))
-    };
-    // `help` has no page. What it says is in the others.
-    command = command.disable_help_subcommand(true);
-    command.build();
-    fs::create_dir_all(&args.out).map_err(failed)?;
-    let mut pages = Vec::new();
-    add_pages(&command, &mut pages).map_err(failed)?;
-    for (name, text) in pages {
-        exo_output::write(&args.out.join(name), &text, exo_output::PUBLIC).map_err(failed)?;
+impl ManArgs {
+    /// Writes the pages of `command` and of all commands below it. An error is a sentence that
+    /// names the directory.
+    pub fn write(&self, mut command: Command) -> Result<(), String> {
+        let failed = |error| {
+            format!(
+                "cannot write manual pages to {}: {error}: give a directory that can be written \
+                 with --out",
+                self.out.display()
+            )
+        };
+        // `help` has no page. What it says is in the others.
+        command = command.disable_help_subcommand(true);
+        command.build();
+        let program = Program {
+            name: command.get_name().to_owned(),
+            version: command.get_version().unwrap_or_default().to_owned(),
+        };
+        fs::create_dir_all(&self.out).map_err(failed)?;
+        let mut pages = Vec::new();
+        add_pages(&command, &program, &mut pages).map_err(failed)?;
+        for (name, text) in pages {
+            exo_output::write(&self.out.join(name), &text, exo_output::PUBLIC).map_err(failed)?;
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// What the foot of each page names.
+struct Program {
+    name: String,
+    version: String,
 }
 
 /// Adds the name and the text of the page of `command`, and those below it.
-fn add_pages(command: &Command, pages: &mut Vec<(String, Vec<u8>)>) -> io::Result<()> {
+fn add_pages(
+    command: &Command,
+    program: &Program,
+    pages: &mut Vec<(String, Vec<u8>)>,
+) -> io::Result<()> {
     let man = Man::new(command.clone());
     let name = man.get_filename();
     let title = name.trim_end_matches(".1").to_uppercase();
     let mut text = Vec::new();
     // Without a date, so that the same source gives the same page. The crate would leave its place
     // out, and the version would be read as the date.
-    writeln!(text, ".TH {title} 1 \"\" \"exo-ingest {}\" \"exo-ingest\"", super::VERSION)?;
+    let Program { name: program_name, version } = program;
+    writeln!(text, ".TH {title} 1 \"\" \"{program_name} {version}\" \"{program_name}\"")?;
     man.render_name_section(&mut text)?;
     man.render_synopsis_section(&mut text)?;
     man.render_description_section(&mut text)?;
@@ -70,7 +78,7 @@ fn add_pages(command: &Command, pages: &mut Vec<(String, Vec<u8>)>) -> io::Resul
         after_flags(&after.to_string(), &mut text)?;
     }
     pages.push((name, text));
-    command.get_subcommands().try_for_each(|below| add_pages(below, pages))
+    command.get_subcommands().try_for_each(|below| add_pages(below, program, pages))
 }
 
 /// What follows the flags in the help: examples, whose lines are indented, and paragraphs.
