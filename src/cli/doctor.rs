@@ -97,7 +97,7 @@ const SHOWN: [&str; 18] = [
 
 #[derive(Debug, Subcommand)]
 enum DoctorCommand {
-    /// Say why a check matters, how to check by hand, and how to fix it
+    /// Say why a check matters, where its limit comes from, and how to check and fix it by hand
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain {
         /// The id of a check; without it all ids are listed
@@ -289,9 +289,11 @@ fn explanation(topic: &Topic) -> String {
         Severity::Warning => "warning: the node runs, but may lose calls or answer late",
         Severity::Info => "info: an improvement that may help",
     };
+    let source = topic.source.to_string();
     let parts = [
         ("severity", severity),
         ("why", topic.why),
+        ("source", &source),
         ("check", topic.by_hand),
         ("fix", topic.fix),
         ("see", topic.reference),

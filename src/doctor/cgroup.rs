@@ -1,6 +1,6 @@
 //! The cgroups of this process: CPU quota, CPU set and memory, of version 1 and 2.
 
-use super::check::{Check, Severity, Topic};
+use super::check::{Check, Severity, Source, Topic};
 use super::demand::Demand;
 use super::memory::MemoryFacts;
 use super::plan::Plan;
@@ -18,6 +18,10 @@ static CPU_QUOTA: Topic = Topic {
     fix: "remove CPUQuota= or docker's --cpus, and give whole CPUs: AllowedCPUs=, --cpuset-cpus, \
           or the static CPU manager of Kubernetes",
     reference: "tuning/README.md, Containers",
+    source: Source::Kernel(
+        "scheduler/sched-bwc.rst",
+        "threads that have used the quota do not run until the next period, 100 ms by default",
+    ),
 };
 
 static CPUSET: Topic = Topic {
@@ -28,6 +32,10 @@ static CPUSET: Topic = Topic {
     by_hand: "cat /sys/fs/cgroup/…/cpuset.cpus.effective",
     fix: "widen the CPU set (AllowedCPUs=, --cpuset-cpus), or choose --cpus from it",
     reference: "tuning/README.md, CPUs",
+    source: Source::Kernel(
+        "admin-guide/cgroup-v2.rst",
+        "cpuset.cpus.effective lists the CPUs that tasks of the cgroup may use",
+    ),
 };
 
 static MEMORY: Topic = Topic {
@@ -39,6 +47,11 @@ static MEMORY: Topic = Topic {
     by_hand: "cat /sys/fs/cgroup/…/memory.max /sys/fs/cgroup/…/memory.high",
     fix: "raise MemoryMax= and MemoryHigh=, the container's memory limit, or lower --max-calls",
     reference: "docs/sizing.md, Memory",
+    source: Source::Kernel(
+        "admin-guide/cgroup-v2.rst",
+        "above memory.high a cgroup is slowed down, and at memory.max the OOM killer is called; \
+         `sock` is part of the sum",
+    ),
 };
 
 pub(super) static TOPICS: [&Topic; 3] = [&CPU_QUOTA, &CPUSET, &MEMORY];

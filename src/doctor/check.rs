@@ -1,6 +1,7 @@
 //! A check and its result, in the form that tables, JSON and scripts are made from.
 
 use serde::{Serialize, Serializer};
+use std::fmt;
 
 /// What a check is about: everything that does not depend on the host.
 #[derive(Debug)]
@@ -19,6 +20,38 @@ pub(crate) struct Topic {
     pub(crate) fix: &'static str,
     /// Where it is documented, or which code decides it.
     pub(crate) reference: &'static str,
+    /// Where the number or the rule comes from that it is judged by.
+    pub(crate) source: Source,
+}
+
+/// Why a check must pass as it does: what to read if in doubt. Names of files are those of this
+/// repository, or of the kernel's `Documentation/`.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// The node's own code: file, and what it does.
+    Node(&'static str, &'static str),
+    /// The kernel's documentation: file, and what it says.
+    Kernel(&'static str, &'static str),
+    /// Another manual or change: its name, and what it says.
+    Manual(&'static str, &'static str),
+    /// We have measured it: page, and what.
+    Measured(&'static str, &'static str),
+    /// Nothing prescribes it: we chose it, and why.
+    Choice(&'static str),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Node(file, what) => write!(f, "the node itself, {file}: {what}"),
+            Source::Kernel(file, what) => {
+                write!(f, "the kernel's Documentation/{file}: {what}")
+            }
+            Source::Manual(name, what) => write!(f, "{name}: {what}"),
+            Source::Measured(page, what) => write!(f, "measured, {page}: {what}"),
+            Source::Choice(why) => write!(f, "our choice, {why}"),
+        }
+    }
 }
 
 /// How bad a failure is.

@@ -1,6 +1,6 @@
 //! The kernel's counters of what it dropped: how much they grew between two looks.
 
-use super::check::{Check, Severity, Topic};
+use super::check::{Check, Severity, Source, Topic};
 use super::root::Root;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +13,11 @@ static LISTEN: Topic = Topic {
     by_hand: "nstat -az TcpExtListenOverflows TcpExtListenDrops TcpExtTCPReqQFullDrop",
     fix: "raise net.core.somaxconn and net.ipv4.tcp_max_syn_backlog, or add shards",
     reference: "tuning/README.md, Network",
+    source: Source::Kernel(
+        "networking/snmp_counter.rst",
+        "TcpExtListenOverflows and TcpExtListenDrops count connections that a full queue dropped; \
+         one is too many",
+    ),
 };
 
 static RECEIVE_QUEUE: Topic = Topic {
@@ -24,6 +29,10 @@ static RECEIVE_QUEUE: Topic = Topic {
     by_hand: "nstat -az TcpExtTCPRcvQDrop TcpExtPruneCalled TcpExtRcvPruned TcpExtOfoPruned",
     fix: "look at the disk and at limits.ring_size first, then at net.ipv4.tcp_rmem and tcp_mem",
     reference: "docs/troubleshooting.md, ACKs come late",
+    source: Source::Kernel(
+        "networking/snmp_counter.rst",
+        "TcpExtPruneCalled and its like count when a socket ran out of memory; one is too many",
+    ),
 };
 
 static TCP_MEMORY: Topic = Topic {
@@ -34,6 +43,10 @@ static TCP_MEMORY: Topic = Topic {
     by_hand: "nstat -az TcpExtTCPMemoryPressures TcpExtTCPAbortOnMemory",
     fix: "raise net.ipv4.tcp_mem",
     reference: "tuning/README.md, Network",
+    source: Source::Kernel(
+        "networking/ip-sysctl.rst",
+        "tcp_mem: above `pressure` TCP moderates its memory; the counter says that it happened",
+    ),
 };
 
 static SOFTNET_DROPS: Topic = Topic {
@@ -44,6 +57,10 @@ static SOFTNET_DROPS: Topic = Topic {
     by_hand: "cat /proc/net/softnet_stat   (the second column, hexadecimal)",
     fix: "sysctl -w net.core.netdev_max_backlog=10000, and spread interrupts over more CPUs",
     reference: "Documentation/networking/scaling.rst of the kernel",
+    source: Source::Kernel(
+        "admin-guide/sysctl/net.rst",
+        "netdev_max_backlog: packets that wait for a CPU; beyond it they are dropped",
+    ),
 };
 
 static SOFTNET_SQUEEZES: Topic = Topic {
@@ -55,6 +72,10 @@ static SOFTNET_SQUEEZES: Topic = Topic {
     by_hand: "cat /proc/net/softnet_stat   (the third column, hexadecimal)",
     fix: "spread interrupts over more CPUs, or raise net.core.netdev_budget",
     reference: "Documentation/networking/scaling.rst of the kernel",
+    source: Source::Kernel(
+        "admin-guide/sysctl/net.rst",
+        "netdev_budget and netdev_budget_usecs end a look of the kernel before all is taken",
+    ),
 };
 
 static NIC_DROPS: Topic = Topic {
@@ -65,6 +86,10 @@ static NIC_DROPS: Topic = Topic {
     by_hand: "ip -s link; ethtool -S NIC",
     fix: "raise its receive ring (ethtool -G NIC rx MAX), and spread its interrupts",
     reference: "tuning/host.sh --nic",
+    source: Source::Kernel(
+        "networking/statistics.rst",
+        "rx_dropped and rx_missed_errors; one is too many",
+    ),
 };
 
 static CONNTRACK: Topic = Topic {
@@ -75,6 +100,10 @@ static CONNTRACK: Topic = Topic {
     by_hand: "cat /proc/net/stat/nf_conntrack   (drop, early_drop: hexadecimal)",
     fix: "raise net.netfilter.nf_conntrack_max, or do not track the node's port (NOTRACK)",
     reference: "Documentation/networking/nf_conntrack-sysctl.rst of the kernel",
+    source: Source::Kernel(
+        "networking/nf_conntrack-sysctl.rst",
+        "nf_conntrack_max is the most entries; beyond it packets of new connections are dropped",
+    ),
 };
 
 static THROTTLED: Topic = Topic {
@@ -85,6 +114,10 @@ static THROTTLED: Topic = Topic {
     by_hand: "cat /sys/fs/cgroup/…/cpu.stat   (nr_throttled)",
     fix: "remove the quota, and give whole CPUs",
     reference: "tuning/README.md, Containers",
+    source: Source::Kernel(
+        "scheduler/sched-bwc.rst",
+        "nr_throttled counts how often the group was stopped; one is too many",
+    ),
 };
 
 static STEAL: Topic = Topic {
@@ -96,6 +129,10 @@ static STEAL: Topic = Topic {
     by_hand: "vmstat 1   (st)",
     fix: "use a machine with dedicated CPUs",
     reference: "docs/performance/README.md",
+    source: Source::Choice(
+        "because 1 % of a second is 10 ms, half of what an ACK waits for the next sync. proc(5) \
+         defines the figure",
+    ),
 };
 
 pub(super) static TOPICS: [&Topic; 9] = [

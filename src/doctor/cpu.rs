@@ -1,6 +1,6 @@
 //! CPUs and clocks: how many, how fast they are awake, and what else runs on them.
 
-use super::check::{Check, Severity, Topic};
+use super::check::{Check, Severity, Source, Topic};
 use super::demand::{CALLS_OF_CORE, Demand};
 use super::plan::Plan;
 use super::root::Root;
@@ -17,6 +17,11 @@ static SHARDS: Topic = Topic {
     by_hand: "nproc; exo-ingest config | grep -E 'cpus|shards'",
     fix: "give the node more CPUs (--cpus), or use more nodes",
     reference: "docs/sizing.md, Cores",
+    source: Source::Measured(
+        "docs/performance/b564169.md",
+        "8,000 durable calls on one core; more on a core was tried in 3566b19, without a clear \
+         answer",
+    ),
 };
 
 static OWN_CPUS: Topic = Topic {
@@ -27,6 +32,10 @@ static OWN_CPUS: Topic = Topic {
     by_hand: "ps -L -o comm,psr -p $(pidof exo-ingest)",
     fix: "leave one CPU out of --cpus",
     reference: "docs/sizing.md, Cores; tuning/README.md, CPUs",
+    source: Source::Choice(
+        "because a node keeps one CPU free by itself if there are more than two; what it gains is \
+         not measured",
+    ),
 };
 
 static GOVERNOR: Topic = Topic {
@@ -37,6 +46,10 @@ static GOVERNOR: Topic = Topic {
     by_hand: "cat /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor",
     fix: "cpupower frequency-set -g performance",
     reference: "tuning/host.sh; Documentation/admin-guide/pm/cpufreq.rst of the kernel",
+    source: Source::Kernel(
+        "admin-guide/pm/cpufreq.rst",
+        "`performance` asks for the highest frequency, and keeps to it",
+    ),
 };
 
 static IDLE_STATES: Topic = Topic {
@@ -47,6 +60,10 @@ static IDLE_STATES: Topic = Topic {
     by_hand: "grep . /sys/devices/system/cpu/cpu0/cpuidle/state*/{name,latency,disable}",
     fix: "cpupower idle-set -D 200",
     reference: "Documentation/admin-guide/pm/cpuidle.rst of the kernel",
+    source: Source::Choice(
+        "because 200 µs are a tenth of the time in which a shard gathers completions. \
+         Documentation/admin-guide/pm/cpuidle.rst of the kernel defines the exit latency",
+    ),
 };
 
 static ISOLATION: Topic = Topic {
@@ -57,6 +74,10 @@ static ISOLATION: Topic = Topic {
     by_hand: "cat /sys/devices/system/cpu/isolated /sys/devices/system/cpu/nohz_full",
     fix: "kernel parameters isolcpus=CPUS and nohz_full=CPUS, or AllowedCPUs= of other units",
     reference: "tuning/README.md, CPUs; Documentation/admin-guide/kernel-parameters.txt",
+    source: Source::Kernel(
+        "admin-guide/kernel-parameters.txt",
+        "isolcpus= and nohz_full= keep the scheduler and its tick off these CPUs",
+    ),
 };
 
 static CLOCK_SOURCE: Topic = Topic {
@@ -68,6 +89,11 @@ static CLOCK_SOURCE: Topic = Topic {
     by_hand: "cat /sys/devices/system/clocksource/clocksource0/current_clocksource",
     fix: "use tsc (x86) or arch_sys_counter (ARM): look for `clocksource` in dmesg",
     reference: "Documentation/timers/timekeeping.rst of the kernel",
+    source: Source::Manual(
+        "vdso(7)",
+        "clock_gettime runs without a system call where the vDSO can read the clock; others are \
+         read by a system call",
+    ),
 };
 
 static SYNCHRONISED: Topic = Topic {
@@ -78,6 +104,7 @@ static SYNCHRONISED: Topic = Topic {
     by_hand: "timedatectl; adjtimex --print",
     fix: "systemctl enable --now systemd-timesyncd, or install chrony",
     reference: "docs/operations.md, Retention; adjtimex(2)",
+    source: Source::Manual("adjtimex(2)", "STA_UNSYNC: the clock is not synchronised"),
 };
 
 pub(super) static TOPICS: [&Topic; 7] =

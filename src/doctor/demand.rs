@@ -39,8 +39,9 @@ const SHARD_MEMORY: u64 = 20 << 20;
 /// too. As long as a ring lasts, for the same reason.
 const SOCKET_STALL: Duration = ring_size::STALL;
 
-/// The kernel's memory for one byte in a socket. Receive buffers count whole pages of packets, and
-/// the window is half of the buffer by default (`tcp_adv_win_scale`, `ip-sysctl.rst`).
+/// The kernel's memory for one byte in a socket. Receive buffers count whole pages of packets.
+/// Until Linux 6.5 the window was half of the buffer by default (`tcp_adv_win_scale`,
+/// `ip-sysctl.rst`). Since then it goes by what the packets of the socket took.
 const SOCKET_MEMORY_FACTOR: u64 = 2;
 
 /// What N calls need on this host.

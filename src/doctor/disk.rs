@@ -1,6 +1,6 @@
 //! The disk of the journal: what kind it is, how fast it is, and how long it lasts.
 
-use super::check::{Check, Severity, Topic};
+use super::check::{Check, Severity, Source, Topic};
 use super::demand::Demand;
 use super::disk_run::{self, DiskRun};
 use super::mount::Mount;
@@ -19,6 +19,10 @@ pub(super) static DIRECTORY: Topic = Topic {
     by_hand: "exo-ingest serve --check …   (the line data directory)",
     fix: "choose another --data-dir, or make it for the node's user: install -d -m 0700 -o USER",
     reference: "docs/operations.md, The data directory",
+    source: Source::Node(
+        "src/store/run.rs",
+        "`serve` makes, locks and writes this directory, or does not start",
+    ),
 };
 
 static FILESYSTEM: Topic = Topic {
@@ -30,6 +34,10 @@ static FILESYSTEM: Topic = Topic {
     by_hand: "findmnt -T DIR",
     fix: "use ext4 or XFS on a local disk",
     reference: "docs/operations.md, Disk; src/store/filesystem.rs",
+    source: Source::Node(
+        "src/store/filesystem.rs",
+        "the node itself refuses durable ACKs in memory, and warns of network filesystems",
+    ),
 };
 
 static DISCARD: Topic = Topic {
@@ -41,6 +49,10 @@ static DISCARD: Topic = Topic {
     by_hand: "findmnt -T DIR -o OPTIONS",
     fix: "remove `discard` from /etc/fstab, and run fstrim.timer instead",
     reference: "tuning/README.md, Disk",
+    source: Source::Manual(
+        "fstrim(8)",
+        "once a week is enough on most servers. tuning/README.md, Disk, says what our disk did",
+    ),
 };
 
 static DIRECT: Topic = Topic {
@@ -52,6 +64,10 @@ static DIRECT: Topic = Topic {
     by_hand: "dd if=/dev/zero of=DIR/test oflag=direct bs=4096 count=1; rm DIR/test",
     fix: "use ext4 or XFS on a local disk",
     reference: "docs/operations.md, Disk",
+    source: Source::Manual(
+        "open(2), O_DIRECT",
+        "I/O goes directly between the program's memory and the disk; not every filesystem can",
+    ),
 };
 
 static WRITE_RATE: Topic = Topic {
@@ -63,6 +79,10 @@ static WRITE_RATE: Topic = Topic {
     by_hand: "python3 loadtest/disk.py --flat-out --directory DIR",
     fix: "use a faster disk, or more nodes",
     reference: "docs/sizing.md, Disk",
+    source: Source::Choice(
+        "because a disk that takes just what comes never catches up after a stall, and at twice \
+         the rate a stall of 2 s is made good in 2 s",
+    ),
 };
 
 static SYNC_RATE: Topic = Topic {
@@ -73,6 +93,10 @@ static SYNC_RATE: Topic = Topic {
     by_hand: "python3 loadtest/disk.py --calls N --directory DIR",
     fix: "use a drive with power-loss protection, or fewer shards",
     reference: "docs/sizing.md, Disk",
+    source: Source::Node(
+        "src/journal/settings.rs",
+        "journal.sync_interval is how often each shard asks for a sync",
+    ),
 };
 
 static STALL: Topic = Topic {
@@ -84,6 +108,10 @@ static STALL: Topic = Topic {
     by_hand: "python3 loadtest/disk.py --calls N --duration 150s --directory DIR",
     fix: "mount without `discard`, give the journal a disk of its own, or use a better drive",
     reference: "docs/sizing.md, Disk",
+    source: Source::Choice(
+        "because it is a quarter of what a frame ring bridges; the measured five minutes in \
+         docs/performance/cf7e9d2.md had no write over 0.31 s",
+    ),
 };
 
 static ROOM: Topic = Topic {
@@ -94,6 +122,7 @@ static ROOM: Topic = Topic {
     by_hand: "df -h DIR",
     fix: "free some space, or set journal.reserve",
     reference: "docs/operations.md, Disk",
+    source: Source::Node("src/store/disk.rs", "below the reserve the node admits no new call"),
 };
 
 static RETENTION: Topic = Topic {
@@ -105,6 +134,10 @@ static RETENTION: Topic = Topic {
     by_hand: "df -h DIR; exo-ingest config | grep retain",
     fix: "set --retain-bytes or --retain-age, or use a larger disk",
     reference: "docs/operations.md, Retention; docs/sizing.md, Disk",
+    source: Source::Choice(
+        "because a day is the shortest time in which people notice a full disk and act. What a \
+         node keeps is --retain-bytes and --retain-age",
+    ),
 };
 
 static ENDURANCE: Topic = Topic {
@@ -116,6 +149,10 @@ static ENDURANCE: Topic = Topic {
     by_hand: "smartctl -a DEVICE   (Data Units Written, Percentage Used)",
     fix: "use a larger drive, or one rated for more writes",
     reference: "docs/sizing.md, Drive endurance",
+    source: Source::Choice(
+        "because drives are often rated for 1 drive write a day over a warranty of 5 years \
+         (blocksandfiles.com/2022/04/24/dwpd): look up the rating of yours",
+    ),
 };
 
 pub(super) static TOPICS: [&Topic; 10] = [

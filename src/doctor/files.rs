@@ -1,6 +1,6 @@
 //! Keys and certificates: whether a node can use them, and for how long.
 
-use super::check::{Check, Severity, Topic};
+use super::check::{Check, Severity, Source, Topic};
 use crate::tls::certificate::KeyKind;
 use crate::tls::load::LoadedCertificate;
 use std::path::PathBuf;
@@ -13,6 +13,10 @@ static TOKEN_KEYS: Topic = Topic {
     by_hand: "exo-ingest serve --check …   (the line token keys)",
     fix: "give --jwt-key a PEM or JWKS file; `exo-ingest keygen` makes one",
     reference: "docs/configuration.md, Keys and tokens",
+    source: Source::Node(
+        "src/control/mod.rs",
+        "`serve` reads the file in the same way, and does not start without a key",
+    ),
 };
 
 static TLS_FILES: Topic = Topic {
@@ -23,6 +27,11 @@ static TLS_FILES: Topic = Topic {
     by_hand: "exo-ingest serve --check …   (the lines TLS and certificate)",
     fix: "give --tls-cert the chain of the server, and --tls-key its key",
     reference: "docs/configuration.md, TLS",
+    source: Source::Node(
+        "src/tls/load.rs",
+        "`serve` reads the files in the same way, and does not start if they do not belong \
+         together",
+    ),
 };
 
 static EXPIRY: Topic = Topic {
@@ -33,6 +42,10 @@ static EXPIRY: Topic = Topic {
     by_hand: "openssl x509 -in CERT -noout -dates",
     fix: "renew the certificate and replace the file: the node reads it by itself",
     reference: "docs/operations.md, TLS",
+    source: Source::Choice(
+        "because certificates of 90 days are usually renewed 30 days before they expire: with two \
+         weeks left, a renewal has failed. src/control/expiry.rs has the same two weeks",
+    ),
 };
 
 static KEY_KIND: Topic = Topic {
@@ -44,6 +57,10 @@ static KEY_KIND: Topic = Topic {
     by_hand: "openssl x509 -in CERT -noout -text | grep 'Public Key Algorithm'",
     fix: "ask for a certificate with an ECDSA P-256 key",
     reference: "docs/performance/b564169.md; docs/configuration.md, TLS",
+    source: Source::Measured(
+        "docs/performance/b564169.md",
+        "CPU time of a full handshake with P-256 and with RSA-2048",
+    ),
 };
 
 static KEY_MODE: Topic = Topic {
@@ -54,6 +71,10 @@ static KEY_MODE: Topic = Topic {
     by_hand: "stat -c '%a %U %n' KEY",
     fix: "chmod 0600 KEY",
     reference: "docs/configuration.md, TLS",
+    source: Source::Choice(
+        "because a private key that others can read is no secret. A key from systemd's credentials \
+         or a secret mount passes, as it has such a mode",
+    ),
 };
 
 pub(super) static TOPICS: [&Topic; 5] = [&TOKEN_KEYS, &TLS_FILES, &EXPIRY, &KEY_KIND, &KEY_MODE];

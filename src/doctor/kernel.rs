@@ -1,6 +1,6 @@
 //! The kernel: io_uring and what may forbid it.
 
-use super::check::{Check, Severity, Topic};
+use super::check::{Check, Severity, Source, Topic};
 use super::plan::Plan;
 use super::root::Root;
 use crate::io::probe::probe;
@@ -14,6 +14,11 @@ static IO_URING: Topic = Topic {
     by_hand: "exo-ingest serve --check …   (the line io_uring)",
     fix: "use Linux 6.1 or later, and allow io_uring to this process",
     reference: "tuning/README.md, Kernel and Containers; src/io/probe.rs",
+    source: Source::Node(
+        "src/io/probe.rs",
+        "the probe makes a ring and asks for each operation that a node uses; it needs \
+         IORING_SETUP_DEFER_TASKRUN, which came with Linux 6.1",
+    ),
 };
 
 static IO_URING_DISABLED: Topic = Topic {
@@ -25,6 +30,10 @@ static IO_URING_DISABLED: Topic = Topic {
     by_hand: "sysctl kernel.io_uring_disabled",
     fix: "sysctl -w kernel.io_uring_disabled=0, if your security policy agrees",
     reference: "tuning/README.md, Kernel; tuning/host.sh --io-uring",
+    source: Source::Kernel(
+        "admin-guide/sysctl/kernel.rst",
+        "0 allows io_uring to all, 1 to root and the group of io_uring_group, 2 to nothing",
+    ),
 };
 
 static SECCOMP: Topic = Topic {
@@ -36,6 +45,12 @@ static SECCOMP: Topic = Topic {
     by_hand: "grep Seccomp /proc/self/status   (2: there is a filter)",
     fix: "use the profile tuning/seccomp.json instead of the container runtime's default",
     reference: "tuning/README.md, Containers",
+    source: Source::Manual(
+        "Docker (github.com/moby/moby/pull/46762) and containerd \
+         (github.com/containerd/containerd/pull/9320)",
+        "their default profiles no longer allow io_uring; that the filter matters is what the \
+         probe in src/io/probe.rs finds",
+    ),
 };
 
 static VERSION: Topic = Topic {
@@ -46,6 +61,10 @@ static VERSION: Topic = Topic {
     by_hand: "uname -r",
     fix: "use Linux 6.12 or later",
     reference: "tuning/README.md, Kernel",
+    source: Source::Manual(
+        "Linux commit ae98dbf43d75 (6.12)",
+        "adds buffers that are consumed piece by piece, which the node uses where they are",
+    ),
 };
 
 pub(super) static TOPICS: [&Topic; 4] = [&IO_URING, &IO_URING_DISABLED, &SECCOMP, &VERSION];

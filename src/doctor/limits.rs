@@ -2,7 +2,7 @@
 //!
 //! They are those of this command. Run it the way the node runs, or its limits may differ.
 
-use super::check::{Check, Severity, Topic};
+use super::check::{Check, Severity, Source, Topic};
 use super::demand::Demand;
 use super::kernel::status_field;
 use super::plan::Plan;
@@ -19,6 +19,10 @@ static OPEN_FILES: Topic = Topic {
     fix: "raise the hard limit: LimitNOFILE=524288 in the unit, `ulimit -Hn 524288`, or docker's \
           --ulimit nofile=524288; or lower --max-calls",
     reference: "docs/sizing.md, Other limits; tuning/README.md, Limits of the process",
+    source: Source::Node(
+        "src/node/open_files.rs",
+        "`serve` counts descriptors in the same way, and does not start with fewer",
+    ),
 };
 
 static LOCKED_MEMORY: Topic = Topic {
@@ -31,6 +35,10 @@ static LOCKED_MEMORY: Topic = Topic {
     fix: "raise the limit: LimitMEMLOCK=infinity in the unit, `ulimit -l unlimited`, or docker's \
           --ulimit memlock=-1; or pass --allow-unregistered",
     reference: "docs/sizing.md, Frame ring; tuning/README.md, Limits of the process",
+    source: Source::Node(
+        "src/config/ring_size.rs",
+        "registered rings count as locked memory, and `serve` does not start if they do not fit",
+    ),
 };
 
 static FILE_SIZE: Topic = Topic {
@@ -43,6 +51,10 @@ static FILE_SIZE: Topic = Topic {
     fix: "raise the limit: `ulimit -f unlimited`, LimitFSIZE=infinity in the unit; or set a \
           smaller journal.segment_size",
     reference: "docs/configuration.md, journal.segment_size",
+    source: Source::Manual(
+        "getrlimit(2), RLIMIT_FSIZE",
+        "a file cannot grow beyond the limit; a segment is allocated in full",
+    ),
 };
 
 static CPU_TIME: Topic = Topic {
@@ -53,6 +65,10 @@ static CPU_TIME: Topic = Topic {
     by_hand: "ulimit -t",
     fix: "remove the limit: `ulimit -t unlimited`, LimitCPU=infinity in the unit",
     reference: "docs/operations.md, Signals and exit codes",
+    source: Source::Manual(
+        "getrlimit(2), RLIMIT_CPU",
+        "SIGXCPU at the soft limit, SIGKILL at the hard one",
+    ),
 };
 
 static MAX_CALLS: Topic = Topic {
@@ -63,6 +79,10 @@ static MAX_CALLS: Topic = Topic {
     by_hand: "exo-ingest config | grep -E 'calls_max|connections_max'",
     fix: "raise --max-calls, or limits.connections_max, or use more shards",
     reference: "docs/sizing.md, Other limits",
+    source: Source::Node(
+        "src/shard/admission.rs",
+        "a call beyond these limits is refused with 503",
+    ),
 };
 
 pub(super) static TOPICS: [&Topic; 5] =

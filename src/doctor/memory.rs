@@ -1,6 +1,6 @@
 //! Memory: what the node, its rings and its sockets take, and what may delay a page.
 
-use super::check::{Check, Severity, Topic};
+use super::check::{Check, Severity, Source, Topic};
 use super::demand::Demand;
 use super::plan::Plan;
 use super::root::{Root, chosen};
@@ -16,6 +16,10 @@ static NODE: Topic = Topic {
     by_hand: "free -m; systemctl show exo-ingest -p MemoryMax",
     fix: "lower limits.ring_size or the number of shards, or give the node more memory",
     reference: "docs/sizing.md, Memory",
+    source: Source::Measured(
+        "docs/sizing.md",
+        "memory of rings, shards and calls; a ring has every page from the start",
+    ),
 };
 
 static SOCKETS: Topic = Topic {
@@ -27,6 +31,12 @@ static SOCKETS: Topic = Topic {
     by_hand: "cat /proc/net/sockstat   (mem, in pages)",
     fix: "give the node more memory, or lower --max-calls",
     reference: "docs/sizing.md, Memory",
+    source: Source::Choice(
+        "because a ring bridges 2 s, and we give the sockets the same time. The factor 2 is how \
+         much memory the kernel counted for a payload by default until Linux 6.5 \
+         (net.ipv4.tcp_adv_win_scale, Documentation/networking/ip-sysctl.rst); since then it goes \
+         by the packets of each socket (Linux commit dfa2f0483360)",
+    ),
 };
 
 static FRAME_RING: Topic = Topic {
@@ -38,6 +48,10 @@ static FRAME_RING: Topic = Topic {
     by_hand: "exo-ingest config | grep ring_size",
     fix: "raise limits.ring_size, or what limits it: LimitMEMLOCK= and memory",
     reference: "docs/sizing.md, Frame ring",
+    source: Source::Choice(
+        "because ordinary disks stall for a second now and then, and twice that leaves room. \
+         src/config/ring_size.rs sizes rings for the same 2 s",
+    ),
 };
 
 static HUGE_PAGES: Topic = Topic {
@@ -49,6 +63,11 @@ static HUGE_PAGES: Topic = Topic {
     by_hand: "cat /sys/kernel/mm/transparent_hugepage/{enabled,defrag}",
     fix: "echo madvise > /sys/kernel/mm/transparent_hugepage/defrag",
     reference: "Documentation/admin-guide/mm/transhuge.rst of the kernel",
+    source: Source::Kernel(
+        "admin-guide/mm/transhuge.rst",
+        "with `always` an allocation stalls to reclaim and compact memory; `madvise` is the \
+         default",
+    ),
 };
 
 static SWAP: Topic = Topic {
@@ -59,6 +78,10 @@ static SWAP: Topic = Topic {
     by_hand: "swapon --show; cat /sys/fs/cgroup/…/memory.swap.max",
     fix: "MemorySwapMax=0 in the unit, or swapoff -a",
     reference: "tuning/README.md, Memory",
+    source: Source::Kernel(
+        "admin-guide/cgroup-v2.rst",
+        "at memory.swap.max the memory of the cgroup is not swapped out",
+    ),
 };
 
 static SWAPPINESS: Topic = Topic {
@@ -69,6 +92,11 @@ static SWAPPINESS: Topic = Topic {
     by_hand: "sysctl vm.swappiness",
     fix: "sysctl -w vm.swappiness=10",
     reference: "tuning/README.md, Memory; tuning/host.sh",
+    source: Source::Choice(
+        "because low values tell the kernel that swapping costs more than dropping cached files \
+         (Documentation/admin-guide/sysctl/vm.rst; the default is 60, the best value takes \
+         trials). 10 still lets it swap what is never used",
+    ),
 };
 
 pub(super) static TOPICS: [&Topic; 6] =

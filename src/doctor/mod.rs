@@ -126,6 +126,7 @@ pub(crate) fn log_line(checks: &[Check], calls: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use check::Source;
     use std::collections::BTreeSet;
 
     #[test]
@@ -164,6 +165,39 @@ mod tests {
         for name in names {
             assert!(root.join(name).is_file(), "{name}");
         }
+    }
+
+    #[test]
+    fn every_check_says_where_its_limit_comes_from() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut choices = 0;
+        for Topic { id, source, .. } in topics() {
+            let (name, words) = match source {
+                Source::Node(file, what) | Source::Measured(file, what) => {
+                    assert!(root.join(file).is_file(), "{id}: there is no {file}");
+                    (*file, *what)
+                }
+                Source::Kernel(file, what) => {
+                    let is_page = file.ends_with(".rst") || file.ends_with(".txt");
+                    assert!(is_page && !file.starts_with("Documentation"), "{id}: {file}");
+                    (*file, *what)
+                }
+                Source::Manual(name, what) => (*name, *what),
+                Source::Choice(why) => {
+                    choices += 1;
+                    let reason = why.strip_prefix("because ");
+                    ("our choice", reason.unwrap_or_else(|| panic!("{id}: why? {why}")))
+                }
+            };
+            assert!(name.len() > 5 && words.len() > 20, "{id}: {name}: {words}");
+            assert!(!words.ends_with('.'), "{id}: {words}");
+            // Pages of ours that a reason names are there.
+            for word in words.split([' ', ',', ';', ')', '(']).filter(|it| it.starts_with("docs/"))
+            {
+                assert!(root.join(word).is_file(), "{id}: there is no {word}");
+            }
+        }
+        assert!(choices < topics().count() / 2, "{choices} limits are only our choice");
     }
 
     #[test]

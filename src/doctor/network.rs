@@ -1,6 +1,6 @@
 //! Network settings of the kernel: queues of new connections, memory of sockets, tracking.
 
-use super::check::{Check, Severity, Topic};
+use super::check::{Check, Severity, Source, Topic};
 use super::demand::Demand;
 use super::root::Root;
 use crate::config::ring_size::{show_count, show_rounded};
@@ -14,6 +14,11 @@ static SOMAXCONN: Topic = Topic {
     by_hand: "sysctl net.core.somaxconn; ss -ltn   (Send-Q)",
     fix: "sysctl -w net.core.somaxconn=4096",
     reference: "tuning/README.md, Network; tuning/host.sh",
+    source: Source::Manual(
+        "listen(2)",
+        "a longer backlog is cut to somaxconn, 4,096 by default since Linux 5.4; each listener of \
+         the node asks for 4,096 (src/io/socket.rs)",
+    ),
 };
 
 static SYN_BACKLOG: Topic = Topic {
@@ -24,6 +29,11 @@ static SYN_BACKLOG: Topic = Topic {
     by_hand: "sysctl net.ipv4.tcp_max_syn_backlog",
     fix: "sysctl -w net.ipv4.tcp_max_syn_backlog=4096",
     reference: "tuning/host.sh; Documentation/networking/ip-sysctl.rst of the kernel",
+    source: Source::Choice(
+        "because the other queue has 4,096 places too. Documentation/networking/ip-sysctl.rst of \
+         the kernel: a limit for each listener, which grows with the memory of the machine; raise \
+         it if the server is overloaded",
+    ),
 };
 
 static SYNCOOKIES: Topic = Topic {
@@ -34,6 +44,10 @@ static SYNCOOKIES: Topic = Topic {
     by_hand: "sysctl net.ipv4.tcp_syncookies",
     fix: "sysctl -w net.ipv4.tcp_syncookies=1",
     reference: "tuning/README.md, Network; tuning/host.sh",
+    source: Source::Kernel(
+        "networking/ip-sysctl.rst",
+        "sends cookies when the queue overflows; 1 is the default",
+    ),
 };
 
 static TCP_MEM: Topic = Topic {
@@ -47,6 +61,11 @@ static TCP_MEM: Topic = Topic {
     by_hand: "sysctl net.ipv4.tcp_mem   (pages of 4 KiB); cat /proc/net/sockstat",
     fix: "raise the second and the third number of net.ipv4.tcp_mem",
     reference: "docs/sizing.md, Memory; Documentation/networking/ip-sysctl.rst of the kernel",
+    source: Source::Kernel(
+        "networking/ip-sysctl.rst",
+        "above `pressure` TCP moderates its memory, and `max` pages are all that its sockets may \
+         queue; the need is our count for a stall (memory.sockets)",
+    ),
 };
 
 static TCP_RMEM: Topic = Topic {
@@ -58,6 +77,11 @@ static TCP_RMEM: Topic = Topic {
     by_hand: "sysctl net.ipv4.tcp_rmem   (the third number)",
     fix: "raise the third number of net.ipv4.tcp_rmem",
     reference: "tuning/README.md, Network; Documentation/networking/ip-sysctl.rst of the kernel",
+    source: Source::Kernel(
+        "networking/ip-sysctl.rst",
+        "the third number is the largest buffer that is chosen by itself; the need is our count \
+         for a stall (memory.sockets)",
+    ),
 };
 
 static CONNTRACK: Topic = Topic {
@@ -69,6 +93,12 @@ static CONNTRACK: Topic = Topic {
     by_hand: "sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max",
     fix: "raise net.netfilter.nf_conntrack_max, or do not track the node's port (NOTRACK)",
     reference: "tuning/host.sh; Documentation/networking/nf_conntrack-sysctl.rst of the kernel",
+    source: Source::Choice(
+        "because after a mass reconnect the table holds old and new connections: the kernel keeps \
+         closed ones for up to 120 s, lost ones for days \
+         (Documentation/networking/nf_conntrack-sysctl.rst). The factor 4 allows two reconnects, \
+         with room",
+    ),
 };
 
 pub(super) static TOPICS: [&Topic; 6] =

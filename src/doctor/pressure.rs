@@ -1,6 +1,6 @@
 //! Pressure: how long tasks wait for CPU, memory and disk (PSI).
 
-use super::check::{Check, Severity, Topic};
+use super::check::{Check, Severity, Source, Topic};
 use super::root::Root;
 
 static CPU: Topic = Topic {
@@ -11,6 +11,11 @@ static CPU: Topic = Topic {
     by_hand: "cat /proc/pressure/cpu   (some avg60)",
     fix: "move other programs to other CPUs, or use a larger machine",
     reference: "tuning/README.md, CPUs; Documentation/accounting/psi.rst of the kernel",
+    source: Source::Choice(
+        "because on an otherwise idle host a shard waits for nothing but work, and a fifth of a \
+         minute is no chance. Documentation/accounting/psi.rst of the kernel defines the figure \
+         and sets no limit",
+    ),
 };
 
 static MEMORY: Topic = Topic {
@@ -21,6 +26,10 @@ static MEMORY: Topic = Topic {
     by_hand: "cat /proc/pressure/memory   (some avg60)",
     fix: "free memory, or give the machine more",
     reference: "docs/sizing.md, Memory; Documentation/accounting/psi.rst of the kernel",
+    source: Source::Choice(
+        "because a node has its memory from the start: on a healthy host nothing waits for memory. \
+         Documentation/accounting/psi.rst of the kernel defines the figure and sets no limit",
+    ),
 };
 
 static IO: Topic = Topic {
@@ -31,6 +40,10 @@ static IO: Topic = Topic {
     by_hand: "cat /proc/pressure/io   (full avg60)",
     fix: "find what uses the disk (iotop -o), and give the journal a disk of its own",
     reference: "docs/sizing.md, Disk; Documentation/accounting/psi.rst of the kernel",
+    source: Source::Choice(
+        "because a journal of its own keeps no task waiting for long: writes are asynchronous. \
+         Documentation/accounting/psi.rst of the kernel defines the figure and sets no limit",
+    ),
 };
 
 pub(super) static TOPICS: [&Topic; 3] = [&CPU, &MEMORY, &IO];
