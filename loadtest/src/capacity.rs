@@ -5,7 +5,8 @@
 //! - [`bound`] says what bound the answer.
 //! - [`play`] plays the runs, and shows how far the search is.
 //! - [`node`] starts a node for the search, where `--node` says how.
-//! - [`table`] and [`page`] show the answer.
+//! - [`setting`] says how the search was made.
+//! - [`table`], [`markdown`] and [`page`] show the answer.
 
 use serde::Serialize;
 
@@ -14,17 +15,20 @@ use crate::verdict::{INTERRUPTED, Verdict};
 
 mod bound;
 mod goal;
+mod markdown;
 mod node;
 mod node_load;
 mod page;
 pub mod play;
 mod search;
+mod setting;
 mod step;
 mod table;
 
 use bound::{Bound, Evidence, Kind};
 use goal::{Goal, State};
 use search::{Bracket, Search};
+use setting::Setting;
 use step::Step;
 
 /// What `capacity.json` holds.
@@ -38,6 +42,8 @@ const VERSION: u32 = 1;
 pub struct Answer {
     /// Name and version of the format.
     pub schema: Schema,
+    /// How the searches were made.
+    pub setting: Setting,
     /// The searches, in order.
     pub searches: Vec<Capacity>,
 }
@@ -111,8 +117,9 @@ pub struct Capacity {
 
 impl Answer {
     /// The searches, in order.
-    pub fn new(searches: Vec<Capacity>) -> Self {
-        Self { schema: Schema { name: "exo-load/capacity", version: VERSION }, searches }
+    pub fn new(setting: Setting, searches: Vec<Capacity>) -> Self {
+        let schema = Schema { name: "exo-load/capacity", version: VERSION };
+        Self { schema, setting, searches }
     }
 
     /// The exit code: that of the worst search.

@@ -45,7 +45,7 @@ impl Holds {
             }
             Self::Sum => is_of_sum(name),
             Self::Search => {
-                [OF_SEARCH, "capacity.html", "capacity.schema.json"].contains(&name)
+                [OF_SEARCH, "capacity.html", "capacity.md", "capacity.schema.json"].contains(&name)
                     || is_step()
                     || name.strip_prefix("cores-").is_some_and(|it| it.parse::<u64>().is_ok())
             }
@@ -223,6 +223,7 @@ mod tests {
             ("400-2", true),
             ("cores-4", true),
             ("capacity.html", true),
+            ("capacity.md", true),
             ("cores-x", false),
             ("400", false),
             ("a-1", false),

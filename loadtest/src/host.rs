@@ -273,6 +273,22 @@ pub fn describe() -> serde_json::Value {
     })
 }
 
+/// What [`describe`] says, for people, but for the host's name.
+pub fn words(host: &serde_json::Value) -> String {
+    let text = |name: &str| host[name].as_str().unwrap_or("unknown");
+    let kibibytes =
+        host["memory"].as_str().and_then(|memory| memory.split_once(' ')?.0.parse::<f64>().ok());
+    let memory =
+        kibibytes.map_or_else(String::new, |memory| format!(", {:.1} GiB", memory / 1_048_576.0));
+    format!(
+        "{}, {}{memory}, Linux {} {}",
+        text("cpu_model"),
+        counted(host["cores"].as_u64().unwrap_or(0), "CPU"),
+        text("kernel"),
+        text("architecture"),
+    )
+}
+
 /// The CPUs that a flag lists. None if it is not given.
 pub fn cpus_of(flag: &str, list: Option<&str>) -> Result<Vec<usize>, String> {
     let cpus = list.map(parse_cpus).transpose().map_err(|error| format!("{flag}: {error}"))?;

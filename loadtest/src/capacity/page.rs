@@ -5,11 +5,13 @@ use askama::Template;
 
 use super::goal::State;
 use super::step::Step;
-use super::table::{missed, why};
+use super::table::{missed, percent, time, why};
 use super::{Answer, Capacity, Conclusion, GoalAnswer};
-use crate::duration::show;
 use crate::plural::{counted, grouped};
 use crate::results::html::chart::{Chart, Scale, Series};
+
+/// Longest line of the command, columns.
+const COLUMNS: usize = 96;
 
 /// Shown if nothing was measured.
 const NOTHING: &str = "–";
@@ -20,6 +22,9 @@ struct Page {
     title: String,
     sweep: Vec<SweepRow>,
     searches: Vec<Section>,
+    /// Program and machine.
+    setting: String,
+    command: String,
 }
 
 /// A number of shards and its answer.
@@ -74,7 +79,9 @@ pub fn page(answer: &Answer) -> Result<String, askama::Error> {
         answer.searches.iter().map(|search| counted(search.calls, "call")).collect();
     let sweep = answer.searches.iter().filter_map(SweepRow::new).collect();
     let searches = answer.searches.iter().map(Section::new).collect();
-    Page { title: format!("exo-load capacity: {}", calls.join(", ")), sweep, searches }.render()
+    let title = format!("exo-load capacity: {}", calls.join(", "));
+    let (setting, command) = (answer.setting.words(), answer.setting.shell(COLUMNS));
+    Page { title, sweep, searches, setting, command }.render()
 }
 
 impl SweepRow {
@@ -128,10 +135,7 @@ impl GoalRow {
 
 impl RunRow {
     fn new(step: &Step, goals: &[GoalAnswer]) -> Self {
-        let time = |value: Option<u64>| value.map_or_else(|| NOTHING.to_owned(), show);
-        let percent = |value: Option<f64>| {
-            value.map_or_else(|| NOTHING.to_owned(), |value| format!("{value:.0} %"))
-        };
+        let (time, percent) = (|value| time(value, NOTHING), |value| percent(value, NOTHING));
         Self {
             calls: grouped(step.calls),
             why: why(step.why),
@@ -145,7 +149,7 @@ impl RunRow {
 }
 
 /// The answer in a few words.
-fn heading(search: &Capacity) -> String {
+pub(super) fn heading(search: &Capacity) -> String {
     let calls = counted(search.calls, "call");
     let answer = match search.conclusion {
         Conclusion::Found => calls,

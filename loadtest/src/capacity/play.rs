@@ -11,6 +11,7 @@ use super::goal::{Goal, State};
 use super::node::StartedNode;
 use super::node_load::NodeWatch;
 use super::search::{Limits, Next, Search, Why};
+use super::setting::Setting;
 use super::step::Step;
 use super::{Answer, Capacity, SCHEMA, page, table};
 use crate::cli::{CapacityArgs, RunArgs};
@@ -57,7 +58,8 @@ pub fn run(args: &CapacityArgs) -> Result<u8, Box<dyn Error>> {
             break;
         }
     }
-    let answer = Answer::new(searches);
+    let setting = Setting::of_this_process(args.run.play.note.as_deref());
+    let answer = Answer::new(setting, searches);
     // What was found before a failure is kept: it may have taken hours.
     if let Some(out) = args.run.out.as_ref().filter(|_| !answer.searches.is_empty()) {
         write(out, &answer)?;
@@ -101,6 +103,7 @@ fn write(out: &Path, answer: &Answer) -> Result<(), Box<dyn Error>> {
     for (name, content) in [
         (files::OF_SEARCH, json.as_str()),
         ("capacity.schema.json", SCHEMA),
+        ("capacity.md", &answer.markdown()),
         ("capacity.html", &page),
     ] {
         let path = out.join(name);

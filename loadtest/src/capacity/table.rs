@@ -47,10 +47,7 @@ impl Capacity {
             "{:>8}  {:<7}{:>11}{:>11}{:>11}{:>11}{:>8}{:>10}  missed",
             "calls", "", "ack p50", "ack p99", "ack p99.9", "setup p99", "node", "exo-load"
         )?;
-        let time = |value: Option<u64>| value.map_or_else(|| NOTHING.to_owned(), show);
-        let percent = |value: Option<f64>| {
-            value.map_or_else(|| NOTHING.to_owned(), |value| format!("{value:.0} %"))
-        };
+        let (time, percent) = (|value| time(value, NOTHING), |value| percent(value, NOTHING));
         for step in &self.steps {
             writeln!(
                 out,
@@ -103,6 +100,16 @@ impl GoalAnswer {
             (None, _) => NOTHING.to_owned(),
         }
     }
+}
+
+/// A time, nanoseconds; or `nothing`, which stands where nothing was measured.
+pub fn time(value: Option<u64>, nothing: &str) -> String {
+    value.map_or_else(|| nothing.to_owned(), show)
+}
+
+/// The same for a percentage.
+pub fn percent(value: Option<f64>, nothing: &str) -> String {
+    value.map_or_else(|| nothing.to_owned(), |value| format!("{value:.0} %"))
 }
 
 /// Why a run was played, in a word.

@@ -13,6 +13,12 @@ fn goals(slos: &[&str]) -> Vec<Goal> {
     Goal::all(0.5, &slos)
 }
 
+fn answer(searches: Vec<Capacity>) -> Answer {
+    let args = ["/opt/exo-load", "capacity"].map(str::to_owned);
+    let machine = serde_json::json!({"cores": 4, "cpu_model": "A CPU"});
+    Answer::new(Setting::new(args.into_iter(), Some("a disk"), machine), searches)
+}
+
 fn judgement(state: State, ms: Option<u64>) -> Judgement {
     let measured = match (state, ms) {
         (State::TooFew, _) => "insufficient samples: 750 of 10,000".to_owned(),
@@ -95,7 +101,7 @@ fn an_objective_that_not_even_the_fewest_calls_meet_is_named_with_both_figures()
     assert_eq!(capacity.exit_code(), 2);
     // The other goals have their answers.
     assert_eq!((capacity.goals[0].passed, capacity.goals[1].passed), (Some(800), Some(4_000)));
-    let table = Answer::new(vec![capacity]).table();
+    let table = answer(vec![capacity]).table();
     assert!(table.contains("no loss") && table.contains("none"), "{table}");
 }
 
@@ -183,7 +189,7 @@ fn too_few_samples_are_no_number() {
         text.contains("insufficient samples: 750 of 10,000") && text.contains("--duration 440s"),
         "{text}"
     );
-    assert!(Answer::new(vec![capacity]).table().contains("too few"));
+    assert!(answer(vec![capacity]).table().contains("too few"));
 }
 
 #[test]
@@ -207,9 +213,23 @@ fn a_sweep_has_a_line_for_each_number_of_shards() {
         }
         Capacity::new(&search, &goals, steps, false, Some(cores))
     };
-    let answer = Answer::new(vec![of(1), of(2)]);
+    let answer = answer(vec![of(1), of(2)]);
     let table = answer.table();
     assert!(table.contains("calls a shard") && table.contains("--- 2 shards ---"), "{table}");
+    let markdown = answer.markdown();
+    for part in [
+        "# Capacity: ",
+        "A CPU, 4 CPUs",
+        "Note: a disk",
+        "```sh\nexo-load capacity\n```",
+        "\n## 1 shard\n",
+        "\n## 2 shards\n",
+        "\nWhat runs missed:\n",
+    ] {
+        assert!(markdown.contains(part), "'{part}' is not in: {markdown}");
+    }
+    let is_short = |line: &str| line.chars().count() <= 100;
+    assert!(markdown.lines().all(is_short), "{markdown}");
     let page = page::page(&answer).unwrap();
     for part in ["By number of shards", "<h2 class=\"answer pass\">", "met every goal", "tab-size"]
     {

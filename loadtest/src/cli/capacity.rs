@@ -25,7 +25,7 @@ doubles the calls until every goal is missed, narrows the brackets, and plays ea
 times. At last it plays the answer for --hold. A percentile counts only with ten samples beyond it.
 
 --out keeps the files of each run, by number of calls and attempt, and capacity.json,
-capacity.schema.json and capacity.html.
+capacity.schema.json, capacity.md and capacity.html. These four name no absolute path and no host.
 
 Exit: 0 found · 1 could not run · 2 not even the fewest calls passed · 3 no conclusion: runs were
 invalid or had too few samples · 130 interrupted")]

@@ -13,6 +13,7 @@ use super::summary::summary;
 use super::{RunDir, compare, connections, items, text};
 use crate::duration::show;
 use crate::files;
+use crate::host;
 use crate::plural::{counted, grouped};
 use crate::stats::{Metric, Stats};
 use crate::verdict::Verdict;
@@ -241,21 +242,14 @@ fn machine(result: &Value, env: &Value) -> String {
     if !host.is_object() {
         return String::new();
     }
-    let kibibytes =
-        host["memory"].as_str().and_then(|memory| memory.split_once(' ')?.0.parse::<f64>().ok());
-    let memory =
-        kibibytes.map_or_else(String::new, |memory| format!(", {:.1} GiB", memory / 1_048_576.0));
     let ended = env["finished_unix_s"]
         .as_u64()
         .map_or_else(String::new, |at| format!(", ended {}", utc(at)));
     let note = env["note"].as_str().map_or_else(String::new, |note| format!("; {note}"));
     format!(
-        "Generator on {}: {}, {}{memory}, Linux {} {}; {}{ended}{note}",
+        "Generator on {}: {}; {}{ended}{note}",
         text(&host["hostname"]),
-        text(&host["cpu_model"]),
-        counted(host["cores"].as_u64().unwrap_or(0), "CPU"),
-        text(&host["kernel"]),
-        text(&host["architecture"]),
+        host::words(host),
         text(&env["program"]),
     )
 }

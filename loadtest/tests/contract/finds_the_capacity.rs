@@ -73,8 +73,15 @@ fn a_node_that_is_full_at_eleven() {
             && summary.contains("--max-calls"),
         "{summary}"
     );
-    for name in ["11-1/result.json", "capacity.json", "capacity.schema.json", "capacity.html"] {
-        assert!(directory.path().join(name).exists(), "{name}");
+    assert!(directory.path().join("11-1/result.json").exists());
+    for (name, part) in [
+        ("capacity.json", "\"setting\""),
+        ("capacity.schema.json", "exo-load capacity"),
+        ("capacity.md", "| 11 | hold |"),
+        ("capacity.html", "How it was measured"),
+    ] {
+        let text = std::fs::read_to_string(directory.path().join(name)).expect(name);
+        assert!(text.contains(part), "'{part}' is not in {name}: {text}");
     }
     // A second search may write to the same place.
     let again = [&WIDE[..], &["--calls", "4", "--out", out]].concat();
@@ -183,6 +190,19 @@ fn a_sweep_starts_a_node_for_each_number_of_shards() {
         assert!(out.join(format!("cores-{cores}/5-1/report.html")).exists());
     }
     assert_eq!(searches.len(), 2);
+    // The report can be published: it names no place of this machine.
+    let node = crate::journal::node_binary();
+    let built = std::path::Path::new(&node).parent().unwrap().to_str().unwrap();
+    let here = directory.path().to_str().unwrap();
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    for name in ["capacity.json", "capacity.md", "capacity.html"] {
+        let text = std::fs::read_to_string(out.join(name)).unwrap();
+        assert!(text.contains("--node-dir DIR") || text.contains("\"DIR\""), "{name}: {text}");
+        assert!(text.contains("--jwt-key key.pem"), "{name}: {text}");
+        for part in [built, here, &format!("\"{hostname}\"")] {
+            assert!(!text.contains(part), "'{part}' is in {name}: {text}");
+        }
+    }
     assert_eq!(parent.read_dir().unwrap().count(), 0, "the nodes' directories are gone");
 }
 

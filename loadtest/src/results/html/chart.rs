@@ -19,8 +19,9 @@ const LATENCY_MIN: f64 = 1_000.0;
 /// Classes of the style. The colours differ for people with a red-green deficiency too.
 const COLOURS: [&str; 4] = ["c0", "c1", "c2", "c3"];
 
-/// Least distance between the names of two lines.
+/// Least distance between the names of two lines, upwards or sideways.
 const NAME_HEIGHT: f64 = 12.0;
+const NAME_WIDTH: f64 = 60.0;
 
 /// About so many steps on a linear axis.
 const STEPS: f64 = 4.0;
@@ -232,19 +233,44 @@ impl Chart {
             // The last point twice: a line of a single point would be invisible.
             let points = places.iter().chain(places.last()).map(|(x, y)| format!("{x},{y}"));
             // Names of lines that end close together are placed one below the other.
-            let mut name_y = axes.y(last_y) + 4.0;
-            while lines.iter().any(|line| (line.name_y.0 - name_y).abs() < NAME_HEIGHT) {
+            let (name_x, mut name_y) = (axes.x(last_x) + 6.0, axes.y(last_y) + 4.0);
+            let is_covered = |line: &Line, name_y: f64| {
+                (line.name_x.0 - name_x).abs() < NAME_WIDTH
+                    && (line.name_y.0 - name_y).abs() < NAME_HEIGHT
+            };
+            while lines.iter().any(|line| is_covered(line, name_y)) {
                 name_y += 1.0;
             }
             lines.push(Line {
                 colour,
                 points: points.collect::<Vec<_>>().join(" "),
                 name: series.name,
-                name_x: Px(axes.x(last_x) + 6.0),
+                name_x: Px(name_x),
                 name_y: Px(name_y),
                 dots: if series.is_dotted { places.clone() } else { Vec::new() },
             });
         }
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_move_apart_only_where_they_would_cover_each_other() {
+        let series = |name, end| Series { name, points: vec![(end, 1e6)], is_dotted: false };
+        let chart = Chart {
+            title: "x",
+            scale: Scale::Latency,
+            series: vec![series("a", 100.0), series("b", 99.0), series("c", 10.0)],
+            ticks: Vec::new(),
+            marks: Vec::new(),
+            bounds: Vec::new(),
+        };
+        let lines = chart.picture().expect("points").lines;
+        let [a, b, c] = [0, 1, 2].map(|index| lines[index].name_y.0);
+        assert!(b - a >= NAME_HEIGHT && (c - a).abs() < 1e-9, "{a} {b} {c}");
     }
 }
