@@ -1,7 +1,7 @@
 //! `exo-ingest top`: as text, as JSON, and live in a terminal, beside a real node.
 
 use crate::EXO_INGEST;
-use exo_ingest_harness::{NodeProcess, PATIENCE, Peer, TENANT, eventually, mint};
+use exo_ingest_harness::{NodeProcess, PATIENCE, Peer, eventually};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
@@ -23,9 +23,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn call(node: &NodeProcess, interaction: &str) -> Peer {
-    let mut peer = Peer::connect(node.address());
-    peer.upgrade(&mint(TENANT, interaction));
-    peer.start(TENANT, interaction);
+    let mut peer = node.call(interaction);
     peer.send_frames(10, 9_600);
     peer.expect_ack(10);
     peer

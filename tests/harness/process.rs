@@ -1,6 +1,6 @@
 //! A node as a process, with the program that was built for the test.
 
-use crate::{Admin, Keys, PATIENCE, Peer, Player, eventually};
+use crate::{Admin, Keys, PATIENCE, Peer, Player, TENANT, eventually, mint};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -78,6 +78,15 @@ impl NodeProcess {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A call of [`TENANT`] that has started.
+    #[track_caller]
+    pub fn call(&self, interaction: &str) -> Peer {
+        let mut peer = Peer::connect(self.address);
+        peer.upgrade(&mint(TENANT, interaction));
+        peer.start(TENANT, interaction);
+        peer
     }
 
     /// Its admin listener, on the port that its log names.

@@ -11,13 +11,6 @@ use std::time::Duration;
 /// An id that would be code if the page took it for HTML.
 const CODE: &str = "<img src=x onerror=alert(1)>";
 
-fn call(node: &NodeProcess, interaction: &str) -> Peer {
-    let mut peer = Peer::connect(node.address());
-    peer.upgrade(&mint(TENANT, interaction));
-    peer.start(TENANT, interaction);
-    peer
-}
-
 #[test]
 fn a_browser_may_run_this_script_and_ask_this_node_only() {
     let data_dir = tempfile::tempdir().unwrap();
@@ -51,8 +44,8 @@ fn the_page_shows_what_the_node_says_in_a_browser() {
     let (data_dir, shots) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let options = ["--set", "limits.calls_per_tenant_max=4"];
     let node = NodeProcess::start(EXO_INGEST, data_dir.path(), &options);
-    let mut peers: Vec<_> = (0..3).map(|number| call(&node, &format!("call-{number}"))).collect();
-    let _silent = call(&node, CODE);
+    let mut peers: Vec<_> = (0..3).map(|number| node.call(&format!("call-{number}"))).collect();
+    let _silent = node.call(CODE);
     let mut refused = Peer::connect(node.address());
     refused.send(wire::upgrade_request(&mint(TENANT, "one too many")).as_bytes());
     assert_eq!(refused.response().status, 429);

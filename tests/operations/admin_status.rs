@@ -12,21 +12,14 @@ fn status(admin: &Admin) -> Value {
     serde_json::from_str(&response.body).unwrap_or_else(|e| panic!("{e}: {}", response.body))
 }
 
-fn call(node: &NodeProcess, interaction: &str) -> Peer {
-    let mut peer = Peer::connect(node.address());
-    peer.upgrade(&mint(TENANT, interaction));
-    peer.start(TENANT, interaction);
-    peer
-}
-
 #[test]
 fn it_shows_the_numbers_of_known_calls() {
     let data_dir = tempfile::tempdir().unwrap();
     let options = ["--set", "limits.calls_per_tenant_max=2"];
     let node = NodeProcess::start(EXO_INGEST, data_dir.path(), &options);
     let admin = node.admin();
-    let mut speaks = call(&node, "call-speaks");
-    let _silent = call(&node, "call-silent");
+    let mut speaks = node.call("call-speaks");
+    let _silent = node.call("call-silent");
     speaks.send_frames(25, FRAME_SIZE);
     speaks.expect_acks(10, 20);
     let mut refused = Peer::connect(node.address());
@@ -100,7 +93,7 @@ fn many_calls_are_bounded_and_the_worst_are_named() {
     let data_dir = tempfile::tempdir().unwrap();
     let node = NodeProcess::start(EXO_INGEST, data_dir.path(), &[]);
     let admin = node.admin();
-    let mut peers: Vec<_> = (0..60).map(|number| call(&node, &format!("call-{number}"))).collect();
+    let mut peers: Vec<_> = (0..60).map(|number| node.call(&format!("call-{number}"))).collect();
     let mut last = Value::Null;
     eventually("all calls have started", || {
         peers[59].send_frames(1, FRAME_SIZE);
