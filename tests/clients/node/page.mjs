@@ -1,89 +1,17 @@
 // Opens a node's web page in headless Chromium, and checks it: numbers, errors, requests, widths,
-// a node that does not answer. Speaks the DevTools protocol, so that it needs `ws` alone.
+// a node that does not answer.
 //
 //     node page.mjs CHROMIUM URL DIRECTORY [TENANT/INTERACTION]
 //
 // The node must have calls and refusals. Screenshots go into the directory. If a call is named, it
 // must be one of those that the page names. Prints a line for each check.
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import WebSocket from "ws";
+import { evaluate, listeners, openBrowser, resize, send, setScheme, until } from "./browser.mjs";
 
 const [program, url, directory, callName] = process.argv.slice(2);
-const PATIENCE_MS = 20000;
-
-const profile = mkdtempSync(join(tmpdir(), "page-"));
-const flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-  "--no-first-run", "--hide-scrollbars", "--remote-debugging-port=0",
-  `--user-data-dir=${profile}`, "about:blank"];
-const browser = spawn(program, flags, { stdio: ["ignore", "ignore", "pipe"] });
-const stop = () => {
-  browser.kill("SIGKILL");
-  rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
-};
-process.on("exit", stop);
-
-const endpoint = await new Promise((resolve, reject) => {
-  let said = "";
-  browser.stderr.on("data", (data) => {
-    said += data;
-    const found = /DevTools listening on (ws:\S+)/.exec(said);
-    if (found) {
-      resolve(found[1]);
-    }
-  });
-  browser.on("exit", () => reject(new Error(`Chromium ended: ${said}`)));
-  setTimeout(() => reject(new Error(`Chromium does not answer: ${said}`)), PATIENCE_MS).unref();
-});
-
-const socket = new WebSocket(endpoint, { perMessageDeflate: false, maxPayload: 1 << 28 });
-await new Promise((resolve, reject) => socket.on("open", resolve).on("error", reject));
-const waiting = new Map();
-const listeners = new Map();
-let session;
-let number = 0;
-socket.on("message", (data) => {
-  const message = JSON.parse(data);
-  if (message.id === undefined) {
-    listeners.get(message.method)?.(message.params);
-    return;
-  }
-  const [resolve, reject] = waiting.get(message.id);
-  waiting.delete(message.id);
-  if (message.error) {
-    reject(new Error(JSON.stringify(message.error)));
-  } else {
-    resolve(message.result);
-  }
-});
-
-function send(method, params = {}) {
-  number += 1;
-  const id = number;
-  socket.send(JSON.stringify({ id, method, params, sessionId: session }));
-  return new Promise((resolve, reject) => waiting.set(id, [resolve, reject]));
-}
-
-async function evaluate(expression) {
-  const { result, exceptionDetails } =
-    await send("Runtime.evaluate", { expression, returnByValue: true, awaitPromise: true });
-  assert.equal(exceptionDetails, undefined, JSON.stringify(exceptionDetails));
-  return result.value;
-}
-
-async function until(what, expression) {
-  const begin = Date.now();
-  while (!(await evaluate(expression))) {
-    assert.ok(Date.now() - begin < PATIENCE_MS, `${what}: ${expression}`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
-
-const { targetId } = await send("Target.createTarget", { url: "about:blank" });
-session = (await send("Target.attachToTarget", { targetId, flatten: true })).sessionId;
+await openBrowser(program);
 const errors = [];
 const requested = new Set();
 const bodies = [];
@@ -99,12 +27,6 @@ listeners.set("Network.loadingFinished", async ({ requestId }) => {
 });
 for (const domain of ["Page", "Runtime", "Log", "Network"]) {
   await send(`${domain}.enable`);
-}
-
-function resize(width, height) {
-  const isPhone = width < 600;
-  const size = { width, height, deviceScaleFactor: isPhone ? 2 : 1, mobile: isPhone };
-  return send("Emulation.setDeviceMetricsOverride", size);
 }
 
 await resize(1280, 900);
@@ -182,9 +104,7 @@ console.log("the keyboard works, and tables sort");
 for (const [width, height] of [[320, 640], [390, 844], [1280, 900]]) {
   for (const scheme of ["light", "dark"]) {
     await resize(width, height);
-    const features = [{ name: "prefers-color-scheme", value: scheme }];
-    await send("Emulation.setEmulatedMedia", { features });
-    await evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 100)))");
+    await setScheme(scheme);
     const over = await evaluate("document.documentElement.scrollWidth - innerWidth");
     assert.ok(over <= 0, `at ${width} pixels the page is ${over} too wide`);
     const { data } = await send("Page.captureScreenshot", { captureBeyondViewport: true });
