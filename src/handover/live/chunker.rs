@@ -19,9 +19,10 @@
 
 #![forbid(unsafe_code)]
 
-use super::event::{Events, GapReason};
+use super::event::Events;
 use super::message::{Chunk, Content, EpochName, FrameSizes, LiveMessage};
 use crate::archive::index::CallFacts;
+use crate::archive::reader::GapReason;
 use crate::call::{CallIdentity, Epoch};
 use crate::clock::UnixMicros;
 use crate::constants::ACK_INTERVAL_FRAMES;
@@ -66,6 +67,8 @@ pub(crate) struct Chunker {
     calls: HashMap<(u64, Epoch), LiveCall>,
     messages: VecDeque<LiveMessage>,
     looked_at: UnixMicros,
+    /// Segments before the records that come now are not there. Next come the calls that go on.
+    missing: Option<GapReason>,
     /// Records of audio whose call record is not in the journal: no message can name their call.
     nameless: u64,
 }
@@ -82,6 +85,10 @@ struct LiveCall {
     /// The last frame that was seen; `None` if the call began before the first record that was
     /// given in, and no frame was seen since.
     last_seq: Option<u64>,
+    /// Why the next frames may be missing, if not by damage.
+    missing: Option<GapReason>,
+    /// The segment after the missing ones names it: it goes on.
+    is_repeated: bool,
     frame: OpenFrame,
     chunk: Option<OpenChunk>,
 }
@@ -116,6 +123,7 @@ impl Chunker {
             calls: HashMap::new(),
             messages: VecDeque::new(),
             looked_at: UnixMicros(0),
+            missing: None,
             nameless: 0,
         }
     }
@@ -132,8 +140,16 @@ impl Chunker {
         is_known: bool,
     ) {
         let key = (header.call, header.epoch);
+        if header.batch > 0
+            && let Some(reason) = self.missing.take()
+        {
+            self.end_unseen(reason, header.received_at, lsn);
+        }
         match header.kind {
-            RecordKind::Call => self.handle_call(key, payload, lsn, is_known),
+            // If what came before is missing, no message has said it.
+            RecordKind::Call => {
+                self.handle_call(key, payload, lsn, is_known && self.missing.is_none());
+            }
             RecordKind::Audio => match self.calls.get_mut(&key) {
                 Some(call) if is_known => {
                     call.last_seq = call.last_seq.max(header.last.then_some(header.seq.0));
@@ -154,7 +170,9 @@ impl Chunker {
     }
 
     fn handle_call(&mut self, key: (u64, Epoch), payload: &[u8], lsn: Lsn, is_known: bool) {
-        if self.calls.contains_key(&key) {
+        let missing = self.missing;
+        if let Some(call) = self.calls.get_mut(&key) {
+            call.is_repeated = true;
             return;
         }
         let Ok(record) = CallRecord::decode(payload) else { return };
@@ -166,6 +184,8 @@ impl Chunker {
             sample_rate: facts.sample_rate,
             epoch,
             last_seq: (!is_known).then_some(0),
+            missing,
+            is_repeated: true,
             frame: OpenFrame::default(),
             chunk: None,
             identity: facts.identity.clone(),
@@ -176,6 +196,27 @@ impl Chunker {
             self.messages.push_back(call.event("started", 0, json, lsn));
         }
         self.calls.insert(key, call);
+    }
+
+    /// Segments are missing between the records so far and those that come.
+    pub(crate) fn handle_missing(&mut self, reason: GapReason) {
+        self.missing = Some(reason);
+        for call in self.calls.values_mut() {
+            (call.missing, call.is_repeated) = (Some(reason), false);
+        }
+    }
+
+    /// Calls that the first segment after the missing ones does not name have ended in these.
+    fn end_unseen(&mut self, reason: GapReason, at: UnixMicros, lsn: Lsn) {
+        let ended = self.calls.extract_if(|_, call| !call.is_repeated);
+        let mut ended: Vec<LiveCall> = ended.map(|(_, call)| call).collect();
+        ended.sort_by(|one, other| one.epoch.cmp(&other.epoch));
+        for mut call in ended {
+            let first = call.last_seq.unwrap_or(0) + 1;
+            call.gap((first, None), reason, at, lsn, &mut self.messages);
+            let json = call.events().ended_unseen(at);
+            self.messages.push_back(call.event("ended", 0, json, lsn));
+        }
     }
 
     /// Takes the time of the batch that was just given in, or a later time if the shard is idle.
@@ -248,18 +289,19 @@ impl LiveCall {
         if !self.frame.add(header, payload, lsn) || !header.last {
             return;
         }
+        let reason = self.missing.take().unwrap_or(GapReason::Damaged);
         if let Some(last) = self.last_seq
             && seq > last + 1
         {
-            self.gap((last + 1, seq - 1), GapReason::Damaged, header.received_at, lsn, messages);
+            self.gap((last + 1, Some(seq - 1)), reason, header.received_at, lsn, messages);
         }
         self.last_seq = Some(seq);
         match (self.frame.is_erased, self.frame.is_whole) {
             (true, _) => {
-                self.gap((seq, seq), GapReason::Erased, header.received_at, lsn, messages);
+                self.gap((seq, Some(seq)), GapReason::Erased, header.received_at, lsn, messages);
             }
             (_, false) => {
-                self.gap((seq, seq), GapReason::Damaged, header.received_at, lsn, messages);
+                self.gap((seq, Some(seq)), GapReason::Damaged, header.received_at, lsn, messages);
             }
             _ if self.takes_audio => self.take_frame(seq, header.received_at, messages),
             _ => {}
@@ -293,7 +335,7 @@ impl LiveCall {
 
     fn gap(
         &mut self,
-        range: (u64, u64),
+        range: (u64, Option<u64>),
         reason: GapReason,
         at: UnixMicros,
         lsn: Lsn,

@@ -11,6 +11,7 @@
 
 use super::message::EpochName;
 use crate::archive::index::CallFacts;
+use crate::archive::reader::GapReason;
 use crate::call::CallIdentity;
 use crate::clock::UnixMicros;
 use crate::format::EndRecord;
@@ -45,7 +46,8 @@ struct Started {
 #[derive(Debug, Serialize)]
 struct Missing {
     first_seq: u64,
-    last_seq: u64,
+    /// Null: up to the end of the epoch, which is not known.
+    last_seq: Option<u64>,
     reason: &'static str,
 }
 
@@ -61,22 +63,17 @@ struct Ended {
     last_seq: Option<u64>,
 }
 
-/// Why frames are not in the engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GapReason {
-    /// The journal does not have them, or has them damaged.
-    Damaged,
-    /// They were erased on demand.
-    Erased,
-}
-
-impl GapReason {
-    /// Its name in events.
-    const fn label(self) -> &'static str {
-        match self {
-            GapReason::Damaged => "damaged",
-            GapReason::Erased => "erased",
-        }
+/// Names in events of why frames are not in the engine.
+const fn label(reason: GapReason) -> &'static str {
+    match reason {
+        // Retention removed their segments before they were handed over.
+        GapReason::Expired => "expired",
+        // Their segments are not there.
+        GapReason::Lost => "lost",
+        // The journal does not have them, or has them damaged.
+        GapReason::Damaged => "damaged",
+        // They were erased on demand.
+        GapReason::Erased => "erased",
     }
 }
 
@@ -96,9 +93,13 @@ impl Events<'_> {
     }
 
     /// Frames are missing.
-    pub(crate) fn gap(&self, range: (u64, u64), reason: GapReason, at: UnixMicros) -> Bytes {
-        let (first_seq, last_seq) = range;
-        self.event("gap", at, Missing { first_seq, last_seq, reason: reason.label() })
+    pub(crate) fn gap(
+        &self,
+        (first_seq, last_seq): (u64, Option<u64>),
+        reason: GapReason,
+        at: UnixMicros,
+    ) -> Bytes {
+        self.event("gap", at, Missing { first_seq, last_seq, reason: label(reason) })
     }
 
     /// The epoch has ended.
@@ -111,6 +112,12 @@ impl Events<'_> {
     /// The node ended before the epoch did. `last_seq` is its last complete frame.
     pub(crate) fn cut(&self, last_seq: Option<u64>, at: UnixMicros) -> Bytes {
         self.event("ended", at, Ended { reason: "cut", frames: None, bytes: None, last_seq })
+    }
+
+    /// The epoch has ended in segments that are not there.
+    pub(crate) fn ended_unseen(&self, at: UnixMicros) -> Bytes {
+        let (frames, bytes, last_seq) = (None, None, None);
+        self.event("ended", at, Ended { reason: "unknown", frames, bytes, last_seq })
     }
 
     fn event<T: Serialize>(&self, event: &'static str, at: UnixMicros, more: T) -> Bytes {

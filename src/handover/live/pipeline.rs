@@ -66,6 +66,8 @@ pub(super) struct Pipeline {
     sealed_at: UnixMicros,
     /// Segments that are not acknowledged whole, and where they start.
     segments: VecDeque<(u64, Lsn)>,
+    /// Segments before the next one that are not there.
+    missing: Option<MissingSegments>,
     /// Everything was read, and no more will come.
     is_over: bool,
     noted_at: Instant,
@@ -95,6 +97,7 @@ impl Pipeline {
             read_to: Lsn(0),
             sealed_at: UnixMicros(0),
             segments: VecDeque::new(),
+            missing: None,
             is_over: false,
             noted_at: now,
             reported_at: now,
@@ -159,7 +162,12 @@ impl Pipeline {
         match self.batches.advance()? {
             Step::Segment => {
                 if let Some(segment) = self.batches.segment() {
-                    self.segments.push_back((segment.id, segment.start));
+                    let (id, start) = (segment.id, segment.start);
+                    self.segments.push_back((id, start));
+                    // What retention removed after it was handed over is not missing.
+                    if let Some(missing) = self.missing.take().filter(|_| start > self.next()) {
+                        self.tell_missing(missing);
+                    }
                 }
             }
             Step::Batch => {
@@ -184,7 +192,7 @@ impl Pipeline {
                     );
                 }
             }
-            Step::Missing(missing) => self.tell_missing(missing),
+            Step::Missing(missing) => self.missing = Some(missing),
             Step::Pending if self.is_own => return Ok(Progress::Nothing),
             Step::Pending => return Ok(Progress::Unsure),
             Step::End if grows => return Ok(Progress::Nothing),
@@ -214,6 +222,7 @@ impl Pipeline {
     }
 
     fn tell_missing(&mut self, missing: MissingSegments) {
+        self.chunker.handle_missing(missing.reason);
         let MissingSegments { first, last, reason } = missing;
         let dir = self.dir.display();
         match reason {
@@ -235,6 +244,11 @@ impl Pipeline {
             }
             self.publisher.push(message);
         }
+    }
+
+    /// Everything before this position was read, by this or an earlier start.
+    fn next(&self) -> Lsn {
+        self.read_to.max(self.from)
     }
 
     fn reports(&self) -> bool {
@@ -268,7 +282,7 @@ impl Pipeline {
     /// Notes how far the engine is.
     fn note(&mut self, is_complete: bool) {
         self.noted_at = Instant::now();
-        let next = self.read_to.max(self.from);
+        let next = self.next();
         let handed = self.publisher.oldest().map_or(next, |oldest| oldest.min(next));
         let mut position = self.chunker.position(handed);
         if is_complete && self.from <= self.read_to {

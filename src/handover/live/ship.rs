@@ -5,7 +5,7 @@
 use super::chunker::{AudioOf, Chunker};
 use super::engine::EngineError;
 use super::publisher::Publisher;
-use crate::archive::reader::{JournalError, ShardJournal, Step};
+use crate::archive::reader::{GapReason, JournalError, ShardJournal, Step};
 use crate::clock::UnixMicros;
 use crate::format::Lsn;
 use std::fmt;
@@ -68,7 +68,7 @@ pub(crate) async fn ship_shard(
     let mut chunker = Chunker::new(node, audio_of.clone());
     let mut batches = shard.batches(from);
     let mut shipped = ShippedShard::default();
-    let (mut next, mut now) = (from, UnixMicros(0));
+    let (mut next, mut now, mut missing_reason) = (from, UnixMicros(0), None);
     loop {
         match batches.advance()? {
             Step::Batch => {
@@ -90,14 +90,19 @@ pub(crate) async fn ship_shard(
                     publisher.push(message);
                 }
             }
-            Step::Segment => {}
+            Step::Segment => {
+                let start = batches.segment().map_or(next, |segment| segment.start);
+                if let Some(reason) = missing_reason.take().filter(|_| start > next) {
+                    chunker.handle_missing(reason);
+                }
+            }
             Step::SegmentEnd => {
                 let position = chunker.position(next);
                 let position = publisher.oldest().map_or(position, |oldest| oldest.min(position));
                 progress(0, Some(position))?;
             }
             Step::Missing(missing) => {
-                use crate::archive::reader::GapReason;
+                missing_reason = Some(missing.reason);
                 if missing.reason != GapReason::Expired {
                     shipped.lost_segments += missing.last - missing.first + 1;
                 }
