@@ -193,6 +193,41 @@ fn a_live_segment_says_what_is_durable_and_ends_with_its_writer() {
 }
 
 #[test]
+fn memory_does_not_vouch_for_bytes_behind_a_fence() {
+    let mut image = Image::new(image::run(1), 0, SEGMENT_SIZE).unwrap();
+    let epoch = image.start("acme", "one", 8_000);
+    for number in 0..6u8 {
+        image.frame(epoch, &[number; 900]);
+        image.seal();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let shard_dir = image.store(dir.path()).unwrap();
+    let writer = File::open(segment_path(&shard_dir, 1)).unwrap();
+    assert!(lock::try_exclusive(&writer).unwrap());
+    let ends: Vec<_> = image.segments()[0].batches.iter().map(|batch| batch.end).collect();
+    let durable = Lsn(ends[3] as u64);
+    let mut reader = batches(dir.path(), Lsn(0));
+    reader.set_durable(durable).unwrap();
+    assert_eq!(reader.advance().unwrap(), Step::Segment);
+    for end in &ends[..5] {
+        assert_eq!(reader.advance().unwrap(), Step::Batch);
+        assert_eq!(reader.batch().map(|batch| batch.end()), Some(Lsn(*end as u64)));
+    }
+    assert_eq!(reader.durable_lsn(), durable, "the fifth batch is in the file, and not durable");
+    // A write fails. The last two batches are written again, to the next segment.
+    image.fence(2);
+    image.frame(epoch, &[9; 900]);
+    image.seal();
+    image.store(dir.path()).unwrap();
+    reader.set_durable(Lsn(10 * SEGMENT_SIZE as u64)).unwrap();
+    assert_eq!(reader.durable_lsn(), durable, "positions of the next segment say nothing here");
+    assert_eq!(reader.advance().unwrap(), Step::SegmentEnd, "the sixth batch does not come");
+    assert_eq!(reader.advance().unwrap(), Step::Segment);
+    assert_eq!(reader.advance().unwrap(), Step::Batch);
+    assert!(reader.batch().is_some_and(|batch| batch.end() <= reader.durable_lsn()));
+}
+
+#[test]
 fn segments_that_are_gone_are_named_with_the_reason() {
     let (dir, image) = (tempfile::tempdir().unwrap(), image());
     let shard_dir = image.store(dir.path()).unwrap();

@@ -153,6 +153,52 @@ fn gaps_end_a_chunk_and_are_told() {
 }
 
 #[test]
+fn segments_that_are_gone_become_a_gap_of_each_call() {
+    let mut records = Records::default();
+    for call in [1, 2] {
+        records.call(call, "acme", false);
+        (1..=10).for_each(|seq| records.frame(call, seq));
+    }
+    let mut chunker = Chunker::new(NODE, AudioOf::All);
+    records.give(&mut chunker);
+    assert_eq!(drain(&mut chunker).len(), 4);
+    chunker.handle_missing(GapReason::Expired);
+    // The next segment begins with the calls that go on: not the second one, but a third one.
+    let mut records = Records::default();
+    records.call(1, "acme", true);
+    records.call(3, "acme", true);
+    for (call, seq) in [(1, 21), (3, 5), (1, 23)] {
+        records.frame(call, seq);
+        records.0.last_mut().expect("a record").0.batch = 7;
+    }
+    records.give(&mut chunker);
+    chunker.handle_end(UnixMicros(1), Lsn(0));
+    let told: Vec<String> = drain(&mut chunker)
+        .iter()
+        .map(|message| {
+            let name = short(std::slice::from_ref(message)).remove(0);
+            let json: serde_json::Value =
+                serde_json::from_slice(&message.payload()).unwrap_or_default();
+            format!("{} {name} {} {}", message.call, json["last_seq"], json["reason"])
+        })
+        .collect();
+    let expected = [
+        "3 started 0 null null",
+        "2 gap 11 null \"expired\"",
+        "2 ended 0 null \"unknown\"",
+        "1 gap 11 20 \"expired\"",
+        "3 gap 1 4 \"expired\"",
+        "1 21..=21 null null",
+        "1 gap 22 22 \"damaged\"",
+        "1 23..=23 null null",
+        "1 ended 0 23 \"cut\"",
+        "3 5..=5 null null",
+        "3 ended 0 5 \"cut\"",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
 fn a_repeated_call_record_tells_no_start_and_no_gap() {
     let mut records = Records::default();
     records.call(1, "acme", true);
