@@ -19,8 +19,8 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::time::Duration;
@@ -191,20 +191,28 @@ impl Publisher {
         Outcome::Failed { told: chain(error), is_lasting: false }
     }
 
-    /// Waits until there is room for more messages (`wants_all` unset), or until all are
-    /// acknowledged. Fails if nothing was acknowledged for the time `patience`.
+    /// Sends what waits. Waits until there is room for more messages, or with `wants_all` until all
+    /// are acknowledged. Fails if nothing was acknowledged for the time `patience`.
     pub(crate) async fn settle(
         &mut self,
         wants_all: bool,
         patience: Duration,
     ) -> Result<(), EngineError> {
         let (mut began, mut failure) = (Instant::now(), "there is no answer".to_owned());
-        while if wants_all { !self.is_idle() } else { !self.has_room() } {
-            match timeout_at(began + patience, self.next()).await {
-                Ok(Outcome::Acknowledged(..)) => began = Instant::now(),
-                Ok(Outcome::Failed { told, is_lasting: true }) => return Err(EngineError(told)),
-                Ok(Outcome::Failed { told, .. }) => failure = told,
-                Err(_) => {
+        loop {
+            let may_go_on = if wants_all { self.is_idle() } else { self.has_room() };
+            let outcome = match may_go_on {
+                true => self.next().now_or_never().map(Ok),
+                false => Some(timeout_at(began + patience, self.next()).await),
+            };
+            match outcome {
+                None => return Ok(()),
+                Some(Ok(Outcome::Acknowledged(..))) => began = Instant::now(),
+                Some(Ok(Outcome::Failed { told, is_lasting: true })) => {
+                    return Err(EngineError(told));
+                }
+                Some(Ok(Outcome::Failed { told, .. })) => failure = told,
+                Some(Err(_)) => {
                     return Err(EngineError(format!(
                         "the message engine has acknowledged nothing for {}: {failure}",
                         humantime::format_duration(Duration::from_secs(patience.as_secs()))
@@ -212,7 +220,6 @@ impl Publisher {
                 }
             }
         }
-        Ok(())
     }
 }
 
