@@ -14,10 +14,9 @@ NAMES = ("licen", "copying", "notice", "unlicense")
 
 def built_crates():
     """Names and versions of the crates of both programs, without what builds or tests them."""
-    command = ["cargo", "tree", "--locked", "-p", "exo-ingest", "-p", "exo-load", "--edges", "normal"]
-    lines = subprocess.run(
-        command + ["--prefix", "none", "--format", "{p}"], check=True, text=True, stdout=-1
-    ).stdout.splitlines()
+    command = ["cargo", "tree", "--locked", "--package", "exo-ingest", "--package", "exo-load"]
+    command += ["--edges", "normal", "--prefix", "none", "--format", "{p}"]
+    lines = subprocess.run(command, check=True, text=True, stdout=-1).stdout.splitlines()
     return {tuple(line.split()[:2]) for line in lines if line}
 
 
@@ -31,7 +30,7 @@ def main():
     missing = []
     # Many crates have the same text: it is printed once, after the list of its crates.
     texts = {}
-    print("exo-ingest contains these crates.\n")
+    print("exo-ingest and exo-load contain these crates.\n")
     for package in sorted(metadata["packages"], key=lambda it: (it["name"], it["version"])):
         name = (package["name"], "v" + package["version"])
         if name not in wanted or package["source"] is None:
