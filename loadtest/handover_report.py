@@ -159,21 +159,29 @@ def stop(step):
             f"the disk was {use['disk_percent']:.0f} % busy with "
             f"{use['disk_rate'] / MB:.0f} MB/s of writes"
         )
-    users = (
-        f"shards {use['shards_percent']:.0f} %, forwarder {use['forwarder_percent']:.0f} %, "
-        f"server {use['server_percent']:.0f} %, exo-load {load['generator_percent']:.0f} % of a "
-        "core"
-    )
+    parts = {
+        "shards": use["shards_percent"],
+        "forwarder": use["forwarder_percent"],
+        "server": use["server_percent"],
+        "exo-load": load["generator_percent"],
+    }
+    # The kernel's own threads, other threads of the node, and programs that are none of ours.
+    parts["everything else"] = max(0.0, sum(use["cpu_percent"]) - sum(parts.values()))
+    users = ", ".join(f"{name} {percent:.0f} %" for name, percent in parts.items()) + " of a core"
     full = " and ".join(full) if full else (
         f"no CPU was 90 % busy, nor the disk (at most {max(use['cpu_percent']):.0f} % and "
         f"{use['disk_percent']:.0f} %): requests waited for each other"
     )
-    return f"{' and '.join(told)}. {full[0].upper() + full[1:]}: {users}."
+    return f"{capital(' and '.join(told))}. {capital(full)}: {users}."
+
+
+def capital(text):
+    return text[0].upper() + text[1:]
 
 
 def step_line(step):
-    verdict = "sustained" if step["is_sustained"] else stop(step)
-    return f"sustain {step['calls']} calls: {verdict} Lag {step['lag_bytes'] / MB:.0f} MB."
+    verdict = "sustained" if step["is_sustained"] else stop(step).rstrip(".")
+    return f"sustain {step['calls']} calls: {verdict}. Lag {step['lag_bytes'] / MB:.0f} MB."
 
 
 # --- Catch-up -----------------------------------------------------------------------------------

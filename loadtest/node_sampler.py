@@ -1,5 +1,6 @@
 """What the kernel and a node say of the node: CPU time by kind of thread, counters, lag, disk."""
 
+import contextlib
 import os
 import re
 import time
@@ -78,9 +79,10 @@ class NodeSampler:
     def move_other_threads(self, cpus):
         """Keeps all threads but the shards on these CPUs. Threads that they start inherit it."""
         for task in self.tasks.iterdir():
-            if (task / "comm").read_text().startswith(("shard-", "iou-")):
-                continue
-            os.sched_setaffinity(int(task.name), cpus)
+            # Some threads of the start end meanwhile.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if not (task / "comm").read_text().startswith(("shard-", "iou-")):
+                    os.sched_setaffinity(int(task.name), cpus)
 
     def use(self, first, last):
         """How full CPUs and disk were between two samples, and who used them."""

@@ -173,6 +173,7 @@ class Nats(Sink):
         return [
             f"live.url={self.url}",
             "live.audio=all",
+            "live.required=true",
             f"live.create_streams={self.streams}",
             f"live.replicas={self.replicas}",
         ]
