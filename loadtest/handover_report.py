@@ -147,7 +147,7 @@ def stop(step):
     if step["lag_grows"]:
         told.append(f"the lag grew by {step['lag_growth'] / MB:.1f} MB a second")
     if load["verdict"] != "pass":
-        told.append(f"exo-load says {load['verdict']}: {'; '.join(load['why'])}")
+        told.append(f"the verdict of exo-load is {load['verdict']}: {'; '.join(load['why'])}")
     if not told:
         told.append("the sink failed")
     full = [
