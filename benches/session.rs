@@ -2,6 +2,7 @@
 //! as a shard runs them, in the clear and with TLS. Also a TLS record alone.
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use exo_ingest::ack_level::AckLevel;
 use exo_ingest::auth::Claims;
 use exo_ingest::call::{CallIdentity, EpochSource};
 use exo_ingest::clock::{Moment, Now, UnixMicros};
@@ -105,7 +106,7 @@ impl Shard {
             }
             // Level `received`: the promise holds at once.
             while let Some(seq) = self.session.poll_promise() {
-                self.session.handle_promise(self.now, seq, &mut context);
+                self.session.handle_promise(self.now, seq, AckLevel::Received, &mut context);
             }
             sent += self.session.poll_transmit(self.now, &mut out);
             black_box((&out, self.session.poll_timeout()));

@@ -11,6 +11,7 @@
 
 use bytes::{Buf, BytesMut};
 use clap::Parser;
+use exo_ingest::ack_level::AckLevel;
 use exo_ingest::auth::{ClientName, Verifier};
 use exo_ingest::call::Seq;
 use exo_ingest::clock::{Moment, Now};
@@ -111,6 +112,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         ingest: IngestSettings::new(limits.clone()),
         limits,
         journal: None,
+        replication: None,
         kernel_features: if args.older_kernel {
             KernelFeatures::V6_1
         } else {
@@ -231,7 +233,7 @@ impl Session for EchoSession {
         self.close(Some(1001));
     }
 
-    fn handle_promise(&mut self, _: Now, _: Seq, _: &mut Context<'_>) -> u64 {
+    fn handle_promise(&mut self, _: Now, _: Seq, _: AckLevel, _: &mut Context<'_>) -> u64 {
         0
     }
 

@@ -160,6 +160,15 @@ counters! {
     events_unknown: Counter Count,
     /// ACK events queued to peers.
     acks: Counter Count,
+    /// ACK events queued at the level `durable` although the level is `replicated`: the message
+    /// engine did not answer in time.
+    acks_degraded: Counter Count,
+    /// Calls with durable frames that the message engine has not acknowledged.
+    engine_calls_waiting: Gauge Count,
+    /// Whether it has not acknowledged a call's frames for longer than forward.replicated_timeout.
+    engine_late: Gauge Flag,
+    /// Whether ACKs go out at the level `durable` because of that.
+    engine_degrades: Gauge Flag,
     /// Pings sent to peers.
     pings_sent: Counter Count,
     /// WebSocket control frames received.

@@ -18,7 +18,7 @@ use crate::session::Service;
 use crate::session::ingest::{IngestSettings, IngestShared};
 use crate::session::service::IngestService;
 use crate::shard::mailbox::{Mailbox, MailboxSender, Message, mailbox};
-use crate::shard::{Shard, ShardConfig, ShardJournalConfig};
+use crate::shard::{ReplicationSettings, Shard, ShardConfig, ShardJournalConfig};
 use crate::store::{JournalConfig, Run, StoreEvent, StoreThread, StoreView};
 use crate::tenants::Tenants;
 use crate::tls::ServerConfig;
@@ -59,6 +59,9 @@ pub struct NodeConfig {
     pub ingest: IngestSettings,
     /// Where and how to store audio; `None` keeps it in memory only.
     pub journal: Option<JournalConfig>,
+    /// How long ACKs at the level `replicated` wait for a message engine; `None`: no call has that
+    /// level.
+    pub replication: Option<ReplicationSettings>,
     /// The kernel features that it may use.
     pub kernel_features: KernelFeatures,
     /// Runs with an unregistered frame ring if memory cannot be locked.
@@ -173,6 +176,7 @@ impl Node {
                     settings: run.writer_settings(index),
                     requests: requests.clone(),
                     first: None,
+                    replication: config.replication,
                 });
             }
             node.notes.push(run.note());

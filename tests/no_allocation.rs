@@ -288,6 +288,7 @@ fn start_node(
     let config = NodeConfig {
         passed: None,
         journal: journal.clone(),
+        replication: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         tls: certificate.map(Certificate::server),
         shards: vec![None],

@@ -45,6 +45,9 @@ pub struct Stopped {
     pub duration_ms: u64,
     /// Last durable frame; null without a journal.
     pub durable_seq: Option<u64>,
+    /// The level at which the promise of the last frame holds. Other peers do not say it.
+    #[serde(default)]
+    pub level: Option<String>,
 }
 
 impl Stopped {
@@ -105,9 +108,10 @@ mod tests {
         assert_eq!(parse("{ \"event\": \"ack\",\n \"seq\": 10 }"), Ok(Event::Ack { seq: 10 }));
         let stopped = concat!(
             r#"{"event":"stopped","interaction_id":"c","seq":11,"bytes":105600,"#,
-            r#""duration_ms":2200,"durable_seq":null}"#
+            r#""duration_ms":2200,"durable_seq":null,"level":"received"}"#
         );
         let Ok(Event::Stopped(stopped)) = parse(stopped) else { panic!("{stopped}") };
+        assert_eq!(stopped.level.as_deref(), Some("received"));
         assert!(stopped.is_right("c", 11, 105_600, 24_000));
         assert!(!stopped.is_right("d", 11, 105_600, 24_000));
         assert!(!stopped.is_right("c", 10, 105_600, 24_000));

@@ -159,7 +159,7 @@ fn data_dir(config: &Config, report: &mut Report) {
     else {
         return report.fine(what, "none: audio is kept in memory only");
     };
-    match store::try_directory(directory, config.settings.ack_level()) {
+    match store::try_directory(directory, config.settings.ack_level().of_journal()) {
         Ok(found) => report.fine(what, &format!("{}: {found}", directory.display())),
         Err(error) => report.fail(what, &Failure::Run(error.to_string())),
     }

@@ -203,8 +203,10 @@ pub(super) fn node_config(settings: &Settings) -> Result<NodeConfig, Failure> {
             expiry_leeway: settings.token_policy.leeway,
             client_tenant: settings.tls.client_tenant,
             has_journal: settings.journal().is_some(),
+            levels: settings.call_levels(),
         },
         journal: settings.journal(),
+        replication: settings.replication(),
         kernel_features: settings.kernel_features,
         allow_unregistered: settings.allow_unregistered,
     })

@@ -5,7 +5,7 @@ use super::Failure;
 use super::forward::free_cpus;
 use super::store::node_name;
 use crate::archive::pins::Pins;
-use crate::config::settings::Settings;
+use crate::config::settings::{ALL_TENANTS, AckLevel, Settings};
 use crate::handover::live::chunker::AudioOf;
 use crate::handover::live::engine::{EngineConfig, StreamPlan};
 use crate::handover::live::forward::{LiveConfig, LiveForwarder};
@@ -45,7 +45,7 @@ fn config_of(settings: &Settings, shards: &[Option<usize>]) -> Result<Option<Liv
         plan,
         monitors: settings.live_monitor.clone().unwrap_or_default(),
         audio_of: audio_of(settings.live_audio.as_deref().unwrap_or_default()),
-        reports: false,
+        reports: settings.ack_level() == AckLevel::Replicated,
         pins: None,
         cpus: settings.forward_cpus.clone().unwrap_or_else(|| free_cpus(shards)),
     }))
@@ -59,7 +59,7 @@ pub(super) fn is_engine(url: &str) -> bool {
 /// Whose audio is handed over.
 pub(super) fn audio_of(tenants: &[String]) -> AudioOf {
     match tenants {
-        [all] if all == "all" => AudioOf::All,
+        [all] if all == ALL_TENANTS => AudioOf::All,
         tenants => AudioOf::Tenants(tenants.iter().map(|tenant| tenant.as_str().into()).collect()),
     }
 }

@@ -51,7 +51,11 @@ fn values(change: &Change) -> [&str; 2] {
 
 fn outcome(settings: &Settings, applied: usize, pending: usize) -> ReadOutcome {
     ReadOutcome {
-        settings: ReloadableSettings { limits: settings.limits.clone(), journal: settings.journal },
+        settings: ReloadableSettings {
+            limits: settings.limits.clone(),
+            journal: settings.journal,
+            replication: settings.replication(),
+        },
         drain: settings.drain,
         drain_grace: settings.drain_grace,
         applied,

@@ -151,14 +151,29 @@ impl Check<'_> {
 
     fn promise(&self) -> Result<(), ConfigError> {
         let settings = &self.config.settings;
-        match !settings.no_journal || settings.ack_level() == AckLevel::Received {
-            true => Ok(()),
-            false => Err(ConfigError::Conflict(format!(
+        if settings.no_journal && settings.ack_level() != AckLevel::Received {
+            return Err(ConfigError::Conflict(format!(
                 "{} needs a journal, and {} turns it off: give --ack received",
                 self.describe("ack"),
                 self.describe("no_journal")
-            ))),
+            )));
         }
+        if settings.ack_level() != AckLevel::Replicated {
+            return Ok(());
+        }
+        let needs = |missing: &str, remedy: &str| {
+            Err(ConfigError::Conflict(format!(
+                "{} needs {missing}, which is not set: {remedy}, or give --ack durable",
+                self.describe("ack")
+            )))
+        };
+        if settings.live_url.is_none() {
+            return needs("live.url", "give --live URL, a message engine that ACKs wait for");
+        }
+        if settings.live_audio.is_none() {
+            return needs("live.audio", "give --live-audio with tenants or all");
+        }
+        Ok(())
     }
 
     fn journal(&self) -> Result<(), ConfigError> {

@@ -6,6 +6,7 @@ use crate::ack_level::AckLevel;
 use crate::auth::ClientTenant;
 use crate::io::probe::KernelFeatures;
 use crate::session::ingest::ClaimMatch;
+use crate::shard::OnTimeout;
 use crate::tls::client_auth::ClientAuth;
 
 /// What happens to a live call when its token expires.
@@ -58,7 +59,11 @@ macro_rules! choices {
 
 choices!(CLAIM_MATCH: ClaimMatch = "strict" Strict, "tenant" Tenant, "off" Off);
 choices!(ON_EXPIRY: OnExpiry = "keep" Keep, "close" Close);
-choices!(ACK_LEVEL: AckLevel = "durable" Durable, "written" Written, "received" Received);
+choices!(
+    ACK_LEVEL: AckLevel =
+        "replicated" Replicated, "durable" Durable, "written" Written, "received" Received
+);
+choices!(ON_TIMEOUT: OnTimeout = "hold" Hold, "degrade" Degrade);
 choices!(LOG_FORMAT: LogFormat = "text" Text, "json" Json);
 choices!(
     LOG_LEVEL: LogLevel =

@@ -66,6 +66,8 @@ mod tests {
             | "drain_grace"
             | "timeouts.start" => "7s",
             "log_level" => "debug",
+            "forward.replicated_timeout" => "7s",
+            "forward.on_timeout" => "degrade",
             "limits.calls_max" | "limits.calls_per_tenant_max" | "limits.address_rate" => "77",
             "limits.address_burst" | "limits.heads_max" | "limits.send_slot_count" => "77",
             "listen" => "127.0.0.1:77",
@@ -87,6 +89,8 @@ mod tests {
                 "journal.retain_age",
                 "journal.reserve",
                 "journal.segment_age",
+                "forward.replicated_timeout",
+                "forward.on_timeout",
                 "drain",
                 "drain_grace",
                 "log_level",

@@ -17,12 +17,14 @@ pub(crate) use super::choices::{LogFormat, LogLevel, OnExpiry};
 use super::format::*;
 use super::tls::{FILES, TlsChoices, tls_settings};
 pub(crate) use crate::ack_level::AckLevel;
+use crate::ack_level::CallLevels;
 use crate::auth::{TokenPolicy, token_settings};
 use crate::declare::documentation;
 use crate::io::probe::KernelFeatures;
 use crate::journal::settings::{JournalSettings, journal_settings};
 use crate::limits::{Limits, limit_settings};
 use crate::session::ingest::ClaimMatch;
+use crate::shard::{OnTimeout, ReplicationSettings};
 use crate::store::JournalConfig;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -254,6 +256,18 @@ settings! {
         "forward.cpus", CPUS,
         "CPUs for the threads that send; unset: those without a reactor, if there are any"
     }
+    forward_replicated_timeout: Duration = Duration::from_secs(5);
+    {
+        "forward.replicated_timeout", DURATION,
+        "With --ack replicated: how long the message engine may take to acknowledge audio that is \
+         durable here", reloadable
+    }
+    forward_on_timeout: OnTimeout = OnTimeout::Hold;
+    {
+        "forward.on_timeout", ON_TIMEOUT,
+        "What happens to an ACK after that: it waits, and the call is closed after \
+         journal.stall_timeout; or it goes out as durable", reloadable
+    }
     drain: Duration = Duration::from_secs(30);
     {
         "drain" flag "drain", DURATION_OR_ZERO,
@@ -285,6 +299,9 @@ settings! {
     [limits("limits."), limits("timeouts.")]
 }
 
+/// In `live.audio`: the audio of all tenants.
+pub(crate) const ALL_TENANTS: &str = "all";
+
 impl Settings {
     /// The promise of an ACK: the level that was set; otherwise `durable` with a journal and
     /// `received` without.
@@ -292,12 +309,35 @@ impl Settings {
         self.ack.unwrap_or(if self.no_journal { AckLevel::Received } else { AckLevel::Durable })
     }
 
+    /// What the ACKs of each call promise.
+    pub(crate) fn call_levels(&self) -> CallLevels {
+        match (self.ack_level(), self.live_audio.as_deref()) {
+            (AckLevel::Replicated, Some([all])) if all == ALL_TENANTS => {
+                CallLevels::all(AckLevel::Replicated)
+            }
+            (AckLevel::Replicated, tenants) => {
+                let tenants = tenants.unwrap_or_default();
+                CallLevels::replicated_for(tenants.iter().map(|it| it.as_str().into()).collect())
+            }
+            (level, _) => CallLevels::all(level),
+        }
+    }
+
+    /// How long ACKs wait for the message engine; `None`: they do not.
+    pub(crate) fn replication(&self) -> Option<ReplicationSettings> {
+        (self.ack_level() == AckLevel::Replicated).then_some(ReplicationSettings {
+            timeout: self.forward_replicated_timeout,
+            on_timeout: self.forward_on_timeout,
+            stall_timeout: self.journal.stall_timeout,
+        })
+    }
+
     /// Configuration of the journal; `None` if there is none, or if no directory was given.
     pub(crate) fn journal(&self) -> Option<JournalConfig> {
         let data_dir = self.data_dir.clone().filter(|_| !self.no_journal)?;
         Some(JournalConfig {
             data_dir,
-            level: self.ack_level(),
+            level: self.ack_level().of_journal(),
             settings: self.journal,
             pins: Vec::new(),
         })

@@ -3,6 +3,7 @@
 use super::names::find;
 use super::settings::AckLevel;
 use super::*;
+use crate::ack_level::CallLevels;
 use crate::io::host::Memory;
 use crate::limits::Limits;
 use std::collections::HashSet;
@@ -338,6 +339,31 @@ fn the_promise_of_an_ack_follows_the_journal() {
     assert_eq!(load(&[]).unwrap().settings.ack_level(), AckLevel::Durable);
     assert_eq!(load(&[("no_journal", "true")]).unwrap().settings.ack_level(), AckLevel::Received);
     assert_eq!(load(&[("ack", "written")]).unwrap().settings.ack_level(), AckLevel::Written);
+}
+
+#[test]
+fn acks_wait_for_an_engine_only_where_there_is_one_that_gets_audio() {
+    let ack = ("ack", "replicated");
+    let url = ("live.url", "nats://engine:4222");
+    for (settings, missing) in [
+        (&[ack, ("no_journal", "true")][..], "no_journal"),
+        (&[ack], "live.url"),
+        (&[ack, ("live.audio", "all")], "live.url"),
+        (&[ack, url], "live.audio"),
+    ] {
+        let error = load(settings).unwrap_err();
+        assert!(error.starts_with("ack (replicated") && error.contains(missing), "{error}");
+    }
+    let settings = load(&[ack, url, ("live.audio", "acme,other")]).unwrap().settings;
+    let levels = settings.call_levels();
+    assert_eq!(levels.of("acme"), AckLevel::Replicated);
+    assert_eq!(levels.of("all"), AckLevel::Durable);
+    assert_eq!(settings.replication().unwrap().timeout.as_secs(), 5);
+    let settings = load(&[ack, url, ("live.audio", "all")]).unwrap().settings;
+    assert_eq!(settings.call_levels(), CallLevels::all(AckLevel::Replicated));
+    let settings = load(&[url, ("live.audio", "all")]).unwrap().settings;
+    assert_eq!(settings.call_levels().of("acme"), AckLevel::Durable);
+    assert_eq!(settings.replication(), None);
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub(crate) struct Plan {
     pub(crate) kernel_features: KernelFeatures,
     pub(crate) listen: SocketAddr,
     pub(crate) has_journal: bool,
-    /// What an ACK promises.
+    /// What an ACK needs of the journal.
     pub(crate) level: AckLevel,
     pub(crate) journal: JournalSettings,
     /// `None`: not given, or no journal.
@@ -49,7 +49,7 @@ impl Plan {
             kernel_features: settings.kernel_features,
             listen: settings.listen,
             has_journal: !settings.no_journal,
-            level: settings.ack_level(),
+            level: settings.ack_level().of_journal(),
             journal: settings.journal,
             data_dir: settings.data_dir.clone().filter(|_| !settings.no_journal),
         })

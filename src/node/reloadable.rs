@@ -5,6 +5,7 @@
 use super::Node;
 use crate::journal::settings::JournalSettings;
 use crate::limits::Limits;
+use crate::shard::ReplicationSettings;
 use crate::shard::mailbox::Message;
 
 /// Settings of a node. Some of them may change while it runs.
@@ -14,6 +15,8 @@ pub struct ReloadableSettings {
     pub limits: Limits,
     /// How the journal is kept.
     pub journal: JournalSettings,
+    /// How long ACKs wait for the message engine, at the level `replicated`.
+    pub replication: Option<ReplicationSettings>,
 }
 
 impl Node {
@@ -25,6 +28,9 @@ impl Node {
         }
         let (rate, burst) = (limits.address_rate, limits.address_burst);
         self.tell_all(|| Message::AddressRate { rate, burst });
+        if let Some(replication) = settings.replication {
+            self.tell_all(|| Message::Replication(replication));
+        }
         if let Some(store) = &self.store {
             let age_max = settings.journal.segment_age_max();
             self.tell_all(|| Message::SegmentAge(age_max));

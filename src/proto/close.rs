@@ -100,6 +100,10 @@ closings! {
     /// The journal cannot take more.
     Storage = 1013 "storage" retry:
         "the node cannot store audio now: connect again, with a growing delay",
+    /// The message engine does not acknowledge audio.
+    Engine = 1013 "engine" retry:
+        "the message engine does not answer, so the node cannot acknowledge audio: connect again, \
+         with a growing delay",
     /// The node is draining.
     Draining = 1001 "draining" retry:
         "the node is shutting down: connect again",

@@ -233,6 +233,8 @@ pub(crate) struct Stopped<'a> {
     pub(crate) duration_ms: u64,
     /// Number of the last frame known to be durable; `None` without a journal.
     pub(crate) durable_seq: Option<u64>,
+    /// Name of the level at which the promise of the last frame holds.
+    pub(crate) level: &'static str,
 }
 
 /// Appends `{"event":"stopped",…}` to `out`.
@@ -250,6 +252,8 @@ pub(crate) fn push_stopped(stopped: &Stopped<'_>, out: &mut Vec<u8>) {
         Some(seq) => push_number(seq, out),
         None => out.extend_from_slice(b"null"),
     }
+    out.extend_from_slice(b",\"level\":");
+    push_string(stopped.level, out);
     out.push(b'}');
 }
 

@@ -28,6 +28,7 @@ use self::phase::Phase;
 use self::progress::CallProgress;
 use self::timers::{Allowance, Armed, Budget, Due, Timers};
 use super::{Action, CallStatus, Context, Disconnect, Notice, Output, Refused, Session, Summary};
+use crate::ack_level::AckLevel;
 use crate::auth::{AllowedTenants, Claims};
 use crate::call::{CallIdentity, CallKey, Epoch, Seq};
 use crate::clock::{Moment, Now};
@@ -76,6 +77,12 @@ pub struct IngestSession {
     asked: u64,
     /// The last frame whose promise holds.
     promised: u64,
+    /// Acks that were owed at a lower level than `call_level`.
+    degraded_acks: u32,
+    /// What acks promise: valid only if `is_started`.
+    call_level: AckLevel,
+    /// The level at which the promise of frame `promised` holds.
+    level: AckLevel,
     /// Code of the peer's Close, after it came.
     peer_close: Option<Option<u16>>,
     /// Our own decision to close, once made.
@@ -116,6 +123,9 @@ impl IngestSession {
             durability: Durability::default(),
             asked: 0,
             promised: 0,
+            degraded_acks: 0,
+            call_level: AckLevel::Received,
+            level: AckLevel::Received,
             peer_close: None,
             closing: None,
             ended: None,
@@ -211,6 +221,8 @@ impl IngestSession {
     fn begin(&mut self, now: Now, sample_rate: u32, context: &mut Context<'_>) {
         self.call = self.identity.key();
         self.epoch = context.epochs.next(now.moment);
+        self.call_level = self.shared.settings.levels.of(&self.identity.tenant);
+        self.level = self.call_level;
         self.progress =
             CallProgress::new(now.moment, sample_rate, self.shared.limits().frame_time_min);
         let appended = context.ring.append_call(&CallStart {
@@ -369,9 +381,12 @@ impl Session for IngestSession {
         match (notice, self.phase) {
             (_, Phase::Closing | Phase::Finished) => {}
             // The peer is leaving, or we are, and the acks that it would wait for will not come.
-            (Notice::Storage, Phase::Leaving) => self.part(now, false, context.ring.durable()),
-            (Notice::Storage, Phase::Refusing) => self.release_close_frames(now),
+            (Notice::Storage | Notice::Engine, Phase::Leaving) => {
+                self.part(now, false, context.ring.durable())
+            }
+            (Notice::Storage | Notice::Engine, Phase::Refusing) => self.release_close_frames(now),
             (Notice::Storage, _) => self.refuse(now, Closing::Storage, None, context),
+            (Notice::Engine, _) => self.refuse(now, Closing::Engine, None, context),
             // Another connection cannot take over a call that has ended here, and this one is
             // closing already.
             (
@@ -388,15 +403,28 @@ impl Session for IngestSession {
         }
     }
 
-    fn handle_promise(&mut self, now: Now, seq: Seq, context: &mut Context<'_>) -> u64 {
+    fn handle_promise(
+        &mut self,
+        now: Now,
+        seq: Seq,
+        level: AckLevel,
+        context: &mut Context<'_>,
+    ) -> u64 {
         debug_assert!(seq.0 <= self.asked, "a promise of frame {} answers no question", seq.0);
         // The last bytes may be half sent: nothing can go before them any more.
         if matches!(self.phase, Phase::Closing | Phase::Finished) {
             return 0;
         }
-        self.promised = self.promised.max(seq.0);
+        if seq.0 >= self.promised {
+            (self.promised, self.level) = (seq.0, level);
+        }
         let acks = self.outbox.owe_acks(self.promised);
         context.counters.acks.add(acks);
+        if self.call_level == AckLevel::Replicated && level != AckLevel::Replicated {
+            context.counters.acks_degraded.add(acks);
+            let degraded = u32::try_from(acks).unwrap_or(u32::MAX);
+            self.degraded_acks = self.degraded_acks.saturating_add(degraded);
+        }
         self.invariants();
         self.settle(now, context.ring.durable());
         acks
@@ -508,9 +536,9 @@ impl Session for IngestSession {
 
     #[inline]
     fn poll_action(&mut self) -> Option<Action> {
-        let (call, epoch) = (self.call, self.epoch);
+        let (call, epoch, level) = (self.call, self.epoch, self.call_level);
         if std::mem::take(&mut self.claim_owed) {
-            Some(Action::Claim { call, epoch })
+            Some(Action::Claim { call, epoch, level })
         } else if std::mem::take(&mut self.release_owed) {
             Some(Action::Release { call, epoch })
         } else {
@@ -560,6 +588,8 @@ impl Session for IngestSession {
             lasted: self.progress.lasted(),
             acked: Seq(acked),
             durable: self.durable_seq(durable).map(Seq),
+            level: self.level,
+            degraded_acks: self.degraded_acks,
             ending: ending.label(),
             close: self.closing.map_or(self.peer_close.flatten(), |closing| Some(closing.code())),
             reason: self.closing.filter(|closing| *closing != Closing::Normal).map(Closing::label),

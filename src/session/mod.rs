@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::ack_level::AckLevel;
 use crate::address::PeerAddress;
 use crate::auth::{ClientName, Verifier};
 use crate::call::{CallIdentity, CallKey, Epoch, EpochSource, Seq};
@@ -47,6 +48,8 @@ pub enum Notice {
     Draining,
     /// The journal cannot accept more.
     Storage,
+    /// The message engine has acknowledged nothing of this call for too long.
+    Engine,
 }
 
 /// How a connection ended without a Close.
@@ -67,6 +70,8 @@ pub enum Action {
         call: CallKey,
         /// The epoch of this connection.
         epoch: Epoch,
+        /// What its ACKs promise.
+        level: AckLevel,
     },
     /// The call has ended here: the node may forget the claim.
     Release {
@@ -105,6 +110,10 @@ pub struct Summary<'a> {
     pub acked: Seq,
     /// The last frame known to be durable; `None` without a journal.
     pub durable: Option<Seq>,
+    /// The level at which the promise of the last one holds that was promised.
+    pub level: AckLevel,
+    /// Acks that went out at a lower level than that of the call.
+    pub degraded_acks: u32,
     /// How the call ended: the label that end records and listings use.
     pub ending: &'static str,
     /// Code of our Close, or of the peer's Close that it answers.
@@ -169,10 +178,16 @@ pub trait Session {
     /// A notice from the node.
     fn handle_notice(&mut self, now: Now, notice: Notice, context: &mut Context<'_>);
 
-    /// The promise of the node's ACK level holds for all frames up to `seq`, which this session
-    /// returned from [`Session::poll_promise`].
+    /// The promise holds for all frames up to `seq`, at this level. The session has asked for it
+    /// or for a later one by [`Session::poll_promise`]. It may come again at a higher level.
     /// Returns how many more acks are due.
-    fn handle_promise(&mut self, now: Now, seq: Seq, context: &mut Context<'_>) -> u64;
+    fn handle_promise(
+        &mut self,
+        now: Now,
+        seq: Seq,
+        level: AckLevel,
+        context: &mut Context<'_>,
+    ) -> u64;
 
     /// We stopped (`false`) or resumed (`true`) reading from this socket, because the frame ring
     /// was full or buffers were short. Silence in between is our doing, not the peer's.

@@ -5,6 +5,7 @@
 use super::Shard;
 use super::latency_recorder::LatencyRecorder;
 use super::pressure::Pressure;
+use super::replication::ReplicationSettings;
 use crate::ack_level::AckLevel;
 use crate::clock::{Moment, Now};
 use crate::constants::{RECEIVE_BUFFER_SIZE, REGISTERED_WRITE_SIZE_MAX, ends_size, room_needed};
@@ -32,6 +33,8 @@ pub struct ShardJournalConfig {
     pub requests: SyncSender<(usize, SegmentRequest)>,
     /// The first segment, so that the first call does not wait for it.
     pub first: Option<PreparedSegment>,
+    /// How long ACKs wait for a message engine; `None`: they do not.
+    pub replication: Option<ReplicationSettings>,
 }
 
 /// The journal of a shard.
@@ -105,7 +108,7 @@ impl ShardJournal {
         match self.level {
             AckLevel::Received => ring.head(),
             AckLevel::Written => ring.written(),
-            AckLevel::Durable => ring.durable(),
+            AckLevel::Durable | AckLevel::Replicated => ring.durable(),
         }
     }
 

@@ -184,7 +184,7 @@ impl LatencyRecorder {
         let latency = match self.level {
             AckLevel::Received => &mut latencies.frame_received,
             AckLevel::Written => &mut latencies.frame_written,
-            AckLevel::Durable => &mut latencies.frame_durable,
+            AckLevel::Durable | AckLevel::Replicated => &mut latencies.frame_durable,
         };
         while let Some(arrival) = self.arrivals.pop_front_if(|arrival| arrival.end <= watermark) {
             latency.record_n(arrival.at, now, arrival.frames);

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::connections::ConnectionId;
+use super::replication::ReplicationSettings;
 use crate::auth::Verifier;
 pub use crate::call::ReplicatedFrames;
 use crate::call::{CallKey, Epoch};
@@ -90,6 +91,8 @@ pub enum Message {
     Seal,
     /// The message engine has acknowledged frames of calls of this shard.
     Replicated(Vec<ReplicatedFrames>),
+    /// Let ACKs wait for the message engine like this from now on.
+    Replication(ReplicationSettings),
     /// Exchange the latencies recorded so far for an empty set.
     Latencies(LatencyRequest),
     /// Find the calls of a page of connections that wait the longest.

@@ -21,6 +21,7 @@
 //! | `tls` | handshakes, a budget of them a turn; received records |
 //! | `journal` | sealed batches → disk; what happens when the disk takes no more |
 //! | `pressure` | a part of it: new calls are refused before the frame ring is full |
+//! | `replication` | promises that wait for the message engine |
 //! | `mail`, `mailbox`, `ownership` | messages between shards; which connection has a call |
 //! | `drain` | all calls are closed evenly over a window |
 //! | `refusals` | what an operator sees of a refusal |
@@ -57,6 +58,8 @@ use mail::Mail;
 use mailbox::{Mailbox, MailboxSender, Message};
 use read_queue::ReadQueue;
 use refusals::RefusalLog;
+use replication::Replication;
+pub use replication::{OnTimeout, ReplicationSettings};
 use send_queue::SendQueue;
 use standstill::TurnClock;
 use std::sync::Arc;
@@ -82,6 +85,7 @@ mod read_queue;
 pub(crate) mod reading;
 mod receive;
 mod refusals;
+mod replication;
 mod send_queue;
 mod standing;
 mod standstill;
@@ -142,6 +146,10 @@ pub struct Shard<I: Io, S: Service> {
     connections: Connections<S::Session>,
     timers: TimerWheel,
     promises: PromiseQueue<ConnectionId>,
+    /// What its journal promises.
+    level: AckLevel,
+    /// With the level `replicated`.
+    replication: Option<Replication>,
     epochs: EpochSource,
     mail: Mail,
     tls: Option<ShardTls>,
@@ -201,6 +209,11 @@ impl<I: Io, S: Service> Shard<I, S> {
                 promise_count_usual(limits.ring_size, limits.connections_max),
                 promise_count_max(limits.ring_size, limits.connections_max),
             ),
+            level,
+            replication: journal
+                .as_ref()
+                .and_then(|config| config.replication)
+                .map(Replication::new),
             journal: journal.map(|config| ShardJournal::new(index, config, limits.ring_size, now)),
             ring,
             epochs: EpochSource::new(boot, index as u16),
@@ -288,6 +301,7 @@ impl<I: Io, S: Service> Shard<I, S> {
             self.drain.poll_timeout(),
             self.admission.poll_timeout(),
             self.journal.as_ref().and_then(ShardJournal::poll_timeout),
+            self.replication.as_ref().and_then(Replication::poll_timeout),
         ];
         let next = next.into_iter().flatten().min();
         let now = self.io.now().moment;
@@ -361,8 +375,12 @@ impl<I: Io, S: Service> Shard<I, S> {
                         journal.handle_seal(&self.ring);
                     }
                 }
-                // No ACK waits for the engine yet.
-                Message::Replicated(_) => {}
+                Message::Replicated(reports) => self.handle_replicated(now, reports),
+                Message::Replication(settings) => {
+                    if let Some(replication) = &mut self.replication {
+                        replication.handle_settings(now.moment, settings);
+                    }
+                }
                 Message::Latencies(request) => {
                     self.latency.handle_request(request);
                     // Once a second is enough, and costs a frame nothing.
@@ -400,17 +418,9 @@ impl<I: Io, S: Service> Shard<I, S> {
         self.latency.handle_watermark(watermark, now.moment);
         while let Some(Promise { handle: id, seq, since, .. }) = self.promises.pop_ready(watermark)
         {
-            let Shard { connections, ring, epochs, counters, .. } = self;
-            if let Some(Connection { stage: Stage::Open(open), timing, origin, .. }) =
-                connections.get(id)
-            {
-                let peer = Some(origin.peer);
-                let mut context = Context { ring, epochs, counters, peer };
-                let acks = open.session.handle_promise(now, seq, &mut context);
-                timing.owe(since, acks);
-            }
-            self.settle(now, id);
+            self.keep_durable(now, id, (seq, since));
         }
+        self.drive_replication(now);
     }
 
     /// Reads the clock if frames have come into the frame ring.
@@ -465,6 +475,9 @@ impl<I: Io, S: Service> Shard<I, S> {
         self.reads.publish(now.moment, &self.counters);
         self.counters.unsent_waiting.set(self.sends.len() as u64);
         self.counters.promises_waiting.set(self.promises.len() as u64);
+        if let Some(replication) = &self.replication {
+            replication.publish(&self.counters);
+        }
         self.counters.outbox_waiting.set(self.mail.waiting_count() as u64);
         self.counters.batches_sealed.set(self.ring.sealed_count());
         if let Some(tls) = &self.tls {

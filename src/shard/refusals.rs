@@ -157,6 +157,8 @@ pub(super) fn log_end(
         seconds = summary.lasted.as_millis() as f64 / 1000.0,
         acked = summary.acked.0,
         durable = summary.durable.map(|seq| seq.0),
+        ack_level = summary.level.name(),
+        degraded_acks = (summary.degraded_acks > 0).then_some(summary.degraded_acks),
         ended = summary.ending,
         close = summary.close,
         reason = summary.reason,

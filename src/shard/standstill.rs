@@ -100,6 +100,9 @@ impl<I: Io, S: Service> Shard<I, S> {
             }
         }
         self.with_journal(|journal: &mut ShardJournal| journal.handle_standstill(now, gap));
+        if let Some(replication) = &mut self.replication {
+            replication.handle_standstill(now.moment, gap);
+        }
     }
 }
 

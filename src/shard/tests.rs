@@ -19,6 +19,7 @@ mod places;
 mod pressure;
 mod proxy;
 mod random;
+mod replicated;
 mod superseding;
 mod timing;
 mod tls;

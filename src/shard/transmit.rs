@@ -9,6 +9,7 @@ use super::refusals::{log_end, log_session, log_start};
 use super::standing::Standing;
 use super::tls::{TlsEnd, count_failure};
 use crate::ack::Promise;
+use crate::ack_level::AckLevel;
 use crate::call::Seq;
 use crate::clock::{Moment, Now};
 use crate::io::{Io, OpKind};
@@ -109,7 +110,7 @@ impl<I: Io, S: Service> Shard<I, S> {
     /// Does what a session asks for beyond its own connection.
     fn perform(&mut self, id: ConnectionId, action: Action) {
         match action {
-            Action::Claim { call, epoch } => {
+            Action::Claim { call, epoch, level } => {
                 let started_at = self.io.now().moment;
                 if let Some(Connection { stage: Stage::Open(open), timing, origin, .. }) =
                     self.connections.get(id)
@@ -118,6 +119,11 @@ impl<I: Io, S: Service> Shard<I, S> {
                     if let Some(identity) = open.session.identity() {
                         log_start(self.index, identity, epoch, origin);
                     }
+                }
+                if level == AckLevel::Replicated
+                    && let Some(replication) = &mut self.replication
+                {
+                    replication.handle_start(id, call, epoch);
                 }
                 self.mail.send_claim(call, epoch, id);
             }
@@ -330,7 +336,7 @@ impl<I: Io, S: Service> Shard<I, S> {
     /// Ends a connection that has nothing more to send: our FIN, the peer's FIN or a timeout,
     /// close.
     fn end_if_finished(&mut self, now: Now, id: ConnectionId) {
-        let Shard { connections, refusal_log, .. } = self;
+        let Shard { connections, refusal_log, replication, .. } = self;
         let Some(connection) = connections.get(id) else { return };
         let linger = now.moment + self.limits.close_timeout.min(LINGER_MAX);
         if let Stage::Open(open) = &connection.stage {
@@ -347,6 +353,9 @@ impl<I: Io, S: Service> Shard<I, S> {
                     && let Some(suppressed) = refusal_log.admit(now.moment)
                 {
                     log_session(self.index, &refused, &connection.origin, suppressed);
+                }
+                if let Some(replication) = replication {
+                    replication.handle_end(id);
                 }
                 connection.stage = Stage::Done;
                 connection.deadline = None;

@@ -4,6 +4,7 @@
 
 use super::Shard;
 use super::connections::{Connection, Stage};
+use super::replication::Replication;
 use crate::clock::Now;
 use crate::io::Io;
 use crate::session::{Service, Session};
@@ -12,7 +13,7 @@ use crate::worst_calls::{CallsRequest, LiveCall, PAGE_SIZE};
 impl<I: Io, S: Service> Shard<I, S> {
     /// Looks at one page of connections, and sends back the list with the worst of them.
     pub(super) fn answer_calls(&mut self, now: Now, mut request: CallsRequest) {
-        let Shard { index: shard, connections, promises, .. } = self;
+        let Shard { index: shard, connections, promises, replication, .. } = self;
         let (page, worst) = request.parts();
         let first = page * PAGE_SIZE;
         let end = (first + PAGE_SIZE).min(connections.slot_count());
@@ -21,6 +22,11 @@ impl<I: Io, S: Service> Shard<I, S> {
             let slot = promise.handle.index as usize;
             if (first..end).contains(&slot) {
                 worst.note_promise(slot - first, promise.handle.generation, promise.since);
+            }
+        }
+        for (id, since) in replication.iter().flat_map(Replication::held) {
+            if (first..end).contains(&(id.index as usize)) {
+                worst.note_promise(id.index as usize - first, id.generation, since);
             }
         }
         for slot in first..end {

@@ -11,6 +11,7 @@ mod journal;
 mod live;
 mod live_node;
 mod object_store;
+mod replicated;
 mod seaweed;
 
 /// The program under test.

@@ -1,6 +1,7 @@
 //! A node in this process, on a port of its own.
 
 use crate::{Keys, PATIENCE, Peer, eventually, wire};
+use exo_ingest::ack_level::{AckLevel, CallLevels};
 use exo_ingest::auth::TokenPolicy;
 use exo_ingest::io::probe::KernelFeatures;
 use exo_ingest::limits::Limits;
@@ -65,13 +66,19 @@ impl TestNode {
     pub fn start(kernel_features: KernelFeatures, change: impl FnOnce(&mut Setup)) -> TestNode {
         let mut setup = Setup::new();
         change(&mut setup);
+        let level = setup.journal.as_ref().map_or(AckLevel::Received, |journal| journal.level);
         let config = NodeConfig {
             passed: None,
             journal: setup.journal,
+            replication: None,
             tls: setup.tls,
             listen: "127.0.0.1:0".parse().expect("an address"),
             shards: vec![None; setup.shards],
-            ingest: IngestSettings { limits: setup.limits.clone(), ..setup.ingest },
+            ingest: IngestSettings {
+                limits: setup.limits.clone(),
+                levels: CallLevels::all(level),
+                ..setup.ingest
+            },
             limits: setup.limits,
             kernel_features,
             allow_unregistered: true,

@@ -145,8 +145,12 @@ impl Rig {
             run: 1,
             clock: JournalClock::default(),
         };
-        let journal =
-            ShardJournalConfig { settings: settings_of_writer, requests: sender, first: None };
+        let journal = ShardJournalConfig {
+            settings: settings_of_writer,
+            requests: sender,
+            first: None,
+            replication: None,
+        };
         let config = ShardConfig {
             index: 0,
             boot: 1,

@@ -114,8 +114,9 @@ fn the_end_of_a_connection_waits_for_its_bytes() {
             peer.expect_acks(10, 5_000);
             if number % 2 == 0 {
                 let numbers = r#""seq":5000,"bytes":10000,"duration_ms":208,"durable_seq":null"#;
+                let level = r#""level":"received""#;
                 peer.expect_text(&format!(
-                    r#"{{"event":"stopped","interaction_id":"{number}",{numbers}}}"#
+                    r#"{{"event":"stopped","interaction_id":"{number}",{numbers},{level}}}"#
                 ));
             }
             peer.expect_close(1000, "");

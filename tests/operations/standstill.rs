@@ -162,8 +162,9 @@ fn a_crowd_that_talks_on_through_a_stop_is_acked_for_all_of_it() {
             let said: Vec<_> = texts.take(ROUNDS / 10 + 3).collect();
             let id = format!(r#""interaction_id":"{number}""#);
             let (seq, bytes, ms) = (ROUNDS, ROUNDS * 9_600, ROUNDS * 200);
-            let counts =
-                format!(r#""seq":{seq},"bytes":{bytes},"duration_ms":{ms},"durable_seq":{seq}"#);
+            let counts = format!(
+                r#""seq":{seq},"bytes":{bytes},"duration_ms":{ms},"durable_seq":{seq},"level":"durable""#
+            );
             let mut expected = vec![Message::Text(format!(r#"{{"event":"started",{id}}}"#))];
             let acks = (1..=ROUNDS / 10)
                 .map(|tens| Message::Text(format!(r#"{{"event":"ack","seq":{tens}0}}"#)));

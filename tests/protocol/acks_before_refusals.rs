@@ -133,7 +133,8 @@ fn stopped_says_what_is_durable_where_acks_promise_less() {
             let number =
                 text.split_once(r#""seq":23,"bytes":7360,"duration_ms":153,"durable_seq":"#);
             let number = number
-                .and_then(|(_, number)| number.strip_suffix('}'))
+                .and_then(|(_, number)| number.split_once(','))
+                .map(|(number, _)| number)
                 .unwrap_or_else(|| panic!("{text}"));
             number.parse::<u64>().unwrap_or_else(|_| panic!("{level}: {text}"))
         };

@@ -319,7 +319,7 @@ impl Call {
         self.send(Message::text(r#"{"event":"stop"}"#));
         let (bytes, duration_ms) = (seq * FRAME.len() as u64, seq * 200);
         let counts = format!(
-            r#""seq":{seq},"bytes":{bytes},"duration_ms":{duration_ms},"durable_seq":null"#
+            r#""seq":{seq},"bytes":{bytes},"duration_ms":{duration_ms},"durable_seq":null,"level":"received""#
         );
         self.expect_text(&format!(
             r#"{{"event":"stopped","interaction_id":"{}",{counts}}}"#,

@@ -3,8 +3,8 @@
 //!
 //! `cargo test --test protocol refusals_after_upgrade -- --nocapture` prints the tables.
 //!
-//! 1013 `storage` is not here: without a journal nothing can fail to be stored. The session's own
-//! tests have it.
+//! 1013 `storage` and `engine` are not here: without a journal nothing can fail to be stored. The
+//! session's own tests have both, and `tests/handover` plays `engine` with a real one.
 
 use exo_ingest::limits::Limits;
 use exo_ingest::proto::close::Closing;

@@ -9,8 +9,8 @@ const STOP: &str = r#"{"event":"stop"}"#;
 
 fn stopped(seq: u64, bytes: u64, duration_ms: u64) -> String {
     let numbers =
-        format!(r#""seq":{seq},"bytes":{bytes},"duration_ms":{duration_ms},"durable_seq":null"#);
-    format!(r#"{{"event":"stopped","interaction_id":"{INTERACTION}",{numbers}}}"#)
+        format!(r#""seq":{seq},"bytes":{bytes},"duration_ms":{duration_ms},"durable_seq":null,"#);
+    format!(r#"{{"event":"stopped","interaction_id":"{INTERACTION}",{numbers}"level":"received"}}"#)
 }
 
 /// Sends `stop` and reads the totals of the call.

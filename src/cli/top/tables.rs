@@ -210,7 +210,8 @@ pub(super) fn state(document: &StatusDocument) -> &'static str {
 pub(super) fn title(document: &StatusDocument, address: &str) -> String {
     let node = &document.node;
     let (commit, uptime) = (&node.commit, units::seconds(node.uptime_seconds));
-    format!("exo-ingest {} ({commit})  {address}  up {uptime}  ACK {}", node.version, node.ack)
+    let ack = if node.ack_degraded { "durable (DEGRADED)" } else { &*node.ack };
+    format!("exo-ingest {} ({commit})  {address}  up {uptime}  ACK {ack}", node.version)
 }
 
 /// The sums of the node: lines of parts. The first parts matter most.

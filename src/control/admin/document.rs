@@ -39,6 +39,12 @@ pub(crate) struct NodeStatus {
     pub(crate) commit: String,
     /// The level of its ACKs.
     pub(crate) ack: String,
+    /// They are at `durable` now, because the message engine does not answer.
+    #[serde(default)]
+    pub(crate) ack_degraded: bool,
+    /// ACKs that went out so since the start.
+    #[serde(default)]
+    pub(crate) acks_degraded: u64,
     pub(crate) started_unix_ms: u64,
     pub(crate) uptime_seconds: f64,
     pub(crate) is_ready: bool,

@@ -88,6 +88,9 @@ pub(super) fn reasons(condition: &NodeCondition) -> Vec<Reason> {
 struct Document<'a> {
     status: &'static str,
     ack: &'static str,
+    /// ACKs are at a lower level now.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    ack_degraded: bool,
     calls: usize,
     calls_max: usize,
     #[serde(skip_serializing_if = "<[Reason]>::is_empty")]
@@ -119,6 +122,44 @@ const SINK_FAILS: &str = "sink_fails";
 /// The settings of a message engine may lose what it has acknowledged.
 const SINK_UNSAFE: &str = "sink_unsafe";
 
+/// ACKs wait, because the message engine does not acknowledge audio.
+const ENGINE_LATE: &str = "engine_late";
+
+/// ACKs mean `durable` and not `replicated`, for the same reason.
+const ACK_DEGRADED: &str = "ack_degraded";
+
+/// How ACKs fare that are to wait for a message engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct EngineCondition {
+    /// Calls whose frames it has not acknowledged.
+    pub(super) calls_waiting: u64,
+    /// It has not done so in time.
+    pub(super) is_late: bool,
+    /// ACKs go out without it.
+    pub(super) is_degraded: bool,
+}
+
+impl EngineCondition {
+    /// A sentence about it, with its name, if it needs attention.
+    pub(super) fn notice(self) -> Option<(&'static str, String)> {
+        let calls = self.calls_waiting;
+        if self.is_degraded {
+            let message = format!(
+                "the message engine does not acknowledge audio in time: ACKs mean durable, not \
+                 replicated; calls with audio that it lacks: {calls}"
+            );
+            return Some((ACK_DEGRADED, message));
+        }
+        let message = || {
+            format!(
+                "the message engine does not acknowledge audio in time: ACKs wait, and calls are \
+                 closed after journal.stall_timeout; calls with audio that it lacks: {calls}"
+            )
+        };
+        self.is_late.then(|| (ENGINE_LATE, message()))
+    }
+}
+
 /// Sentences about what needs attention, by their subject.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Notices {
@@ -130,6 +171,8 @@ pub(super) struct Notices {
     pub(super) sinks: Vec<String>,
     /// Settings of sinks that may lose something.
     pub(super) risks: Vec<String>,
+    /// A message engine that is late, with the name of the warning.
+    pub(super) engine: Option<(&'static str, String)>,
 }
 
 /// The answer to `/ready`.
@@ -142,6 +185,7 @@ pub(super) fn document(
     let document = Document {
         status: if reasons.is_empty() { "ready" } else { "not ready" },
         ack: node_info.ack,
+        ack_degraded: notices.engine.as_ref().is_some_and(|(name, _)| *name == ACK_DEGRADED),
         calls,
         calls_max: node_info.calls_max,
         reasons,
@@ -156,7 +200,7 @@ pub(super) fn warnings(notices: Notices) -> impl Iterator<Item = (&'static str, 
     let held = notices.held.into_iter().map(|message| (SEGMENTS_HELD, message));
     let sinks = notices.sinks.into_iter().map(|message| (SINK_FAILS, message));
     let risks = notices.risks.into_iter().map(|message| (SINK_UNSAFE, message));
-    expiry.chain(held).chain(sinks).chain(risks)
+    expiry.chain(held).chain(sinks).chain(risks).chain(notices.engine)
 }
 
 #[cfg(test)]
@@ -171,16 +215,30 @@ mod tests {
             held: Some("a file".into()),
             sinks: vec!["away".into()],
             risks: vec!["lazy".into()],
+            engine: Some((ACK_DEGRADED, "late".into())),
         };
         let text = document(&info, 1, &[], notices).unwrap();
         let expiry = r#"{"warning":"certificate_expires","message":"soon"}"#;
         let held = r#"{"warning":"segments_held","message":"a file"}"#;
         let sink = r#"{"warning":"sink_fails","message":"away"}"#;
         let risk = r#"{"warning":"sink_unsafe","message":"lazy"}"#;
-        let all = format!(r#""warnings":[{expiry},{held},{sink},{risk}]"#);
-        assert!(text.contains(&all), "{text}");
+        let engine = r#"{"warning":"ack_degraded","message":"late"}"#;
+        let all = format!(r#""warnings":[{expiry},{held},{sink},{risk},{engine}]"#);
+        assert!(text.contains(&all) && text.contains(r#""ack_degraded":true,"#), "{text}");
         let text = document(&info, 1, &[], Notices::default()).unwrap();
-        assert!(!text.contains("warnings") && text.contains("\"ready\""), "{text}");
+        assert!(!text.contains("warnings") && !text.contains("degraded"), "{text}");
+        assert!(text.contains("\"ready\""), "{text}");
+    }
+
+    #[test]
+    fn a_late_engine_is_told_with_what_it_means_for_acks() {
+        let condition = EngineCondition { calls_waiting: 7, is_late: false, is_degraded: false };
+        assert_eq!(condition.notice(), None);
+        let late = EngineCondition { is_late: true, ..condition };
+        let (name, message) = late.notice().unwrap();
+        assert!(name == ENGINE_LATE && message.contains("wait") && message.ends_with(": 7"));
+        let (name, message) = EngineCondition { is_degraded: true, ..late }.notice().unwrap();
+        assert!(name == ACK_DEGRADED && message.contains("mean durable"), "{message}");
     }
 
     fn names(change: impl FnOnce(&mut NodeCondition)) -> Vec<&'static str> {

@@ -28,6 +28,7 @@ pub(super) struct Sources<'a> {
     pub(super) is_draining: bool,
     pub(super) reasons: &'a [Reason],
     pub(super) notices: Notices,
+    pub(super) ack_degraded: bool,
     pub(super) process: Process,
     pub(super) started: SystemTime,
     /// By shard.
@@ -78,6 +79,8 @@ fn node(sources: &Sources<'_>) -> NodeStatus {
         version: env!("CARGO_PKG_VERSION").into(),
         commit: COMMIT.into(),
         ack: node_info.ack.into(),
+        ack_degraded: sources.ack_degraded,
+        acks_degraded: view.counters.iter().map(|it| it.acks_degraded.read()).sum(),
         started_unix_ms: started.duration_since(UNIX_EPOCH).map_or(0, millis),
         uptime_seconds: started.elapsed().unwrap_or_default().as_secs_f64(),
         is_ready: reasons.is_empty(),

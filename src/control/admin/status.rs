@@ -8,7 +8,7 @@ use super::document::StatusDocument;
 use super::families::{Family, Scrape, families};
 use super::node_info::{KeyCounts, NodeInfo, Reloads};
 use super::process;
-use super::ready::{NodeCondition, Notices, Reason, reasons};
+use super::ready::{EngineCondition, NodeCondition, Notices, Reason, reasons};
 use super::recent::Recent;
 use super::shard_cpu::ShardCpu;
 use super::snapshot::{self, Sources};
@@ -138,7 +138,18 @@ impl Status {
         let held = self.view.store.as_ref().and_then(|store| store.held_notice());
         let sinks = self.view.sinks.iter().filter_map(|sink| sink.notice()).collect();
         let risks = self.view.sinks.iter().flat_map(|sink| sink.risks()).collect();
-        Notices { expiry: self.expiry_notices(), held, sinks, risks }
+        let engine = self.engine().notice();
+        Notices { expiry: self.expiry_notices(), held, sinks, risks, engine }
+    }
+
+    /// How ACKs fare that are to wait for a message engine.
+    fn engine(&self) -> EngineCondition {
+        let counters = &self.view.counters;
+        EngineCondition {
+            calls_waiting: counters.iter().map(|it| it.engine_calls_waiting.read()).sum(),
+            is_late: counters.iter().any(|it| it.engine_late.read() != 0),
+            is_degraded: counters.iter().any(|it| it.engine_degrades.read() != 0),
+        }
     }
 
     /// Reports that the node drains: from now on it is not ready.
@@ -231,6 +242,7 @@ impl Status {
             is_draining: self.is_draining.get(),
             reasons: &self.reasons(),
             notices: self.notices(),
+            ack_degraded: self.engine().is_degraded,
             process: process::sample(),
             started: self.started,
             recent: &self.recent.borrow(),

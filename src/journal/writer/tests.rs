@@ -182,7 +182,7 @@ impl Journal {
             }
         }
         let reached = match self.writer.settings.level {
-            AckLevel::Durable => self.ring.durable(),
+            AckLevel::Durable | AckLevel::Replicated => self.ring.durable(),
             AckLevel::Written => self.ring.written(),
             AckLevel::Received => self.ring.head(),
         };

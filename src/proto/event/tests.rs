@@ -231,19 +231,23 @@ fn what_we_write_is_exactly_the_documented_text() {
         bytes: 115_200,
         duration_ms: 2_400,
         durable_seq: None,
+        level: "received",
     };
     assert_eq!(
         written(&|out| push_stopped(&stopped, out)),
         concat!(
             r#"{"event":"stopped","interaction_id":"c","seq":12,"bytes":115200,"#,
-            r#""duration_ms":2400,"durable_seq":null}"#
+            r#""duration_ms":2400,"durable_seq":null,"level":"received"}"#
         )
     );
     assert_eq!(
-        written(&|out| push_stopped(&Stopped { durable_seq: Some(12), ..stopped }, out)),
+        written(&|out| push_stopped(
+            &Stopped { durable_seq: Some(12), level: "replicated", ..stopped },
+            out
+        )),
         concat!(
             r#"{"event":"stopped","interaction_id":"c","seq":12,"bytes":115200,"#,
-            r#""duration_ms":2400,"durable_seq":12}"#
+            r#""duration_ms":2400,"durable_seq":12,"level":"replicated"}"#
         )
     );
     assert_eq!(

@@ -72,6 +72,7 @@ impl IngestSession {
             bytes: self.progress.bytes(),
             duration_ms: self.progress.duration_ms(),
             durable_seq: self.durable_seq(durable),
+            level: self.level.name(),
         };
         let code = self.peer_close.unwrap_or(Some(Closing::Normal.code()));
         let close_frames = closing_frames(say_stopped.then_some(&stopped), code);
@@ -164,7 +165,7 @@ impl IngestSession {
 }
 
 /// Whether our Close waits for the acks that are due. It does not if the peer does not read them,
-/// nor if the journal cannot make them durable.
+/// nor if the journal or the message engine cannot make their promise hold.
 const fn awaits_acks(closing: Closing) -> bool {
-    !matches!(closing, Closing::AckStalled | Closing::Storage)
+    !matches!(closing, Closing::AckStalled | Closing::Storage | Closing::Engine)
 }

@@ -68,6 +68,8 @@ endings! {
     Violation = 12 "violation", Protocol | NotUtf8 | TooBig | Flood;
     /// The token expired.
     TokenExpired = 13 "token_expired", TokenExpired;
+    /// The message engine did not acknowledge the call's audio.
+    Engine = 14 "engine", Engine;
 }
 
 impl Ending {
@@ -109,12 +111,13 @@ mod tests {
             (11, "refused"),
             (12, "violation"),
             (13, "token_expired"),
+            (14, "engine"),
         ];
         assert_eq!(numbers, expected);
         for (index, ending) in Ending::ALL.into_iter().enumerate() {
             assert_eq!(ending.index(), index);
             assert_eq!(Ending::from_number(ending.number()), Some(ending));
         }
-        assert_eq!((Ending::from_number(0), Ending::from_number(14)), (None, None));
+        assert_eq!((Ending::from_number(0), Ending::from_number(15)), (None, None));
     }
 }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Ending;
+use crate::ack_level::{AckLevel, CallLevels};
 use crate::auth::{ClientTenant, TokenError};
 use crate::limits::Limits;
 use crate::metrics::Counter;
@@ -43,6 +44,8 @@ pub struct IngestSettings {
     /// There is a journal, so `stopped` says up to which frame the audio is known to be durable,
     /// whatever acks promise.
     pub has_journal: bool,
+    /// What the ACKs of each call promise.
+    pub levels: CallLevels,
 }
 
 impl IngestSettings {
@@ -56,6 +59,7 @@ impl IngestSettings {
             expiry_leeway: Duration::from_secs(5),
             client_tenant: ClientTenant::Off,
             has_journal: false,
+            levels: CallLevels::all(AckLevel::Received),
         }
     }
 }

@@ -66,8 +66,8 @@ fn ack(seq: u64) -> Vec<u8> {
 
 fn stopped(seq: u64, bytes: u64, duration_ms: u64, durable_seq: &str) -> Vec<u8> {
     let numbers = format!(
-        r#""seq":{seq},"bytes":{bytes},"duration_ms":{duration_ms},"durable_seq":{durable_seq}"#
-    );
+        r#""seq":{seq},"bytes":{bytes},"duration_ms":{duration_ms},"durable_seq":{durable_seq},"#
+    ) + r#""level":"received""#;
     text(&format!(r#"{{"event":"stopped","interaction_id":"call-123",{numbers}}}"#))
 }
 
@@ -194,7 +194,8 @@ impl Harness {
         while let Some(seq) = self.session.poll_promise() {
             self.questions.push(seq.0);
             if self.promises_at_once {
-                self.session.handle_promise(self.now, seq, &mut context);
+                let level = AckLevel::Received;
+                self.session.handle_promise(self.now, seq, level, &mut context);
             }
         }
         assert!(!self.session.is_finished() || self.session.poll_timeout().is_none());
@@ -286,7 +287,7 @@ impl Harness {
 
     fn promise(&mut self, seq: u64) -> Vec<u8> {
         self.step(|session, now, context| {
-            session.handle_promise(now, Seq(seq), context);
+            session.handle_promise(now, Seq(seq), AckLevel::Received, context);
         })
     }
 
@@ -363,7 +364,9 @@ impl Harness {
         }
         assert_eq!(self.counters.calls_ended.read(), 1);
         let (call, epoch) = (self.session.call, self.session.epoch);
-        assert_eq!(self.actions, [Action::Claim { call, epoch }, Action::Release { call, epoch }]);
+        let level = self.session.call_level;
+        let expected = [Action::Claim { call, epoch, level }, Action::Release { call, epoch }];
+        assert_eq!(self.actions, expected);
         let records = self.records();
         let ends: Vec<_> =
             records.iter().filter(|(header, _)| header.kind == RecordKind::End).collect();

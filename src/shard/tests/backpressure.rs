@@ -420,7 +420,8 @@ fn calls_on_a_disk(level: AckLevel) -> (Rig, Vec<Socket>) {
         ..random::patient()
     };
     let settings = IngestSettings { has_journal: true, ..settings(limits) };
-    let disk = DiskSettings { level, segment_size: 16 << 20, backlog: Backlog::production() };
+    let (segment_size, backlog) = (16 << 20, Backlog::production());
+    let disk = DiskSettings { level, segment_size, backlog, replication: None };
     let mut rig = rigs_on(1, settings, Some(disk)).pop().expect("one was asked for");
     let calls = (0..count).map(|index| rig.call(&format!("call-{index}"))).collect();
     rig.pass(Duration::from_secs(2));

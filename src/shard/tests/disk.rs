@@ -30,6 +30,8 @@ pub(super) struct DiskSettings {
     pub(super) level: AckLevel,
     pub(super) segment_size: usize,
     pub(super) backlog: Backlog,
+    /// With the level `replicated`; `level` is `durable` then.
+    pub(super) replication: Option<ReplicationSettings>,
 }
 
 /// A segment that the shard has done with.
@@ -98,7 +100,15 @@ impl Disk {
             shard,
             known,
         };
-        (disk, ShardJournalConfig { settings: writer, requests: sender, first: None })
+        (
+            disk,
+            ShardJournalConfig {
+                settings: writer,
+                requests: sender,
+                first: None,
+                replication: settings.replication,
+            },
+        )
     }
 
     /// Does what the shard has asked for. Whether mail for it has come of that, which wakes it.
@@ -186,7 +196,7 @@ impl Disk {
                 continue;
             }
             let image = match self.settings.level {
-                AckLevel::Durable => world.durable_image(*file),
+                AckLevel::Durable | AckLevel::Replicated => world.durable_image(*file),
                 AckLevel::Written | AckLevel::Received => world.live_image(*file),
             };
             let chunks = chunks_in(&image);

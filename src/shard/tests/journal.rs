@@ -121,6 +121,7 @@ impl Node {
                 settings: settings_of_writer,
                 requests: request_sender,
                 first: None,
+                replication: None,
             }),
             limits,
             counters: Arc::clone(&counters),
@@ -343,7 +344,7 @@ fn stopped_knows_the_durable_frames_at_every_level() {
         node.turns(5);
         let stopped = node.read(socket);
         assert!(
-            stopped.contains(r#""seq":23,"#) && stopped.contains(r#""durable_seq":20}"#),
+            stopped.contains(r#""seq":23,"#) && stopped.contains(r#""durable_seq":20,"#),
             "{level:?}: {stopped}"
         );
     }

@@ -23,6 +23,7 @@ fn stalled(ring_size: usize) -> (Rig, Socket) {
         level: AckLevel::Durable,
         segment_size: 8 << 20,
         backlog: Backlog::production(),
+        replication: None,
     };
     let mut rig = rigs_on(1, settings, Some(disk)).pop().expect("one was asked for");
     let live = rig.call("live");

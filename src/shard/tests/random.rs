@@ -11,13 +11,15 @@
 #![forbid(unsafe_code)]
 
 mod cuts;
+mod engine;
 mod image;
 
 use super::*;
-use crate::ack_level::AckLevel;
+use crate::ack_level::{AckLevel, CallLevels};
 use crate::constants::{ACCEPTS_MAX, SHED_CONNECTIONS_MAX};
 use crate::io::FileHandle;
 use crate::journal::writer::{Backlog, WRITES_MAX};
+use engine::Engine;
 use rustix::io::Errno;
 use std::ops::Range;
 
@@ -72,6 +74,7 @@ struct Peer {
     number: usize,
     rig: usize,
     socket: Socket,
+    interaction: String,
     script: Vec<u8>,
     /// Bytes of the script that have been sent.
     sent: usize,
@@ -93,6 +96,7 @@ impl Peer {
             number,
             rig,
             socket,
+            interaction: interaction.clone(),
             script,
             sent: 0,
             frame_ends,
@@ -247,6 +251,8 @@ struct Play {
     is_slow: bool,
     /// Most file operations that were under way on one disk: a sync, and writes.
     under_way_max: usize,
+    /// With ACKs that wait for it.
+    engine: Option<Engine>,
 }
 
 impl Play {
@@ -278,9 +284,18 @@ impl Play {
             5000,
         ]);
         let count = dice.within(counts);
+        let level = match disk {
+            Some(DiskSettings { replication: Some(_), .. }) => AckLevel::Replicated,
+            Some(disk) => disk.level,
+            None => AckLevel::Received,
+        };
         let rigs = rigs_on(
             count,
-            IngestSettings { has_journal: disk.is_some(), ..settings(limits) },
+            IngestSettings {
+                has_journal: disk.is_some(),
+                levels: CallLevels::all(level),
+                ..settings(limits)
+            },
             disk,
         );
         for rig in &rigs {
@@ -296,6 +311,7 @@ impl Play {
             faults: 0,
             is_slow: false,
             under_way_max: 0,
+            engine: (level == AckLevel::Replicated).then(Engine::default),
         }
     }
 
@@ -305,6 +321,7 @@ impl Play {
 
     fn step(&mut self) {
         self.step_disks();
+        self.step_engine();
         match self.dice.within(0..24) {
             0..4 => self.connect(),
             4..14 => self.send(),
@@ -474,6 +491,7 @@ impl Play {
             }
         }
         self.check_disks();
+        self.check_engine();
     }
 
     /// Every acked frame is where a power loss would leave it.
@@ -550,6 +568,7 @@ impl Play {
             }
         }
         self.heal_disks();
+        self.heal_engine();
         let drains = self.dice.once_in(3);
         if drains {
             let (grace, window) =
@@ -662,7 +681,7 @@ fn whatever_disks_and_peers_do_what_is_acked_is_on_the_disk() {
         let mut play = Play::on(
             seed,
             1..3,
-            Some(DiskSettings { level, segment_size, backlog: backlog(seed) }),
+            Some(DiskSettings { level, segment_size, backlog: backlog(seed), replication: None }),
         );
         (0..3 * STEPS).for_each(|_| play.step());
         steps += 3 * STEPS;

@@ -10,7 +10,7 @@ use crate::worst_calls::{CallsCollector, LiveCall, NAMED_MAX, PAGE_SIZE};
 
 impl Rig {
     /// The worst calls, the worst first. Returns how many turns it took to find them, too.
-    fn worst_calls(&mut self) -> (Vec<LiveCall>, usize) {
+    pub(super) fn worst_calls(&mut self) -> (Vec<LiveCall>, usize) {
         let mailbox = self.shard.mail.sender(self.shard.index).clone();
         let mut collector = CallsCollector::new(1, move |_, request| {
             mailbox.try_send(Message::Calls(request)).expect("a test's mailbox has room");
@@ -73,6 +73,7 @@ fn an_ack_waits_from_its_frame_until_the_disk_and_the_peer_have_taken_it() {
         level: AckLevel::Durable,
         segment_size: 1 << 20,
         backlog: Backlog::production(),
+        replication: None,
     };
     let mut rig = rigs_on(1, settings(limits), Some(disk)).pop().expect("one was asked for");
     let socket = rig.call("a");

@@ -19,7 +19,7 @@ const STARTED = `{"event":"started","interaction_id":"${interaction}"}`;
 const ack = (seq) => `{"event":"ack","seq":${seq}}`;
 const stopped = (seq, bytes, ms) =>
   `{"event":"stopped","interaction_id":"${interaction}",` +
-  `"seq":${seq},"bytes":${bytes},"duration_ms":${ms},"durable_seq":null}`;
+  `"seq":${seq},"bytes":${bytes},"duration_ms":${ms},"durable_seq":null,"level":"received"}`;
 
 /** A connection whose texts, pongs and Close wait to be asked for, in the order in which they came. */
 class Call {

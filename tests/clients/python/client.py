@@ -37,8 +37,8 @@ def ack(seq):
 
 
 def stopped(seq, size, ms):
-    counts = f'"seq":{seq},"bytes":{size},"duration_ms":{ms}'
-    return f'{{"event":"stopped","interaction_id":"{INTERACTION}",{counts},"durable_seq":null}}'
+    counts = f'"seq":{seq},"bytes":{size},"duration_ms":{ms},"durable_seq":null'
+    return f'{{"event":"stopped","interaction_id":"{INTERACTION}",{counts},"level":"received"}}'
 
 
 def dial(headers=None, **options):

@@ -154,7 +154,7 @@ function draw() {
   }
   const { node } = page.view.document;
   document.getElementById("about").textContent =
-    `Version ${node.version} (${node.commit}), ACKs are ${node.ack}, `
+    `Version ${node.version} (${node.commit}), ACKs are ${node.ack_degraded ? "durable (degraded)" : node.ack}, `
     + `since ${new Date(node.started_unix_ms).toLocaleString()}`;
   drawTiles(page.view);
   drawQuantiles(page.view.document.shards);

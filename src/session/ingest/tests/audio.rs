@@ -66,7 +66,7 @@ fn acks_owed_pass_through_small_buffers_whole() {
     call.frames(1000, 0);
     let expected: Vec<u8> = (1..=100).flat_map(|tenth| ack(tenth * 10)).collect();
     call.step_without_output(|session, now, context| {
-        session.handle_promise(now, Seq(1000), context);
+        session.handle_promise(now, Seq(1000), AckLevel::Received, context);
     });
     let mut all = Vec::new();
     loop {

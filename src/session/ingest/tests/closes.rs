@@ -199,8 +199,11 @@ fn a_refusal_does_not_wait_for_a_deaf_peer_or_a_stalled_disk() {
         call.output(Output::Blocked);
         call.pass(millis(1500))
     };
-    let provocations =
-        [(stalled, Closing::AckStalled), (|call| call.notice(Notice::Storage), Closing::Storage)];
+    let provocations = [
+        (stalled, Closing::AckStalled),
+        (|call| call.notice(Notice::Storage), Closing::Storage),
+        (|call| call.notice(Notice::Engine), Closing::Engine),
+    ];
     for (provoke, closing) in provocations {
         let mut call = Harness::owing(10);
         let out = provoke(&mut call);

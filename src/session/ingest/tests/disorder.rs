@@ -33,7 +33,12 @@ fn verbs() -> impl Strategy<Value = Vec<Verb>> {
     let texts =
         || prop::sample::select(vec![START, START, START, STOP, r#"{"event":"mark"}"#, "?"]);
     let outputs = prop::sample::select(vec![Output::Blocked, Output::Progressed, Output::Drained]);
-    let notices = prop::sample::select(vec![Notice::Superseded, Notice::Draining, Notice::Storage]);
+    let notices = prop::sample::select(vec![
+        Notice::Superseded,
+        Notice::Draining,
+        Notice::Storage,
+        Notice::Engine,
+    ]);
     let disconnects = prop::sample::select(vec![Disconnect::Finished, Disconnect::Reset]);
     let verb = prop_oneof![
         4 => texts().prop_map(Verb::Text),
@@ -143,7 +148,7 @@ impl Disorder {
         if let Some(&seq) = self.call.questions.get(self.answered) {
             self.answered += 1;
             self.call.step_without_output(|session, now, context| {
-                session.handle_promise(now, Seq(seq), context);
+                session.handle_promise(now, Seq(seq), AckLevel::Received, context);
             });
         }
     }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::*;
+use crate::ack_level::CallLevels;
 
 #[test]
 fn stop_waits_for_the_promise_of_the_last_frame() {
@@ -148,14 +149,42 @@ fn a_call_that_has_stopped_is_not_taken_over_nor_drained() {
     assert_eq!(call.notice(Notice::Draining), b"");
     assert_eq!(call.promise(1), [stopped(1, 2, 0, "null"), close(1000, "")].concat());
 
-    let mut call = Harness::owing(1);
+    for (notice, closing) in
+        [(Notice::Storage, Closing::Storage), (Notice::Engine, Closing::Engine)]
+    {
+        let mut call = Harness::owing(1);
+        call.text(STOP);
+        assert_eq!(call.notice(notice), refusal_of(closing), "no promise, no stopped");
+        call.assert_ended(Ending::Stopped);
+    }
+}
+
+#[test]
+fn the_level_is_that_of_the_last_promise_and_acks_at_a_lower_one_are_counted() {
+    let promise = |call: &mut Harness, seq, level| {
+        call.step(|session, now, context| {
+            session.handle_promise(now, Seq(seq), level, context);
+        })
+    };
+    let mut call = Harness::with(|settings| {
+        settings.levels = CallLevels::replicated_for(vec!["tenant-abc".into()]);
+    });
+    call.promises_at_once = false;
+    call.text(START);
+    call.frames(25, 0);
+    assert_eq!(promise(&mut call, 10, AckLevel::Replicated), ack(10));
+    assert_eq!(promise(&mut call, 20, AckLevel::Durable), ack(20));
+    // The engine has it in the end, and that of an earlier frame changes nothing.
+    assert_eq!(promise(&mut call, 15, AckLevel::Replicated), b"");
+    assert_eq!(call.session.level, AckLevel::Durable);
+    assert_eq!(promise(&mut call, 20, AckLevel::Replicated), b"");
+    assert_eq!(call.session.level, AckLevel::Replicated);
     call.text(STOP);
-    assert_eq!(
-        call.notice(Notice::Storage),
-        refusal_of(Closing::Storage),
-        "no promise, no stopped"
-    );
-    call.assert_ended(Ending::Stopped);
+    let out = promise(&mut call, 25, AckLevel::Durable);
+    assert!(String::from_utf8_lossy(&out).contains(r#""level":"durable""#));
+    let summary = call.summary();
+    assert_eq!((summary.level, summary.degraded_acks), (AckLevel::Durable, 1));
+    assert_eq!(call.counters.acks_degraded.read(), 1);
 }
 
 #[test]
@@ -217,7 +246,7 @@ fn our_close_waits_a_limited_time_for_acks() {
 
     let mut call = Harness::owing(25);
     call.peer_close(Some(1000));
-    assert_eq!(call.notice(Notice::Storage), close(1000, ""), "there is nothing left to wait for");
+    assert_eq!(call.notice(Notice::Engine), close(1000, ""), "there is nothing left to wait for");
 }
 
 #[test]

@@ -106,7 +106,7 @@ const INVALID_STARTS: [Row; 10] = [
     ),
 ];
 
-const OTHERS: [Row; 20] = [
+const OTHERS: [Row; 21] = [
     row("binary before start", Closing::StartRequired, None, || {
         waiting(|call| call.piece(MessageKind::Binary, true, false, 0, &[0]))
     }),
@@ -152,6 +152,9 @@ const OTHERS: [Row; 20] = [
     }),
     row("the journal cannot take more", Closing::Storage, None, || {
         live(|call| call.notice(Notice::Storage))
+    }),
+    row("the message engine does not answer", Closing::Engine, None, || {
+        live(|call| call.notice(Notice::Engine))
     }),
     row("an odd frame under strict_pcm", Closing::OddLength, None, || {
         let mut call = Harness::live_with(|settings| settings.limits.strict_pcm = true);

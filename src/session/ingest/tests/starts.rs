@@ -19,7 +19,7 @@ fn a_start_gets_an_epoch_and_claims_the_call() {
     assert!(call.ring.head() > head, "the call record is in the ring");
     let key = CallIdentity { tenant: "tenant-abc".into(), interaction: "call-123".into() }.key();
     let epoch = Epoch { boot: 3, micros: 77_000_000, shard: 1 };
-    assert_eq!(call.actions, [Action::Claim { call: key, epoch }]);
+    assert_eq!(call.actions, [Action::Claim { call: key, epoch, level: AckLevel::Received }]);
     assert_eq!(call.counters.calls_started.read(), 1);
     assert_eq!(call.tenants.calls_live(), 1);
 }
@@ -152,7 +152,7 @@ fn long_ids_pass_through_small_buffers() {
     let out = call.text(STOP);
     let expected = format!(
         "{{\"event\":\"stopped\",\"interaction_id\":\"{id}\",\"seq\":10,\"bytes\":0,\
-         \"duration_ms\":0,\"durable_seq\":null}}"
+         \"duration_ms\":0,\"durable_seq\":null,\"level\":\"received\"}}"
     );
     assert_eq!(out, [text(&expected), close(1000, "")].concat());
     call.assert_finished();

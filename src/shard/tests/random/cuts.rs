@@ -75,8 +75,11 @@ impl Drop for CutNote {
 
 fn story(seed: u64, level: AckLevel) -> Story {
     let segment_size = [16, 32, 64][seed as usize % 3] * 1024;
-    let mut play =
-        Play::on(seed, 1..2, Some(DiskSettings { level, segment_size, backlog: backlog(seed) }));
+    let mut play = Play::on(
+        seed,
+        1..2,
+        Some(DiskSettings { level, segment_size, backlog: backlog(seed), replication: None }),
+    );
     play.is_large = false;
     play.rigs[0].world.keep_log();
     let mut sent_at: Vec<Vec<usize>> = Vec::new();
