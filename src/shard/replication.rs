@@ -20,9 +20,8 @@
 
 use super::Shard;
 use super::connections::{Connection, ConnectionId, Stage};
-use super::mailbox::ReplicatedFrames;
 use crate::ack_level::AckLevel;
-use crate::call::{CallKey, Epoch, Seq};
+use crate::call::{CallKey, Epoch, ReplicatedFrames, Seq};
 use crate::clock::{Moment, Now};
 use crate::io::Io;
 use crate::metrics::Counters;
