@@ -93,6 +93,8 @@ impl Engine {
             .map_err(|error| fail(error.to_string()))?;
         let mut options = ConnectOptions::new()
             .name("exo-ingest")
+            // What a lost connection means for the journal is told by whoever sends it.
+            .event_callback(|event| async move { tracing::debug!("message engine: {event}") })
             .connection_timeout(ANSWER_WAIT)
             .request_timeout(Some(ANSWER_WAIT));
         if let Some(path) = &config.credentials {
