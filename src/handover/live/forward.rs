@@ -253,11 +253,11 @@ impl Shared {
         let mut progress = self.progress.borrow_mut();
         for shard in shards {
             let name = name_of(shard);
-            if !progress.contains_key(&name) {
+            progress.entry(name).or_insert_with(|| {
                 let handed = cursor.position(&name).unwrap_or_default().0;
                 let end = if self.is_own(&name) { 0 } else { end_of(shard).max(handed) };
-                progress.insert(name, Progress { handed, end });
-            }
+                Progress { handed, end }
+            });
         }
         Ok(journal)
     }
