@@ -5,7 +5,7 @@
 
 use crate::archive::layout::RunName;
 use crate::format::Lsn;
-use crate::handover::live::forward::NodeShards;
+use crate::handover::live::shared::NodeShards;
 use crate::metrics::Counters;
 use crate::shard::mailbox::{MailboxSender, Message, ReplicatedFrames};
 use std::sync::Arc;

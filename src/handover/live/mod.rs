@@ -18,6 +18,7 @@ pub(crate) mod publisher;
 pub(crate) mod reader;
 mod replicated;
 pub(crate) mod safety;
+pub(crate) mod shared;
 pub(crate) mod ship;
 mod subject;
 pub mod union;

@@ -4,9 +4,9 @@
 
 use super::chunker::Chunker;
 use super::engine::Engine;
-use super::forward::{Shared, name_of};
 use super::publisher::{Outcome, Publisher};
 use super::replicated::Replicated;
+use super::shared::{Shared, name_of};
 use crate::archive::reader::{
     Batches, GapReason, JournalError, MissingSegments, ShardJournal, Step,
 };
