@@ -243,8 +243,8 @@ fn missing_streams(url: &str, missing: &[(String, String)]) -> EngineError {
         format!("\n  nats stream add {name} --subjects '{subject}' --storage file --replicas 3")
     });
     EngineError(format!(
-        "the server at {url} lacks streams: make them with --create-streams (for serve: live.create_streams), or \
-         with{}",
+        "the server at {url} lacks streams: make them with --create-streams (for serve: \
+         live.create_streams), or with{}",
         commands.collect::<String>()
     ))
 }
