@@ -17,7 +17,7 @@ const CALLS: usize = 40;
 const FRAMES: u64 = 57;
 
 /// A journal of calls whose frames differ, in several segments. The first call has two epochs.
-fn journal() -> tempfile::TempDir {
+pub(crate) fn journal() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut image = Image::new(image::run(1), 0, SEGMENT_SIZE).unwrap();
     let mut calls: Vec<_> =
@@ -57,11 +57,11 @@ fn command(args: &[&str]) -> Command {
     command
 }
 
-fn run(args: &[&str]) -> Output {
+pub(crate) fn run(args: &[&str]) -> Output {
     command(args).output().unwrap()
 }
 
-fn ship_args<'a>(dir: &'a Path, url: &'a str, replicas: &'a str) -> Vec<&'a str> {
+pub(crate) fn ship_args<'a>(dir: &'a Path, url: &'a str, replicas: &'a str) -> Vec<&'a str> {
     let dir = dir.to_str().unwrap();
     let mut args = vec!["ship", "--data-dir", dir, "--to", url, "--node", "n1", "--json"];
     args.extend(["--create-streams", "2", "--replicas", replicas]);
@@ -69,28 +69,28 @@ fn ship_args<'a>(dir: &'a Path, url: &'a str, replicas: &'a str) -> Vec<&'a str>
 }
 
 /// Ships everything, and returns the document.
-fn ship(dir: &Path, url: &str, replicas: &str) -> Value {
+pub(crate) fn ship(dir: &Path, url: &str, replicas: &str) -> Value {
     let output = run(&ship_args(dir, url, replicas));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
 /// Forgets how far the engine has come: everything is sent again.
-fn forget_cursor(dir: &Path) {
+pub(crate) fn forget_cursor(dir: &Path) {
     let _ = std::fs::remove_dir_all(dir.join("sinks"));
 }
 
 /// A call as the engine gives it back.
-fn read(url: &str, call: usize) -> Output {
+pub(crate) fn read(url: &str, call: usize) -> Output {
     run(&["read", "--from", url, "--tenant", "acme", "--interaction", &name(call), "-o", "-"])
 }
 
 /// Whether the engine has each call as the journal has it, byte for byte.
-fn assert_all_there(dir: &Path, url: &str) {
+pub(crate) fn assert_all_there(dir: &Path, url: &str) {
     for call in 0..CALLS {
         let read = read(url, call);
         assert_eq!(read.status.code(), Some(0), "{}", text(&read.stderr));
@@ -146,7 +146,7 @@ fn a_forwarder_that_is_killed_loses_and_doubles_nothing() {
 }
 
 /// Hands the journal over again and again while `harm` goes on, and once more after it.
-fn ship_during(dir: &Path, url: &str, replicas: &str, harm: impl FnOnce()) {
+pub(crate) fn ship_during(dir: &Path, url: &str, replicas: &str, harm: impl FnOnce()) {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let shipping = scope.spawn(|| {

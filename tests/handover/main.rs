@@ -3,15 +3,18 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod archive_faults;
 mod compact;
 mod delete;
 mod directory;
+mod engine_faults;
 mod forward;
 mod journal;
 mod live;
 mod live_node;
 mod object_store;
 mod replicated;
+mod proxy;
 mod seaweed;
 
 /// The program under test.

@@ -26,6 +26,18 @@ pub(crate) struct Seaweed {
 impl Seaweed {
     /// Starts one. `None` if it is not installed: then the test is left out.
     pub(crate) fn start() -> Option<Seaweed> {
+        Seaweed::start_with(&identities(SECRET_KEY))
+    }
+
+    /// One that takes requests without a signature.
+    pub(crate) fn start_open() -> Option<Seaweed> {
+        let actions = r#"["Admin","Read","Write","List","Tagging"]"#;
+        Seaweed::start_with(&format!(
+            r#"{{"identities":[{{"name":"anonymous","actions":{actions}}}]}}"#
+        ))
+    }
+
+    fn start_with(identities: &str) -> Option<Seaweed> {
         let target = Path::new(crate::EXO_INGEST).ancestors().nth(2).expect("target/debug/NAME");
         let mut program = target.join("handover/python/bin/weed");
         if !program.exists() {
@@ -36,11 +48,7 @@ impl Seaweed {
         }
         let mut dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("files")).unwrap();
-        let identity = format!(
-            r#"{{"identities":[{{"name":"node","actions":["Admin","Read","Write","List","Tagging"],
-            "credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{SECRET_KEY}"}}]}}]}}"#
-        );
-        std::fs::write(dir.path().join("s3.json"), identity).unwrap();
+        std::fs::write(dir.path().join("s3.json"), identities).unwrap();
         // One after the other: a port that was free may be taken by the next server.
         let _turn = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..5 {
@@ -67,7 +75,7 @@ impl Seaweed {
                 return false;
             }
             // The master must know its volume server before anything can be stored.
-            if self.request("GET", 6, "/").contains("403")
+            if self.request("GET", 6, "/").starts_with("HTTP/1.1 ")
                 && self.request("GET", 0, "/dir/assign").contains("\"fid\"")
             {
                 return true;
@@ -97,6 +105,31 @@ impl Seaweed {
             self.kill();
         }
         panic!("SeaweedFS does not start again: {}", log(self.dir.path()));
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A copy of all that it has stored. It does not run.
+    pub(crate) fn copy_files(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_dir(&self.dir.path().join("files"), copy.path());
+        copy
+    }
+
+    /// It has what the copy has, and nothing since. It does not run.
+    pub(crate) fn roll_back(&self, copy: &TempDir) {
+        let files = self.dir.path().join("files");
+        std::fs::remove_dir_all(&files).unwrap();
+        std::fs::create_dir(&files).unwrap();
+        copy_dir(copy.path(), &files);
+    }
+
+    /// From its next start on it takes another secret key.
+    pub(crate) fn change_secret(&self, secret: &str) {
+        std::fs::write(self.dir.path().join("s3.json"), identities(secret)).unwrap();
     }
 
     /// The port of its S3 interface.
@@ -157,6 +190,19 @@ impl Drop for Seaweed {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Who may use it, in its own words.
+fn identities(secret: &str) -> String {
+    format!(
+        r#"{{"identities":[{{"name":"node","actions":["Admin","Read","Write","List","Tagging"],
+        "credentials":[{{"accessKey":"{ACCESS_KEY}","secretKey":"{secret}"}}]}}]}}"#
+    )
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    let mut copy = Command::new("cp");
+    assert!(copy.arg("-a").arg(from.join(".")).arg(to).status().unwrap().success());
 }
 
 /// Ports that differ, because all are taken at once.

@@ -44,7 +44,7 @@ impl SinkOptions {
     pub fn open(&self, on_retry: OnRetry) -> Result<ObjectSink, SinkError> {
         crate::tls::use_ring();
         let (scheme, rest) = self.url.split_once("://").ok_or_else(|| self.bad_url())?;
-        let common = self.common();
+        let common = self.common()?;
         // Requests are made again by us: so each is told, and a pause does not hold a slot.
         let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
         let opened: Result<(Arc<dyn ObjectStore>, Path), Error> = match scheme {
@@ -144,20 +144,27 @@ impl SinkOptions {
         }
     }
 
-    /// Takes out the options that we pass with each object.
-    fn common(&self) -> Common {
+    /// Takes out the options that we pass with each object. A value `@FILE` is the file's text. It
+    /// is read each time the store is opened: a forwarder opens it again after a refusal, and so
+    /// finds keys that have changed.
+    fn common(&self) -> Result<Common, SinkError> {
         let (mut puts, mut tags, mut rest) = (create_only(), TagSet::default(), Vec::new());
         for (key, value) in &self.options {
             if key == "storage_class" {
                 puts.attributes.insert(Attribute::StorageClass, value.clone().into());
             } else if let Some(name) = key.strip_prefix("tag.") {
                 tags.push(name, value);
+            } else if let Some(path) = value.strip_prefix('@') {
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    SinkError::Usage(format!("cannot read {path} for the option {key}: {error}"))
+                })?;
+                rest.push((key.clone(), text.trim().to_owned()));
             } else {
                 rest.push((key.clone(), value.clone()));
             }
         }
         puts.tags = tags;
-        Common { puts, rest }
+        Ok(Common { puts, rest })
     }
 
     fn bad_url(&self) -> SinkError {
@@ -210,6 +217,11 @@ mod tests {
             ("file:///nowhere/at/all", &[], "cannot open the directory"),
             ("file:///tmp", &[("region", "x")], "no option region"),
             ("s3://bucket/x", &[("regoin", "x")], "no option \"regoin\""),
+            (
+                "s3://bucket/x",
+                &[("region", "@/nowhere")],
+                "cannot read /nowhere for the option region",
+            ),
         ] {
             let error = open(url, options).map(drop).unwrap_err();
             assert!(error.contains(expected), "{url}: {error}");
