@@ -17,7 +17,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Asks the engine something, as its operator would.
-fn operate<T>(url: &str, operation: impl AsyncFn(Context) -> T) -> T {
+pub(crate) fn operate<T>(url: &str, operation: impl AsyncFn(Context) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let addresses: Vec<_> = url.split(',').collect();
@@ -26,8 +26,19 @@ fn operate<T>(url: &str, operation: impl AsyncFn(Context) -> T) -> T {
     })
 }
 
+/// A stream that refuses what does not fit into `max_bytes`; -1: as much as the disk takes.
+pub(crate) fn stream(name: &str, subject: &str, max_bytes: i64) -> Config {
+    Config {
+        name: name.to_owned(),
+        subjects: vec![subject.to_owned()],
+        discard: DiscardPolicy::New,
+        max_bytes,
+        ..Config::default()
+    }
+}
+
 /// The number of the server that leads the first stream of audio. After a loss it is chosen anew.
-fn leader(url: &str) -> usize {
+pub(crate) fn leader(url: &str) -> usize {
     let mut found = None;
     eventually("the stream has a leader", || {
         found = operate(url, async |context| {
@@ -108,13 +119,6 @@ fn an_engine_that_is_slow_gets_everything_in_the_end() {
 fn an_engine_that_is_full_is_told_and_waited_for() {
     let Some(engine) = NatsCluster::start(&programs(), 1) else { return };
     let (journal, url) = (journal(), engine.url());
-    let stream = |name: &str, subject: &str, max_bytes| Config {
-        name: name.to_owned(),
-        subjects: vec![subject.to_owned()],
-        discard: DiscardPolicy::New,
-        max_bytes,
-        ..Config::default()
-    };
     operate(&url, async |context| {
         let events = stream("EXO_EVENTS", "exo.events.>", -1);
         context.create_stream(events).await.unwrap();
@@ -141,7 +145,7 @@ fn an_engine_that_is_full_is_told_and_waited_for() {
 }
 
 /// Copies a directory, in place of another one.
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     let _ = std::fs::remove_dir_all(to);
     assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
 }

@@ -14,14 +14,14 @@ const FAST: [&str; 4] = ["--set", "journal.segment_size=4MiB", "--set", "journal
 /// Makes two streams for audio.
 const STREAMS: [&str; 2] = ["--set", "live.create_streams=2"];
 
-fn start(data_dir: &Path, url: &str, replicas: usize, args: &[&str]) -> NodeProcess {
+pub(crate) fn start(data_dir: &Path, url: &str, replicas: usize, args: &[&str]) -> NodeProcess {
     let replicas = format!("live.replicas={replicas}");
     let live = ["--live", url, "--set", &replicas];
     NodeProcess::start(EXO_INGEST, data_dir, &[&FAST[..], &STREAMS, &live, args].concat())
 }
 
 /// A node that hands over the audio of all calls.
-fn node(data_dir: &Path, url: &str) -> NodeProcess {
+pub(crate) fn node(data_dir: &Path, url: &str) -> NodeProcess {
     start(data_dir, url, 1, &["--live-audio", "all", "--set", "forward.node=edge-7"])
 }
 
@@ -33,7 +33,7 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-fn read(url: &str, call: &str) -> Output {
+pub(crate) fn read(url: &str, call: &str) -> Output {
     exo_ingest(&["read", "--from", url, &format!("{TENANT}/{call}"), "-o", "-"])
 }
 
@@ -64,19 +64,19 @@ fn export(data_dir: &Path, call: &str) -> Vec<u8> {
 
 /// Whether the engine has a call as the journal has it, byte for byte.
 #[track_caller]
-fn assert_same(data_dir: &Path, url: &str, call: &str) {
+pub(crate) fn assert_same(data_dir: &Path, url: &str, call: &str) {
     let read = read(url, call);
     assert_eq!(read.status.code(), Some(0), "{}", text(&read.stderr));
     let export = export(data_dir, call);
     assert!(export.len() > 100_000 && read.stdout == export, "{call} differs");
 }
 
-fn play(node: &NodeProcess, names: &[&str]) -> Vec<Player> {
+pub(crate) fn play(node: &NodeProcess, names: &[&str]) -> Vec<Player> {
     let pause = Duration::from_millis(5);
     names.iter().enumerate().map(|(seed, name)| node.play(name, seed as u64, pause)).collect()
 }
 
-fn await_acks(players: &[Player], more: u64) {
+pub(crate) fn await_acks(players: &[Player], more: u64) {
     let acked: Vec<u64> = players.iter().map(Player::acked).collect();
     eventually("enough audio", || {
         players.iter().zip(&acked).all(|(player, before)| player.acked() > before + more)
@@ -84,7 +84,7 @@ fn await_acks(players: &[Player], more: u64) {
 }
 
 /// The node's number with this name.
-fn engine(node: &NodeProcess, name: &str) -> f64 {
+pub(crate) fn engine(node: &NodeProcess, name: &str) -> f64 {
     node.admin().metrics().value(&format!("exo_ingest_sink_{name}{{sink=\"engine\"}}"))
 }
 

@@ -8,6 +8,7 @@ mod compact;
 mod delete;
 mod directory;
 mod engine_faults;
+mod engine_node_faults;
 mod forward;
 mod journal;
 mod live;
