@@ -303,9 +303,9 @@ fn a_store_that_loses_what_it_acknowledged_is_found_out_and_gets_it_again() {
     let report: Value = serde_json::from_slice(&found.stdout).unwrap();
     let holes = report["holes"].as_array().unwrap();
     assert!(holes.iter().any(|hole| hole["reason"] == "missing"), "{report}");
-    // The cursor says that it is there. Without it the store is asked.
-    std::fs::remove_dir_all(scene.data_dir().join("sinks")).unwrap();
-    assert!(ship(&scene.data_dir(), URL, &options, None) > 0);
+    // The node's cursor says that it is there. Without one the store is asked.
+    let cursor = scene.dir.path().join("new.cursor");
+    assert!(ship(&scene.data_dir(), URL, &options, Some(&cursor)) > 0);
     scene.finish();
 }
 
