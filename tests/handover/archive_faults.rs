@@ -5,11 +5,11 @@ use crate::EXO_INGEST;
 use crate::journal::{CALLS, Journal};
 use crate::proxy::{Mode, Proxy};
 use crate::seaweed::{ACCESS_KEY, SECRET_KEY, Seaweed};
-use exo_ingest_harness::{
-    LoopDisk, NodeProcess, Played, Player, TENANT, audio, audit, eventually, fill,
-};
+use exo_ingest_harness::{LoopDisk, NodeProcess, Played, Player, TENANT, audio, audit, eventually};
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
@@ -269,8 +269,7 @@ fn a_full_disk_of_the_archive_is_waited_out() {
     let url = format!("file://{}", archive.display());
     let scene = Scene::start(&url, Vec::new(), &[]);
     let filler = disk.path().join("filler");
-    let free = rustix::fs::statvfs(disk.path()).unwrap();
-    fill(&filler, (free.f_bavail * free.f_bsize).saturating_sub(3 << 20));
+    fill_up(&filler);
     scene.await_told("No space left");
     scene.assert_calls_go_on();
     std::fs::remove_file(&filler).unwrap();
@@ -281,6 +280,30 @@ fn a_full_disk_of_the_archive_is_waited_out() {
     let is_ours =
         |path: &PathBuf| kinds.iter().any(|kind| path.extension().is_some_and(|it| it == *kind));
     assert!(left.iter().all(is_ours), "nothing half written is left: {left:?}");
+}
+
+#[test]
+fn a_store_whose_disk_is_full_is_waited_out() {
+    let Some(disk) = LoopDisk::make(2 << 30, "") else { return };
+    let Some(mut store) = Seaweed::start_on(&disk.path()) else { return };
+    let scene = Scene::start(URL, store.options(), &store.options());
+    let filler = disk.path().join("filler");
+    fill_up(&filler);
+    scene.await_told("HTTP 5");
+    scene.assert_calls_go_on();
+    std::fs::remove_file(&filler).unwrap();
+    // It looks at its disk once a minute, and when it starts.
+    store.kill();
+    store.restart();
+    scene.await_objects(1.0);
+    scene.finish();
+}
+
+/// Takes all room of a disk, also what is kept for root.
+fn fill_up(filler: &Path) {
+    let (file, piece) = (File::create(filler).unwrap(), 1 << 20);
+    let more = |at| fallocate(&file, FallocateFlags::empty(), at * piece, piece).is_ok();
+    assert!((0..).take_while(|at| more(*at)).count() > 0);
 }
 
 #[test]

@@ -26,18 +26,22 @@ pub(crate) struct Seaweed {
 impl Seaweed {
     /// Starts one. `None` if it is not installed: then the test is left out.
     pub(crate) fn start() -> Option<Seaweed> {
-        Seaweed::start_with(&identities(SECRET_KEY))
+        Seaweed::start_with(&identities(SECRET_KEY), None)
+    }
+
+    /// One that keeps its objects in this directory, for example of a small disk.
+    pub(crate) fn start_on(files: &Path) -> Option<Seaweed> {
+        Seaweed::start_with(&identities(SECRET_KEY), Some(files))
     }
 
     /// One that takes requests without a signature.
     pub(crate) fn start_open() -> Option<Seaweed> {
         let actions = r#"["Admin","Read","Write","List","Tagging"]"#;
-        Seaweed::start_with(&format!(
-            r#"{{"identities":[{{"name":"anonymous","actions":{actions}}}]}}"#
-        ))
+        let identity = format!(r#"{{"identities":[{{"name":"anonymous","actions":{actions}}}]}}"#);
+        Seaweed::start_with(&identity, None)
     }
 
-    fn start_with(identities: &str) -> Option<Seaweed> {
+    fn start_with(identities: &str, files: Option<&Path>) -> Option<Seaweed> {
         let target = Path::new(crate::EXO_INGEST).ancestors().nth(2).expect("target/debug/NAME");
         let mut program = target.join("handover/python/bin/weed");
         if !program.exists() {
@@ -47,7 +51,10 @@ impl Seaweed {
             return None;
         }
         let mut dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("files")).unwrap();
+        match files {
+            Some(files) => std::os::unix::fs::symlink(files, dir.path().join("files")).unwrap(),
+            None => std::fs::create_dir(dir.path().join("files")).unwrap(),
+        }
         std::fs::write(dir.path().join("s3.json"), identities).unwrap();
         // One after the other: a port that was free may be taken by the next server.
         let _turn = STARTS.lock().unwrap_or_else(PoisonError::into_inner);

@@ -33,10 +33,11 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from kills_calls import FRAME_SIZE, TENANT, Audio, Call
-from kills_parts import Engine, Node, Store, fetch, give_up, version_of
+from kills_parts import Engine, Node, Store, give_up, version_of
 
 ROOT = Path(__file__).resolve().parents[2]
 # Which part a round kills, and how often.
@@ -227,40 +228,43 @@ class Run:
             call.join()
             self.closes.update(call.closes)
         self.await_servers()
-        promised = ["journal"]
+        journal = self.read_all("journal")
+        self.compare_all(journal, "journal, node down")
         if self.engine and self.arguments.ack == "replicated":
-            promised.append("engine")
-        for source in promised:
-            for call in self.calls:
-                self.compare(call, self.read(source, call), f"{source}, node down")
+            self.compare_all(self.read_all("engine"), "engine, node down")
         self.node.start()
-        self.settle()
+        self.settle(journal)
         if is_last and self.arguments.plant == "lose":
             path, _ = max(self.store.slices(), key=lambda found: found[1])
             self.store.lose(path)
-        sources = ["journal", "archive"] + (["engine"] if self.engine else [])
-        for call in self.calls:
-            found = {source: self.read(source, call) for source in sources}
-            for source in sources:
-                which = self.compare(call, found[source], source)
-                if source == "journal":
-                    journal = which
-                elif which != journal:
+        expected = self.compare_all(self.read_all("journal"), "journal")
+        for source in ["archive"] + (["engine"] if self.engine else []):
+            found = self.compare_all(self.read_all(source), source)
+            for call in self.calls:
+                differ = len(found[call] ^ expected[call])
+                if differ:
                     where = f"{source} and journal of {call.interaction}"
-                    self.fault("unequal", len(which ^ journal), where)
+                    self.fault("unequal", differ, where)
+        for call in self.calls:
             self.totals["connections"] += len(call.sent)
             self.totals["acked"] += call.acked_count()
-            self.totals["frames"] += len(journal)
-            self.totals["bytes"] += len(journal) * FRAME_SIZE
+            self.totals["frames"] += len(expected[call])
+            self.totals["bytes"] += len(expected[call]) * FRAME_SIZE
         self.calls = []
         self.totals["checks"] += 1
         self.node.terminate()
 
-    def settle(self):
+    def settle(self, journal):
         """Waits until archive and engine have all of the journal."""
         begin = time.monotonic()
+        left = set(self.calls) if self.engine else set()
         while True:
-            lacks = self.lacks()
+            lacks = self.archive_lacks()
+            for call in sorted(left, key=lambda call: call.number):
+                if len(self.read("engine", call)) < len(journal[call]):
+                    lacks = lacks or f"the engine lacks frames of {call.interaction}"
+                    break
+                left.remove(call)
             if not lacks:
                 return
             if time.monotonic() - begin > SETTLE_SECONDS:
@@ -269,8 +273,8 @@ class Run:
                 return
             time.sleep(0.3)
 
-    def lacks(self):
-        """What is not handed over yet, in words; nothing if all is."""
+    def archive_lacks(self):
+        """What the archive does not have yet, in words; nothing if it has all."""
         command = ["ship", "--data-dir", self.node.data, "--to", self.store.url(), "--dry-run"]
         command += ["--node", "edge-1", "--json", "--cursor", self.out / "no-cursor"]
         command += [word for it in self.store.options() for word in ("--sink-option", it)]
@@ -278,19 +282,20 @@ class Run:
         if result.returncode != 0:
             return f"the archive cannot be asked: {result.stderr.decode().strip()}"
         count = json.loads(result.stdout)["slices"]
-        if count:
-            return f"the archive lacks {count} slices"
-        if not self.engine:
-            return ""
-        for call in self.calls:
-            journal = self.read("journal", call)
-            if len(self.read("engine", call)) < len(journal):
-                return f"the engine lacks frames of {call.interaction}"
-        return ""
+        return f"the archive lacks {count} slices" if count else ""
 
     def run(self, command):
         command = [self.program, *command]
         return subprocess.run(command, capture_output=True, check=False, timeout=300)
+
+    def read_all(self, source):
+        """The audio of each call."""
+        with ThreadPoolExecutor(os.cpu_count()) as readers:
+            return dict(zip(self.calls, readers.map(lambda it: self.read(source, it), self.calls)))
+
+    def compare_all(self, audio, source):
+        """Which frames of each call are there."""
+        return {call: self.compare(call, audio[call], source) for call in self.calls}
 
     def read(self, source, call):
         """The audio of a call: all of its connections, one after the other."""
@@ -396,7 +401,7 @@ def lines(report):
     yield f"| acked | {report['frames_acked']:,} |"
     yield f"| found in the journal | {report['frames_found']:,} |"
     words = {
-        "lost": "acked and not found", "doubled": "found twice, after the rule",
+        "lost": "acked and not found, in each place", "doubled": "found twice, after the rule",
         "changed": "found with other bytes, or in another place", "unsent": "never sent",
         "unequal": "not the same in journal, archive and engine",
     }
