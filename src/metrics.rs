@@ -248,6 +248,10 @@ counters! {
     journal_stalled_ms: Gauge Milliseconds,
     /// Whether new calls are refused because the disk is full or fails.
     journal_refuses_calls: Gauge Flag,
+    /// Whether new calls are refused because `forward.budget` is used up.
+    budget_refuses_calls: Gauge Flag,
+    /// Requests refused while `forward.budget` was used up. Also counted in refusals, as capacity.
+    requests_over_budget: Counter Count,
     /// Mailbox messages handled.
     mailbox_messages: Counter Count,
 }

@@ -409,12 +409,14 @@ fn tell_shards(
             StoreEvent::Segment(segment) => Message::Segment(segment),
             StoreEvent::NoRoom => Message::NoRoom,
             StoreEvent::Reserve { is_low } => Message::Reserve { is_low },
+            StoreEvent::Budget { is_over } => Message::Budget { is_over },
             StoreEvent::Seal => Message::Seal,
         };
         mailboxes[shard].try_send(message).map_err(|message| match message {
             Message::Segment(segment) => StoreEvent::Segment(segment),
             Message::NoRoom => StoreEvent::NoRoom,
             Message::Reserve { is_low } => StoreEvent::Reserve { is_low },
+            Message::Budget { is_over } => StoreEvent::Budget { is_over },
             Message::Seal => StoreEvent::Seal,
             _ => unreachable!("a mailbox hands back what it was given"),
         })

@@ -11,6 +11,7 @@ use crate::config::ring_size;
 use crate::config::settings::Settings;
 use crate::control::expiry;
 use crate::control::{ControlError, try_keys, try_tls};
+use crate::doctor::outage::{self, Outage};
 use crate::io::host::Host;
 use crate::io::probe::HostError;
 use crate::io::socket;
@@ -29,9 +30,15 @@ pub(super) fn check(config: &Config) -> Result<(), Failure> {
     keys(settings, &mut report);
     tls(settings, &mut report);
     data_dir(config, &mut report);
-    match forward::probe(settings) {
-        Some(Ok(found)) => report.fine("archive", &found),
-        Some(Err(failure)) => report.fail("archive", &failure),
+    for (archive, outcome) in forward::probe(settings) {
+        match outcome {
+            Ok(found) => report.fine(archive, &found),
+            Err(failure) => report.fail(archive, &failure),
+        }
+    }
+    match outage::look(settings) {
+        Some(Outage { sentence, is_well: true }) => report.fine("sinks", &sentence),
+        Some(Outage { sentence, is_well: false }) => report.warn("sinks", &sentence),
         None => {}
     }
     match live::probe(settings) {

@@ -73,7 +73,7 @@ const UNSET: &str = "-";
 fn table(config: &Config) -> String {
     let mut rows = vec![["SETTING".to_owned(), "VALUE".into(), "SOURCE".into()]];
     rows.extend(SETTINGS.iter().map(|setting| {
-        let value = setting.value(&config.settings).unwrap_or_else(|| UNSET.into());
+        let value = setting.shown(&config.settings).unwrap_or_else(|| UNSET.into());
         [setting.key.into(), value, config.source(setting).to_string()]
     }));
     let width =
@@ -95,7 +95,7 @@ struct Document<'a> {
 #[derive(Serialize)]
 struct Row {
     name: &'static str,
-    /// The value for `--set`; null if the setting is not set.
+    /// The value for `--set`, without secrets; null if the setting is not set.
     value: Option<String>,
     source: String,
     /// Null if there is none, or if it is computed.
@@ -110,7 +110,7 @@ fn json(config: &Config) -> Result<String, Failure> {
     let defaults = Settings::default();
     let row = |setting: &'static crate::config::settings::Setting| Row {
         name: setting.key,
-        value: setting.value(&config.settings),
+        value: setting.shown(&config.settings),
         source: config.source(setting).to_string(),
         default: setting.value(&defaults).filter(|_| setting.key != ring_size::KEY),
         flag: setting.flag.map(|flag| format!("--{flag}")),

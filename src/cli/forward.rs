@@ -1,71 +1,122 @@
 #![forbid(unsafe_code)]
-//! From settings to the threads that send the journal to an archive.
+//! From settings to the threads that send the journal to archives.
 
 use super::Failure;
 use super::store::node_name;
 use crate::archive::pins::Pins;
 use crate::config::settings::Settings;
 use crate::handover::forward::{ForwardConfig, Forwarder};
+use crate::handover::secrets;
 use crate::handover::slice::NodeName;
 use crate::io::affinity::allowed_cpus;
-use crate::node::NodeConfig;
+use crate::node::{Node, NodeConfig};
 use std::sync::Arc;
 
-/// What to send, and where to; `None` without an archive.
-fn config_of(
+/// The settings of an archive.
+struct Archive<'a> {
+    /// Its name, which is the section of its settings too.
+    kind: &'static str,
+    url: &'a str,
+    options: &'a [String],
+    jobs: usize,
+    is_required: bool,
+}
+
+/// The archives that are set.
+fn archives(settings: &Settings) -> impl Iterator<Item = Archive<'_>> {
+    let first = settings.archive_url.as_deref().map(|url| Archive {
+        kind: "archive",
+        url,
+        options: settings.archive_options.as_deref().unwrap_or_default(),
+        jobs: settings.archive_jobs,
+        is_required: settings.archive_required,
+    });
+    let second = settings.archive2_url.as_deref().map(|url| Archive {
+        kind: "archive2",
+        url,
+        options: settings.archive2_options.as_deref().unwrap_or_default(),
+        jobs: settings.archive2_jobs,
+        is_required: settings.archive2_required,
+    });
+    [first, second].into_iter().flatten()
+}
+
+/// Splits options at their first `=`.
+fn options_of(archive: &Archive<'_>) -> Result<Vec<(String, String)>, Failure> {
+    let split = |(place, text): (usize, &String)| match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        // The text may be a part of a secret.
+        _ => Err(Failure::Usage(format!(
+            "{}.options: item {} is not KEY=VALUE; items are separated by commas",
+            archive.kind,
+            place + 1
+        ))),
+    };
+    archive.options.iter().enumerate().map(split).collect()
+}
+
+/// What to send, and where to: for each archive.
+fn configs_of(
     settings: &Settings,
     shards: &[Option<usize>],
-) -> Result<Option<ForwardConfig>, Failure> {
-    let Some(url) = settings.archive_url.clone() else { return Ok(None) };
-    let Some(journal) = settings.journal() else {
-        return Err(Failure::Usage(
-            "--archive sends the journal, and there is none: give --data-dir DIR".into(),
-        ));
-    };
-    let name = settings.forward_node.as_deref().map(NodeName::parse).transpose();
-    let name = name.map_err(|told| Failure::Usage(format!("forward.node: {told}")))?;
-    let given = settings.archive_options.iter().flatten();
-    let options = given
-        .map(|text| match text.split_once('=') {
-            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(Failure::Usage(format!(
-                "archive.options has {text:?}: write KEY=VALUE, separated by commas"
-            ))),
-        })
-        .collect::<Result<Vec<_>, Failure>>()?;
-    Ok(Some(ForwardConfig {
-        data_dir: journal.data_dir,
-        node: node_name(name.as_ref())?,
-        url,
-        options,
-        jobs: settings.archive_jobs.clamp(1, 256),
-        pins: None,
-        cpus: settings.forward_cpus.clone().unwrap_or_else(|| free_cpus(shards)),
-    }))
+) -> Result<Vec<(ForwardConfig, bool)>, Failure> {
+    let mut configs = Vec::new();
+    for archive in archives(settings) {
+        let Some(journal) = settings.journal() else {
+            return Err(Failure::Usage(
+                "--archive sends the journal, and there is none: give --data-dir DIR".into(),
+            ));
+        };
+        let name = settings.forward_node.as_deref().map(NodeName::parse).transpose();
+        let name = name.map_err(|told| Failure::Usage(format!("forward.node: {told}")))?;
+        let config = ForwardConfig {
+            kind: archive.kind,
+            data_dir: journal.data_dir,
+            node: node_name(name.as_ref())?,
+            url: archive.url.to_owned(),
+            options: options_of(&archive)?,
+            jobs: archive.jobs.clamp(1, 256),
+            pins: None,
+            cpus: settings.forward_cpus.clone().unwrap_or_else(|| free_cpus(shards)),
+            own: None,
+        };
+        configs.push((config, archive.is_required));
+    }
+    Ok(configs)
 }
 
-/// What to send, and where to; `None` without an archive. A required archive pins the node's
-/// segments from now on.
-pub(super) fn config(
+/// What to send, and where to: for each archive. A required one pins the node's segments from now
+/// on.
+pub(super) fn configs(
     settings: &Settings,
     node: &mut NodeConfig,
-) -> Result<Option<ForwardConfig>, Failure> {
-    let Some(mut config) = config_of(settings, &node.shards)? else { return Ok(None) };
-    config.pins = settings.archive_required.then(|| Arc::new(Pins::default()));
-    if let Some(journal) = &mut node.journal {
-        journal.pins.extend(config.pins.clone());
+) -> Result<Vec<ForwardConfig>, Failure> {
+    let mut configs = Vec::new();
+    for (mut config, is_required) in configs_of(settings, &node.shards)? {
+        config.pins = is_required.then(Arc::<Pins>::default);
+        if let Some(journal) = &mut node.journal {
+            journal.pins.extend(config.pins.clone());
+        }
+        configs.push(config);
     }
-    Ok(Some(config))
+    Ok(configs)
 }
 
-/// Whether the archive takes, gives and deletes a small object. `None` without an archive.
-pub(super) fn probe(settings: &Settings) -> Option<Result<String, Failure>> {
-    let config = config_of(settings, &[]).transpose()?;
-    Some(config.and_then(|config| {
-        config.probe()?;
-        let ForwardConfig { url, node, .. } = config;
-        Ok(format!("{url} takes, gives and deletes an object; the node is {node}"))
-    }))
+/// For each archive its name, and whether it takes, gives and deletes a small object.
+pub(super) fn probe(settings: &Settings) -> Vec<(&'static str, Result<String, Failure>)> {
+    let configs = match configs_of(settings, &[]) {
+        Ok(configs) => configs,
+        Err(failure) => return vec![("archive", Err(failure))],
+    };
+    let probe = |(config, _): (ForwardConfig, bool)| {
+        let ForwardConfig { kind, url, node, .. } = &config;
+        let found = || {
+            let url = secrets::hide_in_url(url);
+            format!("{url} takes, gives and deletes an object; the node is {node}")
+        };
+        (*kind, config.probe().map(|()| found()).map_err(Failure::from))
+    };
+    configs.into_iter().map(probe).collect()
 }
 
 /// CPUs without a reactor; empty if there are none, or if the reactors are not pinned.
@@ -80,7 +131,17 @@ pub(super) fn free_cpus(shards: &[Option<usize>]) -> Vec<usize> {
 }
 
 /// Starts to send. A store that does not answer is no reason not to serve: the journal waits.
-pub(super) fn start(config: ForwardConfig) -> Result<Forwarder, Failure> {
-    tracing::info!(url = config.url, node = %config.node, "sending the journal to an archive");
-    Ok(Forwarder::start(config)?)
+pub(super) fn start(config: ForwardConfig, node: &mut Node) -> Result<Forwarder, Failure> {
+    let url = secrets::hide_in_url(&config.url);
+    tracing::info!(url, node = %config.node, "sending the journal to an {}", config.kind);
+    let own = node.links().map(|links| links.own_shards());
+    let forwarder = Forwarder::start(ForwardConfig { own, ..config })?;
+    node.add_sink(forwarder.view());
+    Ok(forwarder)
+}
+
+/// Lets all of them send the rest at the same time, for some seconds at most.
+pub(super) fn end(forwarders: Vec<Forwarder>) {
+    forwarders.iter().for_each(Forwarder::stop);
+    forwarders.into_iter().for_each(Forwarder::end);
 }

@@ -8,6 +8,7 @@ use crate::config::{cpus, ring_size};
 use crate::constants::COMMIT;
 use crate::control::admin::NodeInfo;
 use crate::control::{Control, ControlConfig, ControlError, notify::Notifier, signals};
+use crate::doctor::outage::{self, Outage};
 use crate::handover::forward::Forwarder;
 use crate::handover::live::forward::LiveForwarder;
 use crate::io::probe::probe;
@@ -29,8 +30,8 @@ pub(super) struct Launch {
     control: Control,
     node_info: NodeInfo,
     notifier: Notifier,
-    /// Sends the journal to an archive.
-    forwarder: Option<Forwarder>,
+    /// Send the journal to archives.
+    forwarders: Vec<Forwarder>,
     /// Hands calls over to a message engine.
     live: Option<LiveForwarder>,
     /// Last: it writes what the others log while they end.
@@ -71,7 +72,7 @@ impl Launch {
         node_config.passed = passed.map(Arc::new);
         node_config.tls = prepared.tls.map(|loaded| loaded.config);
         let shards = node_config.shards.clone();
-        let forward_config = forward::config(settings, &mut node_config)?;
+        let forward_configs = forward::configs(settings, &mut node_config)?;
         let live_config = live::config(settings, &mut node_config)?;
         let is_shared = node_config.passed.is_none() && socket::is_taken(settings.listen);
         let node = Node::start(node_config, Arc::new(prepared.verifier));
@@ -85,8 +86,8 @@ impl Launch {
             );
         }
         log_start(settings, &node, &shards, control.admin_address());
-        let forwarder = forward_config.map(forward::start).transpose()?;
-        forwarder.iter().for_each(|forwarder| node.add_sink(forwarder.view()));
+        let start = |config| forward::start(config, &mut node);
+        let forwarders = forward_configs.into_iter().map(start).collect::<Result<_, _>>()?;
         let live = live_config.map(|config| live::start(config, &node)).transpose()?;
         live.iter().for_each(|live| node.add_sink(live.view()));
         let node_info = NodeInfo {
@@ -95,7 +96,7 @@ impl Launch {
             log_lines_dropped: logging::dropped_lines,
         };
         let notifier = Notifier::new(ready);
-        Ok(Launch { node, control, node_info, notifier, forwarder, live, _log: log })
+        Ok(Launch { node, control, node_info, notifier, forwarders, live, _log: log })
     }
 
     /// Address of the node, with the real port.
@@ -122,11 +123,9 @@ impl Launch {
     pub(super) fn run(mut self) -> Result<(), Failure> {
         self.notifier.ready(self.node.address());
         let outcome = self.control.run(self.node, self.node_info, &self.notifier);
-        // Both send their rest at the same time.
+        // All of them send their rest at the same time.
         self.live.iter().for_each(LiveForwarder::begin_end);
-        if let Some(forwarder) = self.forwarder {
-            forwarder.end();
-        }
+        forward::end(self.forwarders);
         if let Some(live) = self.live {
             live.end();
         }
@@ -241,6 +240,11 @@ fn log_start(
     tracing::info!("{}", ring_size::describe(settings, shards.len()));
     for note in node.notes() {
         tracing::info!("{note}");
+    }
+    match outage::look(settings) {
+        Some(Outage { sentence, is_well: true }) => tracing::info!("{sentence}"),
+        Some(Outage { sentence, is_well: false }) => tracing::warn!("{sentence}"),
+        None => {}
     }
     if let Some(seconds) = getrlimit(Resource::Cpu).current {
         tracing::warn!(

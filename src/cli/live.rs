@@ -11,6 +11,7 @@ use crate::handover::live::engine::{EngineConfig, StreamPlan};
 use crate::handover::live::forward::LiveForwarder;
 use crate::handover::live::safety::Safety;
 use crate::handover::live::shared::LiveConfig;
+use crate::handover::secrets;
 use crate::handover::slice::NodeName;
 use crate::node::{Node, NodeConfig};
 use std::sync::Arc;
@@ -85,7 +86,8 @@ pub(super) fn probe(settings: &Settings) -> Option<Result<(String, Safety), Fail
     Some(config.and_then(|config| {
         let safety = config.probe()?;
         let LiveConfig { engine, node, .. } = config;
-        Ok((format!("{} takes messages in all streams; the node is {node}", engine.url), safety))
+        let url = secrets::hide_in_url(&engine.url);
+        Ok((format!("{url} takes messages in all streams; the node is {node}"), safety))
     }))
 }
 
@@ -93,7 +95,7 @@ pub(super) fn probe(settings: &Settings) -> Option<Result<(String, Safety), Fail
 /// waits.
 pub(super) fn start(config: LiveConfig, node: &Node) -> Result<LiveForwarder, Failure> {
     tracing::info!(
-        url = config.engine.url,
+        url = secrets::hide_in_url(&config.engine.url),
         node = %config.node,
         "handing calls over to a message engine"
     );

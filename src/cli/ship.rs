@@ -9,6 +9,7 @@ use super::store::{StoreFlags, node_name};
 use super::{Failure, print};
 use crate::archive::recovery::counted;
 use crate::handover::cursor::Cursor;
+use crate::handover::secrets::hide_in_url;
 use crate::handover::ship::{ShipError, ShipReport, Shipment};
 use crate::handover::sink::Stored;
 use crate::handover::slice::{NodeName, ObjectName};
@@ -68,7 +69,7 @@ AWS_SECRET_ACCESS_KEY. Damage in the journal is sent as it is, named, and the ex
 
 #[derive(Serialize)]
 struct Document<'a> {
-    url: &'a str,
+    url: String,
     node: &'a str,
     is_dry_run: bool,
     slices: u64,
@@ -150,7 +151,7 @@ fn document<'a>(
     objects: Vec<Object>,
 ) -> Document<'a> {
     Document {
-        url: &args.to,
+        url: hide_in_url(&args.to),
         node: node.as_str(),
         is_dry_run: args.dry_run,
         slices: report.slices,
@@ -177,7 +178,7 @@ fn text(args: &ShipArgs, report: &ShipReport) -> String {
     }
     let would = if args.dry_run { "would be sent" } else { "sent" };
     let (slices, bytes) = (counted(report.slices, "slice"), counted(report.bytes, "byte"));
-    let mut text = format!("{slices} {would} to {}: {bytes}\n", args.to);
+    let mut text = format!("{slices} {would} to {}: {bytes}\n", hide_in_url(&args.to));
     if report.slices_before > 0 {
         text += &format!("{} there already\n", counted(report.slices_before, "slice"));
     }

@@ -67,7 +67,7 @@ impl Check<'_> {
     /// `limits.ring_size (64MiB, --set limits.ring_size)`.
     fn describe(&self, key: &str) -> String {
         let Some(setting) = names::find(key) else { return key.to_owned() };
-        let value = setting.value(&self.config.settings).unwrap_or_else(|| "unset".into());
+        let value = setting.shown(&self.config.settings).unwrap_or_else(|| "unset".into());
         format!("{key} ({value}, {})", self.config.source(setting))
     }
 

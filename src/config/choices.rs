@@ -7,6 +7,7 @@ use crate::auth::ClientTenant;
 use crate::io::probe::KernelFeatures;
 use crate::session::ingest::ClaimMatch;
 use crate::shard::OnTimeout;
+use crate::store::OverBudget;
 use crate::tls::client_auth::ClientAuth;
 
 /// What happens to a live call when its token expires.
@@ -70,6 +71,7 @@ choices!(
         "error" Error, "warn" Warn, "info" Info, "debug" Debug, "trace" Trace
 );
 choices!(KERNEL_FEATURES: KernelFeatures = "newest" Newest, "6.1" V6_1);
+choices!(OVER_BUDGET: OverBudget = "refuse" Refuse, "drop-oldest" DropOldest);
 choices!(CLIENT_AUTH: ClientAuth = "required" Required, "optional" Optional);
 choices!(
     CLIENT_TENANT: ClientTenant =

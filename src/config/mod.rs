@@ -138,7 +138,7 @@ impl Config {
             (setting.assign)(&mut self.settings, &given.text).map_err(|remedy| {
                 ConfigError::BadValue {
                     key: Some(setting.key.into()),
-                    text: given.text,
+                    text: setting.hide(&given.text),
                     source: given.source.clone(),
                     remedy,
                 }

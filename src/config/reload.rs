@@ -11,7 +11,7 @@ use super::sources::Source;
 pub(crate) struct Change {
     /// The setting.
     pub(crate) key: &'static str,
-    /// Its value so far, as `--set` takes it; `None` where it was not set.
+    /// Its value so far, without secrets; `None` where it was not set.
     pub(crate) from: Option<String>,
     /// Its value in what was read.
     pub(crate) to: Option<String>,
@@ -38,6 +38,7 @@ impl Config {
                 continue;
             }
             let source = read.sources[index].clone();
+            let (from, to) = (setting.shown(&self.settings), setting.shown(&read.settings));
             let change = Change { key: setting.key, from, to, source: source.clone() };
             if setting.is_reloadable {
                 (setting.take)(&read.settings, &mut self.settings);

@@ -20,12 +20,13 @@ pub(crate) use crate::ack_level::AckLevel;
 use crate::ack_level::CallLevels;
 use crate::auth::{TokenPolicy, token_settings};
 use crate::declare::documentation;
+use crate::handover::secrets;
 use crate::io::probe::KernelFeatures;
 use crate::journal::settings::{JournalSettings, journal_settings};
 use crate::limits::{Limits, limit_settings};
 use crate::session::ingest::ClaimMatch;
 use crate::shard::{OnTimeout, ReplicationSettings};
-use crate::store::JournalConfig;
+use crate::store::{Budget, JournalConfig, OverBudget};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -208,6 +209,14 @@ settings! {
         "archive.required", SWITCH,
         "Retention leaves what the archive has not taken; false: the oldest audio goes even so"
     }
+    archive2_url: Option<String> = None;
+    { "archive2.url", TEXT, "A second archive, beside that of `archive.url`" }
+    archive2_options: Option<Vec<String>> = None;
+    { "archive2.options", LIST, "Options of the second archive's store" }
+    archive2_jobs: usize = 16;
+    { "archive2.jobs", COUNT, "Uploads to the second archive at a time" }
+    archive2_required: bool = false;
+    { "archive2.required", SWITCH, "Retention leaves what the second archive has not taken" }
     live_url: Option<String> = None;
     {
         "live.url" flag "live", TEXT,
@@ -267,6 +276,16 @@ settings! {
         "forward.on_timeout", ON_TIMEOUT,
         "What happens to an ACK after that: it waits, and the call is closed after \
          journal.stall_timeout; or it goes out as durable", reloadable
+    }
+    forward_budget: Option<u64> = None;
+    {
+        "forward.budget", SIZE_OR_OFF,
+        "How much of the journal may wait on the disk for required sinks"
+    }
+    forward_over_budget: OverBudget = OverBudget::Refuse;
+    {
+        "forward.over_budget", OVER_BUDGET,
+        "Past the budget: new calls get 503, or the oldest audio goes though a sink lacks it"
     }
     drain: Duration = Duration::from_secs(30);
     {
@@ -332,6 +351,18 @@ impl Settings {
         })
     }
 
+    /// Whether retention waits for a sink.
+    pub(crate) fn has_required_sink(&self) -> bool {
+        let archive = self.archive_url.is_some() && self.archive_required;
+        let second = self.archive2_url.is_some() && self.archive2_required;
+        archive || second || (self.live_url.is_some() && self.live_required)
+    }
+
+    /// How much may wait for required sinks.
+    pub(crate) fn budget(&self) -> Option<Budget> {
+        self.forward_budget.map(|bytes| Budget { bytes, over: self.forward_over_budget })
+    }
+
     /// Configuration of the journal; `None` if there is none, or if no directory was given.
     pub(crate) fn journal(&self) -> Option<JournalConfig> {
         let data_dir = self.data_dir.clone().filter(|_| !self.no_journal)?;
@@ -340,6 +371,7 @@ impl Settings {
             level: self.ack_level().of_journal(),
             settings: self.journal,
             pins: Vec::new(),
+            budget: self.budget(),
         })
     }
 }
@@ -384,6 +416,19 @@ impl Setting {
     /// Its value as text for `--set`; `None` if it is not set.
     pub(crate) fn value(&self, settings: &Settings) -> Option<String> {
         (self.show)(settings)
+    }
+
+    /// Its value as text for people, without secrets.
+    pub(crate) fn shown(&self, settings: &Settings) -> Option<String> {
+        self.value(settings).map(|text| self.hide(&text))
+    }
+
+    /// A text that was given for it, without secrets.
+    pub(super) fn hide(&self, text: &str) -> String {
+        match self.key.ends_with(".options") {
+            true => text.split(',').map(secrets::hide_in_option).collect::<Vec<_>>().join(","),
+            false => secrets::hide(text),
+        }
     }
 }
 

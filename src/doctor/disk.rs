@@ -6,7 +6,7 @@ use super::disk_run::{self, DiskRun};
 use super::mount::Mount;
 use super::plan::Plan;
 use super::root::Root;
-use super::show;
+use super::{outage, show};
 use crate::ack_level::AckLevel;
 use crate::store::{self, Examined};
 use std::path::{Path, PathBuf};
@@ -215,7 +215,7 @@ impl DiskFacts {
         if !root.is_live() {
             return nothing("the disk is that of another machine");
         }
-        let directory = nearest(data_dir);
+        let directory = outage::nearest(data_dir);
         let mut facts = DiskFacts {
             mount: Mount::of(root, &directory),
             directory: directory.clone(),
@@ -259,13 +259,6 @@ fn measure(facts: &DiskFacts, plan: &Plan) -> Result<DiskRun, String> {
         return Err("too little space is free for a measurement".into());
     }
     disk_run::measure(&facts.directory).map_err(|error| format!("it failed: {error}"))
-}
-
-/// The directory itself, or the nearest one above it that exists.
-fn nearest(directory: &Path) -> PathBuf {
-    let found = directory.ancestors().find(|above| above.exists()).unwrap_or(Path::new("."));
-    // The last parent of a relative path is empty: it is the current directory.
-    if found.as_os_str().is_empty() { ".".into() } else { found.to_owned() }
 }
 
 /// Bytes of the files below a directory. What cannot be read counts as nothing.
@@ -398,16 +391,12 @@ fn stall(run: Option<&Result<DiskRun, String>>) -> Check {
     })
 }
 
-/// Free bytes that new calls may not use.
-fn reserve(examined: &Examined, plan: &Plan) -> u64 {
-    plan.journal.reserve.unwrap_or(examined.default_reserve)
-}
-
 fn room(facts: &DiskFacts, plan: &Plan) -> Check {
     let check = Check::of(&ROOM);
     let Some(examined) = &facts.examined else { return check.skipped(UNREADABLE) };
     // Each shard begins with a segment, and has the next one ready.
-    let wanted = reserve(examined, plan) + plan.journal.segment_size * 2 * plan.shards.len() as u64;
+    let wanted =
+        outage::reserve(examined, plan) + plan.journal.segment_size * 2 * plan.shards.len() as u64;
     check
         .required(show::bytes(wanted))
         .current(format!("{} of {}", show::bytes(examined.free), show::bytes(examined.size)))
@@ -418,20 +407,27 @@ fn room(facts: &DiskFacts, plan: &Plan) -> Check {
 fn retention(facts: &DiskFacts, plan: &Plan, demand: &Demand) -> Check {
     let check = Check::of(&RETENTION).restless();
     let Some(examined) = &facts.examined else { return check.skipped(UNREADABLE) };
-    let room = (examined.free + facts.journal_size).saturating_sub(reserve(examined, plan));
+    let room = (examined.free + facts.journal_size).saturating_sub(outage::reserve(examined, plan));
     let by_age = plan.journal.retain_age.map(|age| demand.disk_rate.saturating_mul(age.as_secs()));
     let kept = [by_age, plan.journal.retain_bytes].into_iter().flatten().min();
+    // What waits for a sink stays, whatever retention wants.
+    let outage = outage::judge(plan, demand, room);
+    let is_well = outage.as_ref().is_none_or(|outage| outage.is_well);
+    let more = outage.map(|outage| format!("; {}", outage.sentence)).unwrap_or_default();
     let Some(kept) = kept else {
         let left = room / demand.disk_rate.max(1);
         return check
             .required("--retain-bytes or --retain-age, or room for a day")
-            .current(format!("nothing is deleted: full after {} of N calls", show::span(left)))
-            .holds(left >= ROOM_TIME_MIN);
+            .current(format!(
+                "nothing is deleted: full after {} of N calls{more}",
+                show::span(left)
+            ))
+            .holds(left >= ROOM_TIME_MIN && is_well);
     };
     check
         .required(show::bytes(kept))
-        .current(format!("{} without the reserve", show::bytes(room)))
-        .holds(room >= kept)
+        .current(format!("{} without the reserve{more}", show::bytes(room)))
+        .holds(room >= kept && is_well)
 }
 
 fn endurance(facts: &DiskFacts, demand: &Demand) -> Check {

@@ -28,6 +28,7 @@ mod memory;
 mod mount;
 mod network;
 mod nic;
+pub(crate) mod outage;
 pub(crate) mod plan;
 mod pressure;
 pub(crate) mod root;

@@ -28,6 +28,10 @@ pub(crate) struct Plan {
     /// What an ACK needs of the journal.
     pub(crate) level: AckLevel,
     pub(crate) journal: JournalSettings,
+    /// Retention waits for an archive or a message engine.
+    pub(crate) has_required_sink: bool,
+    /// `forward.budget`.
+    pub(crate) budget: Option<u64>,
     /// `None`: not given, or no journal.
     pub(crate) data_dir: Option<PathBuf>,
 }
@@ -51,6 +55,8 @@ impl Plan {
             has_journal: !settings.no_journal,
             level: settings.ack_level().of_journal(),
             journal: settings.journal,
+            has_required_sink: settings.has_required_sink(),
+            budget: settings.forward_budget,
             data_dir: settings.data_dir.clone().filter(|_| !settings.no_journal),
         })
     }

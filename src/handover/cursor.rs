@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::secrets::hide_in_url;
 use super::slice::NodeName;
 use crate::archive::layout::RunName;
 use crate::format::Lsn;
@@ -42,11 +43,13 @@ pub struct Cursor {
 impl Cursor {
     /// For an archive that has nothing.
     pub fn new(url: &str, node: NodeName) -> Cursor {
-        Cursor { url: url.to_owned(), node, positions: BTreeMap::new() }
+        Cursor { url: hide_in_url(url), node, positions: BTreeMap::new() }
     }
 
     /// The file of an archive in a data directory. Another URL has another file.
     pub fn path(data_dir: &Path, url: &str) -> PathBuf {
+        // A password is in no file name, and may change.
+        let url = hide_in_url(url);
         let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '.';
         let name: String =
             url.chars().map(|letter| if plain(letter) { letter } else { '-' }).take(80).collect();
@@ -81,6 +84,7 @@ impl Cursor {
         match std::fs::read_to_string(path) {
             Ok(text) => {
                 let found = Cursor::decode(&text);
+                let url = hide_in_url(url);
                 Ok(found.filter(|cursor| cursor.url == url && cursor.node == *node))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -159,6 +163,10 @@ mod tests {
         assert_eq!(cursor.position(&(image::run(1), 0)), Some(Lsn(0x5000)), "never back");
         assert_eq!(Cursor::load(&path, "s3://bucket/other", &node).unwrap(), None);
         assert_eq!(Cursor::load(&path, url, &NodeName::parse("x").unwrap()).unwrap(), None);
+        let secret = Cursor::path(dir.path(), "nats://u:pass@h");
+        assert!(!secret.display().to_string().contains("pass"));
+        assert!(!Cursor::new("nats://u:pass@h", node.clone()).encode().contains("pass"));
+        assert_eq!(secret, Cursor::path(dir.path(), "nats://u:another@h"));
         let text = cursor.encode();
         for at in 0..text.len() {
             let mut bytes = text.clone().into_bytes();

@@ -12,11 +12,12 @@
 #![forbid(unsafe_code)]
 
 use super::cursor::{Cursor, ShardName};
+use super::lag::{Files, LagMeter, OwnShards, first_lacking};
 use super::shard_slices::{Made, ShardSlices};
 use super::ship::ShipError;
 use super::ship::held::Held;
 use super::ship::sender::{Acknowledged, Sender};
-use super::sink::{ObjectSink, SinkError, SinkOptions};
+use super::sink::{ObjectSink, SinkError, SinkOptions, Stored};
 use super::sink_view::SinkView;
 use super::slice::{NodeName, ObjectKind, ObjectName, TAIL_SIZE};
 use crate::archive::pins::Pins;
@@ -39,6 +40,9 @@ const IDLE_PAUSE: Duration = Duration::from_millis(200);
 /// How often to look for new runs and shards.
 const LIST_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How often to look at the files of another process that writes.
+const FILES_INTERVAL: Duration = Duration::from_secs(30);
+
 /// How often the cursor is written.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -57,6 +61,8 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 /// What to send, and where to.
 #[derive(Clone, Debug)]
 pub struct ForwardConfig {
+    /// Its name in metrics and messages: `archive` or `archive2`.
+    pub kind: &'static str,
     /// The node's data directory.
     pub data_dir: PathBuf,
     /// The node's name in the archive.
@@ -71,6 +77,8 @@ pub struct ForwardConfig {
     pub pins: Option<Arc<Pins>>,
     /// CPUs that the threads may use; empty: any.
     pub cpus: Vec<usize>,
+    /// The shards of the node, to measure the lag.
+    pub own: Option<OwnShards>,
 }
 
 /// The threads that send. They end with [`Forwarder::end`].
@@ -84,7 +92,8 @@ pub struct Forwarder {
 impl Forwarder {
     /// Starts to send. The error is a URL or an option that is wrong.
     pub fn start(config: ForwardConfig) -> Result<Forwarder, ShipError> {
-        let view = Arc::new(SinkView::new("archive", &config.url));
+        let view = Arc::new(SinkView::new(config.kind, &config.url));
+        config.pins.iter().for_each(|pins| view.set_pins(Arc::clone(pins)));
         // A store that cannot be used now may come back, and the journal waits for it.
         if let Err(error @ SinkError::Usage(_)) = config.open(&view, GIVE_UP) {
             return Err(error.into());
@@ -92,7 +101,7 @@ impl Forwarder {
         let stop = Arc::new(AtomicBool::new(false));
         let (of_thread, seen) = (Arc::clone(&stop), Arc::clone(&view));
         let thread = std::thread::Builder::new()
-            .name("forward".into())
+            .name(format!("to-{}", config.kind))
             .spawn(move || {
                 keep_to(&config.cpus);
                 work(&config, &seen, &of_thread);
@@ -106,9 +115,15 @@ impl Forwarder {
         Arc::clone(&self.view)
     }
 
-    /// Sends the rest, for some seconds at most, and ends. The node's shards have ended.
-    pub fn end(self) {
+    /// Tells it to send the rest, for some seconds at most, and to end. The node's shards have
+    /// ended.
+    pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until it has ended.
+    pub fn end(self) {
+        self.stop();
         // In a release build a panic would have ended the node. Elsewhere it left its message.
         let _ = self.thread.join();
     }
@@ -117,7 +132,7 @@ impl Forwarder {
 impl ForwardConfig {
     /// Puts a small object, reads it, and deletes it.
     pub fn probe(&self) -> Result<(), ShipError> {
-        let sink = self.open(&Arc::new(SinkView::new("archive", &self.url)), PROBE_GIVE_UP)?;
+        let sink = self.open(&Arc::new(SinkView::new(self.kind, &self.url)), PROBE_GIVE_UP)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Ok(runtime.map_err(ShipError::Thread)?.block_on(sink.probe(&self.node))?)
     }
@@ -152,12 +167,17 @@ pub(super) fn keep_to(cpus: &[usize]) {
 fn work(config: &ForwardConfig, view: &Arc<SinkView>, stop: &AtomicBool) {
     let (pause_min, pause_max) = FAILURE_PAUSES;
     let mut pause = pause_min;
+    let mut meter = LagMeter::new(config.own.clone());
     loop {
         let began = Instant::now();
-        match Forwarding::begin(config, view).and_then(|forwarding| forwarding.run(stop)) {
+        let forwarding = Forwarding::begin(config, view, &mut meter);
+        match forwarding.and_then(|forwarding| forwarding.run(stop)) {
             Ok(()) => return,
             Err(error) => view.fail(&error.to_string()),
         }
+        view.set_in_flight(0, 0);
+        // A store that fails from the start does not tell what it has. What is pinned stays so.
+        config.pins.iter().for_each(|pins| pins.settle());
         if began.elapsed() > 2 * pause_max {
             pause = pause_min;
         }
@@ -166,16 +186,24 @@ fn work(config: &ForwardConfig, view: &Arc<SinkView>, stop: &AtomicBool) {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
+            measure(&mut meter, view);
             std::thread::sleep(IDLE_PAUSE.min(pause));
         }
         pause = (2 * pause).min(pause_max);
     }
 }
 
+/// Publishes how much of the journal the sink lacks.
+fn measure(meter: &mut LagMeter, view: &SinkView) {
+    let (bytes, age) = meter.measure(Instant::now());
+    view.set_lag(bytes, age);
+}
+
 /// From a cursor to the next failure.
 struct Forwarding<'a> {
     config: &'a ForwardConfig,
     view: &'a SinkView,
+    meter: &'a mut LagMeter,
     sender: Sender,
     cursor: Cursor,
     cursor_path: PathBuf,
@@ -208,6 +236,7 @@ impl<'a> Forwarding<'a> {
     fn begin(
         config: &'a ForwardConfig,
         view: &'a Arc<SinkView>,
+        meter: &'a mut LagMeter,
     ) -> Result<Forwarding<'a>, ShipError> {
         let sink = Arc::new(config.open(view, GIVE_UP)?);
         let sender = Sender::start(sink, config.jobs).map_err(ShipError::Thread)?;
@@ -218,6 +247,7 @@ impl<'a> Forwarding<'a> {
         Ok(Forwarding {
             config,
             view,
+            meter,
             sender,
             cursor,
             cursor_path,
@@ -263,7 +293,8 @@ impl<'a> Forwarding<'a> {
             has_worked |= self.advance(name)?;
         }
         // Before a failure ends this pass.
-        self.measure();
+        measure(self.meter, self.view);
+        self.view.set_in_flight(self.sender.count(), self.sender.size());
         while let Some(acknowledged) = self.sender.poll_acknowledged().map_err(ShipError::Thread)? {
             self.acknowledge(acknowledged)?;
             has_worked = true;
@@ -287,6 +318,8 @@ impl<'a> Forwarding<'a> {
             journal.shards().iter().map(|shard| (*shard.run(), shard.shard())).collect();
         self.cursor.keep(|shard| names.contains(shard));
         self.done.retain(|shard| names.contains(shard));
+        self.meter.keep(|shard| names.contains(shard));
+        self.look_at_files(&journal)?;
         if let Some(pins) = &self.config.pins {
             let dirs: HashSet<_> = journal.shards().iter().map(ShardJournal::dir).collect();
             pins.keep(|dir| dirs.contains(dir));
@@ -300,15 +333,38 @@ impl<'a> Forwarding<'a> {
                 Some(position) => position,
                 None => {
                     let prefix = ObjectName::shard_prefix(&self.config.node, &name.0, name.1);
-                    let listed = self.sender.list(prefix).map_err(ShipError::Thread)??;
-                    Held::new(listed).position(shard)?
+                    let (meter, view) = (&mut *self.meter, self.view);
+                    let listed =
+                        self.sender.list_while(prefix, IDLE_PAUSE, || measure(meter, view));
+                    Held::new(listed.map_err(ShipError::Thread)??).position(shard)?
                 }
             };
             self.cursor.advance(name, from);
+            self.meter.set_position(name, from);
+            if let (Some(pins), Some(first)) = (&self.config.pins, first_lacking(shard, from)?) {
+                pins.raise(shard.dir(), first);
+            }
             let slices = ShardSlices::new(self.config.node.clone(), shard, from);
             let dir = shard.dir().to_owned();
             let work = ShardWork { dir, slices, pending: VecDeque::new(), is_over: false };
             self.shards.insert(name, work);
+        }
+        self.config.pins.iter().for_each(|pins| pins.settle());
+        Ok(())
+    }
+
+    /// Looks at the sizes of what other processes have written, or write now. It needs no store.
+    fn look_at_files(&mut self, journal: &Journal) -> Result<(), ShipError> {
+        for shard in journal.shards() {
+            let name = (*shard.run(), shard.shard());
+            let is_fresh =
+                self.meter.looked_at(&name).is_some_and(|at| at.elapsed() < FILES_INTERVAL);
+            if is_fresh || self.meter.is_own(&name) || self.done.contains(&name) {
+                continue;
+            }
+            let from = self.cursor.position(&name).unwrap_or_default();
+            self.meter.set_position(name, from);
+            self.meter.set_files(name, Files::look(shard, from)?);
         }
         Ok(())
     }
@@ -341,7 +397,8 @@ impl<'a> Forwarding<'a> {
             );
         }
         if object.kind == ObjectKind::Expired {
-            tracing::error!("retention was faster than the archive: {object} is not in it");
+            let kind = self.config.kind;
+            tracing::error!("retention was faster than the {kind}: {object} is not in it");
         }
         let is_acknowledged = false;
         shard.pending.push_back(Pending { name: object.clone(), segment, is_acknowledged });
@@ -352,7 +409,9 @@ impl<'a> Forwarding<'a> {
     /// Moves a shard's cursor past everything that is acknowledged without a hole before it.
     fn acknowledge(&mut self, acknowledged: Acknowledged) -> Result<(), ShipError> {
         let Acknowledged { name: object, size, stored } = acknowledged;
-        stored?;
+        if stored? == Stored::Before {
+            self.view.add_resent(1);
+        }
         self.view.acknowledge(size);
         let name = (object.run, object.shard);
         let Some(shard) = self.shards.get_mut(&name) else { return Ok(()) };
@@ -361,6 +420,7 @@ impl<'a> Forwarding<'a> {
         }
         while let Some(pending) = shard.pending.pop_front_if(|pending| pending.is_acknowledged) {
             self.cursor.advance(name, pending.name.end);
+            self.meter.set_position(name, pending.name.end);
             self.is_unsaved = true;
             if let (Some(pins), Some(segment)) = (&self.config.pins, pending.segment) {
                 pins.raise(&shard.dir, segment);
@@ -371,11 +431,12 @@ impl<'a> Forwarding<'a> {
 
     /// Forgets shards that are complete in the archive, and unpins their segments.
     fn settle_ended(&mut self) {
-        let (pins, done) = (&self.config.pins, &mut self.done);
+        let (pins, done, meter) = (&self.config.pins, &mut self.done, &mut *self.meter);
         self.shards.retain(|name, shard| {
             let is_done = shard.is_over && shard.pending.is_empty();
             if is_done {
                 done.insert(*name);
+                meter.end(name);
                 if let Some(pins) = pins {
                     pins.release(&shard.dir);
                 }
@@ -391,15 +452,5 @@ impl<'a> Forwarding<'a> {
             // Without it the archive is asked at the next start.
             tracing::warn!("cannot write {}: {error}", self.cursor_path.display());
         }
-    }
-
-    /// Publishes how much of the journal the archive lacks.
-    fn measure(&mut self) {
-        let positions = self.shards.iter().map(|(name, shard)| {
-            (shard.slices.read_to().0, self.cursor.position(name).unwrap_or_default().0)
-        });
-        let (read, acknowledged) = positions
-            .fold((0, 0), |(read, done), (to, position)| (read + to, done + position.min(to)));
-        self.view.measure(Instant::now(), read, read - acknowledged);
     }
 }

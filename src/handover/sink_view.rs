@@ -2,19 +2,14 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use super::secrets;
+use crate::archive::pins::Pins;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The same failure is logged once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(30);
-
-/// How often the position is noted, to tell the lag in time.
-const NOTE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Positions that are noted: an hour. A longer lag shows as an hour.
-const NOTES_MAX: usize = 3_600;
 
 /// See the module.
 #[derive(Debug)]
@@ -24,9 +19,12 @@ pub struct SinkView {
     objects: AtomicU64,
     bytes: AtomicU64,
     failures: AtomicU64,
-    resent: AtomicU64,
     lag_bytes: AtomicU64,
     lag_ms: AtomicU64,
+    in_flight_objects: AtomicU64,
+    in_flight_bytes: AtomicU64,
+    resent: AtomicU64,
+    pins: OnceLock<Arc<Pins>>,
     state: Mutex<State>,
 }
 
@@ -37,9 +35,6 @@ struct State {
     logged_at: Option<Instant>,
     /// What its settings may lose, one sentence each.
     risks: Vec<String>,
-    /// When a position was reached in the journal, oldest first. The first one is the last that
-    /// the sink has.
-    notes: VecDeque<(Instant, u64)>,
 }
 
 impl SinkView {
@@ -47,23 +42,26 @@ impl SinkView {
     pub(crate) fn new(kind: &'static str, url: &str) -> SinkView {
         SinkView {
             kind,
-            url: url.to_owned(),
+            url: secrets::hide_in_url(url),
             objects: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
-            resent: AtomicU64::new(0),
             lag_bytes: AtomicU64::new(0),
             lag_ms: AtomicU64::new(0),
+            in_flight_objects: AtomicU64::new(0),
+            in_flight_bytes: AtomicU64::new(0),
+            resent: AtomicU64::new(0),
+            pins: OnceLock::new(),
             state: Mutex::default(),
         }
     }
 
-    /// `archive` or `engine`.
+    /// `archive`, `archive2` or `engine`.
     pub fn kind(&self) -> &'static str {
         self.kind
     }
 
-    /// Its URL.
+    /// Its URL, without a password.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -83,24 +81,44 @@ impl SinkView {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// Messages that were sent again since the start.
-    pub fn resent(&self) -> u64 {
-        self.resent.load(Ordering::Relaxed)
-    }
-
     /// What the settings of the sink may lose, one sentence each.
     pub fn risks(&self) -> Vec<String> {
         self.lock().risks.clone()
     }
 
-    /// Bytes of the journal that were read and that the sink does not have.
+    /// Bytes of the journal that the sink does not have.
     pub fn lag_bytes(&self) -> u64 {
         self.lag_bytes.load(Ordering::Relaxed)
     }
 
-    /// How long the oldest of them has been in the journal, at least.
+    /// How long the oldest of them has been in the journal.
     pub fn lag(&self) -> Duration {
         Duration::from_millis(self.lag_ms.load(Ordering::Relaxed))
+    }
+
+    /// Objects that are sent and not acknowledged.
+    pub fn in_flight_objects(&self) -> u64 {
+        self.in_flight_objects.load(Ordering::Relaxed)
+    }
+
+    /// Their bytes.
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.in_flight_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Messages that were sent again, and objects that it had already when they were sent again.
+    pub fn resent(&self) -> u64 {
+        self.resent.load(Ordering::Relaxed)
+    }
+
+    /// Whether retention waits for it.
+    pub fn is_required(&self) -> bool {
+        self.pins.get().is_some()
+    }
+
+    /// Bytes of segments that were removed although it had not taken them.
+    pub fn dropped_bytes(&self) -> u64 {
+        self.pins.get().map_or(0, |pins| pins.dropped_bytes())
     }
 
     /// What fails now, and for how long.
@@ -115,12 +133,13 @@ impl SinkView {
         let lag = self.lag_bytes();
         Some(format!(
             "the {kind} {url} has taken nothing for {seconds} s ({told}): {lag} bytes of the \
-             journal that were read wait for it"
+             journal are not there"
         ))
     }
 
     /// A request failed. The sentence says why.
     pub(crate) fn fail(&self, told: &str) {
+        let told = &secrets::hide(told);
         self.failures.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
         let since = state.failure.as_ref().map_or_else(Instant::now, |(_, since)| *since);
@@ -160,26 +179,22 @@ impl SinkView {
         }
     }
 
-    /// The journal was read up to `read`, and the sink lacks the last `lag_bytes` of that. Both are
-    /// sums over all shards.
-    pub(crate) fn measure(&self, now: Instant, read: u64, lag_bytes: u64) {
-        self.lag_bytes.store(lag_bytes, Ordering::Relaxed);
-        let mut state = self.lock();
-        let notes = &mut state.notes;
-        let is_due = notes.back().is_none_or(|(at, position)| {
-            now.duration_since(*at) >= NOTE_INTERVAL && *position < read
-        });
-        if is_due && notes.len() < NOTES_MAX {
-            notes.push_back((now, read));
-        }
-        let has = read.saturating_sub(lag_bytes);
-        // The first position that the sink lacks tells how old the oldest byte is.
-        while notes.front().is_some_and(|(_, position)| *position <= has) {
-            notes.pop_front();
-        }
-        let oldest = notes.front().map_or(now, |(at, _)| *at);
-        let lag = if lag_bytes == 0 { Duration::ZERO } else { now.duration_since(oldest) };
-        self.lag_ms.store(u64::try_from(lag.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// The sink lacks so much of the journal; `age` is that of the oldest byte.
+    pub(crate) fn set_lag(&self, bytes: u64, age: Duration) {
+        self.lag_bytes.store(bytes, Ordering::Relaxed);
+        self.lag_ms.store(u64::try_from(age.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// So much is sent and not acknowledged.
+    pub(crate) fn set_in_flight(&self, objects: usize, bytes: usize) {
+        self.in_flight_objects.store(objects as u64, Ordering::Relaxed);
+        self.in_flight_bytes.store(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Retention waits for the sink, by these pins.
+    pub(crate) fn set_pins(&self, pins: Arc<Pins>) {
+        // Once, at the start.
+        let _ = self.pins.set(pins);
     }
 
     /// A panic while it was held leaves whole values.
@@ -191,23 +206,6 @@ impl SinkView {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_lag_is_the_age_of_the_oldest_byte_that_the_sink_lacks() {
-        let (view, start) = (SinkView::new("archive", "file:///a"), Instant::now());
-        let at = |seconds| start + Duration::from_secs(seconds);
-        view.measure(at(0), 100, 100);
-        assert_eq!((view.lag(), view.lag_bytes()), (Duration::ZERO, 100));
-        view.measure(at(10), 200, 200);
-        view.measure(at(20), 300, 300);
-        assert_eq!(view.lag(), Duration::from_secs(20));
-        view.measure(at(21), 300, 200);
-        assert_eq!(view.lag(), Duration::from_secs(11));
-        view.measure(at(22), 300, 150);
-        assert_eq!(view.lag(), Duration::from_secs(12));
-        view.measure(at(23), 300, 0);
-        assert_eq!((view.lag(), view.lag_bytes()), (Duration::ZERO, 0));
-    }
 
     #[test]
     fn a_failure_shows_until_the_sink_acknowledges() {

@@ -5,6 +5,7 @@
 
 use crate::archive::layout::RunName;
 use crate::format::Lsn;
+use crate::handover::lag::OwnShards;
 use crate::handover::live::shared::NodeShards;
 use crate::metrics::Counters;
 use crate::shard::mailbox::{MailboxSender, Message, ReplicatedFrames};
@@ -25,6 +26,11 @@ impl ShardLinks {
         mailboxes: Vec<MailboxSender>,
     ) -> ShardLinks {
         ShardLinks { run, counters, mailboxes }
+    }
+
+    /// The ends of the shards' journals, to measure how far a sink is behind.
+    pub fn own_shards(&self) -> OwnShards {
+        OwnShards::new(self.run, self.counters.clone())
     }
 }
 

@@ -256,6 +256,7 @@ impl<I: Io, S: Service> Shard<I, S> {
     fn judge(&mut self, now: Now, id: ConnectionId) {
         let disk_is_late =
             self.journal.as_ref().is_some_and(|journal| journal.refuses_calls(now.moment));
+        let is_over_budget = self.journal.as_ref().is_some_and(|journal| journal.is_over_budget());
         let at_capacity =
             disk_is_late || self.connections.upgraded_count() >= self.limits.connections_max;
         let is_plain_refused = self.tls.is_some() && !self.limits.allow_plain;
@@ -274,6 +275,11 @@ impl<I: Io, S: Service> Shard<I, S> {
                 }
                 let client = connection.transport.client();
                 let verdict = service.admit(now, &head, situation, client, counters);
+                if let Verdict::Answer(Answer::Refused { refusal: Refusal::Capacity, .. }) = verdict
+                    && is_over_budget
+                {
+                    counters.requests_over_budget.add(1);
+                }
                 if let Verdict::Answer(Answer::Refused { refusal, .. }) = verdict
                     && let Some(suppressed) = refusal_log.admit(now.moment)
                 {

@@ -50,6 +50,8 @@ pub(super) struct ShardJournal {
     is_in_trouble: bool,
     /// The disk has less free than new calls may use.
     is_below_reserve: bool,
+    /// More waits for required sinks than may.
+    is_over_budget: bool,
     /// The disk is late, and the ring nearly full.
     pressure: Pressure,
     /// Nothing more comes into the ring. A disk in trouble is given up at this moment.
@@ -87,6 +89,7 @@ impl ShardJournal {
             has_requests: false,
             is_in_trouble: false,
             is_below_reserve: false,
+            is_over_budget: false,
             pressure: Pressure::default(),
             given_up_at: None,
             is_finished: false,
@@ -122,7 +125,7 @@ impl ShardJournal {
 
     /// Whether new calls are to go elsewhere.
     pub(super) fn refuses_calls(&self, now: Moment) -> bool {
-        self.lacks_disk() || self.pressure.refuses_calls(now)
+        self.lacks_disk() || self.is_over_budget || self.pressure.refuses_calls(now)
     }
 
     /// Whether the disk takes no more, or has less free than it should.
@@ -148,6 +151,15 @@ impl ShardJournal {
 
     pub(super) fn handle_reserve(&mut self, is_low: bool) {
         self.is_below_reserve = is_low;
+    }
+
+    pub(super) fn handle_budget(&mut self, is_over: bool) {
+        self.is_over_budget = is_over;
+    }
+
+    /// Whether new calls are to go elsewhere because required sinks lag behind.
+    pub(super) fn is_over_budget(&self) -> bool {
+        self.is_over_budget
     }
 
     /// Everything in the ring so far is to be in sealed segments.
@@ -261,6 +273,7 @@ impl ShardJournal {
         counters.journal_undurable_bytes.set(ring.head().0 - ring.durable().0);
         counters.journal_stalled_ms.set(self.writer.stalled_for(now.moment).as_millis() as u64);
         counters.journal_refuses_calls.set(u64::from(self.lacks_disk()));
+        counters.budget_refuses_calls.set(u64::from(self.is_over_budget));
         counters.ring_refuses_calls.set(u64::from(self.pressure.refuses_calls(now.moment)));
     }
 }

@@ -87,6 +87,11 @@ pub enum Message {
         /// It is.
         is_low: bool,
     },
+    /// Whether more of the journal waits for required sinks than may.
+    Budget {
+        /// It does.
+        is_over: bool,
+    },
     /// Seal the segments of the journal that hold what the shard has received so far.
     Seal,
     /// The message engine has acknowledged frames of calls of this shard.

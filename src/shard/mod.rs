@@ -370,6 +370,9 @@ impl<I: Io, S: Service> Shard<I, S> {
                 Message::Reserve { is_low } => {
                     self.with_journal(|journal| journal.handle_reserve(is_low))
                 }
+                Message::Budget { is_over } => {
+                    self.with_journal(|journal| journal.handle_budget(is_over))
+                }
                 Message::Seal => {
                     if let Some(journal) = &mut self.journal {
                         journal.handle_seal(&self.ring);

@@ -7,6 +7,24 @@ use crate::journal::settings::JournalSettings;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// What happens when required sinks lack more of the journal than they may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverBudget {
+    /// New calls get 503; calls that are live go on.
+    Refuse,
+    /// Retention removes the oldest segments although a sink lacks them.
+    DropOldest,
+}
+
+/// How much of the journal may wait on the disk for required sinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// `forward.budget`.
+    pub bytes: u64,
+    /// `forward.over_budget`.
+    pub over: OverBudget,
+}
+
 /// How a node keeps its journal.
 #[derive(Clone, Debug)]
 pub struct JournalConfig {
@@ -16,14 +34,17 @@ pub struct JournalConfig {
     pub level: AckLevel,
     /// `journal.*`.
     pub(crate) settings: JournalSettings,
-    /// Segments that retention must leave, because a required sink has not taken them: the pins of
-    /// each.
+    /// Segments that retention must leave, because a required sink has not taken them: for each
+    /// such sink.
     pub(crate) pins: Vec<Arc<Pins>>,
+    /// How much may wait for these sinks; `None`: as much as the disk holds.
+    pub(crate) budget: Option<Budget>,
 }
 
 impl JournalConfig {
     /// A durable journal in `data_dir`.
     pub fn new(data_dir: PathBuf, settings: JournalSettings) -> Self {
-        JournalConfig { data_dir, level: AckLevel::Durable, settings, pins: Vec::new() }
+        let level = AckLevel::Durable;
+        JournalConfig { data_dir, level, settings, pins: Vec::new(), budget: None }
     }
 }

@@ -82,6 +82,15 @@ pub(super) struct Candidate {
     begun: UnixMicros,
 }
 
+/// Sizes of finished segments, bytes on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct SegmentSizes {
+    /// All of them.
+    pub(super) finished: u64,
+    /// Those that a required sink has not taken.
+    pub(super) pinned: u64,
+}
+
 /// What is still to be listed.
 #[derive(Debug, Default)]
 struct Listing {
@@ -104,7 +113,7 @@ pub(super) struct Inventory {
     skipped: HashSet<Name>,
     /// Bytes that were found since the last call of `take_found_bytes`.
     found_bytes: u64,
-    /// Segments that must stay.
+    /// Segments that must stay, for each required sink.
     pins: Vec<Arc<Pins>>,
 }
 
@@ -315,16 +324,60 @@ impl Inventory {
         runs.filter(|other| *other > run).min().map(|next| next.started_at)
     }
 
-    /// The first segment of a list that could be removed. Forgets files that are gone.
+    /// Whether each required sink has looked at its cursor.
+    pub(super) fn has_settled_pins(&self) -> bool {
+        self.pins.iter().all(|pins| pins.is_settled())
+    }
+
+    /// The first segment of a shard that a required sink has not taken. `None`: there is no such
+    /// sink.
+    fn first_pinned(&self, list: usize) -> Option<u64> {
+        self.pins.iter().map(|pins| pins.first(&self.lists[list].dir)).min()
+    }
+
+    /// Sizes of the segments that are not in use.
+    pub(super) fn sizes(&self) -> SegmentSizes {
+        let mut sizes = SegmentSizes::default();
+        for (list, shard) in self.lists.iter().enumerate() {
+            let pinned = self.first_pinned(list).unwrap_or(u64::MAX);
+            for item in shard.items.iter().filter(|item| !item.is_open) {
+                sizes.finished += item.bytes();
+                sizes.pinned += if item.id < pinned { 0 } else { item.bytes() };
+            }
+        }
+        sizes
+    }
+
+    /// The oldest segment of those that could be removed if no sink lacked them.
+    pub(super) fn oldest_pinned(&mut self) -> Option<Candidate> {
+        let candidates = (0..self.lists.len()).filter_map(|list| {
+            let from = self.first_pinned(list)?;
+            self.first_from(list, from)
+        });
+        candidates.collect::<Vec<_>>().into_iter().min_by_key(|candidate| candidate.begun)
+    }
+
+    /// The pins of the sinks that have not taken a segment.
+    pub(super) fn pins_of(&self, candidate: &Candidate) -> Vec<Arc<Pins>> {
+        let lack = |pins: &&Arc<Pins>| !pins.is_taken(&candidate.dir, candidate.name.id);
+        self.pins.iter().filter(lack).cloned().collect()
+    }
+
+    /// The first segment of a list that could be removed.
     fn first_of(&mut self, list: usize) -> Option<Candidate> {
+        let pinned = self.first_pinned(list).unwrap_or(u64::MAX);
+        // If it is pinned, all later ones of the shard are pinned, too.
+        self.first_from(list, 0).filter(|first| first.name.id < pinned)
+    }
+
+    /// The first segment of a list from a number on that is not in use, and is not passed over.
+    fn first_from(&mut self, list: usize, from: u64) -> Option<Candidate> {
         let (shard, skipped) = (&mut self.lists[list], &self.skipped);
-        let is_free = |item: &Item| !item.is_open && !skipped.contains(&Name { list, id: item.id });
+        let is_free = |item: &Item| {
+            item.id >= from && !item.is_open && !skipped.contains(&Name { list, id: item.id })
+        };
         let position = shard.items.iter().position(is_free)?;
         let item = shard.items[position];
-        // Then all later ones of the shard are pinned, too.
-        if !self.pins.iter().all(|pins| pins.is_taken(&shard.dir, item.id)) {
-            return None;
-        }
         let begun = shard.begin_of(position);
         let name = Name { list, id: item.id };
         Some(Candidate { name, dir: shard.dir.clone(), bytes: item.bytes(), begun })

@@ -3,6 +3,7 @@
 //! free space, and answers requests to seal. It works in small steps, and takes new events between
 //! them.
 
+use super::budget::BudgetWatch;
 use super::disk::{self, free_bytes};
 use super::fenced::Fenced;
 use super::indexer::{Indexer, Sealed};
@@ -34,7 +35,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// How often to check the free space, new settings, and requests to seal.
-const TICK: Duration = Duration::from_secs(1);
+pub(super) const TICK: Duration = Duration::from_secs(1);
 
 /// How often ages are compared, and locked segments are tried again.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
@@ -89,6 +90,7 @@ pub(super) struct Keeper {
     /// Recovery of earlier runs has been started.
     is_recovering: bool,
     is_low: bool,
+    budget: BudgetWatch,
     /// When ages were compared last.
     retained_at: Option<Instant>,
     looked_at: Instant,
@@ -104,6 +106,7 @@ impl Keeper {
         let mut inventory = Inventory::new(&run.config.data_dir, run.name, &run.shard_dirs);
         inventory.set_pins(run.config.pins.clone());
         state.limit.store(settings.retain_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+        let budget = BudgetWatch::new(run.config.budget);
         let mut keeper = Keeper {
             indexer: Indexer::start()?,
             live: LiveIndexes::new(),
@@ -119,6 +122,7 @@ impl Keeper {
             sealing: None,
             is_recovering: false,
             is_low: false,
+            budget,
             retained_at: None,
             looked_at: Instant::now(),
             listed_at: Instant::now(),
@@ -208,6 +212,10 @@ impl Keeper {
             self.list_some();
             return start.elapsed() * LISTING_REST;
         }
+        self.removing = self.next_drop();
+        if self.removing.is_some() {
+            return Duration::ZERO;
+        }
         let limits = self.limits();
         if limits.exist() {
             let due = self.retained_at.is_none_or(|at| at.elapsed() >= RETENTION_INTERVAL);
@@ -226,11 +234,23 @@ impl Keeper {
         })
     }
 
-    fn next_removal(&mut self, limits: Limits, looks_at_age: bool) -> Option<Removal> {
-        // One at a time: that is the room that the limit leaves.
+    /// Size of a file that is to become the next segment. One at a time: that is the room that the
+    /// limit leaves.
+    fn wanted(&self) -> Option<u64> {
         let is_wanted = self.reuses_files && lock(&self.state.spare).is_none();
-        let wanted = is_wanted.then_some(self.settings.segment_size);
-        let limits = Limits { wanted, ..limits };
+        is_wanted.then_some(self.settings.segment_size)
+    }
+
+    /// Begins to remove what a required sink lacks, if the budget demands it.
+    fn next_drop(&mut self) -> Option<Removal> {
+        let wanted = self.wanted();
+        let removal = self.budget.next_removal(&mut self.inventory, &self.state, wanted);
+        self.removed.0 += u64::from(removal.is_some());
+        removal
+    }
+
+    fn next_removal(&mut self, limits: Limits, looks_at_age: bool) -> Option<Removal> {
+        let limits = Limits { wanted: self.wanted(), ..limits };
         let when = (&self.boot, self.run.clock.at(uptime()), looks_at_age);
         let removal = retention::next_removal(&mut self.inventory, limits, &self.state, when);
         self.removed.0 += u64::from(removal.is_some());
@@ -422,8 +442,11 @@ impl Keeper {
         self.log_removed();
         self.take_settings();
         self.watch_room();
-        let when = (&self.boot, self.run.clock.at(uptime()));
-        self.report.publish(&mut self.inventory, &self.state, &self.settings, when);
+        let (when, sizes) = ((&self.boot, self.now()), self.inventory.sizes());
+        self.report.publish((&mut self.inventory, sizes), &self.state, &self.settings, when);
+        if let Some(is_over) = self.budget.look(&self.inventory, sizes) {
+            self.tell_all(|| StoreEvent::Budget { is_over });
+        }
         self.watch_requests();
         if self.retained_at.is_none_or(|at| at.elapsed() >= RETENTION_INTERVAL) {
             self.inventory.retry_skipped();
@@ -449,12 +472,11 @@ impl Keeper {
         if self.sealing.is_some() {
             return self.end_sealing();
         }
-        let shards = self.run.shard_dirs.len();
-        match Sealing::begin(&self.run.dir, shards) {
+        match Sealing::begin(&self.run.dir, self.run.shard_dirs.len()) {
             Ok(None) => {}
             Ok(Some(sealing)) => {
                 self.sealing = Some(sealing);
-                (0..shards).for_each(|shard| self.outbox.send(shard, StoreEvent::Seal));
+                self.tell_all(|| StoreEvent::Seal);
             }
             Err(error) => tracing::warn!("cannot take a request to seal: {error}"),
         }
@@ -487,31 +509,13 @@ impl Keeper {
         }
     }
 
-    /// Warns of limits that cannot work.
-    fn warn_of_limits(&mut self) {
-        let Some(bytes) = self.settings.retain_bytes else { return };
-        let data_dir = &self.run.config.data_dir;
-        // One segment being written, one prepared, and one to be removed.
-        let least = 3 * self.settings.segment_size * self.run.shard_dirs.len() as u64;
-        if bytes < least {
-            tracing::warn!(
-                bytes,
-                "--retain-bytes is too small: calls are deleted as soon as their segment is full, \
-                 and segments in use take up more. Set at least {least}, or a smaller \
-                 journal.segment_size"
-            );
-        }
-        let Ok(room) = free_bytes(data_dir) else { return };
+    fn warn_of_limits(&self) {
         let held = self.state.bytes.load(Ordering::Relaxed);
-        let most = (held + room.free)
-            .saturating_sub(self.settings.reserve.unwrap_or(room.default_reserve()));
-        if bytes > most && self.inventory.is_complete() {
-            tracing::warn!(
-                bytes,
-                "--retain-bytes is more than the disk can hold: the disk fills up before anything \
-                 is deleted. Set less than {most}"
-            );
-        }
+        retention::warn_of_limits(&self.run, &self.settings, held, self.inventory.is_complete());
+    }
+
+    fn tell_all(&mut self, event: impl Fn() -> StoreEvent) {
+        (0..self.run.shard_dirs.len()).for_each(|shard| self.outbox.send(shard, event()));
     }
 
     fn watch_room(&mut self) {
@@ -531,9 +535,7 @@ impl Keeper {
                     tracing::info!(free = room.free, reserve, "there is room on the disk again")
                 }
             }
-            for shard in 0..self.run.shard_dirs.len() {
-                self.outbox.send(shard, StoreEvent::Reserve { is_low });
-            }
+            self.tell_all(|| StoreEvent::Reserve { is_low });
         }
     }
 

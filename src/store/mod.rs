@@ -19,7 +19,7 @@ use crate::journal::writer::PreparedSegment;
 #[cfg(test)]
 pub(crate) use attempt::Doubt;
 pub(crate) use attempt::{Examined, examine, live_node, try_directory, try_disk};
-pub use config::JournalConfig;
+pub use config::{Budget, JournalConfig, OverBudget};
 pub(crate) use error::StoreError;
 pub(crate) use run::Run;
 use std::io;
@@ -29,11 +29,13 @@ pub(crate) use thread::StoreThread;
 pub use view::{DiskSize, JournalSize, StoreView};
 
 mod attempt;
+mod budget;
 mod config;
 mod disk;
 mod error;
 mod fenced;
 mod filesystem;
+mod forecast;
 mod indexer;
 mod inventory;
 mod keeper;
@@ -63,6 +65,11 @@ pub(crate) enum StoreEvent {
     Reserve {
         /// It has.
         is_low: bool,
+    },
+    /// Whether more waits for required sinks than may.
+    Budget {
+        /// It does: new calls are to be refused.
+        is_over: bool,
     },
     /// Seal what the shard has received so far.
     Seal,

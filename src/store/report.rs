@@ -1,7 +1,8 @@
 #![forbid(unsafe_code)]
 //! What the keeper reports of the journal once a second: see [`StoreView`].
 
-use super::inventory::Inventory;
+use super::forecast::Forecast;
+use super::inventory::{Inventory, SegmentSizes};
 use super::state::StoreState;
 use super::view::{JournalSize, StoreView};
 use crate::archive::boot::Boot;
@@ -18,6 +19,7 @@ const OLDEST_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Report {
     looked_at: Option<Instant>,
     begun: Option<UnixMicros>,
+    forecast: Forecast,
 }
 
 impl Report {
@@ -25,7 +27,7 @@ impl Report {
     /// one has become the oldest.
     pub(super) fn publish(
         &mut self,
-        inventory: &mut Inventory,
+        (inventory, sizes): (&mut Inventory, SegmentSizes),
         state: &StoreState,
         settings: &JournalSettings,
         (boot, now): (&Boot, UnixMicros),
@@ -36,6 +38,12 @@ impl Report {
             self.begun = inventory.oldest_begun();
         }
         let view: &StoreView = &state.view;
+        if inventory.is_complete() {
+            self.forecast.note(Instant::now(), sizes.finished);
+        }
+        // Retention makes room again, unless a sink lacks what is there.
+        let room = view.disk().filter(|_| sizes.pinned > 0);
+        let room = room.map(|disk| disk.free.saturating_sub(disk.reserve));
         view.set_journal(JournalSize {
             bytes: state.bytes.load(Ordering::Relaxed),
             segments: inventory.segment_count(),
@@ -43,6 +51,8 @@ impl Report {
             retain_bytes: settings.retain_bytes,
             retain_age: settings.retain_age,
             list_bytes: inventory.memory_size(),
+            pinned_bytes: sizes.pinned,
+            full_in: room.and_then(|room| self.forecast.time_until(room)),
         });
     }
 }

@@ -6,12 +6,15 @@
 //! By bytes it works in advance: after a segment is made it makes room for the next one. So a
 //! journal exceeds its limit only by segments in use.
 
+use super::disk::free_bytes;
 use super::inventory::{Candidate, Inventory, remove_call_table};
 use super::removal::{self, Begun, Removal};
+use super::run::Run;
 use super::state::StoreState;
 use crate::archive::boot::Boot;
 use crate::archive::layout::segment_path;
 use crate::clock::UnixMicros;
+use crate::journal::settings::JournalSettings;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -68,7 +71,7 @@ pub(super) fn next_removal(
 }
 
 /// Begins a removal. `None` if the segment cannot be removed: then another one may be.
-fn begin(
+pub(super) fn begin(
     inventory: &mut Inventory,
     candidate: Candidate,
     state: &StoreState,
@@ -103,4 +106,29 @@ fn begin(
         }
     }
     None
+}
+
+/// Warns of limits that cannot work. `held` bytes are on the disk.
+pub(super) fn warn_of_limits(run: &Run, settings: &JournalSettings, held: u64, is_complete: bool) {
+    let Some(bytes) = settings.retain_bytes else { return };
+    let data_dir = &run.config.data_dir;
+    // One segment being written, one prepared, and one to be removed.
+    let least = 3 * settings.segment_size * run.shard_dirs.len() as u64;
+    if bytes < least {
+        tracing::warn!(
+            bytes,
+            "--retain-bytes is too small: calls are deleted as soon as their segment is full, and \
+             segments in use take up more. Set at least {least}, or a smaller journal.segment_size"
+        );
+    }
+    let Ok(room) = free_bytes(data_dir) else { return };
+    let most =
+        (held + room.free).saturating_sub(settings.reserve.unwrap_or(room.default_reserve()));
+    if bytes > most && is_complete {
+        tracing::warn!(
+            bytes,
+            "--retain-bytes is more than the disk can hold: the disk fills up before anything is \
+             deleted. Set less than {most}"
+        );
+    }
 }

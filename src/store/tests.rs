@@ -7,6 +7,7 @@ use crate::archive::index::SegmentIndex;
 use crate::archive::layout::{self, RunName};
 use crate::archive::lock;
 use crate::archive::marks::Marks;
+use crate::archive::pins::Pins;
 use crate::call::{CallIdentity, CallKey, Epoch, Seq};
 use crate::clock::UnixMicros;
 use crate::constants::{BLOCK_SIZE, RECORD_HEADERS_SHARE};
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
+mod budget;
 mod ending;
 mod fencing;
 mod leftovers;
@@ -78,7 +80,20 @@ impl Fixture {
             ..JournalSettings::default()
         };
         adjust(&mut settings);
-        let run = begin(&data.path().join("data"), settings, 1);
+        Fixture::start_with(data, |config| config.settings = settings)
+    }
+
+    fn start_with(data: tempfile::TempDir, adjust: impl FnOnce(&mut JournalConfig)) -> Fixture {
+        let settings = JournalSettings {
+            segment_size: SEGMENT_SIZE,
+            reserve: Some(1),
+            ..JournalSettings::default()
+        };
+        let mut config = JournalConfig::new(data.path().join("data"), settings);
+        config.level = crate::ack_level::AckLevel::Written;
+        // The machine's directory for temporary files may be in memory.
+        adjust(&mut config);
+        let run = Run::begin(config, 1).unwrap();
         let shard_dir = run.shard_dirs[0].clone();
         let (tell, told) = channel();
         let (requests, receiver) = sync_channel(8);

@@ -12,6 +12,9 @@ use std::time::Duration;
 /// Files that are named; more are only counted.
 const NAMED_MAX: usize = 3;
 
+/// A disk that is full later than this needs no attention yet.
+const FULL_TIME_MAX: Duration = Duration::from_secs(4 * 60 * 60);
+
 /// Sizes and ages of the journal at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JournalSize {
@@ -27,6 +30,11 @@ pub struct JournalSize {
     pub retain_age: Option<Duration>,
     /// Memory of the list of segments, bytes.
     pub list_bytes: u64,
+    /// Bytes of finished segments that a required sink has not taken.
+    pub pinned_bytes: u64,
+    /// Time until only the reserve is free, at the growth of the last minutes. `None`: the journal
+    /// does not grow, or nothing waits for a sink.
+    pub full_in: Option<Duration>,
 }
 
 /// The filesystem of the data directory at one moment.
@@ -96,6 +104,16 @@ impl StoreView {
                 names.join(", ")
             )
         })
+    }
+
+    /// A sentence about the time until the disk is full, if sinks hold the journal and it is short.
+    pub fn full_notice(&self) -> Option<String> {
+        let JournalSize { pinned_bytes, full_in, .. } = self.journal();
+        let seconds = full_in.filter(|time| *time < FULL_TIME_MAX)?.as_secs();
+        Some(format!(
+            "{pinned_bytes} bytes of the journal wait for required sinks, and at the growth of \
+             the last minutes the disk is full in {seconds} s: then new calls get 503"
+        ))
     }
 
     pub(super) fn count_removed(&self) {

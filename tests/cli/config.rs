@@ -148,3 +148,38 @@ fn an_unwise_setting_gets_a_warning_beside_the_output() {
     let output = config(&["--set", "limits.ring_size=16MiB"], &[]);
     assert!(text(&output.stderr).starts_with("warning: limits.ring_size"));
 }
+
+#[test]
+fn secrets_are_not_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = file(
+        directory.path(),
+        "[archive]\nurl = \"s3://recordings/exo\"\n\
+         options = [\"endpoint=http://s:hush@h:1\", \"secret_access_key=hush=hush\", \
+         \"session_token=hush\", \"access_key_id=AKIA\", \"allow_http=true\"]\n",
+    );
+    let args = ["--config", &path, "--set", "archive2.options=sas_key=hush"];
+    let output = config(&args, &[]);
+    let (options, source) = row(&output, "archive.options");
+    assert_eq!(
+        options,
+        "endpoint=http://s:***@h:1,secret_access_key=***,session_token=***,\
+         access_key_id=AKIA,allow_http=true"
+    );
+    assert!(source.starts_with(&path), "{source}");
+    assert_eq!(row(&output, "archive2.options").0, "sas_key=***");
+    let json = config(&[&args[..], &["--json"]].concat(), &[]);
+    assert!(text(&json.stdout).contains("secret_access_key=***"), "{}", text(&json.stdout));
+    // Twice the same, and an item that is none.
+    let twice = config(&[&args[..], &["--set", "archive2.options=sas_key=hush"]].concat(), &[]);
+    let bad = config(
+        &[&args[..], &["--archive", "s3://a:hush@b/c", "--set", "archive2.options=hush,,"]]
+            .concat(),
+        &[],
+    );
+    for output in [output, json, twice, bad] {
+        for stream in [&output.stdout, &output.stderr] {
+            assert!(!text(stream).contains("hush"), "{}", text(stream));
+        }
+    }
+}

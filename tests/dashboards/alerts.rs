@@ -116,6 +116,17 @@ const CASES: &[Case] = &[
         ],
     ),
     case("ExoIngestSegmentsHeld", &[("exo_ingest_journal_segments_held{", FROM_0_TO_1)]),
+    case("ExoIngestSinkFails", &[(r#"exo_ingest_sink_failing{sink="archive""#, FROM_0_TO_1)]),
+    case(
+        "ExoIngestSinkLags",
+        &[(r#"exo_ingest_sink_lag_seconds{sink="archive""#, "600x40 1300x80 600x400")],
+    ),
+    case("ExoIngestSinkFillsDisk", &[("exo_ingest_disk_full_seconds{", "9000x40 900x80 _x400")]),
+    case(
+        "ExoIngestSinkBehindBudget",
+        &[(r#"exo_ingest_sink_dropped_bytes_total{sink="archive""#, RISES)],
+    ),
+    case("ExoIngestAcksDegraded", &[(r#"exo_ingest_acks_degraded_total{shard="0""#, RISES)]),
     case(
         "ExoIngestReloadRefused",
         &[

@@ -71,7 +71,16 @@ fn start_node(directory: &std::path::Path) -> NodeProcess {
     let (cert, key) = (directory.join("cert.pem"), directory.join("key.pem"));
     std::fs::write(&cert, issued.chain_pem).expect("a file");
     std::fs::write(&key, issued.key_pem).expect("a file");
+    // An archive that fails: the journal grows and waits for it.
+    let archive = directory.join("archive");
+    std::fs::create_dir_all(&archive).expect("a directory");
+    std::fs::write(archive.join("v1"), "no directory").expect("a file");
+    let url = format!("file://{}", archive.display());
     let args = [
+        "--archive",
+        &url,
+        "--set",
+        "journal.segment_size=4MiB",
         "--tls-cert",
         cert.to_str().expect("a path"),
         "--tls-key",
@@ -154,6 +163,11 @@ fn queries_return_data_and_alerts_fire_for_real_causes() {
     assert!(summary.starts_with(&format!("{INSTANCE} refuses tokens: ")), "{summary}");
     let refused = prometheus.await_alert("ExoIngestReloadRefused");
     assert_eq!(refused["annotations"]["summary"], format!("{INSTANCE} refused new keys"));
+    let fails = prometheus.await_alert("ExoIngestSinkFails");
+    let summary = format!("archive does not take the journal of {INSTANCE}");
+    assert_eq!(fails["annotations"]["summary"], summary);
+    std::fs::remove_file(directory.path().join("archive/v1")).expect("it is there");
+    prometheus.await_end_of_alert("ExoIngestSinkFails");
     let good = std::str::from_utf8(Keys::First.public_pem()).expect("PEM");
     node.reload_keys(good);
     prometheus.await_end_of_alert("ExoIngestReloadRefused");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// Small segments, sealed soon: a test cannot wait for the usual ten minutes.
-const FAST: [&str; 6] = [
+pub(crate) const FAST: [&str; 6] = [
     "--set",
     "journal.segment_size=4MiB",
     "--set",
@@ -27,13 +27,13 @@ fn node(data_dir: &Path, url: &str, args: &[&str]) -> NodeProcess {
     NodeProcess::start(EXO_INGEST, data_dir, &[&FAST[..], &archive, args].concat())
 }
 
-fn exo_ingest(args: &[&str], variables: &[(&str, String)]) -> Output {
+pub(crate) fn exo_ingest(args: &[&str], variables: &[(&str, String)]) -> Output {
     let variables = variables.iter().map(|(name, value)| (*name, value.as_str()));
     let mut command = Command::new(EXO_INGEST);
     command.args(args).env_clear().envs(variables).stdin(Stdio::null()).output().unwrap()
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
@@ -62,7 +62,7 @@ fn assert_same_audio(data_dir: &Path, url: &str, call: &str) {
     assert!(journal.len() > 100_000 && journal == archive, "{call} differs");
 }
 
-fn segments(data_dir: &Path) -> usize {
+pub(crate) fn segments(data_dir: &Path) -> usize {
     let journal = exo_ingest::archive::reader::Journal::open(data_dir).unwrap();
     journal.segment_count()
 }

@@ -4,6 +4,7 @@
 
 mod archive;
 mod archive_faults;
+mod budget;
 mod compact;
 mod delete;
 mod directory;
@@ -14,8 +15,8 @@ mod journal;
 mod live;
 mod live_node;
 mod object_store;
-mod replicated;
 mod proxy;
+mod replicated;
 mod seaweed;
 
 /// The program under test.

@@ -98,6 +98,14 @@ impl Seaweed {
         self.child.wait().unwrap();
     }
 
+    /// Stops it (SIGSTOP), calls `f`, and continues it.
+    pub(crate) fn while_stopped(&self, f: impl FnOnce()) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        f();
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    }
+
     /// Starts it again, on the same ports and files.
     pub(crate) fn restart(&mut self) {
         // The state of its master's leader is not always whole after a kill, and then there is no

@@ -198,6 +198,51 @@ pub(super) const ALERTS: &[Alert] = &[
         description: "Retention passes over {{ $value }} segments. /ready names them.",
     },
     Alert {
+        name: "ExoIngestSinkFails",
+        severity: Severity::Warning,
+        hold: "5m",
+        expr: "exo_ingest_sink_failing == 1",
+        summary: "{{ $labels.sink }} does not take the journal of {{ $labels.instance }}",
+        description: "The audio stays on the disk of the node until it does. /ready says what \
+            fails.",
+    },
+    Alert {
+        name: "ExoIngestSinkLags",
+        severity: Severity::Warning,
+        hold: "5m",
+        expr: "exo_ingest_sink_lag_seconds > $sink_lag",
+        summary: "{{ $labels.sink }} lacks old audio of {{ $labels.instance }}",
+        description: "The oldest audio that it lacks is {{ $value | humanizeDuration }} old. The \
+            limit is $sink_lag_text.",
+    },
+    Alert {
+        name: "ExoIngestSinkFillsDisk",
+        severity: Severity::Critical,
+        hold: "1m",
+        expr: "exo_ingest_disk_full_seconds < $sink_disk_full_in",
+        summary: "The disk of {{ $labels.instance }} fills up with what a sink does not take",
+        description: "In {{ $value | humanizeDuration }} only the reserve is left. Then new calls \
+            get 503.",
+    },
+    Alert {
+        name: "ExoIngestSinkBehindBudget",
+        severity: Severity::Critical,
+        hold: "0s",
+        expr: "increase(exo_ingest_sink_dropped_bytes_total[$window]) > 0",
+        summary: "{{ $labels.instance }} removed audio that {{ $labels.sink }} has not taken",
+        description: "forward.budget was used up within $window, and {{ $value | humanize1024 }}B \
+            of the journal were removed.",
+    },
+    Alert {
+        name: "ExoIngestAcksDegraded",
+        severity: Severity::Critical,
+        hold: "0s",
+        expr: "sum by (job, instance) (increase(exo_ingest_acks_degraded_total[$window])) > 0",
+        summary: "ACKs of {{ $labels.instance }} promise less than replicated",
+        description: "The message engine did not acknowledge audio in time. About \
+            {{ $value | humanize }} ACKs within $window mean durable.",
+    },
+    Alert {
         name: "ExoIngestReloadRefused",
         severity: Severity::Warning,
         hold: "0s",

@@ -97,6 +97,7 @@ macro_rules! by_reason {
 }
 
 mod machine;
+mod sinks;
 mod traffic;
 
 // Grafana's names of units.
@@ -108,11 +109,12 @@ const BYTES_PER_SECOND: &str = "Bps";
 const SHARE: &str = "percentunit";
 
 /// All rows, from top to bottom.
-pub(super) const ROWS: [Row; 7] = [
+pub(super) const ROWS: [Row; 8] = [
     Row { title: "Node", panels: traffic::NODE },
     Row { title: "Calls and refusals", panels: traffic::CALLS },
     Row { title: "ACK latency", panels: traffic::LATENCY },
     Row { title: "Journal and disk", panels: machine::JOURNAL },
+    Row { title: "Archives and message engine", panels: sinks::SINKS },
     Row { title: "CPU and shards", panels: machine::SHARDS },
     Row { title: "TLS and tokens", panels: machine::TLS },
     Row { title: "Host", panels: machine::HOST },

@@ -31,6 +31,12 @@ pub(super) struct Thresholds {
     /// Warn if the disk will be full within this time and nothing is deleted
     #[arg(long, value_name = "TIME", default_value = "4h", value_parser = parse_time)]
     disk_full_in: Duration,
+    /// Oldest audio that an archive or a message engine may lack
+    #[arg(long, value_name = "TIME", default_value = "20m", value_parser = parse_time)]
+    sink_lag: Duration,
+    /// Warn if the disk will be full within this time because a sink takes nothing
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_time)]
+    sink_disk_full_in: Duration,
     /// Most CPU time of the node, of one core for each shard
     #[arg(long, value_name = "SHARE", default_value = "85%", value_parser = parse_share)]
     cpu: f64,
@@ -76,6 +82,9 @@ impl Thresholds {
             ("$disk_free", number(self.disk_free)),
             ("$disk_full_in_text", duration(self.disk_full_in)),
             ("$disk_full_in", number(self.disk_full_in.as_secs_f64())),
+            ("$sink_lag_text", duration(self.sink_lag)),
+            ("$sink_lag", number(self.sink_lag.as_secs_f64())),
+            ("$sink_disk_full_in", number(self.sink_disk_full_in.as_secs_f64())),
             ("$cpu", number(self.cpu)),
             ("$certificate", number(self.certificate.as_secs_f64())),
             ("$window", duration(self.window)),

@@ -358,10 +358,16 @@ fn by_tenant(scrape: &Scrape<'_>) -> Vec<Family> {
     let mut bytes =
         family("tenant_audio", Kind::Counter, "Audio of a tenant, counted when an ACK is due.")
             .in_unit(Unit::Bytes);
+    let mut refused = family(
+        "tenant_calls_refused",
+        Kind::Counter,
+        "Calls of a tenant refused because it was at its quota. For all tenants: \
+         `exo_ingest_refusals_total{reason=\"quota\"}`.",
+    );
     let mut rows = Vec::new();
     if let Some(tenants) = &scrape.view.tenants {
         tenants.for_each(|index, name, usage| match name {
-            None if usage.calls == 0 => {}
+            None if usage.calls == 0 && usage.refused == 0 => {}
             name => rows.push((index, name.unwrap_or_default().to_owned(), usage)),
         });
     }
@@ -371,9 +377,10 @@ fn by_tenant(scrape: &Scrape<'_>) -> Vec<Family> {
         live.add([name.clone()], Value::Whole(usage.calls_live as u64));
         calls.add([name.clone()], Value::Whole(usage.calls));
         frames.add([name.clone()], Value::Whole(usage.frames));
+        refused.add([name.clone()], Value::Whole(usage.refused));
         bytes.add([name], Value::Whole(usage.bytes));
     }
-    vec![live, calls, frames, bytes]
+    vec![live, calls, refused, frames, bytes]
 }
 
 fn latencies(scrape: &Scrape<'_>) -> Vec<Family> {

@@ -18,6 +18,8 @@ pub(super) struct NodeCondition {
     pub(crate) refuses_calls: bool,
     /// Whether a shard refuses calls because of its frame ring.
     pub(crate) ring_refuses_calls: bool,
+    /// Whether a shard refuses calls because too much waits for required sinks.
+    pub(crate) budget_refuses_calls: bool,
     pub(crate) calls_live: usize,
     pub(crate) calls_max: usize,
     /// Shards that do not run.
@@ -41,9 +43,18 @@ const RING_NEARLY_FULL: &str = "ring_nearly_full";
 const AT_CAPACITY: &str = "at_capacity";
 const SHARD_STUCK: &str = "shard_stuck";
 
+const SINK_BUDGET: &str = "sink_budget";
+
 /// All names.
-pub(super) const NAMES: [&str; 6] =
-    [DRAINING, JOURNAL_STALLED, JOURNAL_UNAVAILABLE, RING_NEARLY_FULL, AT_CAPACITY, SHARD_STUCK];
+pub(super) const NAMES: [&str; 7] = [
+    DRAINING,
+    JOURNAL_STALLED,
+    JOURNAL_UNAVAILABLE,
+    RING_NEARLY_FULL,
+    SINK_BUDGET,
+    AT_CAPACITY,
+    SHARD_STUCK,
+];
 
 /// All reasons that hold now.
 pub(super) fn reasons(condition: &NodeCondition) -> Vec<Reason> {
@@ -68,6 +79,11 @@ pub(super) fn reasons(condition: &NodeCondition) -> Vec<Reason> {
             RING_NEARLY_FULL,
             "the disk is too slow and a frame ring is nearly full: new calls get 503".into(),
         );
+    }
+    if condition.budget_refuses_calls {
+        let message = "required sinks lack more of the journal than forward.budget allows: new \
+                       calls get 503 until they have taken an eighth of it";
+        add(SINK_BUDGET, message.into());
     }
     if condition.calls_live >= condition.calls_max {
         add(
@@ -122,6 +138,9 @@ const SINK_FAILS: &str = "sink_fails";
 /// The settings of a message engine may lose what it has acknowledged.
 const SINK_UNSAFE: &str = "sink_unsafe";
 
+/// The journal grows because it waits for a sink, and the disk is full within hours.
+const DISK_FILLS: &str = "disk_fills";
+
 /// ACKs wait, because the message engine does not acknowledge audio.
 const ENGINE_LATE: &str = "engine_late";
 
@@ -173,6 +192,8 @@ pub(super) struct Notices {
     pub(super) risks: Vec<String>,
     /// A message engine that is late, with the name of the warning.
     pub(super) engine: Option<(&'static str, String)>,
+    /// When the disk is full.
+    pub(super) disk: Option<String>,
 }
 
 /// The answer to `/ready`.
@@ -200,7 +221,8 @@ pub(super) fn warnings(notices: Notices) -> impl Iterator<Item = (&'static str, 
     let held = notices.held.into_iter().map(|message| (SEGMENTS_HELD, message));
     let sinks = notices.sinks.into_iter().map(|message| (SINK_FAILS, message));
     let risks = notices.risks.into_iter().map(|message| (SINK_UNSAFE, message));
-    expiry.chain(held).chain(sinks).chain(risks).chain(notices.engine)
+    let disk = notices.disk.into_iter().map(|message| (DISK_FILLS, message));
+    expiry.chain(held).chain(sinks).chain(risks).chain(disk).chain(notices.engine)
 }
 
 #[cfg(test)]
@@ -215,6 +237,7 @@ mod tests {
             held: Some("a file".into()),
             sinks: vec!["away".into()],
             risks: vec!["lazy".into()],
+            disk: Some("full".into()),
             engine: Some((ACK_DEGRADED, "late".into())),
         };
         let text = document(&info, 1, &[], notices).unwrap();
@@ -222,8 +245,9 @@ mod tests {
         let held = r#"{"warning":"segments_held","message":"a file"}"#;
         let sink = r#"{"warning":"sink_fails","message":"away"}"#;
         let risk = r#"{"warning":"sink_unsafe","message":"lazy"}"#;
+        let disk = r#"{"warning":"disk_fills","message":"full"}"#;
         let engine = r#"{"warning":"ack_degraded","message":"late"}"#;
-        let all = format!(r#""warnings":[{expiry},{held},{sink},{risk},{engine}]"#);
+        let all = format!(r#""warnings":[{expiry},{held},{sink},{risk},{disk},{engine}]"#);
         assert!(text.contains(&all) && text.contains(r#""ack_degraded":true,"#), "{text}");
         let text = document(&info, 1, &[], Notices::default()).unwrap();
         assert!(!text.contains("warnings") && !text.contains("degraded"), "{text}");
@@ -263,16 +287,19 @@ mod tests {
         assert_eq!(names(|condition| condition.stalled_ms = 2_001), ["journal_stalled"]);
         assert_eq!(names(|condition| condition.refuses_calls = true), ["journal_unavailable"]);
         assert_eq!(names(|condition| condition.ring_refuses_calls = true), ["ring_nearly_full"]);
+        assert_eq!(names(|condition| condition.budget_refuses_calls = true), ["sink_budget"]);
         assert_eq!(names(|condition| condition.calls_live = 10), ["at_capacity"]);
         assert_eq!(names(|condition| condition.stuck.push(1)), ["shard_stuck"]);
         let all = names(|condition| {
             let (stuck, stalled_ms) = (vec![0], 9_999);
             let (refuses_calls, ring_refuses_calls) = (true, true);
+            let budget_refuses_calls = true;
             *condition = NodeCondition {
                 is_draining: true,
                 stalled_ms,
                 refuses_calls,
                 ring_refuses_calls,
+                budget_refuses_calls,
                 stuck,
                 ..NodeCondition::default()
             };

@@ -128,7 +128,9 @@ fn shard(sources: &Sources<'_>, index: usize) -> ShardStatus {
         journal_bytes: counters.journal_bytes.read(),
         journal_stalled_ms: counters.journal_stalled_ms.read(),
         journal_fences: counters.journal_fences.read(),
-        refuses_calls: counters.journal_refuses_calls.read() + counters.ring_refuses_calls.read()
+        refuses_calls: counters.journal_refuses_calls.read()
+            + counters.ring_refuses_calls.read()
+            + counters.budget_refuses_calls.read()
             > 0,
         refused: refused(sources.view, index),
     }

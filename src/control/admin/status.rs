@@ -139,7 +139,8 @@ impl Status {
         let sinks = self.view.sinks.iter().filter_map(|sink| sink.notice()).collect();
         let risks = self.view.sinks.iter().flat_map(|sink| sink.risks()).collect();
         let engine = self.engine().notice();
-        Notices { expiry: self.expiry_notices(), held, sinks, risks, engine }
+        let disk = self.view.store.as_ref().and_then(|store| store.full_notice());
+        Notices { expiry: self.expiry_notices(), held, sinks, risks, disk, engine }
     }
 
     /// How ACKs fare that are to wait for a message engine.
@@ -193,6 +194,9 @@ impl Status {
             ring_refuses_calls: counters
                 .iter()
                 .any(|counters| counters.ring_refuses_calls.read() != 0),
+            budget_refuses_calls: counters
+                .iter()
+                .any(|counters| counters.budget_refuses_calls.read() != 0),
             calls_live: self.calls_live(),
             calls_max: self.node_info.get().calls_max,
             stuck,

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 use super::subject;
+use crate::handover::secrets::hide;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
 use async_nats::{ConnectErrorKind, ConnectOptions, ServerAddr};
@@ -83,7 +84,8 @@ impl Engine {
     /// Connects. It reconnects by itself from then on.
     pub(crate) async fn connect(config: &EngineConfig) -> Result<Engine, EngineError> {
         let fail = |reason: String| {
-            EngineError(format!("cannot use the message engine at {}: {reason}", config.url))
+            let told = format!("cannot use the message engine at {}: {reason}", config.url);
+            EngineError(hide(&told))
         };
         let addresses = config
             .url
@@ -121,7 +123,7 @@ impl Engine {
         };
         let mut context = jetstream::new(client);
         context.set_timeout(ANSWER_WAIT);
-        Ok(Engine { context, slots: 0, url: config.url.clone() })
+        Ok(Engine { context, slots: 0, url: hide(&config.url) })
     }
 
     /// Finds the streams, and makes those that are missing if there is a plan. Returns remarks

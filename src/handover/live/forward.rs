@@ -69,6 +69,7 @@ impl LiveForwarder {
         shards: Arc<dyn NodeShards>,
     ) -> io::Result<LiveForwarder> {
         let view = Arc::new(SinkView::new("engine", &config.engine.url));
+        config.pins.iter().for_each(|pins| view.set_pins(Arc::clone(pins)));
         let stop = Arc::new(AtomicBool::new(false));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (of_thread, seen) = (Arc::clone(&stop), Arc::clone(&view));

@@ -11,6 +11,7 @@ use crate::archive::reader::{Journal, JournalError, ShardJournal};
 use crate::call::ReplicatedFrames;
 use crate::format::Lsn;
 use crate::handover::cursor::{Cursor, ShardName};
+use crate::handover::lag::{LagMeter, first_lacking};
 use crate::handover::sink_view::SinkView;
 use crate::handover::slice::NodeName;
 use std::cell::{Cell, RefCell};
@@ -70,6 +71,7 @@ pub(super) struct Shared {
     is_unsaved: Cell<bool>,
     pub(super) saved_at: Cell<Instant>,
     progress: RefCell<BTreeMap<ShardName, Progress>>,
+    meter: RefCell<LagMeter>,
 }
 
 /// How far a shard is.
@@ -105,6 +107,7 @@ impl Shared {
             is_unsaved: Cell::new(false),
             saved_at: Cell::new(Instant::now()),
             progress: RefCell::default(),
+            meter: RefCell::default(),
         }
     }
 
@@ -143,12 +146,18 @@ impl Shared {
         let mut progress = self.progress.borrow_mut();
         for shard in shards {
             let name = name_of(shard);
-            progress.entry(name).or_insert_with(|| {
-                let handed = cursor.position(&name).unwrap_or_default().0;
-                let end = if self.is_own(&name) { 0 } else { end_of(shard).max(handed) };
-                Progress { handed, end }
-            });
+            if progress.contains_key(&name) {
+                continue;
+            }
+            let handed = cursor.position(&name).unwrap_or_default().0;
+            let end = if self.is_own(&name) { 0 } else { end_of(shard).max(handed) };
+            progress.insert(name, Progress { handed, end });
+            let first = first_lacking(shard, Lsn(handed))?;
+            if let (Some(pins), Some(first)) = (&self.config.pins, first) {
+                pins.raise(shard.dir(), first);
+            }
         }
+        self.config.pins.iter().for_each(|pins| pins.settle());
         Ok(journal)
     }
 
@@ -170,13 +179,13 @@ impl Shared {
 
     /// Publishes how much of the journal the engine lacks.
     pub(super) fn measure(&self) {
-        let (mut end, mut lag) = (0, 0);
-        for ((run, shard), progress) in &*self.progress.borrow() {
-            let durable = self.shards.durable_lsn(run, *shard).map_or(progress.end, |lsn| lsn.0);
-            end += durable;
-            lag += durable.saturating_sub(progress.handed);
-        }
-        self.view.measure(Instant::now(), end, lag);
+        let progress = self.progress.borrow();
+        let ends = progress.iter().map(|(name, progress)| {
+            let own = self.shards.durable_lsn(&name.0, name.1);
+            (*name, Lsn(progress.handed), own.unwrap_or(Lsn(progress.end)))
+        });
+        let (bytes, age) = self.meter.borrow_mut().measure_ends(Instant::now(), ends);
+        self.view.set_lag(bytes, age);
     }
 
     /// The engine has the shard to its end.

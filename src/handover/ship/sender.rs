@@ -13,6 +13,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Duration;
 use tokio::sync::mpsc as queue;
 
 /// What became of an object.
@@ -102,9 +103,25 @@ impl Sender {
         &self,
         prefix: String,
     ) -> io::Result<Result<Vec<Listed>, SinkError>> {
+        self.list_while(prefix, Duration::MAX, || ())
+    }
+
+    /// Lists objects. Until the answer is there, calls `meanwhile` once in each `pause`.
+    pub(in crate::handover) fn list_while(
+        &self,
+        prefix: String,
+        pause: Duration,
+        mut meanwhile: impl FnMut(),
+    ) -> io::Result<Result<Vec<Listed>, SinkError>> {
         let (answer, answered) = mpsc::channel();
         let _ = self.orders.send(Order::List { prefix, answer });
-        answered.recv().map_err(|_| ended())
+        loop {
+            match answered.recv_timeout(pause) {
+                Ok(listed) => return Ok(listed),
+                Err(mpsc::RecvTimeoutError::Timeout) => meanwhile(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(ended()),
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::retry::{OnRetry, Retry};
 use super::{ObjectSink, SinkError, create_only};
+use crate::handover::secrets::{hide, hide_in_url};
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
@@ -137,7 +138,7 @@ impl SinkOptions {
         ObjectSink {
             store,
             prefix,
-            url: self.url.clone(),
+            url: hide_in_url(&self.url),
             puts,
             retry: Retry::new(self.give_up, on_retry),
             requests: AtomicU64::new(0),
@@ -171,17 +172,17 @@ impl SinkOptions {
         SinkError::Usage(format!(
             "{:?} is no place for an archive: write file:///DIR, s3://BUCKET/PREFIX, \
              gs://BUCKET/PREFIX or az://CONTAINER/PREFIX",
-            self.url
+            hide_in_url(&self.url)
         ))
     }
 
     fn bad_option(&self, error: &Error) -> SinkError {
+        let url = hide_in_url(&self.url);
         SinkError::Usage(match error {
-            Error::UnknownConfigurationKey { key, .. } => format!(
-                "{} has no option {key:?}: the options are listed in docs/handover.md",
-                self.url
-            ),
-            error => format!("cannot use {}: {error}", self.url),
+            Error::UnknownConfigurationKey { key, .. } => {
+                format!("{url} has no option {key:?}: the options are listed in docs/handover.md")
+            }
+            error => hide(&format!("cannot use {url}: {error}")),
         })
     }
 }

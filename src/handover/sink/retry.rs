@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::handover::secrets::hide;
 use object_store::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -143,7 +144,7 @@ fn reason(error: &Error) -> String {
     while let Some(cause) = source.source() {
         source = cause;
     }
-    source.to_string()
+    hide(&source.to_string())
 }
 
 #[cfg(test)]

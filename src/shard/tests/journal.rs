@@ -542,6 +542,25 @@ fn a_reserve_that_is_touched_refuses_new_calls_and_leaves_those_there_are() {
 }
 
 #[test]
+fn a_budget_that_is_used_up_refuses_new_calls_and_counts_them() {
+    let mut node = Node::new(AckLevel::Durable);
+    let socket = node.call();
+    node.mailbox.try_send(Message::Budget { is_over: true }).unwrap();
+    node.turns(2);
+    let (_, answer) = node.connect();
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("Retry-After"), "{answer}");
+    assert_eq!(node.counters.requests_over_budget.read(), 1);
+    assert_eq!(node.counters.budget_refuses_calls.read(), 1);
+    assert_eq!(node.counters.journal_refuses_calls.read(), 0, "the disk is well");
+    node.frames(socket, 10);
+    node.turns(60);
+    assert!(node.read(socket).contains(r#"{"event":"ack","seq":10}"#));
+    node.mailbox.try_send(Message::Budget { is_over: false }).unwrap();
+    node.turns(2);
+    node.call();
+}
+
+#[test]
 fn a_stalled_disk_closes_calls_after_a_while() {
     let mut node = Node::new(AckLevel::Durable);
     let socket = node.call();

@@ -2,30 +2,83 @@
 //! Where the journal is sent to. A node without a sink has no series of these.
 
 use super::{Family, Kind, Scrape, Unit, Value};
+use crate::handover::sink_view::SinkView;
+
+/// A family, and its value for a sink.
+type Row = (&'static str, Kind, Option<Unit>, &'static str, fn(&SinkView) -> Value);
+
+const ROWS: [Row; 11] = [
+    (
+        "sink_failing",
+        Kind::Gauge,
+        None,
+        "Whether the sink takes nothing now: `/ready` says why.",
+        |sink| Value::Whole(sink.failure().is_some().into()),
+    ),
+    ("sink_required", Kind::Gauge, None, "Whether retention waits for the sink.", |sink| {
+        Value::Whole(sink.is_required().into())
+    }),
+    (
+        "sink_lag",
+        Kind::Gauge,
+        Some(Unit::Bytes),
+        "Bytes of the journal, up to its durable end, that the sink does not have.",
+        |sink| Value::Whole(sink.lag_bytes()),
+    ),
+    (
+        "sink_lag",
+        Kind::Gauge,
+        Some(Unit::Seconds),
+        "Age of the oldest of these bytes. For runs of another process: of its segment.",
+        |sink| Value::Real(sink.lag().as_secs_f64()),
+    ),
+    (
+        "sink_in_flight_objects",
+        Kind::Gauge,
+        None,
+        "Objects that are sent and not acknowledged.",
+        |sink| Value::Whole(sink.in_flight_objects()),
+    ),
+    ("sink_in_flight", Kind::Gauge, Some(Unit::Bytes), "Bytes of these objects.", |sink| {
+        Value::Whole(sink.in_flight_bytes())
+    }),
+    (
+        "sink_acknowledged",
+        Kind::Counter,
+        Some(Unit::Bytes),
+        "Bytes that the sink has taken.",
+        |sink| Value::Whole(sink.bytes()),
+    ),
+    ("sink_objects", Kind::Counter, None, "Objects or messages that the sink has taken.", |sink| {
+        Value::Whole(sink.objects())
+    }),
+    (
+        "sink_resent",
+        Kind::Counter,
+        None,
+        "Messages that were sent again, and objects that the sink had already.",
+        |sink| Value::Whole(sink.resent()),
+    ),
+    ("sink_failures", Kind::Counter, None, "Requests to the sink that failed.", |sink| {
+        Value::Whole(sink.failures())
+    }),
+    (
+        "sink_dropped",
+        Kind::Counter,
+        Some(Unit::Bytes),
+        "Bytes of segments that were removed although the sink had not taken them: \
+         `forward.over_budget`.",
+        |sink| Value::Whole(sink.dropped_bytes()),
+    ),
+];
 
 pub(super) fn families(scrape: &Scrape<'_>) -> Vec<Family> {
-    let new = |name, kind, help: &str| Family::new(name, kind, help).by(&["sink"]);
-    let failing = "Whether the sink takes nothing now: `/ready` says why.";
-    let mut failing = new("sink_failing", Kind::Gauge, failing);
-    let lag = "Bytes of the journal that were read and that the sink does not have.";
-    let mut lag_bytes = new("sink_lag", Kind::Gauge, lag).in_unit(Unit::Bytes);
-    let lag = "Time since the oldest of these bytes was read.";
-    let mut lag_time = new("sink_lag", Kind::Gauge, lag).in_unit(Unit::Seconds);
-    let mut bytes = new("sink_acknowledged", Kind::Counter, "Bytes that the sink has taken.")
-        .in_unit(Unit::Bytes);
-    let mut objects =
-        new("sink_objects", Kind::Counter, "Objects or messages that the sink has taken.");
-    let mut failures = new("sink_failures", Kind::Counter, "Requests to the sink that failed.");
-    let mut resent = new("sink_resent", Kind::Counter, "Messages that were sent again.");
-    for sink in &scrape.view.sinks {
-        let label = || [sink.kind().to_owned()];
-        failing.add(label(), Value::Whole(sink.failure().is_some().into()));
-        lag_bytes.add(label(), Value::Whole(sink.lag_bytes()));
-        lag_time.add(label(), Value::Real(sink.lag().as_secs_f64()));
-        bytes.add(label(), Value::Whole(sink.bytes()));
-        objects.add(label(), Value::Whole(sink.objects()));
-        failures.add(label(), Value::Whole(sink.failures()));
-        resent.add(label(), Value::Whole(sink.resent()));
-    }
-    vec![failing, lag_bytes, lag_time, bytes, objects, failures, resent]
+    let family = |(name, kind, unit, help, value): Row| {
+        let mut family = Family { unit, ..Family::new(name, kind, help).by(&["sink"]) };
+        for sink in &scrape.view.sinks {
+            family.add([sink.kind().to_owned()], value(sink));
+        }
+        family
+    };
+    ROWS.into_iter().map(family).collect()
 }

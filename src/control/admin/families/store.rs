@@ -47,6 +47,16 @@ pub(super) fn families(scrape: &Scrape<'_>) -> Vec<Family> {
         gauge("journal_retain_age", "Limit on the age of segments: `retain_age`. Absent without.")
             .in_unit(Unit::Seconds)
             .with_some(seconds(journal.and_then(|journal| journal.retain_age))),
+        gauge("journal_pinned", "Bytes of finished segments that a required sink has not taken.")
+            .in_unit(Unit::Bytes)
+            .with_some(whole(journal.map(|journal| journal.pinned_bytes))),
+        gauge(
+            "disk_full",
+            "Time until only the reserve is free, at the growth of the last five minutes. Absent \
+             while nothing waits for a required sink, or the journal does not grow.",
+        )
+        .in_unit(Unit::Seconds)
+        .with_some(seconds(journal.and_then(|journal| journal.full_in))),
         gauge("disk_free", "Bytes free to the node on the filesystem of the data directory.")
             .in_unit(Unit::Bytes)
             .with_some(whole(disk.map(|disk| disk.free))),

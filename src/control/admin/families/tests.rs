@@ -138,6 +138,18 @@ fn tenants_are_bounded_and_in_the_same_order_each_time() {
 }
 
 #[test]
+fn calls_over_a_quota_are_counted_for_their_tenant() {
+    let tenants = Tenants::new(usize::MAX, Some(1));
+    let _call = tenants.admit("acme").unwrap();
+    assert!(tenants.admit("acme").is_err() && tenants.admit("acme").is_err());
+    let view = NodeView { tenants: Some(tenants), ..NodeView::default() };
+    let refused = family(&of_view(&view), "exo_ingest_tenant_calls_refused");
+    let [series] = &refused.series[..] else { panic!("{refused:?}") };
+    assert_eq!(series.labels, [("tenant", "acme".to_owned())]);
+    assert!(matches!(series.value, Value::Whole(2)), "{series:?}");
+}
+
+#[test]
 fn memory_has_an_owner_and_the_sum_is_what_the_kernel_counts() {
     let view = NodeView { counters: vec![Default::default(); 2], ..NodeView::default() };
     view.counters[0].ring_size_bytes.set(1_000);
