@@ -81,6 +81,8 @@ struct EpochDocument {
     node: String,
     frames: u64,
     ended: bool,
+    /// Its audio was deleted on demand.
+    deleted: bool,
     missing: Vec<(u64, u64)>,
 }
 
@@ -119,6 +121,9 @@ pub(super) fn read(args: &ReadArgs) -> Result<(), Failure> {
             "the engine has nothing of {name}: was its audio handed over, and has the stream kept it?"
         )));
     }
+    if epochs.iter().all(|(_, _, epoch)| epoch.is_erased()) {
+        return Err(Failure::Run(format!("the audio of {name} was deleted")));
+    }
     let sample_rate = common_rate(&epochs)?;
     let bytes = write(args, &epochs, sample_rate, &spool)?;
     tell(args, &name, &epochs, Totals { sample_rate, bytes, doubles: call.doubles(), foreign })
@@ -136,6 +141,7 @@ fn take(
             call.epoch(&epoch);
         }
         Received::Ended(epoch, last_seq) => call.epoch(&epoch).ended_at_seq = last_seq,
+        Received::Erased(epoch) => call.erase(&epoch),
         Received::Audio(epoch, chunk) => {
             call.epoch(&epoch).sample_rate = Some(chunk.sample_rate);
             for (seq, audio) in chunk.frames() {
@@ -228,7 +234,9 @@ fn tell(
             missing += 1;
             remark(&format!("gap: frames {} to {} of epoch {number}", hole.start(), hole.end()));
         }
-        if epoch.ended_at_seq.is_none() {
+        if epoch.is_erased() {
+            remark(&format!("the audio of epoch {number} was deleted"));
+        } else if epoch.ended_at_seq.is_none() {
             remark(&format!("epoch {number} has not ended, or its end is not known"));
         }
     }
@@ -240,6 +248,7 @@ fn tell(
             node: name.node.to_string(),
             frames: epoch.count(),
             ended: epoch.ended_at_seq.is_some(),
+            deleted: epoch.is_erased(),
             missing: holes.iter().map(|hole| (*hole.start(), *hole.end())).collect(),
         }
     };

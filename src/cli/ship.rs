@@ -79,6 +79,10 @@ struct Document<'a> {
     damages: &'a [String],
     lost: &'a [String],
     expired: &'a [String],
+    /// Deleted calls that the archive has erased now.
+    calls_erased: u64,
+    /// Deleted calls that it has not erased yet.
+    erasures_waiting: u64,
     is_interrupted: bool,
     /// What would be sent, with --dry-run.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -161,6 +165,8 @@ fn document<'a>(
         damages: &report.damages,
         lost: &report.lost,
         expired: &report.expired,
+        calls_erased: report.calls_erased,
+        erasures_waiting: report.erasures_waiting,
         is_interrupted: report.is_interrupted,
         objects,
     }
@@ -176,15 +182,32 @@ fn text(args: &ShipArgs, report: &ShipReport) -> String {
     for expired in &report.expired {
         remark(&format!("removed by retention before it was sent: {expired}"));
     }
+    for failure in &report.erasure_failures {
+        remark(&format!("a deleted call is still in the archive: {failure}"));
+    }
     let would = if args.dry_run { "would be sent" } else { "sent" };
     let (slices, bytes) = (counted(report.slices, "slice"), counted(report.bytes, "byte"));
     let mut text = format!("{slices} {would} to {}: {bytes}\n", hide_in_url(&args.to));
     if report.slices_before > 0 {
         text += &format!("{} there already\n", counted(report.slices_before, "slice"));
     }
+    text += &erasures(report.calls_erased, report.erasures_waiting);
     if report.shards_live > 0 {
         let live = counted(report.shards_live, "shard");
         text += &format!("{live} of live nodes: the rest comes with the next run\n");
+    }
+    text
+}
+
+/// What became of deleted calls.
+fn erasures(done: u64, waiting: u64) -> String {
+    let mut text = String::new();
+    if done > 0 {
+        text += &format!("{} erased there, too\n", counted(done, "deleted call"));
+    }
+    if waiting > 0 {
+        let calls = counted(waiting, "deleted call");
+        text += &format!("{calls} not erased there yet: run the command again\n");
     }
     text
 }
@@ -194,6 +217,9 @@ fn outcome(report: &ShipReport) -> Result<(), Failure> {
         return Err(Failure::Run(
             "a signal ended the work early: the same command goes on with the rest".into(),
         ));
+    }
+    if let Some(failure) = report.erasure_failures.first() {
+        return Err(Failure::Damaged(format!("not all deleted calls could be erased: {failure}")));
     }
     let places = report.damages.len() as u64;
     if places == 0 && report.lost.is_empty() {

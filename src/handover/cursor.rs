@@ -16,6 +16,7 @@
 use super::secrets::hide_in_url;
 use super::slice::NodeName;
 use crate::archive::layout::RunName;
+use crate::archive::reader::JournalError;
 use crate::format::Lsn;
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
@@ -55,6 +56,16 @@ impl Cursor {
             url.chars().map(|letter| if plain(letter) { letter } else { '-' }).take(80).collect();
         let crc = crc32c::crc32c(url.as_bytes());
         data_dir.join(DIRECTORY).join(format!("{}-{crc:08x}", name.trim_start_matches('.')))
+    }
+
+    /// The sink's URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The node's name in it.
+    pub fn node(&self) -> &NodeName {
+        &self.node
     }
 
     /// The position of a shard, if one is known.
@@ -139,6 +150,28 @@ impl Cursor {
         }
         Some(cursor)
     }
+}
+
+/// The cursors in a data directory; `None` for one that is damaged.
+pub(super) fn list(data_dir: &Path) -> Result<Vec<(PathBuf, Option<Cursor>)>, JournalError> {
+    let dir = data_dir.join(DIRECTORY);
+    let at = |error| JournalError { path: dir.clone(), error };
+    let entries = match std::fs::read_dir(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(at)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(at)?.path();
+        if !path.is_file() || path.extension().is_some_and(|ending| ending == "next") {
+            continue;
+        }
+        let bytes = std::fs::read(&path).map_err(at)?;
+        let cursor = str::from_utf8(&bytes).ok().and_then(Cursor::decode);
+        found.push((path, cursor));
+    }
+    found.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -12,11 +12,12 @@
 #![forbid(unsafe_code)]
 
 use super::cursor::{Cursor, ShardName};
+use super::erasures::{self, Erasures, Waiting};
 use super::lag::{Files, LagMeter, OwnShards, first_lacking};
 use super::shard_slices::{Made, ShardSlices};
 use super::ship::ShipError;
 use super::ship::held::Held;
-use super::ship::sender::{Acknowledged, Sender};
+use super::ship::sender::{Acknowledged, ErasureAnswer, Sender};
 use super::sink::{ObjectSink, SinkError, SinkOptions, Stored};
 use super::sink_view::SinkView;
 use super::slice::{NodeName, ObjectKind, ObjectName, TAIL_SIZE};
@@ -25,9 +26,11 @@ use crate::archive::reader::{Journal, ShardJournal};
 use bytes::Bytes;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -45,6 +48,12 @@ const FILES_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How often the cursor is written.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often to look for calls that were deleted.
+const ERASURE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long to wait after something could not be erased.
+const ERASURE_PAUSE: Duration = Duration::from_secs(60);
 
 /// First and longest pause after a failure.
 const FAILURE_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
@@ -213,6 +222,17 @@ struct Forwarding<'a> {
     shards: BTreeMap<ShardName, ShardWork>,
     /// Shards that are complete in the archive.
     done: HashSet<ShardName>,
+    erasures: Erasures,
+    /// Shards were given up for a command that deletes calls. They are read again once nothing of
+    /// them is on its way.
+    has_given_up: bool,
+    /// Calls to erase, at the last look.
+    waiting: Waiting,
+    looked_at: Option<Instant>,
+    /// The answer to come about calls that are being erased.
+    erasing: Option<Receiver<ErasureAnswer>>,
+    /// Not before: something could not be erased.
+    erases_from: Option<Instant>,
 }
 
 /// A shard that is being sent.
@@ -244,7 +264,7 @@ impl<'a> Forwarding<'a> {
         // A cursor that cannot be read is as good as none: the archive is asked what it has.
         let loaded = Cursor::load(&cursor_path, &config.url, &config.node).unwrap_or_default();
         let cursor = loaded.unwrap_or_else(|| Cursor::new(&config.url, config.node.clone()));
-        Ok(Forwarding {
+        let mut forwarding = Forwarding {
             config,
             view,
             meter,
@@ -256,7 +276,16 @@ impl<'a> Forwarding<'a> {
             listed_at: None,
             shards: BTreeMap::new(),
             done: HashSet::new(),
-        })
+            erasures: Erasures::new(&config.data_dir, &config.url),
+            has_given_up: false,
+            waiting: Waiting::default(),
+            looked_at: None,
+            erasing: None,
+            erases_from: None,
+        };
+        // From now on `calls delete` knows this archive.
+        forwarding.save();
+        Ok(forwarding)
     }
 
     fn run(mut self, stop: &AtomicBool) -> Result<(), ShipError> {
@@ -267,7 +296,7 @@ impl<'a> Forwarding<'a> {
             let has_worked = self.pass()?;
             if is_stopping {
                 let stopped_at = *stopped_at.get_or_insert_with(Instant::now);
-                let is_idle = !has_worked && self.sender.count() == 0;
+                let is_idle = !has_worked && self.sender.count() == 0 && self.erasing.is_none();
                 if is_idle || stopped_at.elapsed() > LAST_WAIT {
                     self.save();
                     return Ok(());
@@ -281,13 +310,18 @@ impl<'a> Forwarding<'a> {
 
     /// Sends a little of each shard. Returns whether there was anything to do.
     fn pass(&mut self) -> Result<bool, ShipError> {
-        if self.listed_at.is_none_or(|at| at.elapsed() >= LIST_INTERVAL) {
+        let has_erased = self.erase()?;
+        let is_settling = self.has_given_up && self.waiting.held.is_empty();
+        if is_settling && self.sender.count() == 0 {
+            (self.has_given_up, self.listed_at) = (false, None);
+        }
+        if !self.has_given_up && self.listed_at.is_none_or(|at| at.elapsed() >= LIST_INTERVAL) {
             self.list()?;
         }
-        let mut has_worked = false;
+        let mut has_worked = has_erased;
         let names: Vec<ShardName> = self.shards.keys().copied().collect();
         for name in names {
-            if !self.has_room() {
+            if !self.has_room() || (is_settling && self.has_given_up) {
                 break;
             }
             has_worked |= self.advance(name)?;
@@ -326,7 +360,10 @@ impl<'a> Forwarding<'a> {
         }
         for shard in journal.shards() {
             let name = (*shard.run(), shard.shard());
-            if self.shards.contains_key(&name) || self.done.contains(&name) {
+            if self.shards.contains_key(&name)
+                || self.done.contains(&name)
+                || self.waiting.held_to(&name).is_some()
+            {
                 continue;
             }
             let from = match self.cursor.position(&name) {
@@ -365,6 +402,56 @@ impl<'a> Forwarding<'a> {
             let from = self.cursor.position(&name).unwrap_or_default();
             self.meter.set_position(name, from);
             self.meter.set_files(name, Files::look(shard, from)?);
+        }
+        Ok(())
+    }
+
+    /// Works on the calls that were deleted from the journal. Returns whether some were erased.
+    fn erase(&mut self) -> Result<bool, ShipError> {
+        if self.looked_at.is_none_or(|at| at.elapsed() >= ERASURE_INTERVAL) {
+            self.look_for_erasures()?;
+        }
+        let Some(erasing) = &self.erasing else { return Ok(false) };
+        let outcome = match erasing.try_recv() {
+            Ok(answer) => answer?,
+            Err(TryRecvError::Empty) => return Ok(false),
+            Err(TryRecvError::Disconnected) => {
+                return Err(ShipError::Thread(io::Error::other("it ended by itself")));
+            }
+        };
+        (self.erasing, self.looked_at) = (None, None);
+        self.view.recover();
+        for failure in &outcome.failures {
+            tracing::error!("a deleted call is still in the archive: {failure}");
+            self.erases_from = Some(Instant::now() + ERASURE_PAUSE);
+        }
+        outcome.done.iter().try_for_each(|path| erasures::done(path))?;
+        let (calls, slices) = (outcome.done.len(), outcome.erased.slices);
+        tracing::info!(calls, slices, files = outcome.files, "deleted calls erased in the archive");
+        Ok(true)
+    }
+
+    fn look_for_erasures(&mut self) -> Result<(), ShipError> {
+        self.looked_at = Some(Instant::now());
+        self.waiting = self.erasures.look()?;
+        self.view.wait_for_erasures(self.waiting.count());
+        // A segment that is being read cannot be changed. It is read again after that, from the
+        // cursor on.
+        let (waiting, count) = (&self.waiting, self.shards.len());
+        self.shards.retain(|name, shard| {
+            waiting.held_to(name).is_none_or(|end| shard.slices.read_to() >= end)
+        });
+        self.has_given_up |= self.shards.len() < count;
+        if self.erasing.is_some() || self.erases_from.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        let (cursor, done) = (&self.cursor, &self.done);
+        let sent = self.waiting.take_sent(|shard| match done.contains(shard) {
+            true => None,
+            false => cursor.position(shard),
+        });
+        if !sent.is_empty() {
+            self.erasing = Some(self.sender.erase(sent));
         }
         Ok(())
     }

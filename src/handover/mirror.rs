@@ -193,37 +193,10 @@ impl Mirror {
         Ok(())
     }
 
-    /// The files of the mirror that hold an epoch, and their objects.
-    pub(super) fn objects_of(
-        &self,
-        journal: &Journal,
-        call_epoch: &CallEpoch,
-    ) -> Vec<(PathBuf, ObjectName)> {
+    /// The objects that hold an epoch.
+    pub fn objects_of(&self, journal: &Journal, call_epoch: &CallEpoch) -> Vec<ObjectName> {
         let parts = parts(journal, call_epoch);
-        let named = parts.filter_map(|(path, ..)| {
-            let name = self.objects.get(&path)?.clone();
-            Some((path, name))
-        });
-        named.collect()
-    }
-
-    /// Puts all batches of a slice into the file that stands for it.
-    pub(super) fn fill(
-        &self,
-        path: &Path,
-        slice: &SliceIndex,
-        bytes: &[u8],
-    ) -> Result<(), MirrorError> {
-        let batches = BLOCK_SIZE..slice.index.end as usize;
-        let file = File::options().write(true).open(path)?;
-        Ok(file.write_all_at(&bytes[batches], BLOCK_SIZE as u64)?)
-    }
-
-    /// The batches in a file of the mirror.
-    pub(super) fn batches(&self, path: &Path) -> Result<Vec<u8>, MirrorError> {
-        let mut bytes = std::fs::read(path)?;
-        bytes.drain(..BLOCK_SIZE.min(bytes.len()));
-        Ok(bytes)
+        parts.filter_map(|(path, ..)| self.objects.get(&path).cloned()).collect()
     }
 
     /// Replaces an object.

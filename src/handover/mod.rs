@@ -15,6 +15,7 @@
 pub mod coverage;
 pub mod cursor;
 pub mod erase;
+pub mod erasures;
 pub mod forward;
 pub mod lag;
 pub mod live;

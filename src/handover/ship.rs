@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 use super::cursor::{Cursor, ShardName};
+use super::erasures::{self, Erasures};
 use super::shard_slices::{Made, ShardSlices};
 use super::sink::{ObjectSink, SinkError, Stored};
 use super::slice::{NodeName, ObjectKind, ObjectName, TAIL_SIZE};
@@ -19,7 +20,7 @@ use crate::format::Lsn;
 use bytes::Bytes;
 use held::Held;
 use sender::{Acknowledged, Sender};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -106,6 +107,12 @@ pub struct ShipReport {
     pub expired: Vec<String>,
     /// The cursor could not be written: why.
     pub cursor_error: Option<String>,
+    /// Calls that were deleted from the journal, and erased in the archive now.
+    pub calls_erased: u64,
+    /// Such calls that the archive has not erased yet.
+    pub erasures_waiting: u64,
+    /// Why calls could not be erased.
+    pub erasure_failures: Vec<String>,
     /// A signal ended the work early.
     pub is_interrupted: bool,
 }
@@ -126,8 +133,9 @@ impl Shipment<'_> {
         let has_cursor = cursor.is_some();
         let cursor = cursor.unwrap_or_else(|| Cursor::new(&url, self.node.clone()));
         let report = ShipReport { cursor_error, ..ShipReport::default() };
-        let pending = BTreeMap::new();
-        let mut run = Run { shipment: self, sender, cursor, report, pending, unsaved: 0, told };
+        let (pending, ended) = (BTreeMap::new(), HashSet::new());
+        let mut run =
+            Run { shipment: self, sender, cursor, report, pending, ended, unsaved: 0, told };
         let names: Vec<ShardName> =
             self.journal.shards().iter().map(|shard| (*shard.run(), shard.shard())).collect();
         run.cursor.keep(|shard| names.contains(shard));
@@ -147,6 +155,9 @@ impl Shipment<'_> {
             run.acknowledge()?;
         }
         run.save();
+        if !self.is_dry {
+            run.erase(&Erasures::new(self.journal.data_dir(), &url))?;
+        }
         Ok(run.report)
     }
 }
@@ -159,6 +170,8 @@ struct Run<'a> {
     report: ShipReport,
     /// Objects of each shard in order, and which of them are acknowledged.
     pending: BTreeMap<ShardName, VecDeque<(ObjectName, bool)>>,
+    /// Shards that are complete in the archive.
+    ended: HashSet<ShardName>,
     /// Acknowledgements since the cursor was written.
     unsaved: u64,
     told: OnObject<'a>,
@@ -202,7 +215,10 @@ impl Run<'_> {
                     self.report.shards_live += 1;
                     break;
                 }
-                Made::End => break,
+                Made::End => {
+                    self.ended.insert((*shard.run(), shard.shard()));
+                    break;
+                }
             }
         }
         let damages = slices.take_damages().into_iter();
@@ -243,6 +259,32 @@ impl Run<'_> {
         let tail = if name.kind == ObjectKind::Slice { TAIL_SIZE } else { size };
         self.sender.put(name, bytes, tail);
         Ok(())
+    }
+
+    /// Erases calls that were deleted from the journal, as far as everything of them is sent.
+    fn erase(&mut self, erasures: &Erasures) -> Result<(), ShipError> {
+        let mut waiting = erasures.look()?;
+        self.report.erasures_waiting = waiting.count();
+        loop {
+            let sent = waiting.take_sent(|shard| match self.ended.contains(shard) {
+                true => None,
+                false => self.cursor.position(shard),
+            });
+            if sent.is_empty() {
+                return Ok(());
+            }
+            let answer = self.sender.erase(sent).recv();
+            let answer = answer.map_err(|_| io::Error::other("it ended by itself"));
+            let outcome = answer.map_err(ShipError::Thread)??;
+            outcome.done.iter().try_for_each(|path| erasures::done(path))?;
+            self.report.calls_erased += outcome.done.len() as u64;
+            self.report.erasure_failures.extend(outcome.failures);
+            waiting = erasures.look()?;
+            self.report.erasures_waiting = waiting.count();
+            if !self.report.erasure_failures.is_empty() {
+                return Ok(());
+            }
+        }
     }
 
     fn has_before(&mut self, name: &ObjectName, size: u64) {

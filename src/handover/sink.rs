@@ -313,6 +313,26 @@ impl ObjectSink {
         Ok(())
     }
 
+    /// The names of objects in the directory of `name` that begin with it.
+    pub async fn names_from(&self, name: &str) -> Result<Vec<String>, SinkError> {
+        let from = self.path(name);
+        let dir = self.path(name.rsplit_once('/').map_or("", |(dir, _)| dir));
+        let list = async || {
+            // A store with many names in the directory begins its listing there.
+            let found = self.store.list_with_offset(Some(&dir), &from).try_filter_map(
+                async |meta: object_store::ObjectMeta| {
+                    let is_ours = meta.location.as_ref().starts_with(from.as_ref());
+                    let below = meta.location.as_ref().strip_prefix(self.prefix.as_ref());
+                    let below = below.map(|below| below.trim_start_matches('/').to_owned());
+                    Ok(below.filter(|_| is_ours))
+                },
+            );
+            found.boxed().try_collect::<Vec<_>>().await
+        };
+        let found = self.request(&format!("list {name}"), list).await?;
+        Ok(found.unwrap_or_default())
+    }
+
     /// The objects of the archive whose names begin with `prefix`, in order. Others are left out.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>, SinkError> {
         let path = self.path(prefix);

@@ -25,6 +25,7 @@ pub struct SinkView {
     in_flight_bytes: AtomicU64,
     resent: AtomicU64,
     pins: OnceLock<Arc<Pins>>,
+    erasures: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -52,6 +53,7 @@ impl SinkView {
             in_flight_bytes: AtomicU64::new(0),
             resent: AtomicU64::new(0),
             pins: OnceLock::new(),
+            erasures: AtomicU64::new(0),
             state: Mutex::default(),
         }
     }
@@ -119,6 +121,16 @@ impl SinkView {
     /// Bytes of segments that were removed although it had not taken them.
     pub fn dropped_bytes(&self) -> u64 {
         self.pins.get().map_or(0, |pins| pins.dropped_bytes())
+    }
+
+    /// Calls that were deleted from the journal and that the sink has not erased yet.
+    pub fn erasures(&self) -> u64 {
+        self.erasures.load(Ordering::Relaxed)
+    }
+
+    /// This many calls wait to be erased.
+    pub(crate) fn wait_for_erasures(&self, count: u64) {
+        self.erasures.store(count, Ordering::Relaxed);
     }
 
     /// What fails now, and for how long.

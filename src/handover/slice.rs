@@ -39,7 +39,7 @@ use crate::archive::layout::RunName;
 use crate::archive::scan::{Advance, Damage, Place, ScanOptions, SegmentScan};
 use crate::archive::source::Source;
 use crate::constants::BLOCK_SIZE;
-use crate::format::{FormatError, Lsn, SegmentHeader};
+use crate::format::{FormatError, Lsn, RecordHeader, RecordKind, SegmentHeader};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -259,8 +259,31 @@ pub fn made_again(before: &SliceIndex, batches: &[u8]) -> Result<Slice, SliceErr
     Ok(finish(header.clone(), bytes, &SegmentIndex { epochs, ..index.clone() }))
 }
 
-/// Reads the batches of a slice as those of a segment.
-fn scan(header: &SliceHeader, batches: &[u8]) -> io::Result<(SegmentIndex, Vec<Damage>)> {
+/// The audio records in the batches of a slice, sound or not: headers, payloads, and where the
+/// records are in the object.
+pub(super) fn for_each_audio(
+    header: &SliceHeader,
+    batches: &[u8],
+    mut take: impl FnMut(&RecordHeader, &[u8], usize),
+) -> Result<(), SliceError> {
+    let options = ScanOptions { takes_unchecked: true, ..ScanOptions::default() };
+    let mut read = || -> io::Result<()> {
+        let mut scan = open(header, batches, options)?;
+        while scan.advance()? == Advance::Batch {
+            let audio = scan.records().filter(|found| found.header.kind == RecordKind::Audio);
+            audio.for_each(|found| take(&found.header, found.payload, found.offset as usize));
+        }
+        Ok(())
+    };
+    read().map_err(|_| SliceError::Header(FormatError::Truncated))
+}
+
+/// Opens the batches of a slice as those of a segment.
+fn open<'a>(
+    header: &SliceHeader,
+    batches: &'a [u8],
+    options: ScanOptions,
+) -> io::Result<SegmentScan<SliceSource<'a>>> {
     let place = Place {
         run: header.run,
         shard: header.segment.shard,
@@ -270,9 +293,15 @@ fn scan(header: &SliceHeader, batches: &[u8]) -> io::Result<(SegmentIndex, Vec<D
         is_fresh: true,
     };
     let source = SliceSource { header: header.segment_block(), batches };
-    let scan = SegmentScan::open(source, place, ScanOptions::default())?;
+    let scan = SegmentScan::open(source, place, options)?;
     let mut scan = scan.map_err(|_| io::ErrorKind::InvalidData)?;
     scan.set_durable_end(header.durable_end.0.saturating_sub(header.start().0));
+    Ok(scan)
+}
+
+/// Reads the batches of a slice as those of a segment.
+fn scan(header: &SliceHeader, batches: &[u8]) -> io::Result<(SegmentIndex, Vec<Damage>)> {
+    let mut scan = open(header, batches, ScanOptions::default())?;
     let mut builder = IndexBuilder::default();
     while scan.advance()? == Advance::Batch {
         scan.records().for_each(|found| builder.add(&found));

@@ -5,13 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+use super::files::object_name;
 use super::{ArchiveFlags, Failure, source};
 use crate::archive::reader::Journal;
 use crate::archive::recovery::counted;
-use crate::call::CallIdentity;
 use crate::cli::calls::chosen::{Choice, Chosen};
 use crate::cli::calls::export::audio::{Exported, Missing};
-use crate::cli::calls::export::paths::part;
 use crate::cli::calls::export::write_wav;
 use crate::cli::calls::recording::{Recording, recordings, sample_rate};
 use crate::cli::calls::time::{Zone, rfc3339};
@@ -197,24 +196,6 @@ impl Run<'_> {
 
 fn temporary(error: io::Error) -> Failure {
     Failure::Run(format!("cannot write a temporary file: {error}"))
-}
-
-/// The name of a recording's objects, without an ending. `days` has the days of the recordings of
-/// its call so far.
-pub(super) fn object_name(recording: &Recording, days: &mut HashSet<String>) -> String {
-    let identity = &recording.identity;
-    let tenant = CallIdentity { tenant: identity.tenant.clone(), interaction: "".into() };
-    let started_at = recording.started_at();
-    let day: String = rfc3339(started_at).chars().take_while(|letter| *letter != 'T').collect();
-    let mut name = format!(
-        "calls/{}/{day}/{}",
-        part(&identity.tenant, &tenant),
-        part(&identity.interaction, identity)
-    );
-    if !days.insert(day) {
-        name += &format!("-{}", started_at.0);
-    }
-    name
 }
 
 fn sha256(file: &mut File) -> io::Result<String> {

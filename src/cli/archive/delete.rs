@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::compact::object_name;
+use super::files::object_name;
 use super::{ArchiveFlags, Failure, source};
 use crate::archive::recovery::counted;
 use crate::cli::calls::name::{CallName, display};
@@ -85,7 +85,6 @@ impl From<ArchiveEraseError> for Failure {
         match error {
             ArchiveEraseError::Mirror(error) => error.into(),
             ArchiveEraseError::Slice(..) => Failure::Damaged(error.to_string()),
-            ArchiveEraseError::Erase(_) => Failure::Run(error.to_string()),
         }
     }
 }

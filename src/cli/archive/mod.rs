@@ -5,6 +5,7 @@
 mod compact;
 mod delete;
 mod export;
+pub(in crate::cli) mod files;
 mod list;
 mod verify;
 

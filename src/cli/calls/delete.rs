@@ -11,15 +11,19 @@ use super::seal::ask;
 use super::source::Source;
 use super::{DataDir, Failure, print, progress_line, remark, stop_on_signals};
 use crate::archive::erase::{EraseError, Erased, erase};
-use crate::archive::reader::{Call, CallEpoch, EpochState, Journal};
+use crate::archive::reader::{Call, CallEpoch, EpochState, Journal, JournalError};
 use crate::archive::recovery::{NamedDamage, counted};
 use crate::call::CallIdentity;
+use crate::cli::archive::files::compacted_names;
+use crate::handover::erasures::{Asked, AskedSink};
 use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
+use std::collections::BTreeSet;
+use std::fmt;
 use std::io::{BufRead, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Erase the audio of calls for good: overwrites it in place
 #[derive(Debug, Args)]
@@ -64,6 +68,9 @@ Filters need an answer before anything is deleted, or --yes where no terminal ca
 choose whole recordings (see `calls list --help`). A call by its name is deleted with all of its \
 recordings.
 
+If the journal goes to an archive or a message engine, the node erases the call there, too, as soon \
+as they can be reached; without a node, `exo-ingest ship` does. See docs/handover.md.
+
 The command cannot erase backups, nor overwritten blocks that a disk or a copy-on-write \
 filesystem keeps.";
 
@@ -75,6 +82,8 @@ struct Item {
     epochs: Vec<usize>,
     #[serde(flatten)]
     erased: Erased,
+    /// Sinks that were asked to erase it, too.
+    sinks: Vec<AskedSink>,
 }
 
 /// Sum over all calls.
@@ -89,6 +98,8 @@ struct Summary {
     failed: u64,
     /// Calls whose audio the disk cannot read or write in part.
     damaged: u64,
+    /// Sinks that were asked to erase calls, too.
+    sinks: BTreeSet<String>,
 }
 
 #[derive(Serialize)]
@@ -121,33 +132,103 @@ fn one(args: &DeleteArgs, identity: &CallIdentity) -> Result<(), Failure> {
     if target.is_live() {
         return Err(Failure::Run(format!("{name} is live: delete it once it has ended")));
     }
-    let erased = if args.dry_run {
-        target.expected()
+    let (erased, sinks) = if args.dry_run {
+        (target.expected(), Vec::new())
     } else {
-        match erase(source.journal(), &target.call, &mut || {}) {
-            Ok(erased) => erased,
-            Err(EraseError::Held(_) | EraseError::HeldLater(_)) => {
+        match everywhere(source.journal(), &target.call, Duration::ZERO) {
+            Ok(done) => done,
+            Err(DeleteError::Journal(EraseError::Held(_) | EraseError::HeldLater(_))) => {
                 let bar = progress_line();
                 bar.set_message("waiting until the segments of the call are closed");
                 bar.tick();
                 ask(source.journal().data_dir(), args.seal_timeout)?;
-                bar.finish_and_clear();
                 drop(source);
                 let source = args.data_dir.source()?;
                 let target = Target::whole(source.expect(identity)?);
-                erase(source.journal(), &target.call, &mut || {})
-                    .map_err(|error| Failure::Run(error.to_string()))?
+                let done = everywhere(source.journal(), &target.call, args.seal_timeout)?;
+                bar.finish_and_clear();
+                done
             }
-            Err(error) => return Err(Failure::Run(error.to_string())),
+            Err(error) => return Err(error.into()),
         }
     };
     let failed = unreadable(&name, &erased);
     if args.json {
-        super::print_json(&Item { call: name, epochs: target.numbers, erased })?;
+        super::print_json(&Item { call: name, epochs: target.numbers, erased, sinks })?;
     } else {
         print(&format!("{}\n", sentence(&name, &erased, args.dry_run)))?;
+        sinks.iter().try_for_each(|AskedSink { sink }| {
+            print(&format!("{sink} is asked to erase it, too\n"))
+        })?;
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Erases a call in the journal, and asks its sinks to erase it, too. Waits this long for readers
+/// of its segments.
+fn everywhere(
+    journal: &Journal,
+    call: &Call,
+    patience: Duration,
+) -> Result<(Erased, Vec<AskedSink>), DeleteError> {
+    let start = Instant::now();
+    // First: the requests must not be lost with this process once the audio is gone.
+    let asked = Asked::write(journal, call, &compacted_names(call)).map_err(DeleteError::Ask)?;
+    loop {
+        match erase(journal, call, &mut || {}) {
+            Ok(erased) => return Ok((erased, asked.sinks().to_vec())),
+            // A forwarder that sees the requests closes the segment.
+            Err(EraseError::Held(_)) if start.elapsed() < patience => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(error @ EraseError::Held(_)) => {
+                asked.withdraw().map_err(DeleteError::Withdraw)?;
+                return Err(error.into());
+            }
+            // Some of it is gone. What was asked stays asked.
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Why a call was not deleted.
+#[derive(Debug)]
+enum DeleteError {
+    /// The journal.
+    Journal(EraseError),
+    /// The sinks cannot be asked. Nothing was erased.
+    Ask(JournalError),
+    /// Nothing was erased, and the sinks are asked all the same.
+    Withdraw(std::io::Error),
+}
+
+impl fmt::Display for DeleteError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeleteError::Journal(error) => error.fmt(formatter),
+            DeleteError::Ask(error) => write!(
+                formatter,
+                "nothing was erased: a sink has the call and cannot be asked to erase it: {error}"
+            ),
+            DeleteError::Withdraw(error) => write!(
+                formatter,
+                "the journal has the call still, and its sinks will erase it, since they cannot be \
+                 told otherwise ({error}): run the command again"
+            ),
+        }
+    }
+}
+
+impl From<EraseError> for DeleteError {
+    fn from(error: EraseError) -> DeleteError {
+        DeleteError::Journal(error)
+    }
+}
+
+impl From<DeleteError> for Failure {
+    fn from(error: DeleteError) -> Failure {
+        Failure::Run(error.to_string())
+    }
 }
 
 /// Names the places of a call that the disk cannot read or write, and says what that means.
@@ -254,10 +335,15 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    fn tell(&mut self, target: &Target, erased: Erased, is_dry_run: bool) -> Result<(), Failure> {
+    fn tell(
+        &mut self,
+        target: &Target,
+        (erased, sinks): (Erased, Vec<AskedSink>),
+        is_dry_run: bool,
+    ) -> Result<(), Failure> {
         let call = display(&target.call.identity);
         let told = match &mut self.list {
-            Some(list) => list.item(&Item { call, epochs: target.numbers.clone(), erased }),
+            Some(list) => list.item(&Item { call, epochs: target.numbers.clone(), erased, sinks }),
             None => {
                 return print(&format!("{}\n", sentence(&call, &erased, is_dry_run)));
             }
@@ -301,8 +387,8 @@ impl Run<'_> {
             if self.args.dry_run {
                 let expected = target.expected();
                 self.summary.add(&target, &expected);
-                report.tell(&target, expected, true)?;
-            } else if !self.erase(source.journal(), &target, report, false)? {
+                report.tell(&target, (expected, Vec::new()), true)?;
+            } else if !self.erase(source.journal(), &target, report, None)? {
                 held.push((target.call.identity.clone(), target.numbers));
             }
         }
@@ -332,27 +418,34 @@ impl Run<'_> {
             // Retention may have removed it meanwhile.
             let Some(call) = source.find(&identity)? else { continue };
             let target = Target::numbered(call, &numbers);
-            self.erase(source.journal(), &target, report, true)?;
+            let patience = Some(self.args.seal_timeout);
+            self.erase(source.journal(), &target, report, patience)?;
         }
         Ok(())
     }
 
-    /// Erases a call. `false` if a segment is held and it may be tried again.
+    /// Erases a call. `false` if a segment is held and it may be tried again. The last try has
+    /// patience.
     fn erase(
         &mut self,
         journal: &Journal,
         target: &Target,
         report: &mut Report<'_>,
-        is_last_try: bool,
+        patience: Option<Duration>,
     ) -> Result<bool, Failure> {
-        match erase(journal, &target.call, &mut || {}) {
-            Ok(erased) => {
+        match everywhere(journal, &target.call, patience.unwrap_or_default()) {
+            Ok((erased, sinks)) => {
                 self.summary.add(target, &erased);
                 self.summary.damaged +=
                     u64::from(unreadable(&display(&target.call.identity), &erased).is_some());
-                report.tell(target, erased, false)?;
+                sinks.iter().for_each(|asked| {
+                    self.summary.sinks.insert(asked.sink.clone());
+                });
+                report.tell(target, (erased, sinks), false)?;
             }
-            Err(EraseError::Held(_) | EraseError::HeldLater(_)) if !is_last_try => {
+            Err(DeleteError::Journal(EraseError::Held(_) | EraseError::HeldLater(_)))
+                if patience.is_none() =>
+            {
                 return Ok(false);
             }
             Err(error) => {
@@ -442,6 +535,9 @@ impl Summary {
         };
         if self.live > 0 {
             text += &format!("{} left out\n", counted(self.live, "live recording"));
+        }
+        for sink in &self.sinks {
+            text += &format!("{sink} is asked to erase them, too\n");
         }
         text
     }

@@ -116,7 +116,7 @@ impl Recording {
 }
 
 /// When an epoch began.
-pub(super) fn started_at(call_epoch: &CallEpoch) -> UnixMicros {
+pub(in crate::cli) fn started_at(call_epoch: &CallEpoch) -> UnixMicros {
     call_epoch.facts.as_ref().map_or(call_epoch.first_received_at, |facts| facts.started_at)
 }
 

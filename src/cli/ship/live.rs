@@ -10,7 +10,9 @@ use crate::cli::read::runtime;
 use crate::cli::store::node_name;
 use crate::format::Lsn;
 use crate::handover::cursor::{Cursor, ShardName};
+use crate::handover::erasures::Erasures;
 use crate::handover::live::engine::{Engine, EngineConfig, StreamPlan};
+use crate::handover::live::erase::erase_sent;
 use crate::handover::live::publisher::{PublishStats, Publisher};
 use crate::handover::live::ship::{ShipError, ShippedShard, ship_shard};
 use clap::Args;
@@ -61,6 +63,12 @@ struct Document {
     bytes: u64,
     known: u64,
     resent: u64,
+    /// Deleted calls that the engine has erased now.
+    calls_erased: u64,
+    /// Their messages of audio.
+    messages_erased: u64,
+    /// Deleted calls that it has not erased yet.
+    erasures_waiting: u64,
     shards: Vec<ShardDocument>,
 }
 
@@ -125,6 +133,14 @@ pub(super) fn ship(args: &ShipArgs) -> Result<(), Failure> {
             document.add(publisher.stats());
             document.shards.push(ShardDocument::new(shard, shipped));
         }
+        let requests = Erasures::new(&data_dir, &args.to);
+        let position = |shard: &ShardName| cursor.position(shard);
+        let patience = Some(live.give_up_after);
+        let erased = erase_sent(&engine, &requests, position, patience).await?;
+        erased.remarks.iter().for_each(|told| remark(told));
+        document.calls_erased = erased.calls;
+        document.messages_erased = erased.messages;
+        document.erasures_waiting = erased.waiting;
         Ok::<Document, Failure>(document)
     })?;
     bar.finish_and_clear();
@@ -132,7 +148,7 @@ pub(super) fn ship(args: &ShipArgs) -> Result<(), Failure> {
 }
 
 fn tell(args: &ShipArgs, document: &Document) -> Result<(), Failure> {
-    let Document { messages, bytes, known, resent, shards } = document;
+    let Document { messages, bytes, known, resent, shards, .. } = document;
     if args.json {
         print_json(document)?;
     } else {
@@ -140,6 +156,8 @@ fn tell(args: &ShipArgs, document: &Document) -> Result<(), Failure> {
             "{messages} messages with {bytes} bytes are acknowledged; the engine had {known} of \
              them already; {resent} were sent again"
         ));
+        let told = super::erasures(document.calls_erased, document.erasures_waiting);
+        told.lines().for_each(remark);
     }
     let sum = |count: fn(&ShardDocument) -> u64| shards.iter().map(count).sum::<u64>();
     let (damages, lost) = (sum(|shard| shard.damages), sum(|shard| shard.lost_segments));

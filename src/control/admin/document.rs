@@ -147,6 +147,8 @@ pub(crate) struct SinkStatus {
     pub(crate) name: String,
     pub(crate) lag_seconds: f64,
     pub(crate) lag_bytes: u64,
+    /// Calls that were deleted and that it has not erased yet.
+    pub(crate) erasures_waiting: u64,
 }
 
 /// A tenant. An empty name stands for all tenants without a row of their own.

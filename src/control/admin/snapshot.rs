@@ -66,6 +66,7 @@ fn sinks(view: &NodeView) -> Vec<SinkStatus> {
         name: sink.kind().into(),
         lag_seconds: sink.lag().as_secs_f64(),
         lag_bytes: sink.lag_bytes(),
+        erasures_waiting: sink.erasures(),
     });
     statuses.collect()
 }

@@ -4,6 +4,7 @@
 //! {"version":1,"event":"started", …}   the epoch has started
 //! {"version":1,"event":"gap", …}       frames are missing, and why
 //! {"version":1,"event":"ended", …}     the epoch has ended: its receipt
+//! {"version":1,"event":"erased", …}    its audio was deleted on demand: keep no copy
 //! ```
 //! All have `tenant`, `interaction`, `node`, `epoch` and `at` (RFC 3339).
 
@@ -63,6 +64,10 @@ struct Ended {
     last_seq: Option<u64>,
 }
 
+/// An event that says all with its name.
+#[derive(Debug, Serialize)]
+struct Nothing {}
+
 /// Names in events of why frames are not in the engine.
 const fn label(reason: GapReason) -> &'static str {
     match reason {
@@ -118,6 +123,11 @@ impl Events<'_> {
     pub(crate) fn ended_unseen(&self, at: UnixMicros) -> Bytes {
         let (frames, bytes, last_seq) = (None, None, None);
         self.event("ended", at, Ended { reason: "unknown", frames, bytes, last_seq })
+    }
+
+    /// The audio of the epoch was deleted on demand.
+    pub(crate) fn erased(&self, at: UnixMicros) -> Bytes {
+        self.event("erased", at, Nothing {})
     }
 
     fn event<T: Serialize>(&self, event: &'static str, at: UnixMicros, more: T) -> Bytes {

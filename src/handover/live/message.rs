@@ -53,7 +53,7 @@ pub(crate) enum Content {
     Audio(Chunk),
     /// An event: its name, its number within the epoch for events that can occur twice, and JSON.
     Event {
-        /// `started`, `gap` or `ended`.
+        /// `started`, `gap`, `ended`, `erased` or `recording_ready`.
         name: &'static str,
         /// The frame it is about; 0 for none.
         seq: u64,

@@ -10,6 +10,7 @@
 
 pub(crate) mod chunker;
 pub(crate) mod engine;
+pub(crate) mod erase;
 mod event;
 pub(crate) mod forward;
 pub mod message;

@@ -23,6 +23,8 @@ pub(crate) enum Received {
     Started(EpochName),
     /// The epoch has ended, and this was its last frame, if that is known.
     Ended(EpochName, Option<u64>),
+    /// The audio of the epoch was deleted on demand.
+    Erased(EpochName),
 }
 
 /// The part of an event that the reader needs.
@@ -46,7 +48,7 @@ impl Engine {
         let audio =
             self.audio_stream_names().map(|stream| (stream, subject::audio_in_any_slot(identity)));
         for (stream, subject) in events.into_iter().chain(audio) {
-            self.read_stream(&stream, &subject, |message| match received(&message) {
+            self.read_stream(&stream, &subject, false, |message| match received(&message) {
                 Some(received) => take(received),
                 None => {
                     foreign += 1;
@@ -58,17 +60,19 @@ impl Engine {
         Ok(foreign)
     }
 
-    /// Reads the messages that a stream has of a subject now.
-    async fn read_stream(
+    /// Reads the messages that a stream has of a subject now, or their headers.
+    pub(super) async fn read_stream(
         &self,
         name: &str,
         subject: &str,
+        headers_only: bool,
         mut take: impl FnMut(Message) -> io::Result<()>,
     ) -> Result<(), EngineError> {
         let fail = |error: String| EngineError(format!("cannot read the stream {name}: {error}"));
         let config = OrderedConfig {
             filter_subject: subject.to_owned(),
             deliver_policy: DeliverPolicy::All,
+            headers_only,
             ..OrderedConfig::default()
         };
         let consumer =
@@ -101,6 +105,7 @@ fn received(message: &Message) -> Option<Received> {
         let event: EventHead = serde_json::from_slice(&message.payload).ok()?;
         return match event.event.as_str() {
             "ended" => Some(Received::Ended(epoch, event.last_seq)),
+            "erased" => Some(Received::Erased(epoch)),
             _ => Some(Received::Started(epoch)),
         };
     }

@@ -2,6 +2,7 @@
 //!
 //! - The engine may hold a frame more than once. The first copy counts.
 //! - A hole is reported, and filled if its frames come later.
+//! - Of an epoch that was erased nothing is kept, and nothing is missing.
 //! - No epoch replaces another. After a reconnect, two nodes may feed one call for a while.
 //!
 //! A forwarder that starts again sends what was not acknowledged. So the same frame can be in two
@@ -28,6 +29,7 @@ pub struct EpochUnion<F> {
     pub sample_rate: Option<u32>,
     /// The last frame that the epoch had, if its end was received.
     pub ended_at_seq: Option<u64>,
+    is_erased: bool,
     frames: BTreeMap<u64, F>,
 }
 
@@ -39,7 +41,12 @@ impl<F> Default for CallUnion<F> {
 
 impl<F> Default for EpochUnion<F> {
     fn default() -> EpochUnion<F> {
-        EpochUnion { sample_rate: None, ended_at_seq: None, frames: BTreeMap::new() }
+        EpochUnion {
+            sample_rate: None,
+            ended_at_seq: None,
+            is_erased: false,
+            frames: BTreeMap::new(),
+        }
     }
 }
 
@@ -52,6 +59,13 @@ impl<F> CallUnion<F> {
         self.epochs.get_mut(name).unwrap_or_else(|| unreachable!("it was just put there"))
     }
 
+    /// The audio of an epoch was deleted on demand: drops its frames, and takes no more.
+    pub fn erase(&mut self, name: &EpochName) {
+        let epoch = self.epoch(name);
+        epoch.is_erased = true;
+        epoch.frames.clear();
+    }
+
     /// Adds a frame, unless it is there. `keep` is called only for a frame that is new.
     pub fn add<E>(
         &mut self,
@@ -60,6 +74,9 @@ impl<F> CallUnion<F> {
         keep: impl FnOnce() -> Result<F, E>,
     ) -> Result<(), E> {
         let epoch = self.epoch(name);
+        if epoch.is_erased {
+            return Ok(());
+        }
         if epoch.frames.contains_key(&seq) {
             self.doubles += 1;
             return Ok(());
@@ -86,6 +103,11 @@ impl<F> EpochUnion<F> {
         self.frames.iter().map(|(seq, frame)| (*seq, frame))
     }
 
+    /// Whether its audio was deleted on demand.
+    pub fn is_erased(&self) -> bool {
+        self.is_erased
+    }
+
     /// Number of frames.
     pub fn count(&self) -> u64 {
         self.frames.len() as u64
@@ -95,6 +117,9 @@ impl<F> EpochUnion<F> {
     /// known.
     pub fn holes(&self) -> Vec<RangeInclusive<u64>> {
         let mut holes = Vec::new();
+        if self.is_erased {
+            return holes;
+        }
         let mut next = 1;
         for seq in self.frames.keys() {
             if *seq > next {
@@ -159,6 +184,18 @@ mod tests {
         add(&mut union, &first, 2, 2);
         let frames = union.epochs().flat_map(|(_, epoch)| epoch.frames().map(|(_, frame)| *frame));
         assert_eq!(frames.collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn an_erased_epoch_keeps_nothing_and_misses_nothing() {
+        let mut union = CallUnion::default();
+        let (first, second) = (name(1, "a"), name(2, "a"));
+        [&first, &second].into_iter().for_each(|epoch| add(&mut union, epoch, 1, 1));
+        union.epoch(&first).ended_at_seq = Some(7);
+        union.erase(&first);
+        add(&mut union, &first, 2, 2);
+        assert_eq!((union.epoch(&first).count(), union.epoch(&first).holes()), (0, vec![]));
+        assert_eq!((union.epoch(&second).count(), union.doubles()), (1, 0));
     }
 
     proptest! {

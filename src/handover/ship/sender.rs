@@ -2,14 +2,17 @@
 
 #![forbid(unsafe_code)]
 
+use crate::handover::erase::{Outcome, erase_requested, is_ours_erased};
+use crate::handover::erasures::Erasure;
 use crate::handover::sink::{Listed, ObjectSink, SinkError, Stored};
-use crate::handover::slice::ObjectName;
+use crate::handover::slice::{ObjectKind, ObjectName};
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -28,7 +31,11 @@ pub(in crate::handover) struct Acknowledged {
 enum Order {
     Put { name: ObjectName, bytes: Bytes, tail_size: usize },
     List { prefix: String, answer: mpsc::Sender<Result<Vec<Listed>, SinkError>> },
+    Erase { requests: Vec<(PathBuf, Erasure)>, answer: mpsc::Sender<ErasureAnswer> },
 }
+
+/// What became of calls to erase.
+pub(in crate::handover) type ErasureAnswer = Result<Outcome, SinkError>;
 
 /// The thread's other side. It ends when this is dropped.
 #[derive(Debug)]
@@ -42,6 +49,7 @@ pub(in crate::handover) struct Sender {
 }
 
 type Putting<'a> = Pin<Box<dyn Future<Output = Acknowledged> + 'a>>;
+type Erasing<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 impl Sender {
     /// Starts the thread. It makes `jobs` puts at a time.
@@ -125,6 +133,18 @@ impl Sender {
     }
 }
 
+impl Sender {
+    /// Erases calls, beside what is put. The answer comes to the receiver.
+    pub(in crate::handover) fn erase(
+        &self,
+        requests: Vec<(PathBuf, Erasure)>,
+    ) -> mpsc::Receiver<ErasureAnswer> {
+        let (answer, answered) = mpsc::channel();
+        let _ = self.orders.send(Order::Erase { requests, answer });
+        answered
+    }
+}
+
 /// The thread panicked. Its message is on standard error.
 fn ended() -> io::Error {
     io::Error::other("it ended by itself")
@@ -138,6 +158,7 @@ async fn work(
     tell: &mpsc::Sender<Acknowledged>,
 ) {
     let (mut waiting, mut putting) = (VecDeque::new(), FuturesUnordered::<Putting<'_>>::new());
+    let mut erasing = FuturesUnordered::<Erasing<'_>>::new();
     loop {
         while putting.len() < jobs.max(1)
             && let Some(next) = waiting.pop_front()
@@ -150,12 +171,21 @@ async fn work(
                     return;
                 }
             }
+            Some(()) = erasing.next(), if !erasing.is_empty() => {}
             order = ordered.recv() => match order {
                 Some(Order::Put { name, bytes, tail_size }) => {
                     waiting.push_back(put(sink, name, bytes, tail_size).boxed_local());
                 }
                 Some(Order::List { prefix, answer }) => {
                     let _ = answer.send(sink.list(&prefix).await);
+                }
+                Some(Order::Erase { requests, answer }) => {
+                    erasing.push(
+                        async move {
+                            let _ = answer.send(erase_requested(sink, requests).await);
+                        }
+                        .boxed_local(),
+                    );
                 }
                 // Whatever is under way is not waited for: it can be sent again.
                 None => return,
@@ -166,6 +196,29 @@ async fn work(
 
 async fn put(sink: &ObjectSink, name: ObjectName, bytes: Bytes, tail_size: usize) -> Acknowledged {
     let size = bytes.len() as u64;
-    let stored = sink.put(&name.to_string(), bytes, tail_size).await;
+    let stored = match sink.put(&name.to_string(), bytes.clone(), tail_size).await {
+        Err(SinkError::Differs(told)) if name.kind == ObjectKind::Slice => {
+            replace(sink, &name, bytes, told).await
+        }
+        stored => stored,
+    };
     Acknowledged { name, size, stored }
+}
+
+/// Replaces a slice that still has audio that was erased since from the journal: a cursor that was
+/// not written before a crash makes us send it again. Anything else that differs is an error.
+async fn replace(
+    sink: &ObjectSink,
+    name: &ObjectName,
+    bytes: Bytes,
+    told: String,
+) -> Result<Stored, SinkError> {
+    let name = name.to_string();
+    match sink.get(&name).await? {
+        Some(theirs) if is_ours_erased(&theirs, &bytes) => {
+            sink.replace(&name, bytes).await?;
+            Ok(Stored::New)
+        }
+        _ => Err(SinkError::Differs(told)),
+    }
 }

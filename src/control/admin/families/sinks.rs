@@ -7,7 +7,7 @@ use crate::handover::sink_view::SinkView;
 /// A family, and its value for a sink.
 type Row = (&'static str, Kind, Option<Unit>, &'static str, fn(&SinkView) -> Value);
 
-const ROWS: [Row; 11] = [
+const ROWS: [Row; 12] = [
     (
         "sink_failing",
         Kind::Gauge,
@@ -69,6 +69,13 @@ const ROWS: [Row; 11] = [
         "Bytes of segments that were removed although the sink had not taken them: \
          `forward.over_budget`.",
         |sink| Value::Whole(sink.dropped_bytes()),
+    ),
+    (
+        "sink_erasures_waiting",
+        Kind::Gauge,
+        None,
+        "Calls that were deleted and that the sink has not erased yet.",
+        |sink| Value::Whole(sink.erasures()),
     ),
 ];
 

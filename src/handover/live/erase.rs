@@ -1,0 +1,158 @@
+//! Erases calls in the engine because they were deleted from a journal.
+//!
+//! Each epoch gets an event `erased`. Then its messages of audio are deleted from their streams, and
+//! the server overwrites them. Messages of other epochs under the same id stay.
+
+#![forbid(unsafe_code)]
+
+use super::engine::{Engine, EngineError, chain, patiently};
+use super::event::Events;
+use super::message::{Content, EpochName, LiveMessage};
+use super::publisher::Publisher;
+use super::ship::ShipError;
+use super::subject;
+use crate::call::{CallIdentity, Epoch};
+use crate::format::Lsn;
+use crate::handover::cursor::ShardName;
+use crate::handover::erasures::{self, Erasure, Erasures};
+use async_nats::jetstream::stream::DeleteMessageErrorKind;
+use futures_util::{StreamExt, TryStreamExt};
+use std::time::Duration;
+
+/// Messages that are deleted at a time.
+const DELETES: usize = 16;
+
+/// The server's code for a message that is not there.
+const NO_MESSAGE: u64 = 10_037;
+
+/// What became of deleted calls.
+#[derive(Debug, Default)]
+pub(crate) struct ErasedCalls {
+    /// Calls with an event, and without audio unless a remark says so.
+    pub(crate) calls: u64,
+    /// Messages that were deleted.
+    pub(crate) messages: u64,
+    /// Calls that wait.
+    pub(crate) waiting: u64,
+    /// What the server does not allow, a sentence each.
+    pub(crate) remarks: Vec<String>,
+}
+
+/// Works on the calls that were deleted from the journal, as far as everything of them was handed
+/// over before `position` of its shard (`None`: nothing more comes of it). No message that was made
+/// from an earlier position may be on its way.
+pub(crate) async fn erase_sent(
+    engine: &Engine,
+    requests: &Erasures,
+    position: impl Fn(&ShardName) -> Option<Lsn>,
+    patience: Option<Duration>,
+) -> Result<ErasedCalls, ShipError> {
+    let mut erased = ErasedCalls::default();
+    loop {
+        let mut waiting = requests.look()?;
+        let sent = waiting.take_sent(&position);
+        erased.waiting = waiting.count();
+        if sent.is_empty() {
+            return Ok(erased);
+        }
+        for (path, erasure) in sent {
+            let mut publisher = Publisher::new(engine.clone(), patience);
+            for message in events(&erasure) {
+                publisher.publish(message).await?;
+            }
+            publisher.settle().await?;
+            match engine.delete_audio(&erasure).await? {
+                Ok(messages) => erased.messages += messages,
+                Err(remark) => erased.remarks.push(remark),
+            }
+            erasures::done(&path)?;
+            erased.calls += 1;
+        }
+    }
+}
+
+/// The event of each epoch. The same whenever it is made again from the request.
+fn events(erasure: &Erasure) -> impl Iterator<Item = LiveMessage> {
+    erasure.epochs.iter().map(|it| {
+        let epoch = EpochName {
+            started_at: it.started_at,
+            node: erasure.node.as_str().into(),
+            epoch: it.epoch,
+        };
+        let identity = &erasure.identity;
+        let json = Events { identity, epoch: &epoch }.erased(erasure.asked_at);
+        let content = Content::Event { name: "erased", seq: 0, json };
+        LiveMessage { identity: identity.clone(), epoch, content, from: Lsn(0) }
+    })
+}
+
+impl Engine {
+    /// Deletes the audio of the epochs. The inner error says why the server does not allow it.
+    async fn delete_audio(&self, erasure: &Erasure) -> Result<Result<u64, String>, EngineError> {
+        let Erasure { identity, node, epochs, .. } = erasure;
+        let is_ours = |found: &EpochName| {
+            let is_one = |epoch: Epoch| epochs.iter().any(|it| it.epoch == epoch);
+            *found.node == *node.as_str() && is_one(found.epoch)
+        };
+        let mut deleted = 0;
+        for stream in self.audio_stream_names() {
+            let mut numbers = Vec::new();
+            let subject = subject::audio_in_any_slot(identity);
+            self.read_stream(&stream, &subject, true, |message| {
+                let headers = message.headers.as_ref();
+                let header = |name: &str| headers?.get(name).map(|value| value.as_str());
+                let is_ours = EpochName::from_headers(header).is_ok_and(|found| is_ours(&found));
+                if let (true, Ok(info)) = (is_ours, message.info()) {
+                    numbers.push(info.stream_sequence);
+                }
+                Ok(())
+            })
+            .await?;
+            match self.delete_messages(&stream, numbers, identity).await? {
+                Ok(count) => deleted += count,
+                refused => return Ok(refused),
+            }
+        }
+        Ok(Ok(deleted))
+    }
+
+    async fn delete_messages(
+        &self,
+        name: &str,
+        numbers: Vec<u64>,
+        identity: &CallIdentity,
+    ) -> Result<Result<u64, String>, EngineError> {
+        if numbers.is_empty() {
+            return Ok(Ok(0));
+        }
+        let fail = |error: &dyn std::error::Error| {
+            EngineError(format!("cannot delete messages of the stream {name}: {}", chain(error)))
+        };
+        let stream = patiently(|| self.context.get_stream(name)).await.map_err(|it| fail(&it))?;
+        let count = numbers.len() as u64;
+        let deleting = futures_util::stream::iter(numbers)
+            .map(async |number| match stream.delete_message(number).await {
+                Ok(_) => Ok(()),
+                Err(error) => match error.kind() {
+                    DeleteMessageErrorKind::JetStream(told)
+                        if told.error_code().0 == NO_MESSAGE =>
+                    {
+                        Ok(())
+                    }
+                    DeleteMessageErrorKind::JetStream(told) => Err(Ok(told.to_string())),
+                    _ => Err(Err(fail(&error))),
+                },
+            })
+            .buffer_unordered(DELETES)
+            .try_collect::<()>();
+        match deleting.await {
+            Ok(()) => Ok(Ok(count)),
+            Err(Ok(told)) => Ok(Err(format!(
+                "the stream {name} keeps the audio of {} until it drops it by age: the server does \
+                 not allow to delete messages ({told})",
+                subject::call(identity)
+            ))),
+            Err(Err(error)) => Err(error),
+        }
+    }
+}
