@@ -10,6 +10,7 @@ mod delete;
 mod directory;
 mod engine_faults;
 mod engine_node_faults;
+mod erase;
 mod forward;
 mod journal;
 mod live;

@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::files::object_name;
+use super::files::{ENDINGS, object_name};
 use super::{ArchiveFlags, Failure, source};
 use crate::archive::reader::Journal;
 use crate::archive::recovery::counted;
@@ -141,21 +141,35 @@ impl Run<'_> {
                 self.summary.is_interrupted = true;
                 return Ok(());
             }
+            // First: a recording that is left out has its name all the same.
+            let name = object_name(&recording, &mut days);
+            let receipt = format!("{name}.json");
             if recording.is_live() {
                 self.summary.live += 1;
                 continue;
             }
             if recording.is_erased() {
                 self.summary.deleted += 1;
+                self.remove(&name)?;
                 continue;
             }
-            let name = object_name(&recording, &mut days);
-            let receipt = format!("{name}.json");
             if self.mirror.has(&receipt)? {
                 self.summary.recordings_before += 1;
                 continue;
             }
             self.recording(&recording, &name, &receipt)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the files of a recording that was deleted: a run that was interrupted, or that was
+    /// under way then, may have left some.
+    fn remove(&mut self, name: &str) -> Result<(), Failure> {
+        for ending in ENDINGS {
+            let object = format!("{name}.{ending}");
+            if self.mirror.has(&object)? {
+                self.mirror.remove(&object)?;
+            }
         }
         Ok(())
     }

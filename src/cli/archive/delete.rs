@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use super::files::object_name;
+use super::files::{ENDINGS, object_name};
 use super::{ArchiveFlags, Failure, source};
 use crate::archive::recovery::counted;
 use crate::cli::calls::name::{CallName, display};
@@ -60,7 +60,7 @@ pub(super) fn delete(args: &ArchiveDeleteArgs) -> Result<(), Failure> {
     let (mut files, mut days) = (0, HashSet::new());
     for recording in recordings.into_iter().flat_map(Recording::by_rate) {
         let object = object_name(&recording, &mut days);
-        for ending in ["wav", "json"] {
+        for ending in ENDINGS {
             let object = format!("{object}.{ending}");
             if mirror.has(&object)? {
                 mirror.remove(&object)?;

@@ -13,6 +13,10 @@ use std::collections::{BTreeSet, HashSet};
 /// Microseconds of a day.
 const DAY: u64 = 24 * 60 * 60 * 1_000_000;
 
+/// Endings of a recording's objects. The mark says that the event `recording_ready` went out. The
+/// receipt comes last: without it nothing finds the rest.
+pub(super) const ENDINGS: [&str; 3] = ["wav", "ready", "json"];
+
 /// The name of a recording's objects, without an ending. `days` has the days of the recordings of
 /// its call so far.
 pub(super) fn object_name(recording: &Recording, days: &mut HashSet<String>) -> String {
