@@ -159,6 +159,16 @@ impl Mirror {
         Ok(self.runtime.block_on(self.sink.get(&name.to_string()))?)
     }
 
+    /// A file beside the slices. `None`: it is not there.
+    pub fn get_file(&self, name: &str) -> Result<Option<Bytes>, MirrorError> {
+        Ok(self.runtime.block_on(self.sink.get(name))?)
+    }
+
+    /// The archive's URL.
+    pub fn url(&self) -> &str {
+        self.sink.url()
+    }
+
     /// Whether the store has an object.
     pub fn has(&self, name: &str) -> Result<bool, MirrorError> {
         Ok(self.runtime.block_on(self.sink.has(name))?)

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::announce::{Announcer, EventFlags};
 use super::files::{ENDINGS, object_name};
 use super::{ArchiveFlags, Failure, source};
 use crate::archive::reader::Journal;
@@ -34,6 +35,8 @@ pub(in crate::cli) struct CompactArgs {
     choice: Choice,
     #[command(flatten)]
     archive: ArchiveFlags,
+    #[command(flatten)]
+    events: EventFlags,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -43,13 +46,18 @@ const EXAMPLES: &str = "\
 Examples:
   exo-ingest archive compact --all --from s3://recordings/exo
   exo-ingest archive compact --tenant acme --since 2026-11-30 --from s3://recordings/exo
+  exo-ingest archive compact --all --from s3://recordings/exo --events nats://engine:4222
 
 Writes calls/TENANT/DATE/INTERACTION.wav and then the receipt, INTERACTION.json: frames, bytes, \
 duration, epochs, gaps, and the SHA-256 of the WAV file. The date is that of the start, in UTC. If \
 an id was used again that day, the later names end with -MICROSECONDS of their start.
 
 Calls that may go on are left out until the next run. A recording with a receipt is complete and is \
-not written again, so the command can be interrupted and repeated.";
+not written again, so the command can be interrupted and repeated.
+
+With --events, each recording that has its receipt is announced to a message engine, once: a mark, \
+INTERACTION.ready, says that the engine has acknowledged the event. If a run ends between the two, \
+the next one sends the same event with the same id.";
 
 /// Version of the receipts.
 const RECEIPT_VERSION: u32 = 1;
@@ -90,18 +98,23 @@ struct Summary {
     deleted: u64,
     /// Recordings that miss audio. They were written as far as they can be read.
     damaged: u64,
+    /// Events that a message engine has acknowledged.
+    events: u64,
     is_interrupted: bool,
 }
 
 /// Writes the files.
 pub(super) fn compact(args: &CompactArgs) -> Result<(), Failure> {
     let chosen = args.choice.chosen()?;
+    // First: a wrong URL should not show after hours.
+    let events = args.events.connect()?;
     let mirror = args.archive.mirror()?;
     let (source, journal) = (source(&mirror)?, mirror.journal()?);
     let stop = stop_on_signals()
         .map_err(|error| Failure::Run(format!("cannot wait for signals: {error}")))?;
     let bar = progress_line();
-    let mut run = Run { mirror: &mirror, journal, stop: &stop, bar, summary: Summary::default() };
+    let summary = Summary::default();
+    let mut run = Run { mirror: &mirror, journal, events, stop: &stop, bar, summary };
     match chosen {
         Chosen::One(identity) => run.call(recordings(source.expect(&identity)?))?,
         Chosen::Many(filter) => {
@@ -127,6 +140,7 @@ pub(super) fn compact(args: &CompactArgs) -> Result<(), Failure> {
 struct Run<'a> {
     mirror: &'a Mirror,
     journal: Journal,
+    events: Option<Announcer>,
     stop: &'a AtomicBool,
     bar: ProgressBar,
     summary: Summary,
@@ -153,11 +167,21 @@ impl Run<'_> {
                 self.remove(&name)?;
                 continue;
             }
-            if self.mirror.has(&receipt)? {
+            let mark = format!("{name}.ready");
+            if self.events.is_some() && self.mirror.has(&mark)? {
                 self.summary.recordings_before += 1;
                 continue;
             }
-            self.recording(&recording, &name, &receipt)?;
+            if self.mirror.has(&receipt)? {
+                self.summary.recordings_before += 1;
+            } else {
+                self.recording(&recording, &name, &receipt)?;
+            }
+            if let Some(events) = &mut self.events {
+                events.announce(self.mirror, &self.journal, &recording, &receipt)?;
+                put_text(self.mirror, &mark, "announced\n")?;
+                self.summary.events += 1;
+            }
         }
         Ok(())
     }
@@ -192,9 +216,7 @@ impl Run<'_> {
         let sha256 = sha256(&mut file).map_err(temporary)?;
         self.mirror.put_file(&object, &file)?;
         let text = receipt_text(recording, &object, sha256, &exported)?;
-        let mut file = tempfile::tempfile().map_err(temporary)?;
-        file.write_all(text.as_bytes()).map_err(temporary)?;
-        self.mirror.put_file(receipt, &file)?;
+        put_text(self.mirror, receipt, &text)?;
         let is_damaged = exported.is_damaged();
         if is_damaged {
             remark(&format!("{object} misses audio: its receipt says where"));
@@ -206,6 +228,12 @@ impl Run<'_> {
         self.bar.tick();
         Ok(())
     }
+}
+
+fn put_text(mirror: &Mirror, name: &str, text: &str) -> Result<(), Failure> {
+    let mut file = tempfile::tempfile().map_err(temporary)?;
+    file.write_all(text.as_bytes()).map_err(temporary)?;
+    Ok(mirror.put_file(name, &file)?)
 }
 
 fn temporary(error: io::Error) -> Failure {
@@ -266,6 +294,7 @@ impl Summary {
             (self.live, "left out: their calls may go on"),
             (self.deleted, "deleted"),
             (self.damaged, "with missing audio"),
+            (self.events, "announced"),
         ] {
             if count > 0 {
                 text += &format!("\n{} {what}", counted(count, "recording"));

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod announce;
 mod compact;
 mod delete;
 mod export;

@@ -121,7 +121,7 @@ pub(in crate::cli) fn started_at(call_epoch: &CallEpoch) -> UnixMicros {
 }
 
 /// When an epoch ended; `None` while it is live. One that was cut ended with its last record.
-pub(super) fn ended_at(call_epoch: &CallEpoch) -> Option<UnixMicros> {
+pub(in crate::cli) fn ended_at(call_epoch: &CallEpoch) -> Option<UnixMicros> {
     match call_epoch.state {
         EpochState::Live => None,
         EpochState::Ended(end) => Some(end.ended_at),

@@ -5,6 +5,8 @@
 //! {"version":1,"event":"gap", …}       frames are missing, and why
 //! {"version":1,"event":"ended", …}     the epoch has ended: its receipt
 //! {"version":1,"event":"erased", …}    its audio was deleted on demand: keep no copy
+//! {"version":1,"event":"recording_ready", …}
+//!                                      an archive has the WAV file and the receipt of a recording
 //! ```
 //! All have `tenant`, `interaction`, `node`, `epoch` and `at` (RFC 3339).
 
@@ -68,6 +70,26 @@ struct Ended {
 #[derive(Debug, Serialize)]
 struct Nothing {}
 
+/// What an archive has of a recording.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ReadyRecording<'a> {
+    /// The archive's URL.
+    pub(crate) archive: &'a str,
+    /// Names in it: of the WAV file, and of the receipt.
+    pub(crate) object: &'a str,
+    pub(crate) receipt: &'a str,
+    /// Of the WAV file.
+    pub(crate) sha256: &'a str,
+    pub(crate) started_at: &'a str,
+    pub(crate) sample_rate: u32,
+    pub(crate) frames: u64,
+    /// Of samples.
+    pub(crate) bytes: u64,
+    pub(crate) seconds: f64,
+    /// No audio is missing.
+    pub(crate) is_complete: bool,
+}
+
 /// Names in events of why frames are not in the engine.
 const fn label(reason: GapReason) -> &'static str {
     match reason {
@@ -128,6 +150,11 @@ impl Events<'_> {
     /// The audio of the epoch was deleted on demand.
     pub(crate) fn erased(&self, at: UnixMicros) -> Bytes {
         self.event("erased", at, Nothing {})
+    }
+
+    /// An archive has the recording that begins with this epoch.
+    pub(crate) fn recording_ready(&self, recording: &ReadyRecording<'_>, at: UnixMicros) -> Bytes {
+        self.event("recording_ready", at, recording)
     }
 
     fn event<T: Serialize>(&self, event: &'static str, at: UnixMicros, more: T) -> Bytes {

@@ -11,7 +11,7 @@
 pub(crate) mod chunker;
 pub(crate) mod engine;
 pub(crate) mod erase;
-mod event;
+pub(crate) mod event;
 pub(crate) mod forward;
 pub mod message;
 mod pipeline;
