@@ -13,7 +13,8 @@
 #![forbid(unsafe_code)]
 
 use super::coverage::{Coverage, Hole, HoleReason};
-use super::sink::{ObjectSink, SinkError};
+use super::index_cache::IndexCache;
+use super::sink::{Listed, ObjectSink, SinkError};
 use super::slice::{NodeName, ObjectKind, ObjectName, SliceError, SliceIndex};
 use crate::archive::index::{IndexFile, SegmentIndex};
 use crate::archive::layout::{RunName, create_shard_dir, index_path, segment_path};
@@ -114,11 +115,12 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Mirrors an archive, or the part of one node. Calls `progress` with the number of slices, and
-    /// then after each of them.
+    /// Mirrors an archive, or the part of one node. Indexes that are in the cache are not fetched.
+    /// Calls `progress` with the number of slices, and then after each of them.
     pub fn open(
         sink: ObjectSink,
         node: Option<&NodeName>,
+        cache: Option<IndexCache>,
         progress: &mut dyn FnMut(Option<u64>),
     ) -> Result<Mirror, MirrorError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -129,7 +131,7 @@ impl Mirror {
             state: ArchiveState::default(),
             open: Vec::new(),
         };
-        runtime.block_on(builder.mirror(&sink, node, progress))?;
+        runtime.block_on(builder.mirror(&sink, node, cache, progress))?;
         let Builder { dir, objects, state, open, .. } = builder;
         Ok(Mirror { dir, sink, runtime, objects, state, _open: open })
     }
@@ -286,6 +288,7 @@ impl Builder {
         &mut self,
         sink: &ObjectSink,
         node: Option<&NodeName>,
+        mut cache: Option<IndexCache>,
         progress: &mut dyn FnMut(Option<u64>),
     ) -> Result<(), MirrorError> {
         let prefix = node.map_or("v1".to_owned(), |node| format!("v1/{node}"));
@@ -295,16 +298,23 @@ impl Builder {
         (self.state.slices, self.state.bytes) =
             slices.fold((0, 0), |(count, bytes), listed| (count + 1, bytes + listed.size));
         progress(Some(self.state.slices));
-        let names: Vec<ObjectName> = listed.into_iter().map(|listed| listed.name).collect();
-        let of_shard = |one: &ObjectName, other: &ObjectName| {
+        if let Some(cache) = &mut cache {
+            listed.iter().for_each(|listed| cache.keep(listed));
+            cache.tidy(node.map(NodeName::as_str));
+        }
+        let cache = cache.as_ref();
+        let of_shard = |one: &Listed, other: &Listed| {
+            let (one, other) = (&one.name, &other.name);
             (&one.node, one.run, one.shard) == (&other.node, other.run, other.shard)
         };
-        for names in names.chunk_by(of_shard) {
-            let notes: Vec<ObjectName> =
-                names.iter().filter(|name| !is_slice(name)).cloned().collect();
-            let slices = names.iter().filter(|name| is_slice(name));
+        for listed in listed.chunk_by(of_shard) {
+            let names = listed.iter().map(|listed| &listed.name);
+            let notes: Vec<ObjectName> = names.filter(|name| !is_slice(name)).cloned().collect();
+            let slices = listed.iter().filter(|listed| is_slice(&listed.name));
             let fetched = futures_util::stream::iter(slices)
-                .map(async |name| (name, sink.slice_index(name).await))
+                .map(async |listed| {
+                    (&listed.name, IndexCache::slice_index(cache, sink, listed).await)
+                })
                 .buffered(FETCHES);
             let mut fetched = std::pin::pin!(fetched);
             let mut shard: Option<MirrorShard> = None;
@@ -330,9 +340,9 @@ impl Builder {
                 }
                 progress(None);
             }
-            if let (Some(mut shard), Some(name)) = (shard, names.first()) {
+            if let (Some(mut shard), Some(first)) = (shard, listed.first()) {
                 let holes = coverage.finish();
-                self.skip(&mut shard, name, holes);
+                self.skip(&mut shard, &first.name, holes);
                 self.end(shard, coverage.has_ended())?;
             }
         }

@@ -17,6 +17,7 @@ pub mod cursor;
 pub mod erase;
 pub mod erasures;
 pub mod forward;
+pub mod index_cache;
 pub mod lag;
 pub mod live;
 pub mod mirror;

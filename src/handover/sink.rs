@@ -31,8 +31,10 @@ mod retry;
 pub use open::SinkOptions;
 pub use retry::OnRetry;
 
-/// Bytes that a lookup reads from the end of a slice before it knows how many it needs.
-const LOOKUP_GUESS: u64 = 512 * 1024;
+/// Bytes that the first lookup reads from the end of a slice, before it knows how many it needs.
+/// Later ones read as much as was needed so far, in steps, but no more than this at once.
+const LOOKUP_STEP: u64 = 32 * 1024;
+const LOOKUP_MAX: u64 = 512 * 1024;
 
 /// Bytes of a part of a large object. A WAV file of 4 GiB has 512 of them; S3 takes 10,000.
 const PART_SIZE: usize = 8 * 1024 * 1024;
@@ -76,6 +78,8 @@ pub struct Listed {
     pub name: ObjectName,
     /// Its bytes.
     pub size: u64,
+    /// What the store says of its content: it changes with it.
+    pub tag: Option<String>,
 }
 
 /// A store, opened.
@@ -87,6 +91,8 @@ pub struct ObjectSink {
     puts: PutOptions,
     retry: Retry,
     requests: AtomicU64,
+    /// Bytes to read from the end of the next slice.
+    lookup_guess: AtomicU64,
 }
 
 impl ObjectSink {
@@ -203,18 +209,34 @@ impl ObjectSink {
         &self,
         name: &ObjectName,
     ) -> Result<Option<Result<SliceIndex, SliceError>>, SinkError> {
+        let end = self.slice_end(name).await?;
+        Ok(end.map(|(bytes, size)| SliceIndex::decode(&bytes, size)))
+    }
+
+    /// The end of a slice with its index, and how many bytes the slice has. `None`: it is not there.
+    pub(super) async fn slice_end(
+        &self,
+        name: &ObjectName,
+    ) -> Result<Option<(Bytes, u64)>, SinkError> {
         let name = name.to_string();
-        let Some((mut tail, size)) = self.tail(&name, LOOKUP_GUESS).await? else { return Ok(None) };
-        match SliceTail::decode(&tail) {
-            Ok(found) if found.lookup_size() > tail.len() as u64 && found.object_size == size => {
-                match self.tail(&name, found.lookup_size()).await? {
-                    Some((again, _)) => tail = again,
+        let guess = self.lookup_guess.load(Ordering::Relaxed);
+        let Some((mut end, size)) = self.tail(&name, guess).await? else { return Ok(None) };
+        if let Ok(found) = SliceTail::decode(&end)
+            && found.object_size == size
+        {
+            let needed = found.lookup_size();
+            if needed > end.len() as u64 {
+                match self.tail(&name, needed).await? {
+                    Some((again, _)) => end = again,
                     None => return Ok(None),
                 }
             }
-            _ => {}
+            // Slices of an archive are like each other.
+            let next = needed.next_multiple_of(LOOKUP_STEP);
+            self.lookup_guess.fetch_max(next.min(LOOKUP_MAX), Ordering::Relaxed);
+            end = end.slice(end.len() - (end.len() as u64).min(needed) as usize..);
         }
-        Ok(Some(SliceIndex::decode(&tail, size)))
+        Ok(Some((end, size)))
     }
 
     /// A whole object. `None`: it is not there.
@@ -341,7 +363,7 @@ impl ObjectSink {
             let found = pages.map_ok(|meta| {
                 let below = meta.location.as_ref().strip_prefix(self.prefix.as_ref());
                 let name = ObjectName::parse(below?.trim_start_matches('/'))?;
-                Some(Listed { name, size: meta.size })
+                Some(Listed { name, size: meta.size, tag: meta.e_tag })
             });
             found.try_filter_map(async |listed| Ok(listed)).boxed().try_collect::<Vec<_>>().await
         };

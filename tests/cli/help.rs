@@ -41,6 +41,12 @@ fn every_command_has_help_with_an_example_of_itself() {
         "top",
         "ship",
         "read",
+        "archive list",
+        "archive show",
+        "archive export",
+        "archive verify",
+        "archive compact",
+        "archive delete",
     ] {
         let mut args: Vec<&str> = command.split_whitespace().collect();
         args.push("--help");

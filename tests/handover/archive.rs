@@ -108,3 +108,60 @@ fn what_is_no_archive_is_an_error_of_one_sentence() {
         assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
     }
 }
+
+#[test]
+fn what_it_shows_of_a_call_is_what_the_journal_shows_and_the_slices_of_it() {
+    let (journal, from) = shipped();
+    let mut calls = std::process::Command::new(crate::EXO_INGEST);
+    calls.env_clear().args(["calls", "show", CALLS[0], "--json", "--data-dir"]).arg(journal.data());
+    let (mut expected, mut found) =
+        (json(&mut calls, 0), json(&mut archive(&from, &["show", CALLS[0], "--json"]), 0));
+    let listed = found["files"].as_array().unwrap().clone();
+    assert_eq!(listed.len(), 12);
+    for name in listed {
+        assert!(journal.beside("archive").join(name.as_str().unwrap()).is_file(), "{name}");
+    }
+    for document in [&mut expected, &mut found] {
+        document.as_object_mut().unwrap().remove("files");
+    }
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn an_index_that_was_read_before_is_not_read_again() {
+    let (journal, from) = shipped();
+    let cache = journal.beside("cache");
+    let list = || {
+        let flags = ["list", "--json", "--index-cache", cache.to_str().unwrap()];
+        json(&mut archive(&from, &flags), 0)
+    };
+    let cached = || files(&cache);
+    let first = list();
+    assert_eq!(cached().len(), 12);
+    let (other, all) = (slices(&journal.beside("archive"))[3].clone(), cached());
+    let bytes = fs::read(&all[3]).unwrap();
+    let at = bytes.windows(6).position(|window| window == b"call-1").unwrap();
+    // A damaged file counts for nothing.
+    let mut damaged = bytes.clone();
+    damaged[at + 5] = b'7';
+    fs::write(&all[3], &damaged).unwrap();
+    assert_eq!(list(), first);
+    assert_eq!(fs::read(&all[3]).unwrap(), bytes, "it was read again");
+    // A slice that is gone from the store has no index here.
+    fs::remove_file(&other).unwrap();
+    list();
+    assert_eq!(cached().len(), 11);
+    assert!(!cached().contains(&all[3]));
+    // A slice that was replaced is read again.
+    let before = cached();
+    run(&mut archive(&from, &["delete", CALLS[2]]), 0);
+    list();
+    let after = cached();
+    assert_eq!(after.len(), 11);
+    assert!(before.iter().all(|path| !after.contains(path)));
+    // The others are read from here.
+    let times = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+    let written: Vec<_> = after.iter().map(|path| times(path)).collect();
+    list();
+    assert_eq!(cached().iter().map(|path| times(path)).collect::<Vec<_>>(), written);
+}

@@ -1,10 +1,14 @@
 //! `archive compact`: a WAV file and a receipt for each recording.
 
 use crate::journal::{CALLS, Journal, archive, files, json, run};
+use exo_ingest_harness::NatsCluster;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// SHA-256 by the tool of the system.
 fn sha256(path: &Path) -> String {
@@ -114,4 +118,131 @@ fn missing_audio_is_in_the_receipt() {
     assert_eq!(receipt["frames"], 55);
     let seconds = receipt["gaps"][0]["seconds"].as_f64().unwrap();
     assert!(seconds > 60.0, "the minute that is missing: {seconds}");
+}
+
+/// Everything that is published below a subject, as `Nats-Msg-Id` and payload: by the engine's wire
+/// protocol, past its client.
+struct Listener {
+    heard: std::sync::Arc<std::sync::Mutex<Vec<(String, Value)>>>,
+}
+
+impl Listener {
+    fn start(url: &str, subject: &str) -> Listener {
+        let mut socket = TcpStream::connect(url.strip_prefix("nats://").unwrap()).unwrap();
+        let hello =
+            format!("CONNECT {{\"headers\":true,\"verbose\":false}}\r\nSUB {subject} 1\r\n");
+        socket.write_all(format!("{hello}PING\r\n").as_bytes()).unwrap();
+        let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (told, mut reader) = (heard.clone(), BufReader::new(socket.try_clone().unwrap()));
+        let mut line = String::new();
+        // The answer to the ping says that the subscription is there.
+        while line != "PONG\r\n" {
+            line.clear();
+            reader.read_line(&mut line).unwrap();
+        }
+        std::thread::spawn(move || {
+            loop {
+                line.clear();
+                if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                    return;
+                }
+                if line.starts_with("PING") {
+                    let _ = socket.write_all(b"PONG\r\n");
+                }
+                let Some(sizes) = line.strip_prefix("HMSG ") else { continue };
+                let mut sizes = sizes.split_whitespace().rev().map(|it| it.parse::<usize>());
+                let (all, head) = (sizes.next().unwrap().unwrap(), sizes.next().unwrap().unwrap());
+                let mut bytes = vec![0; all + 2];
+                reader.read_exact(&mut bytes).unwrap();
+                let heads = String::from_utf8_lossy(&bytes[..head]).into_owned();
+                let id = heads.lines().find_map(|line| line.strip_prefix("Nats-Msg-Id: "));
+                let body = serde_json::from_slice(&bytes[head..all]).unwrap();
+                told.lock().unwrap().push((id.unwrap().to_owned(), body));
+            }
+        });
+        Listener { heard }
+    }
+
+    fn heard(&self) -> Vec<(String, Value)> {
+        self.heard.lock().unwrap().clone()
+    }
+}
+
+/// A journal with 30 more calls, in an archive and in an engine with streams.
+fn announced(engine: &NatsCluster) -> (Journal, String) {
+    let journal = Journal::change(2, |image| {
+        for number in 0..30 {
+            let call = image.start("acme", &format!("more-{number}"), 8_000);
+            image.frame(call, &[number; 1_600]);
+            image.end(call, 1);
+        }
+        image.seal();
+    });
+    let from = journal.archive();
+    run(&mut journal.ship(&from, &[]), 0);
+    run(&mut journal.ship(&engine.url(), &["--create-streams", "1", "--replicas", "1"]), 0);
+    (journal, from)
+}
+
+#[test]
+fn each_recording_is_announced_to_the_engine_once() {
+    let Some(engine) = NatsCluster::start(&crate::programs(), 1) else { return };
+    let (journal, from) = announced(&engine);
+    // One has its receipt from a run without an engine.
+    run(&mut archive(&from, &["compact", CALLS[1]]), 0);
+    let listener = Listener::start(&engine.url(), "exo.events.>");
+    let args = ["compact", "--all", "--json", "--events", &engine.url()];
+    let done = json(&mut archive(&from, &args), 0);
+    assert_eq!((&done["recordings"], &done["events"]), (&32.into(), &33.into()));
+    exo_ingest_harness::eventually("all are heard", || listener.heard().len() >= 33);
+    for (id, event) in listener.heard() {
+        assert!(id.ends_with(".recording_ready.0"), "{id}");
+        assert_eq!(
+            (&event["event"], &event["node"]),
+            (&"recording_ready".into(), &"node-1".into())
+        );
+        let object = journal.beside("archive").join(event["object"].as_str().unwrap());
+        assert_eq!(event["sha256"], sha256(&object));
+        let receipt = journal.beside("archive").join(event["receipt"].as_str().unwrap());
+        let receipt: Value = serde_json::from_slice(&fs::read(receipt).unwrap()).unwrap();
+        for field in ["frames", "seconds", "sample_rate", "started_at", "tenant", "interaction"] {
+            assert_eq!(event[field], receipt[field], "{field}");
+        }
+        assert_eq!(
+            (&event["archive"], &event["is_complete"]),
+            (&from.as_str().into(), &true.into())
+        );
+    }
+    let again = json(&mut archive(&from, &args), 0);
+    assert_eq!((&again["events"], &again["recordings_before"]), (&0.into(), &33.into()));
+    assert_eq!(listener.heard().len(), 33);
+    // An archive without a call has no mark of it either.
+    run(&mut archive(&from, &["delete", CALLS[1]]), 0);
+    let left = files(&journal.beside("archive/calls"));
+    assert!(left.iter().all(|path| !path.to_str().unwrap().contains("call-1.")), "{left:?}");
+}
+
+#[test]
+fn a_run_that_is_killed_loses_no_event() {
+    let Some(engine) = NatsCluster::start(&crate::programs(), 1) else { return };
+    let (journal, from) = announced(&engine);
+    let listener = Listener::start(&engine.url(), "exo.events.>");
+    let args = ["compact", "--all", "--json", "--events", &engine.url()];
+    for delay_ms in [150, 180, 210, 240, 270, 300, 330, 360] {
+        let mut command = archive(&from, &args);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(delay_ms));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What was heard has its receipt already.
+        for (_, event) in listener.heard() {
+            let receipt = event["receipt"].as_str().unwrap();
+            assert!(journal.beside("archive").join(receipt).exists(), "{receipt}");
+        }
+    }
+    run(&mut archive(&from, &args), 0);
+    let ids = || listener.heard().into_iter().map(|(id, _)| id).collect::<BTreeSet<_>>();
+    exo_ingest_harness::eventually("all are heard", || ids().len() >= 33);
+    assert_eq!(ids().len(), 33, "an event that was sent again has its old id");
+    assert_eq!(json(&mut archive(&from, &args), 0)["events"], 0);
 }

@@ -8,21 +8,25 @@ mod delete;
 mod export;
 pub(in crate::cli) mod files;
 mod list;
+mod show;
 mod verify;
 
 use super::Failure;
 use super::calls::progress;
 use super::calls::source::Source;
 use super::store::StoreFlags;
+use crate::handover::index_cache::IndexCache;
 use crate::handover::mirror::{Mirror, MirrorError};
 use crate::handover::slice::NodeName;
 use clap::Args;
 use indicatif::ProgressBar;
+use std::path::PathBuf;
 
-/// Read an archive: list, export, verify, compact or delete its calls
+/// Read an archive: list, show, export, verify, compact or delete its calls
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum ArchiveCommand {
     List(list::ListArgs),
+    Show(show::ArchiveShowArgs),
     Export(export::ArchiveExportArgs),
     Verify(verify::VerifyArgs),
     Compact(compact::CompactArgs),
@@ -33,6 +37,7 @@ pub(super) enum ArchiveCommand {
 pub(super) fn run(command: &ArchiveCommand) -> Result<(), Failure> {
     match command {
         ArchiveCommand::List(args) => list::list(args),
+        ArchiveCommand::Show(args) => show::show(args),
         ArchiveCommand::Export(args) => export::export(args),
         ArchiveCommand::Verify(args) => verify::verify(args),
         ArchiveCommand::Compact(args) => compact::compact(args),
@@ -49,6 +54,9 @@ struct ArchiveFlags {
     /// Only what this node sent
     #[arg(long, value_name = "NAME", value_parser = NodeName::parse)]
     node: Option<NodeName>,
+    /// Keep indexes of slices in this directory: the next command fetches only new ones
+    #[arg(long, value_name = "DIR", env = "EXO_INGEST_INDEX_CACHE")]
+    index_cache: Option<PathBuf>,
     #[command(flatten)]
     store: StoreFlags,
 }
@@ -64,7 +72,8 @@ impl ArchiveFlags {
             }
             None => bar.inc(1),
         };
-        let mirror = Mirror::open(sink, self.node.as_ref(), &mut told)?;
+        let cache = self.index_cache.as_ref().map(|dir| IndexCache::new(dir, &self.from));
+        let mirror = Mirror::open(sink, self.node.as_ref(), cache, &mut told)?;
         bar.finish_and_clear();
         if mirror.state().slices == 0 {
             return Err(Failure::Run(format!(

@@ -12,7 +12,7 @@ pub(super) mod name;
 mod output;
 pub(super) mod recording;
 mod seal;
-mod show;
+pub(in crate::cli) mod show;
 mod sort;
 pub(super) mod source;
 mod table;

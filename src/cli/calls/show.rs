@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::name::CallName;
+use super::source::Source;
 use super::time::Zone;
 use super::view::{CallView, EpochView};
 use super::{DataDir, Failure, print, print_json};
@@ -18,14 +19,9 @@ use std::path::PathBuf;
 #[command(after_help = EXAMPLES)]
 pub(in crate::cli) struct ShowArgs {
     #[command(flatten)]
-    name: CallName,
-    #[command(flatten)]
-    zone: Zone,
+    choice: ShowChoice,
     #[command(flatten)]
     pub(super) data_dir: DataDir,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -40,22 +36,41 @@ struct Document {
     files: Vec<PathBuf>,
 }
 
+/// Which call, and how to print it.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ShowChoice {
+    #[command(flatten)]
+    name: CallName,
+    #[command(flatten)]
+    zone: Zone,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 /// Prints one call.
 pub(super) fn show(args: &ShowArgs) -> Result<(), Failure> {
-    let identity = args.name.identity()?;
-    args.zone.check()?;
-    let source = args.data_dir.source()?;
+    show_call(&args.choice, || args.data_dir.source(), &mut |path| path)
+}
+
+/// Prints one call. `named` gives the name of the file that stands for a segment's.
+pub(in crate::cli) fn show_call(
+    choice: &ShowChoice,
+    source: impl FnOnce() -> Result<Source, Failure>,
+    named: &mut dyn FnMut(PathBuf) -> PathBuf,
+) -> Result<(), Failure> {
+    let identity = choice.name.identity()?;
+    choice.zone.check()?;
+    let source = source()?;
     let call = source.expect(&identity)?;
     let mut files = BTreeSet::new();
     for call_epoch in &call.epochs {
-        let shard = source.journal().shards().get(call_epoch.shard);
-        files.extend(
-            call_epoch.parts.iter().filter_map(|part| shard.map(|shard| shard.path(part.segment))),
-        );
+        let Some(shard) = source.journal().shards().get(call_epoch.shard) else { continue };
+        files.extend(call_epoch.parts.iter().map(|part| named(shard.path(part.segment))));
     }
-    let call = CallView::new(&call, args.zone);
+    let call = CallView::new(&call, choice.zone);
     let document = Document { call, files: files.into_iter().collect() };
-    if args.json { print_json(&document) } else { print(&text(&document)) }
+    if choice.json { print_json(&document) } else { print(&text(&document)) }
 }
 
 fn text(document: &Document) -> String {

@@ -16,7 +16,7 @@ pub(in crate::handover) struct Held(BTreeMap<ObjectName, u64>);
 impl Held {
     /// From a listing of the shard's objects.
     pub(in crate::handover) fn new(listed: Vec<Listed>) -> Held {
-        Held(listed.into_iter().map(|Listed { name, size }| (name, size)).collect())
+        Held(listed.into_iter().map(|Listed { name, size, .. }| (name, size)).collect())
     }
 
     /// Whether the archive has an object of this name and size.

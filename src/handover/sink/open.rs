@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::retry::{OnRetry, Retry};
-use super::{ObjectSink, SinkError, create_only};
+use super::{LOOKUP_STEP, ObjectSink, SinkError, create_only};
 use crate::handover::secrets::{hide, hide_in_url};
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
@@ -142,6 +142,7 @@ impl SinkOptions {
             puts,
             retry: Retry::new(self.give_up, on_retry),
             requests: AtomicU64::new(0),
+            lookup_guess: AtomicU64::new(LOOKUP_STEP),
         }
     }
 
