@@ -279,3 +279,50 @@ fn a_deleted_call_leaves_the_engine_with_the_next_ship() {
     ship();
     read(CALLS[0], 1);
 }
+
+fn live_node(data_dir: &Path, url: &str) -> NodeProcess {
+    let live = ["--live", url, "--live-audio", "all", "--set", "live.replicas=1"];
+    let streams = ["--set", "live.create_streams=2"];
+    NodeProcess::start(EXO_INGEST, data_dir, &[&FAST[..], &live, &streams].concat())
+}
+
+fn read(url: &str, call: &str) -> std::process::Output {
+    let mut read = Command::new(EXO_INGEST);
+    read.env_clear().args(["read", "--from", url, &format!("{TENANT}/{call}"), "-o", "-"]);
+    read.output().unwrap()
+}
+
+fn is_deleted_from_engine(url: &str, call: &str) -> bool {
+    String::from_utf8_lossy(&read(url, call).stderr).contains("was deleted")
+}
+
+#[test]
+fn a_node_erases_a_call_in_its_engine_also_after_kills_of_both() {
+    let Some(mut engine) = NatsCluster::start(&programs(), 1) else { return };
+    let (dir, url) = (tempfile::tempdir().unwrap(), engine.url());
+    let first = live_node(dir.path(), &url);
+    let other = play(&first, "other", 1, 50);
+    for (seed, call) in [(2, "one"), (3, "two")] {
+        drop(play(&first, call, seed, 100).finish());
+    }
+    eventually("audio is in the engine", || read(&url, "one").status.success());
+    run(&mut delete(dir.path(), &format!("{TENANT}/one")), 0);
+    eventually("the engine has erased it", || is_deleted_from_engine(&url, "one"));
+    let before = other.acked();
+    eventually("the other call goes on", || other.acked() > before + 50);
+    // Now with the engine away, and the node killed.
+    engine.kill(0);
+    run(&mut delete(dir.path(), &format!("{TENANT}/two")), 0);
+    first.kill();
+    drop(other.finish());
+    engine.restart(0);
+    let second = live_node(dir.path(), &url);
+    eventually("the engine has erased it", || is_deleted_from_engine(&url, "two"));
+    let requests = || files(&dir.path().join("sinks")).len() - 1;
+    eventually("nothing waits", || requests() == 0);
+    assert!(second.terminate().success());
+    let mut export = Command::new(EXO_INGEST);
+    export.env_clear().args(["calls", "export", &format!("{TENANT}/other"), "--epoch", "all"]);
+    let export = run(export.args(["-o", "-", "--data-dir"]).arg(dir.path()), 0);
+    assert!(read(&url, "other").stdout == export.stdout, "the other call is whole");
+}

@@ -118,11 +118,8 @@ impl Announcer {
         let identity = recording.identity.clone();
         let content = Content::Event { name: "recording_ready", seq: 0, json };
         let message = LiveMessage { identity, epoch, content, from: Lsn(0) };
-        let mut publisher = Publisher::new(self.engine.clone(), Some(PATIENCE));
-        self.runtime.block_on(async {
-            publisher.publish(message).await?;
-            publisher.settle().await
-        })?;
-        Ok(())
+        let mut publisher = Publisher::new(self.engine.clone());
+        publisher.push(message);
+        Ok(self.runtime.block_on(publisher.settle(true, PATIENCE))?)
     }
 }

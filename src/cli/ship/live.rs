@@ -135,8 +135,7 @@ pub(super) fn ship(args: &ShipArgs) -> Result<(), Failure> {
         }
         let requests = Erasures::new(&data_dir, &args.to);
         let position = |shard: &ShardName| cursor.position(shard);
-        let patience = Some(live.give_up_after);
-        let erased = erase_sent(&engine, &requests, position, patience).await?;
+        let erased = erase_sent(&engine, &requests, position, live.give_up_after).await?;
         erased.remarks.iter().for_each(|told| remark(told));
         document.calls_erased = erased.calls;
         document.messages_erased = erased.messages;

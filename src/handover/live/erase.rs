@@ -14,10 +14,19 @@ use super::subject;
 use crate::call::{CallIdentity, Epoch};
 use crate::format::Lsn;
 use crate::handover::cursor::ShardName;
-use crate::handover::erasures::{self, Erasure, Erasures};
+use crate::handover::erasures::{self, Erasure, Erasures, Waiting};
+use crate::handover::sink_view::SinkView;
 use async_nats::jetstream::stream::DeleteMessageErrorKind;
 use futures_util::{StreamExt, TryStreamExt};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::task::{JoinHandle, spawn_local};
+
+/// How often a forwarder looks for deleted calls.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long the engine may take for an event, and the pause after a failure.
+const PATIENCE: Duration = Duration::from_secs(30);
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// Messages that are deleted at a time.
 const DELETES: usize = 16;
@@ -45,7 +54,7 @@ pub(crate) async fn erase_sent(
     engine: &Engine,
     requests: &Erasures,
     position: impl Fn(&ShardName) -> Option<Lsn>,
-    patience: Option<Duration>,
+    patience: Duration,
 ) -> Result<ErasedCalls, ShipError> {
     let mut erased = ErasedCalls::default();
     loop {
@@ -56,11 +65,9 @@ pub(crate) async fn erase_sent(
             return Ok(erased);
         }
         for (path, erasure) in sent {
-            let mut publisher = Publisher::new(engine.clone(), patience);
-            for message in events(&erasure) {
-                publisher.publish(message).await?;
-            }
-            publisher.settle().await?;
+            let mut publisher = Publisher::new(engine.clone());
+            events(&erasure).for_each(|message| publisher.push(message));
+            publisher.settle(true, patience).await?;
             match engine.delete_audio(&erasure).await? {
                 Ok(messages) => erased.messages += messages,
                 Err(remark) => erased.remarks.push(remark),
@@ -84,6 +91,72 @@ fn events(erasure: &Erasure) -> impl Iterator<Item = LiveMessage> {
         let content = Content::Event { name: "erased", seq: 0, json };
         LiveMessage { identity: identity.clone(), epoch, content, from: Lsn(0) }
     })
+}
+
+/// The deleted calls of a forwarder that goes on.
+#[derive(Debug)]
+pub(super) struct Erasing {
+    requests: Erasures,
+    waiting: Waiting,
+    looked_at: Option<Instant>,
+    task: Option<JoinHandle<Result<ErasedCalls, ShipError>>>,
+    /// Not before: the engine did not take it.
+    retry_at: Instant,
+}
+
+impl Erasing {
+    pub(super) fn new(requests: Erasures) -> Erasing {
+        let (waiting, retry_at) = (Waiting::default(), Instant::now());
+        Erasing { requests, waiting, looked_at: None, task: None, retry_at }
+    }
+
+    /// Up to where a command deletes calls from a shard now. It must not be read meanwhile.
+    pub(super) fn held_to(&self, shard: &ShardName) -> Option<Lsn> {
+        self.waiting.held_to(shard)
+    }
+
+    /// Looks for deleted calls, and works on them beside the forwarder. `None` as a position: the
+    /// engine has all of the shard.
+    pub(super) async fn work(
+        &mut self,
+        engine: &Engine,
+        view: &SinkView,
+        position: impl Fn(&ShardName) -> Option<Lsn> + 'static,
+    ) {
+        if self.looked_at.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
+            return;
+        }
+        self.looked_at = Some(Instant::now());
+        if let Some(task) = self.task.take_if(|task| task.is_finished()) {
+            match task.await {
+                Ok(Ok(erased)) => {
+                    erased.remarks.iter().for_each(|told| tracing::warn!("{told}"));
+                    let ErasedCalls { calls, messages, .. } = erased;
+                    tracing::info!(calls, messages, "deleted calls erased in the message engine");
+                }
+                Ok(Err(error)) => self.fail(view, &error.to_string()),
+                // A panic: it left its message.
+                Err(error) => self.fail(view, &error.to_string()),
+            }
+        }
+        match self.requests.look() {
+            Ok(waiting) => self.waiting = waiting,
+            Err(error) => return self.fail(view, &error.to_string()),
+        }
+        view.wait_for_erasures(self.waiting.count());
+        let is_ready = self.waiting.ready.iter().any(|(_, erasure)| erasure.is_sent(&position));
+        if is_ready && self.task.is_none() && Instant::now() >= self.retry_at {
+            let (engine, requests) = (engine.clone(), self.requests.clone());
+            self.task = Some(spawn_local(async move {
+                erase_sent(&engine, &requests, position, PATIENCE).await
+            }));
+        }
+    }
+
+    fn fail(&mut self, view: &SinkView, told: &str) {
+        view.fail(told);
+        self.retry_at = Instant::now() + RETRY_PAUSE;
+    }
 }
 
 impl Engine {

@@ -15,11 +15,13 @@
 #![forbid(unsafe_code)]
 
 use super::engine::{Engine, EngineError};
+use super::erase::Erasing;
 use super::pipeline::{Ended, Pipeline};
 use super::safety::Safety;
 use super::shared::{LiveConfig, NodeShards, Shared, name_of};
 use crate::archive::reader::JournalError;
 use crate::handover::cursor::ShardName;
+use crate::handover::erasures::Erasures;
 use crate::handover::forward::keep_to;
 use crate::handover::sink_view::SinkView;
 use std::collections::{HashMap, HashSet};
@@ -129,7 +131,12 @@ impl LiveConfig {
 /// The work of the thread.
 async fn work(shared: Rc<Shared>) {
     let Some(engine) = connect(&shared).await else { return };
-    let mut tasks = Tasks { shared, engine, running: HashMap::new(), done: HashSet::new() };
+    // From now on `calls delete` knows this engine.
+    shared.is_unsaved.set(true);
+    shared.save();
+    let erasing = Erasing::new(Erasures::new(&shared.config.data_dir, &shared.config.engine.url));
+    let (running, done) = (HashMap::new(), HashSet::new());
+    let mut tasks = Tasks { shared, engine, running, done, erasing };
     let (mut listed_at, mut stopped_at) = (None::<Instant>, None::<Instant>);
     loop {
         // Read before the listing: then that sees everything.
@@ -138,6 +145,7 @@ async fn work(shared: Rc<Shared>) {
             (stopped_at, listed_at) = (Some(Instant::now()), None);
         }
         tasks.settle().await;
+        tasks.erase().await;
         if listed_at.is_none_or(|at| at.elapsed() >= LIST_INTERVAL) {
             listed_at = Some(Instant::now());
             tasks.start();
@@ -202,6 +210,7 @@ struct Tasks {
     running: HashMap<ShardName, Running>,
     /// Shards that the engine has to their end.
     done: HashSet<ShardName>,
+    erasing: Erasing,
 }
 
 struct Running {
@@ -222,7 +231,8 @@ impl Tasks {
         for shard in shards {
             let name = name_of(shard);
             let is_own = self.shared.is_own(&name);
-            if self.done.contains(&name) || self.running.contains_key(&name) {
+            let is_held = self.erasing.held_to(&name).is_some();
+            if is_held || self.done.contains(&name) || self.running.contains_key(&name) {
                 continue;
             }
             let earlier = self.running.keys().filter(|name| !self.shared.is_own(name)).count();
@@ -262,6 +272,26 @@ impl Tasks {
                 Err(error) => self.shared.view.fail(&error.to_string()),
             }
         }
+    }
+
+    /// Works on calls that were deleted from the journal. A segment that is being read cannot be
+    /// changed: a shard that a command deletes from is read again later, from the cursor on.
+    async fn erase(&mut self) {
+        let (cursor, done) = (self.shared.cursor.borrow().clone(), self.done.clone());
+        let position = move |shard: &ShardName| match done.contains(shard) {
+            true => None,
+            false => cursor.position(shard),
+        };
+        self.erasing.work(&self.engine, &self.shared.view, position).await;
+        let (cursor, erasing) = (self.shared.cursor.borrow(), &self.erasing);
+        self.running.retain(|name, running| {
+            let position = cursor.position(name).unwrap_or_default();
+            let is_free = erasing.held_to(name).is_none_or(|end| position >= end);
+            if !is_free {
+                running.task.abort();
+            }
+            is_free
+        });
     }
 
     fn has_own(&self) -> bool {
