@@ -42,7 +42,10 @@ fn assert_as_new(dir: &Path, data_dir: &Path, node: &str, archive: &Path) {
     let (there, expected) = (slices(archive), slices(&expected));
     assert!(!there.is_empty() && there.len() == expected.len());
     for (there, expected) in there.iter().zip(expected) {
-        assert!(std::fs::read(there).unwrap() == std::fs::read(expected).unwrap(), "{there:?}");
+        let (name, there) = (there.display(), std::fs::read(there).unwrap());
+        let expected = std::fs::read(expected).unwrap();
+        let first = there.iter().zip(&expected).position(|(one, other)| one != other);
+        assert!(there == expected, "{name} of {} bytes differs at {first:?}", there.len());
     }
 }
 

@@ -117,7 +117,7 @@ impl Announcer {
         let json = events.recording_ready(&ready, at.unwrap_or(UnixMicros(0)));
         let identity = recording.identity.clone();
         let content = Content::Event { name: "recording_ready", seq: 0, json };
-        let message = LiveMessage { identity, epoch, content, from: Lsn(0) };
+        let message = LiveMessage { call: first.call, identity, epoch, content, from: Lsn(0) };
         let mut publisher = Publisher::new(self.engine.clone());
         publisher.push(message);
         Ok(self.runtime.block_on(publisher.settle(true, PATIENCE))?)

@@ -89,7 +89,7 @@ fn events(erasure: &Erasure) -> impl Iterator<Item = LiveMessage> {
         let identity = &erasure.identity;
         let json = Events { identity, epoch: &epoch }.erased(erasure.asked_at);
         let content = Content::Event { name: "erased", seq: 0, json };
-        LiveMessage { identity: identity.clone(), epoch, content, from: Lsn(0) }
+        LiveMessage { call: it.call, identity: identity.clone(), epoch, content, from: Lsn(0) }
     })
 }
 
