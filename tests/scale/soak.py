@@ -5,7 +5,7 @@
     python3 tests/scale/soak.py run --out /var/tmp/soak          # 4,000 calls, 65 minutes
     python3 tests/scale/soak.py run --small --out /var/tmp/soak  # 100 calls, 75 s: for CI
     python3 tests/scale/soak.py run --small --leak --out DIR     # must fail: calls that never end
-    python3 tests/scale/soak.py report DIR                       # judge kept samples again
+    python3 tests/scale/soak.py report DIR [--until MINUTE]      # judge kept samples again
 
 `run` starts a node and exo-load, and samples the node: resident memory, its own share of it (PSS),
 descriptors, threads, bytes of the journal, and the p99 of ACKs between two samples. It fits a line
@@ -61,9 +61,14 @@ def main():
     add("--out", type=Path, required=True, help="directory for soak.json, soak.md and logs")
     report = commands.add_parser("report", help="judge the samples of an earlier run")
     report.add_argument("out", type=Path, help="the directory of the run")
+    report.add_argument(
+        "--until", type=float, metavar="MINUTE",
+        help="judge the samples up to here, if something from outside ended the run's calls",
+    )
     arguments = parser.parse_args()
     if arguments.command == "report":
         soak = json.loads((arguments.out / "soak.json").read_text())
+        soak["until"] = arguments.until
         return conclude(soak, arguments.out)
     presets = {
         "calls": (4000, 100), "duration": (3900.0, 75.0), "warm_up": (300.0, 15.0),
@@ -370,7 +375,7 @@ def fit(samples, name):
 def judge(soak):
     """The fits, and everything that speaks against a flat node, as sentences."""
     small = soak["settings"]["small"]
-    counted = [it for it in soak["samples"] if it["counts"]]
+    counted = counted_of(soak)
     fits = {name: fit(counted, name) for name in [*JUDGED, *SHOWN]}
     against = []
     allowance = SMALL_ALLOWANCE if small else FULL_ALLOWANCE
@@ -396,11 +401,19 @@ def judge(soak):
     load = soak["load"]
     if load is None:
         against.append("exo-load left no result")
+    elif soak.get("until"):
+        # What it says is of the whole run. The report shows it.
+        pass
     elif load["verdict"] not in ("pass", "invalid") or load["counts"]["calls_failed"]:
         # Invalid: the generator was late. Latencies do not count then, but memory does.
         failed = load["counts"]["calls_failed"]
         against.append(f"exo-load says {load['verdict']}, {failed} calls failed: see load.txt")
     return fits, against
+
+
+def counted_of(soak):
+    until = (soak.get("until") or float("inf")) * 60
+    return [it for it in soak["samples"] if it["counts"] and it["at"] <= until]
 
 
 def shown(name, value):
@@ -437,7 +450,7 @@ def conclude(soak, out):
 def lines(soak):
     """The report, line by line."""
     settings, samples = soak["settings"], soak["samples"]
-    counted = [it for it in samples if it["counts"]]
+    counted = counted_of(soak)
     minutes = (counted[-1]["at"] - counted[0]["at"]) / 60 if counted else 0
     yield f"# Soak: {soak['verdict']}"
     yield ""
@@ -448,6 +461,9 @@ def lines(soak):
     )
     yield f"{soak['commit']}, Linux {soak['kernel']}."
     yield ""
+    if soak.get("until"):
+        yield f"Judged up to minute {soak['until']:g}. What exo-load says below is of the whole run."
+        yield ""
     for sentence in soak["against"]:
         yield f"- {sentence}"
     if soak["against"]:

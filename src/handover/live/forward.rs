@@ -132,8 +132,7 @@ impl LiveConfig {
 async fn work(shared: Rc<Shared>) {
     let Some(engine) = connect(&shared).await else { return };
     // From now on `calls delete` knows this engine.
-    shared.is_unsaved.set(true);
-    shared.save();
+    shared.found();
     let erasing = Erasing::new(Erasures::new(&shared.config.data_dir, &shared.config.engine.url));
     let (running, done) = (HashMap::new(), HashSet::new());
     let mut tasks = Tasks { shared, engine, running, done, erasing };

@@ -161,6 +161,12 @@ impl Shared {
         Ok(journal)
     }
 
+    /// Writes the cursor, even if it has not moved.
+    pub(super) fn found(&self) {
+        self.is_unsaved.set(true);
+        self.save();
+    }
+
     /// Writes the cursor, if it has moved.
     pub(super) fn save(&self) {
         self.saved_at.set(Instant::now());
