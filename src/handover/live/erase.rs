@@ -115,6 +115,11 @@ impl Erasing {
         self.waiting.held_to(shard)
     }
 
+    /// Whether it is time to look again.
+    pub(super) fn is_due(&self) -> bool {
+        self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL)
+    }
+
     /// Looks for deleted calls, and works on them beside the forwarder. `None` as a position: the
     /// engine has all of the shard.
     pub(super) async fn work(
@@ -123,9 +128,6 @@ impl Erasing {
         view: &SinkView,
         position: impl Fn(&ShardName) -> Option<Lsn> + 'static,
     ) {
-        if self.looked_at.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
-            return;
-        }
         self.looked_at = Some(Instant::now());
         if let Some(task) = self.task.take_if(|task| task.is_finished()) {
             match task.await {

@@ -131,8 +131,7 @@ impl LiveConfig {
 /// The work of the thread.
 async fn work(shared: Rc<Shared>) {
     let Some(engine) = connect(&shared).await else { return };
-    // From now on `calls delete` knows this engine.
-    shared.found();
+    shared.save_first();
     let erasing = Erasing::new(Erasures::new(&shared.config.data_dir, &shared.config.engine.url));
     let (running, done) = (HashMap::new(), HashSet::new());
     let mut tasks = Tasks { shared, engine, running, done, erasing };
@@ -276,12 +275,14 @@ impl Tasks {
     /// Works on calls that were deleted from the journal. A segment that is being read cannot be
     /// changed: a shard that a command deletes from is read again later, from the cursor on.
     async fn erase(&mut self) {
-        let (cursor, done) = (self.shared.cursor.borrow().clone(), self.done.clone());
-        let position = move |shard: &ShardName| match done.contains(shard) {
-            true => None,
-            false => cursor.position(shard),
-        };
-        self.erasing.work(&self.engine, &self.shared.view, position).await;
+        if self.erasing.is_due() {
+            let (cursor, done) = (self.shared.cursor.borrow().clone(), self.done.clone());
+            let position = move |shard: &ShardName| match done.contains(shard) {
+                true => None,
+                false => cursor.position(shard),
+            };
+            self.erasing.work(&self.engine, &self.shared.view, position).await;
+        }
         let (cursor, erasing) = (self.shared.cursor.borrow(), &self.erasing);
         self.running.retain(|name, running| {
             let position = cursor.position(name).unwrap_or_default();

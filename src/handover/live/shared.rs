@@ -161,8 +161,8 @@ impl Shared {
         Ok(journal)
     }
 
-    /// Writes the cursor, even if it has not moved.
-    pub(super) fn found(&self) {
+    /// Writes the cursor though nothing has changed: from now on `calls delete` knows this engine.
+    pub(super) fn save_first(&self) {
         self.is_unsaved.set(true);
         self.save();
     }
