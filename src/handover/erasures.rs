@@ -234,7 +234,14 @@ impl Erasures {
         let at = |error| JournalError { path: self.dir.clone(), error };
         let mut waiting = Waiting::default();
         let entries = match std::fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(waiting),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(waiting);
+            }
             entries => entries.map_err(at)?,
         };
         let paths = entries.map(|entry| entry.map(|entry| entry.path()));

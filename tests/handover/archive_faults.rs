@@ -67,7 +67,8 @@ impl Scene {
     /// Waits until `/ready` says this of the archive.
     fn await_told(&self, words: &str) {
         eventually(&format!("/ready says {words:?}"), || {
-            let ready = self.node.admin().get("/ready");
+            // A node on a busy disk may be not ready for a moment.
+            let ready = self.node.admin().request("GET", "/ready").body;
             ready.contains("sink_fails") && ready.contains(words)
         });
     }

@@ -25,7 +25,7 @@ fn finish(data_dir: &Path, url: &str, node: NodeProcess, players: Vec<Player>) {
 
 fn await_told(node: &NodeProcess, words: &str) {
     eventually(&format!("/ready says {words:?}"), || {
-        let ready = node.admin().get("/ready");
+        let ready = node.admin().request("GET", "/ready").body;
         ready.contains("sink_fails") && ready.contains(words)
     });
 }

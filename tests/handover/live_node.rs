@@ -158,7 +158,9 @@ fn an_engine_that_stands_still_and_is_killed_gets_everything() {
     kill_process(pid, Signal::STOP).unwrap();
     await_acks(&players, 100);
     eventually("the lag shows", || engine(&node, "lag_bytes") > 1e6);
-    eventually("/ready says so", || node.admin().get("/ready").contains("sink_fails"));
+    eventually("/ready says so", || {
+        node.admin().request("GET", "/ready").body.contains("sink_fails")
+    });
     kill_process(pid, Signal::CONT).unwrap();
     eventually("it takes the journal again", || engine(&node, "failing") == 0.0);
     nats.kill(0);
@@ -198,7 +200,9 @@ fn a_node_starts_without_its_engine_and_hands_over_once_it_is_there() {
     let node = node(dir.path(), &url);
     let players = play(&node, &["one"]);
     await_acks(&players, 100);
-    eventually("/ready says so", || node.admin().get("/ready").contains("sink_fails"));
+    eventually("/ready says so", || {
+        node.admin().request("GET", "/ready").body.contains("sink_fails")
+    });
     eventually("the lag shows", || engine(&node, "lag_bytes") > 5e5);
     nats.restart(0);
     eventually("it catches up", || engine(&node, "failing") == 0.0);

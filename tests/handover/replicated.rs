@@ -62,7 +62,7 @@ fn whole_call(node: &NodeProcess, tenant: &str, call: &str, frames: usize) -> Va
 }
 
 fn warns(node: &NodeProcess, name: &str) -> bool {
-    node.admin().get("/ready").contains(&format!(r#""warning":"{name}""#))
+    node.admin().request("GET", "/ready").body.contains(&format!(r#""warning":"{name}""#))
 }
 
 fn metric(node: &NodeProcess, name: &str) -> f64 {

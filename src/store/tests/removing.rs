@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::archive::boot;
+use crate::archive::recovery::recover_all_but;
 use crate::clock::Moment;
 use crate::io::clocks::Clocks;
 use std::time::SystemTime;
@@ -24,6 +25,12 @@ pub(super) fn ended_run(data_dir: &Path, run: RunName, begun: &[u64]) -> PathBuf
     shard_dir
 }
 
+/// Makes the indexes that the store's own recovery would make. It reads each segment for that, and
+/// retention passes over a segment that is being read: then another one goes first.
+fn recovered(data_dir: &Path) {
+    recover_all_but(None, data_dir, &mut || {}).unwrap();
+}
+
 fn removed_to(shard_dir: &Path) -> u64 {
     Marks::load(shard_dir).unwrap().unwrap().removed_to
 }
@@ -36,6 +43,7 @@ fn the_oldest_go_first_by_what_is_written_in_them_and_no_file_time_counts() {
         [1, 2].map(|pid| RunName { boot: 1, started_at: UnixMicros(pid), pid: pid as u32 });
     let first = ended_run(&data_dir, one, &[100, 300, 500]);
     let second = ended_run(&data_dir, two, &[200, 400, 600]);
+    recovered(&data_dir);
     let mut fixture = Fixture::start_in(data, |config| {
         // Three old ones, the new one, and room for one more. A filesystem may count a block of its
         // own with a file.
@@ -104,6 +112,7 @@ fn an_age_counts_from_a_segments_end_and_not_from_its_files_times() {
     let run = RunName { boot: 1, started_at: UnixMicros(1), pid: 1 };
     // The second ended an hour ago, when the third began.
     let dir = ended_run(&data_dir, run, &[now - 9 * HOUR, now - 8 * HOUR, now - HOUR]);
+    recovered(&data_dir);
     let mut fixture = Fixture::start_in(data, |config| {
         config.retain_age = Some(Duration::from_micros(2 * HOUR));
     });
