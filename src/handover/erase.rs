@@ -11,7 +11,7 @@
 #![forbid(unsafe_code)]
 
 use super::mirror::{Mirror, MirrorError};
-use super::slice::{self, ObjectName, SliceError};
+use super::slice::{self, ObjectName, SliceError, SliceHeader};
 use crate::archive::reader::{Call, Journal};
 use crate::constants::BLOCK_SIZE;
 use crate::format::{HEADER_SIZE, RecordHeader};
@@ -131,16 +131,105 @@ pub(super) fn without(
     Ok(Some((slice::made_again(&index, &batches)?.bytes, erased)))
 }
 
-/// Whether two slices of one name differ only by audio that was erased in ours, byte for byte.
-pub(super) fn is_ours_erased(theirs: &[u8], ours: &[u8]) -> bool {
-    let Ok(verified) = slice::verify(ours) else { return false };
+/// What a slice of the archive is to one of the same name that was made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Likeness {
+    /// It has the same batches. Only what is known of their durability may differ: the segment
+    /// after them may not have begun yet when one of the slices was made.
+    Same,
+    /// As [`Likeness::Same`], but for audio that it still has and that is erased in ours.
+    Older,
+    /// It differs in anything else.
+    Other,
+}
+
+/// Compares a slice of the archive with ours.
+pub(super) fn compare(theirs: &[u8], ours: &[u8]) -> Likeness {
+    let (Ok(before), Ok(now)) = (slice::verify(theirs), slice::verify(ours)) else {
+        return Likeness::Other;
+    };
+    let (before, now) = (before.index, now.index);
+    let durable_end = now.header.durable_end;
+    if (SliceHeader { durable_end, ..before.header.clone() }) != now.header {
+        return Likeness::Other;
+    }
+    // Equal headers: they have the same size.
+    let stretch = BLOCK_SIZE..now.index.end as usize;
+    let batches = &ours[stretch.clone()];
+    if theirs[stretch.clone()] == *batches {
+        return Likeness::Same;
+    }
     let mut erased = BTreeSet::new();
-    let batches = &ours[BLOCK_SIZE..verified.index.index.end as usize];
-    let read = slice::for_each_audio(&verified.index.header, batches, |header, _, at| {
+    let read = slice::for_each_audio(&now.header, batches, |header, _, at| {
         if header.erased {
             erased.insert(at);
         }
     });
-    let again = without(theirs, |_, at| erased.contains(&at));
-    read.is_ok() && matches!(again, Ok(Some((again, _))) if again == ours)
+    match (read, without(theirs, |_, at| erased.contains(&at))) {
+        (Ok(()), Ok(Some((again, _)))) if again[stretch] == *batches => Likeness::Older,
+        _ => Likeness::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::image::{self, Image};
+    use crate::format::Lsn;
+    use crate::handover::shard_slices::{Made, ShardSlices};
+    use crate::handover::slice::{NodeName, Slice};
+
+    fn slice() -> Slice {
+        let mut image = Image::new(image::run(1), 0, 128 * 1024).unwrap();
+        let (one, two) = (image.start("acme", "one", 8_000), image.start("acme", "two", 8_000));
+        for number in 0..3u8 {
+            image.frame(one, &[number; 700]);
+            image.frame(two, &[number; 1_300]);
+            image.seal();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        image.store(dir.path()).unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let node = NodeName::parse("node-1").unwrap();
+        match ShardSlices::new(node, &journal.shards()[0], Lsn(0)).advance().unwrap() {
+            Made::Slice(slice) => slice,
+            made => panic!("{made:?}"),
+        }
+    }
+
+    /// The slice, with another statement about what is durable.
+    fn told(slice: &Slice, durable_end: Lsn) -> Vec<u8> {
+        let mut index = slice::verify(&slice.bytes).unwrap().index;
+        index.header.durable_end = durable_end;
+        let batches = &slice.bytes[BLOCK_SIZE..index.index.end as usize];
+        slice::made_again(&index, batches).unwrap().bytes
+    }
+
+    #[test]
+    fn only_erased_audio_and_what_is_known_of_durability_may_differ() {
+        let slice = slice();
+        let index = slice::verify(&slice.bytes).unwrap().index.index;
+        let calls: Vec<u64> = index.epochs.iter().map(|it| it.call).collect();
+        let erased = |bytes: &[u8], call| {
+            without(bytes, |header, _| header.call == call).unwrap().unwrap().0
+        };
+        let (one, two) = (erased(&slice.bytes, calls[0]), erased(&slice.bytes, calls[1]));
+        assert_eq!(compare(&slice.bytes, &slice.bytes), Likeness::Same);
+        assert_eq!(compare(&slice.bytes, &one), Likeness::Older);
+        assert_eq!(compare(&two, &erased(&one, calls[1])), Likeness::Older);
+        assert_eq!(compare(&one, &slice.bytes), Likeness::Other, "the archive has less");
+        assert_eq!(compare(&one, &two), Likeness::Other);
+        let early = told(&slice, slice.header.first);
+        assert_ne!(early, slice.bytes);
+        assert_eq!(compare(&early, &slice.bytes), Likeness::Same);
+        assert_eq!(compare(&early, &one), Likeness::Older);
+        let mut other = slice.header.clone();
+        other.node = NodeName::parse("node-2").unwrap();
+        let batches = slice.bytes[..index.end as usize].to_vec();
+        let other = slice::finish(other, batches, &index).bytes;
+        assert_eq!(compare(&other, &slice.bytes), Likeness::Other);
+        let mut damaged = slice.bytes.clone();
+        damaged[BLOCK_SIZE + 100] ^= 1;
+        assert_eq!(compare(&damaged, &slice.bytes), Likeness::Other);
+    }
 }

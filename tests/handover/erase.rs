@@ -5,7 +5,7 @@ use crate::{EXO_INGEST, programs};
 use exo_ingest::archive::image;
 use exo_ingest::format::Lsn;
 use exo_ingest::handover::cursor::Cursor;
-use exo_ingest::handover::slice::NodeName;
+use exo_ingest::handover::slice::{self, NodeName};
 use exo_ingest_harness::{NatsCluster, NodeProcess, Player, TENANT, eventually};
 use serde_json::Value;
 use std::path::Path;
@@ -29,7 +29,17 @@ fn count_of_audio(dir: &Path) -> usize {
     files(dir).into_iter().map(count).sum()
 }
 
-/// Ships the journal to a new archive, and checks that the archive has the same slices, byte for
+/// The batches of a slice, once every byte of it was checked.
+fn batches(path: &Path) -> Vec<u8> {
+    let mut bytes = std::fs::read(path).unwrap();
+    let header = slice::verify(&bytes).unwrap().index.header;
+    let size = (header.end.0 - header.first.0) as usize;
+    bytes.drain(..4_096);
+    bytes.truncate(size);
+    bytes
+}
+
+/// Ships the journal to a new archive, and checks that the archive has the same batches, byte for
 /// byte: those of the journal that calls were deleted from.
 fn assert_as_new(dir: &Path, data_dir: &Path, node: &str, archive: &Path) {
     let expected = dir.join("expected");
@@ -42,10 +52,8 @@ fn assert_as_new(dir: &Path, data_dir: &Path, node: &str, archive: &Path) {
     let (there, expected) = (slices(archive), slices(&expected));
     assert!(!there.is_empty() && there.len() == expected.len());
     for (there, expected) in there.iter().zip(expected) {
-        let (name, there) = (there.display(), std::fs::read(there).unwrap());
-        let expected = std::fs::read(expected).unwrap();
-        let first = there.iter().zip(&expected).position(|(one, other)| one != other);
-        assert!(there == expected, "{name} of {} bytes differs at {first:?}", there.len());
+        assert_eq!(there.file_name(), expected.file_name());
+        assert!(batches(there) == batches(&expected), "{} differs", there.display());
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use crate::handover::erase::{Outcome, erase_requested, is_ours_erased};
+use crate::handover::erase::{Likeness, Outcome, compare, erase_requested};
 use crate::handover::erasures::Erasure;
 use crate::handover::sink::{Listed, ObjectSink, SinkError, Stored};
 use crate::handover::slice::{ObjectKind, ObjectName};
@@ -198,27 +198,29 @@ async fn put(sink: &ObjectSink, name: ObjectName, bytes: Bytes, tail_size: usize
     let size = bytes.len() as u64;
     let stored = match sink.put(&name.to_string(), bytes.clone(), tail_size).await {
         Err(SinkError::Differs(told)) if name.kind == ObjectKind::Slice => {
-            replace(sink, &name, bytes, told).await
+            settle(sink, &name, bytes, told).await
         }
         stored => stored,
     };
     Acknowledged { name, size, stored }
 }
 
-/// Replaces a slice that still has audio that was erased since from the journal: a cursor that was
-/// not written before a crash makes us send it again. Anything else that differs is an error.
-async fn replace(
+/// A slice of this name is there, with other bytes. It may be the same for all that matters: a
+/// cursor that was not written before a crash makes us send it again, when more is known of it. If
+/// audio in it was erased since, ours replaces it. Anything else that differs is an error.
+async fn settle(
     sink: &ObjectSink,
     name: &ObjectName,
     bytes: Bytes,
     told: String,
 ) -> Result<Stored, SinkError> {
     let name = name.to_string();
-    match sink.get(&name).await? {
-        Some(theirs) if is_ours_erased(&theirs, &bytes) => {
+    match sink.get(&name).await?.map(|theirs| compare(&theirs, &bytes)) {
+        Some(Likeness::Same) => Ok(Stored::Before),
+        Some(Likeness::Older) => {
             sink.replace(&name, bytes).await?;
             Ok(Stored::New)
         }
-        _ => Err(SinkError::Differs(told)),
+        Some(Likeness::Other) | None => Err(SinkError::Differs(told)),
     }
 }
