@@ -14,8 +14,19 @@ pub fn build_example(target: &Path, name: &str) -> PathBuf {
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // For the whole workspace, as the tests are built: else dependencies get other features, and are
+    // built once more.
     command
-        .args(["build", "--quiet", "--example", name, "--profile", profile, "--target-dir"])
+        .args([
+            "build",
+            "--quiet",
+            "--workspace",
+            "--example",
+            name,
+            "--profile",
+            profile,
+            "--target-dir",
+        ])
         .arg(target);
     // `cargo test` sets these variables. For build scripts that read them (ring's) they would be a
     // change, and everything would be built again.
