@@ -13,6 +13,11 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
 use std::io;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long to wait for a message that a stream should have.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 /// What a reader gets of a call.
 #[derive(Debug)]
@@ -69,30 +74,39 @@ impl Engine {
         mut take: impl FnMut(Message) -> io::Result<()>,
     ) -> Result<(), EngineError> {
         let fail = |error: String| EngineError(format!("cannot read the stream {name}: {error}"));
-        let config = OrderedConfig {
-            filter_subject: subject.to_owned(),
-            deliver_policy: DeliverPolicy::All,
-            headers_only,
-            ..OrderedConfig::default()
-        };
-        let consumer =
-            patiently(|| self.context.create_consumer_on_stream(config.clone(), name)).await;
-        let consumer: Consumer<OrderedConfig> = consumer.map_err(|error| fail(chain(&error)))?;
-        if consumer.cached_info().num_pending == 0 {
-            return Ok(());
-        }
-        let mut messages = consumer.messages().await.map_err(|error| fail(chain(&error)))?;
-        while let Some(message) = messages.next().await {
-            let message = message.map_err(|error| fail(chain(&error)))?;
-            let pending = message.info().map_err(|error| fail(error.to_string()))?.pending;
-            take(message).map_err(|error| {
-                EngineError(format!("cannot keep the call's audio on this machine: {error}"))
-            })?;
-            if pending == 0 {
-                break;
+        let mut deliver_policy = DeliverPolicy::All;
+        loop {
+            let config = OrderedConfig {
+                filter_subject: subject.to_owned(),
+                deliver_policy,
+                headers_only,
+                ..OrderedConfig::default()
+            };
+            let consumer =
+                patiently(|| self.context.create_consumer_on_stream(config.clone(), name)).await;
+            let consumer: Consumer<OrderedConfig> =
+                consumer.map_err(|error| fail(chain(&error)))?;
+            if consumer.cached_info().num_pending == 0 {
+                return Ok(());
+            }
+            let mut messages = consumer.messages().await.map_err(|error| fail(chain(&error)))?;
+            // The rest may have been deleted since it was counted. Then nothing comes, and the
+            // next consumer counts again.
+            while let Ok(message) = timeout(SILENCE_MAX, messages.next()).await {
+                let Some(message) = message else { return Ok(()) };
+                let message = message.map_err(|error| fail(chain(&error)))?;
+                let info = message.info().map_err(|error| fail(error.to_string()))?;
+                let pending = info.pending;
+                let start_sequence = info.stream_sequence + 1;
+                deliver_policy = DeliverPolicy::ByStartSequence { start_sequence };
+                take(message).map_err(|error| {
+                    EngineError(format!("cannot keep the call's audio on this machine: {error}"))
+                })?;
+                if pending == 0 {
+                    return Ok(());
+                }
             }
         }
-        Ok(())
     }
 }
 
