@@ -18,7 +18,7 @@ use super::engine::{Engine, EngineError};
 use super::erase::Erasing;
 use super::pipeline::{Ended, Pipeline};
 use super::safety::Safety;
-use super::shared::{LiveConfig, NodeShards, Shared, name_of};
+use super::shared::{LiveConfig, NodeShards, Shared, is_told, name_of};
 use crate::archive::reader::JournalError;
 use crate::handover::cursor::ShardName;
 use crate::handover::erasures::Erasures;
@@ -142,7 +142,10 @@ async fn work(shared: Rc<Shared>) {
         if is_stopping && stopped_at.is_none() {
             (stopped_at, listed_at) = (Some(Instant::now()), None);
         }
-        tasks.settle().await;
+        if tasks.settle().await {
+            // The next shard of an earlier run need not wait.
+            listed_at = None;
+        }
         tasks.erase().await;
         if listed_at.is_none_or(|at| at.elapsed() >= LIST_INTERVAL) {
             listed_at = Some(Instant::now());
@@ -243,26 +246,34 @@ impl Tasks {
             }
             let from = self.shared.cursor.borrow().position(&name).unwrap_or_default();
             let dir = shard.dir().to_owned();
+            if !is_own && is_told(from) {
+                self.shared.finish(name, &dir);
+                self.done.insert(name);
+                continue;
+            }
             let (shared, engine) = (Rc::clone(&self.shared), self.engine.clone());
             let task = spawn_local(Pipeline::new(shared, engine, shard, from).run());
             self.running.insert(name, Running { dir, task });
         }
     }
 
-    /// Takes the results of tasks that have ended.
-    async fn settle(&mut self) {
+    /// Takes the results of tasks that have ended. Returns whether one has reached the end of its
+    /// shard.
+    async fn settle(&mut self) -> bool {
         let ended: Vec<ShardName> = self
             .running
             .iter()
             .filter(|(_, running)| running.task.is_finished())
             .map(|(name, _)| *name)
             .collect();
+        let mut has_completed = false;
         for name in ended {
             let Some(running) = self.running.remove(&name) else { continue };
             match running.task.await {
                 Ok(Ok(Ended::Complete)) => {
                     self.shared.finish(name, &running.dir);
                     self.done.insert(name);
+                    has_completed = true;
                 }
                 Ok(Ok(Ended::Unsure)) => {}
                 Ok(Err(error)) => self.shared.view.fail(&error.to_string()),
@@ -270,6 +281,7 @@ impl Tasks {
                 Err(error) => self.shared.view.fail(&error.to_string()),
             }
         }
+        has_completed
     }
 
     /// Works on calls that were deleted from the journal. A segment that is being read cannot be

@@ -9,6 +9,7 @@ use crate::archive::layout::RunName;
 use crate::archive::pins::Pins;
 use crate::archive::reader::{Journal, JournalError, ShardJournal};
 use crate::call::ReplicatedFrames;
+use crate::constants::BLOCK_SIZE;
 use crate::format::Lsn;
 use crate::handover::cursor::{Cursor, ShardName};
 use crate::handover::lag::{LagMeter, first_lacking};
@@ -205,6 +206,13 @@ impl Shared {
     }
 }
 
+/// Whether the engine has been told the end of a shard whose run is over: then the position is the
+/// byte after the end. Ends are those of blocks. Such a shard need not be read again at each start,
+/// and a directory may have hundreds of them.
+pub(super) fn is_told(position: Lsn) -> bool {
+    position.0 % BLOCK_SIZE as u64 == 1
+}
+
 /// The name of a shard.
 pub(super) fn name_of(shard: &ShardJournal) -> ShardName {
     (*shard.run(), shard.shard())
@@ -215,4 +223,15 @@ fn end_of(shard: &ShardJournal) -> u64 {
     let Some(last) = shard.segment_count().checked_sub(1) else { return 0 };
     let start = shard.start(last).ok().flatten().unwrap_or_default();
     start.0 + std::fs::metadata(shard.path(last)).map_or(0, |found| found.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_position_beyond_the_end_says_that_the_end_was_told() {
+        let block = BLOCK_SIZE as u64;
+        assert!(!is_told(Lsn(0)) && !is_told(Lsn(7 * block)) && is_told(Lsn(7 * block + 1)));
+    }
 }
