@@ -23,6 +23,7 @@ use super::sink_view::SinkView;
 use super::slice::{NodeName, ObjectKind, ObjectName, TAIL_SIZE};
 use crate::archive::pins::Pins;
 use crate::archive::reader::{Journal, ShardJournal};
+use crate::format::Lsn;
 use bytes::Bytes;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -293,7 +294,15 @@ impl<'a> Forwarding<'a> {
         loop {
             // Read before the pass: then the pass sees everything that was written before it.
             let is_stopping = stop.load(Ordering::Relaxed);
-            let has_worked = self.pass()?;
+            let has_worked = match self.pass() {
+                Ok(has_worked) => has_worked,
+                Err(error) => {
+                    // What is acknowledged so far need not be sent again, and what expires after it
+                    // gets its note.
+                    self.save();
+                    return Err(error);
+                }
+            };
             if is_stopping {
                 let stopped_at = *stopped_at.get_or_insert_with(Instant::now);
                 let is_idle = !has_worked && self.sender.count() == 0 && self.erasing.is_none();
@@ -366,7 +375,8 @@ impl<'a> Forwarding<'a> {
             {
                 continue;
             }
-            let from = match self.cursor.position(&name) {
+            // After a crash the archive may have objects that no cursor knows.
+            let from = match self.cursor.position(&name).filter(|position| *position > Lsn(0)) {
                 Some(position) => position,
                 None => {
                     let prefix = ObjectName::shard_prefix(&self.config.node, &name.0, name.1);

@@ -41,9 +41,19 @@ impl Held {
         next >= end
     }
 
-    /// Up to where whole segments of a shard are in the archive, from its first one on.
+    /// The end of the last slice before a position; 0 if there is none.
+    fn end_before(&self, position: Lsn) -> Lsn {
+        let slices = self.0.keys().filter(|name| name.kind == ObjectKind::Slice);
+        slices.map(|name| name.end).filter(|end| *end <= position).max().unwrap_or_default()
+    }
+
+    /// Up to where whole segments of a shard are in the archive, from its first one on. If that one
+    /// is not, up to where the archive had come before: what is between has expired.
     pub(in crate::handover) fn position(&self, shard: &ShardJournal) -> Result<Lsn, JournalError> {
-        let mut position = Lsn(0);
+        let mut position = match shard.segment_count() {
+            0 => Lsn(0),
+            _ => self.end_before(shard.header(0)?.map_or(Lsn(0), |header| header.start)),
+        };
         for place in 0..shard.segment_count() {
             let (header, end) = (shard.header(place)?, shard.place(place)?.end);
             let (Some(header), Some(end)) = (header, end) else { break };
