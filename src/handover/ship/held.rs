@@ -66,3 +66,34 @@ impl Held {
         Ok(position)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::image::{self, Image};
+    use crate::archive::reader::Journal;
+    use crate::handover::slice::NodeName;
+
+    /// The archive had a slice; then its cursor was lost, and what followed the slice expired.
+    #[test]
+    fn what_expired_after_the_archives_last_slice_is_not_taken_for_sent() {
+        let mut image = Image::new(image::run(1), 0, 64 * 1024).unwrap();
+        let call = image.start("acme", "one", 8_000);
+        image.frame(call, &[7; 700]);
+        image.seal();
+        image.roll();
+        image.frame(call, &[8; 700]);
+        image.seal();
+        let dir = tempfile::tempdir().unwrap();
+        let shard_dir = image.store(dir.path()).unwrap();
+        std::fs::remove_file(crate::archive::layout::segment_path(&shard_dir, 1)).unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let shard = &journal.shards()[0];
+        let end = Lsn(2 * BLOCK_SIZE as u64);
+        let node = NodeName::parse("node-1").unwrap();
+        let (run, kind) = (*shard.run(), ObjectKind::Slice);
+        let name = ObjectName { node, run, shard: 0, first: Lsn(0), end, kind };
+        assert_eq!(Held::default().position(shard).unwrap(), Lsn(0));
+        assert_eq!(Held(BTreeMap::from([(name, 1)])).position(shard).unwrap(), end);
+    }
+}
