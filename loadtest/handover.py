@@ -79,6 +79,9 @@ def parse():
     add("--steps", type=numbers, help="calls of sustain (500,1000,2000,4000; small: 40)")
     add("--step", type=float, help="seconds of each step (18; small: 3)")
     add("--refine", type=int, help="halvings between the last two steps (2; small: 0)")
+    late = "sustain: how late exo-load may send (p99.9). The store is on its core, and what is asked"
+    late += " here is whether the sink keeps up (20ms; elsewhere exo-load's own limit of 5ms)"
+    add("--sustain-sendlag-max", default="20ms", help=late)
     add("--calls", type=int, help="calls of catchup (500; small: 40)")
     add("--before", type=float, help="seconds before the outage (10; small: 2)")
     add("--outage", type=float, help="seconds for which the store stands still (120; small: 1)")
@@ -205,7 +208,7 @@ class Site:
         self.sampler = NodeSampler(self.node.pid, admin, self.sink, arguments.out)
         self.sampler.move_other_threads(cpus)
 
-    def start_load(self, calls, ramp, duration, slos, wait=1.0):
+    def start_load(self, calls, ramp, duration, slos, wait=1.0, sendlag_max=None):
         """Starts the calls. Returns when they begin: on the clock of time.time(). That is after
         `wait` seconds at the earliest, and when the tokens are signed."""
         arguments = self.arguments
@@ -222,6 +225,8 @@ class Site:
             # Whether the machine is in time is no question of a trial.
             command += ["--sendlag-max", "60s", "--cpu-max", "10000", "--ack-timeout", "60s"]
             command += ["--setup-timeout", "60s", "--stop-timeout", "60s"]
+        elif sendlag_max:
+            command += ["--sendlag-max", sendlag_max]
         with sinks.on_cpus(cpu_set(arguments.generator_cpus)):
             with (self.place / "load.txt").open("w") as text:
                 self.generator = subprocess.Popen(command, stdout=text, stderr=subprocess.STDOUT)
@@ -427,13 +432,21 @@ def sustain(arguments):
         ended = f"{bad:,} calls were too many"
     else:
         ended = f"{good:,} calls were the last step: the limit is higher"
-    return {"sink": arguments.sink, "steps": steps, "sustained": good, "ended": ended}
+    return {
+        "sink": arguments.sink,
+        "steps": steps,
+        "sustained": good,
+        "ended": ended,
+        "sendlag_max": None if arguments.small else arguments.sustain_sendlag_max,
+    }
 
 
 def one_step(arguments, calls):
     ramp = max(1.0, calls / 250)
     with Site(arguments, f"sustain-{calls}", arguments.sink) as site:
-        begin = site.start_load(calls, ramp, arguments.step, arguments.slo)
+        begin = site.start_load(
+            calls, ramp, arguments.step, arguments.slo, sendlag_max=arguments.sustain_sendlag_max
+        )
         site.watch(begin + ramp + 1)
         samples = site.watch(begin + ramp + arguments.step - 0.3)
         load = site.finish_load()

@@ -119,11 +119,12 @@ def sustain(part):
     lines = [
         f"## Sustained calls: {sinks.SINKS[part['sink']]}",
         "",
-        f"{part['sustained']:,} calls were sustained: {part['ended']}.",
+        f"{part['sustained']:,} calls were sustained: {part['ended']}.{sending(part)}",
         "",
         "| calls | exo-load | lag at the end | growth a second | into the journal | "
-        "into the sink | shard | forwarder | server | exo-load's CPU | disk busy | ACK p99 |",
-        "|" + " --- |" * 12,
+        "into the sink | shard | forwarder | server | exo-load's CPU | send lag p99.9 | "
+        "disk busy | ACK p99 |",
+        "|" + " --- |" * 13,
     ]
     for step in steps:
         use, load = step["use"], step["load"]
@@ -133,12 +134,23 @@ def sustain(part):
             f"{use['journal_rate'] / MB:.0f} MB/s | {use['acknowledged_rate'] / MB:.0f} MB/s | "
             f"{use['shards_percent']:.0f} % | {use['forwarder_percent']:.0f} % | "
             f"{use['server_percent']:.0f} % | {load['generator_percent']:.0f} % | "
+            f"{load['sendlag_p999_ms']:.1f} ms | "
             f"{use['disk_percent']:.0f} % | {load['ack_ms'][1]:.3g} ms |"
         )
     stopped = [step for step in steps if not step["is_sustained"]]
     if stopped:
         lines += ["", f"What stopped it, at {stopped[0]['calls']:,} calls: {stop(stopped[0])}"]
     return lines
+
+
+def sending(part):
+    """How late exo-load may have sent. Older results do not say it."""
+    if not part.get("sendlag_max"):
+        return ""
+    return (
+        f" exo-load may send its frames up to {part['sendlag_max']} late (p99.9), since it shares "
+        "a core with the store: what is asked here is whether the sink keeps up."
+    )
 
 
 def stop(step):
