@@ -118,6 +118,7 @@ fn the_end_of_a_lone_call_does_not_wait_for_later_audio() {
     send_frames(&mut peer, 11..=13);
     eventually("the last frames arrive", || frames(&url, "lone") == 13);
     eventually("nothing is missing there", || engine(&node, "lag_bytes") == 0.0);
+    eventually("nothing waits", || engine(&node, "in_flight_objects") == 0.0);
 }
 
 #[test]
@@ -158,6 +159,9 @@ fn an_engine_that_stands_still_and_is_killed_gets_everything() {
     kill_process(pid, Signal::STOP).unwrap();
     await_acks(&players, 100);
     eventually("the lag shows", || engine(&node, "lag_bytes") > 1e6);
+    eventually("what waits for an answer shows", || {
+        engine(&node, "in_flight_objects") > 1.0 && engine(&node, "in_flight_bytes") > 1e5
+    });
     eventually("/ready says so", || {
         node.admin().request("GET", "/ready").body.contains("sink_fails")
     });

@@ -269,6 +269,7 @@ impl Tasks {
         let mut has_completed = false;
         for name in ended {
             let Some(running) = self.running.remove(&name) else { continue };
+            self.shared.set_waiting(name, (0, 0));
             match running.task.await {
                 Ok(Ok(Ended::Complete)) => {
                     self.shared.finish(name, &running.dir);
@@ -301,6 +302,7 @@ impl Tasks {
             let is_free = erasing.held_to(name).is_none_or(|end| position >= end);
             if !is_free {
                 running.task.abort();
+                self.shared.set_waiting(*name, (0, 0));
             }
             is_free
         });

@@ -290,6 +290,7 @@ impl Pipeline {
             position = Lsn(next.0 + 1);
         }
         self.shared.note(self.name, position, handed);
+        self.shared.set_waiting(self.name, self.publisher.waiting());
         if let Some(pins) = &self.shared.config.pins {
             while self.segments.get(1).is_some_and(|(_, start)| *start <= position) {
                 self.segments.pop_front();

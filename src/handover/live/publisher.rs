@@ -113,6 +113,11 @@ impl Publisher {
         self.messages.values().map(|message| message.from).min()
     }
 
+    /// Messages that the engine has not acknowledged, and about how many bytes they have.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        (self.messages.len(), self.bytes)
+    }
+
     /// Whether the engine has acknowledged everything.
     pub(crate) fn is_idle(&self) -> bool {
         self.messages.is_empty()

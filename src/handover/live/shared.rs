@@ -83,6 +83,8 @@ struct Progress {
     handed: u64,
     /// The end of the journal of an earlier run, about.
     end: u64,
+    /// Messages that the engine has not acknowledged, and their bytes.
+    waiting: (usize, usize),
 }
 
 impl Shared {
@@ -152,7 +154,7 @@ impl Shared {
             }
             let handed = cursor.position(&name).unwrap_or_default().0;
             let end = if self.is_own(&name) { 0 } else { end_of(shard).max(handed) };
-            progress.insert(name, Progress { handed, end });
+            progress.insert(name, Progress { handed, end, waiting: (0, 0) });
             let first = first_lacking(shard, Lsn(handed))?;
             if let (Some(pins), Some(first)) = (&self.config.pins, first) {
                 pins.raise(shard.dir(), first);
@@ -193,6 +195,16 @@ impl Shared {
         });
         let (bytes, age) = self.meter.borrow_mut().measure_ends(Instant::now(), ends);
         self.view.set_lag(bytes, age);
+        let waiting = progress.values().map(|progress| progress.waiting);
+        let (messages, size) = waiting.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        self.view.set_in_flight(messages, size);
+    }
+
+    /// So many messages of a shard, with so many bytes, wait for the engine.
+    pub(super) fn set_waiting(&self, name: ShardName, waiting: (usize, usize)) {
+        if let Some(progress) = self.progress.borrow_mut().get_mut(&name) {
+            progress.waiting = waiting;
+        }
     }
 
     /// The engine has the shard to its end.

@@ -36,12 +36,16 @@ const ROWS: [Row; 12] = [
         "sink_in_flight_objects",
         Kind::Gauge,
         None,
-        "Objects that are sent and not acknowledged.",
+        "Objects or messages that are sent and not acknowledged.",
         |sink| Value::Whole(sink.in_flight_objects()),
     ),
-    ("sink_in_flight", Kind::Gauge, Some(Unit::Bytes), "Bytes of these objects.", |sink| {
-        Value::Whole(sink.in_flight_bytes())
-    }),
+    (
+        "sink_in_flight",
+        Kind::Gauge,
+        Some(Unit::Bytes),
+        "Bytes of these objects or messages.",
+        |sink| Value::Whole(sink.in_flight_bytes()),
+    ),
     (
         "sink_acknowledged",
         Kind::Counter,
