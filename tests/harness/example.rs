@@ -32,7 +32,9 @@ pub fn build_example(target: &Path, name: &str) -> PathBuf {
     // change, and everything would be built again.
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| {
-            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+            name == "OUT_DIR"
+                || name.starts_with("CARGO_PKG_")
+                || name.starts_with("CARGO_MANIFEST_")
         }) {
             command.env_remove(name);
         }
