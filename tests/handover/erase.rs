@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// `calls delete` of one call.
-fn delete(data_dir: &Path, call: &str) -> Command {
+pub(crate) fn delete(data_dir: &Path, call: &str) -> Command {
     let mut command = Command::new(EXO_INGEST);
     command.env_clear().args(["calls", "delete", call, "--json", "--data-dir"]).arg(data_dir);
     command
@@ -41,7 +41,7 @@ fn batches(path: &Path) -> Vec<u8> {
 
 /// Ships the journal to a new archive, and checks that the archive has the same batches, byte for
 /// byte: those of the journal that calls were deleted from.
-fn assert_as_new(dir: &Path, data_dir: &Path, node: &str, archive: &Path) {
+pub(crate) fn assert_as_new(dir: &Path, data_dir: &Path, node: &str, archive: &Path) {
     let expected = dir.join("expected");
     let _ = std::fs::remove_dir_all(&expected);
     let url = format!("file://{}", expected.display());
