@@ -7,9 +7,11 @@ use crate::archive::pins::Pins;
 use crate::config::settings::Settings;
 use crate::handover::forward::{ForwardConfig, Forwarder};
 use crate::handover::secrets;
+use crate::handover::sink::CA;
 use crate::handover::slice::NodeName;
 use crate::io::affinity::allowed_cpus;
 use crate::node::{Node, NodeConfig};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The settings of an archive.
@@ -18,6 +20,7 @@ struct Archive<'a> {
     kind: &'static str,
     url: &'a str,
     options: &'a [String],
+    ca: Option<&'a Path>,
     jobs: usize,
     is_required: bool,
 }
@@ -28,6 +31,7 @@ fn archives(settings: &Settings) -> impl Iterator<Item = Archive<'_>> {
         kind: "archive",
         url,
         options: settings.archive_options.as_deref().unwrap_or_default(),
+        ca: settings.archive_ca.as_deref(),
         jobs: settings.archive_jobs,
         is_required: settings.archive_required,
     });
@@ -35,6 +39,7 @@ fn archives(settings: &Settings) -> impl Iterator<Item = Archive<'_>> {
         kind: "archive2",
         url,
         options: settings.archive2_options.as_deref().unwrap_or_default(),
+        ca: settings.archive2_ca.as_deref(),
         jobs: settings.archive2_jobs,
         is_required: settings.archive2_required,
     });
@@ -52,7 +57,8 @@ fn options_of(archive: &Archive<'_>) -> Result<Vec<(String, String)>, Failure> {
             place + 1
         ))),
     };
-    archive.options.iter().enumerate().map(split).collect()
+    let ca = archive.ca.map(|path| Ok((CA.to_owned(), path.display().to_string())));
+    archive.options.iter().enumerate().map(split).chain(ca).collect()
 }
 
 /// What to send, and where to: for each archive.

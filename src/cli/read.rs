@@ -37,7 +37,7 @@ pub(super) struct ReadArgs {
     /// File with credentials for the engine (.creds)
     #[arg(long, value_name = "FILE")]
     credentials: Option<PathBuf>,
-    /// Certificates that the engine's certificate may be signed by, in PEM
+    /// Certificates that the engine's certificate must be signed by, in PEM, instead of the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Print what was written and what is missing, as JSON on standard output

@@ -103,7 +103,7 @@ pub(super) fn ship(args: &ShipArgs) -> Result<(), Failure> {
     }
     let (data_dir, journal) = (args.data_dir.path()?, args.data_dir.open()?);
     let node = node_name(args.node.as_ref())?;
-    let sink = args.store.open(&args.to, !args.dry_run)?;
+    let sink = args.store.open_with(&args.to, args.live.ca(), !args.dry_run)?;
     let default_path = || Cursor::path(&data_dir, &args.to);
     let cursor_path = args.cursor.clone().unwrap_or_else(default_path);
     let stop = stop_on_signals()

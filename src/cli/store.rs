@@ -4,9 +4,10 @@
 
 use super::Failure;
 use super::calls::remark;
-use crate::handover::sink::{ObjectSink, SinkError, SinkOptions};
+use crate::handover::sink::{CA, ObjectSink, SinkError, SinkOptions};
 use crate::handover::slice::NodeName;
 use clap::Args;
+use std::path::Path;
 use std::time::Duration;
 
 /// How to reach an object store.
@@ -31,9 +32,20 @@ fn parse_option(text: &str) -> Result<(String, String), String> {
 impl StoreFlags {
     /// Opens the store at `url`. Retries are told on standard error.
     pub(super) fn open(&self, url: &str, creates_directory: bool) -> Result<ObjectSink, Failure> {
+        self.open_with(url, None, creates_directory)
+    }
+
+    /// The same with the certificates in a file, besides those of options and of the system.
+    pub(super) fn open_with(
+        &self,
+        url: &str,
+        ca: Option<&Path>,
+        creates_directory: bool,
+    ) -> Result<ObjectSink, Failure> {
+        let ca = ca.map(|path| (CA.to_owned(), path.display().to_string()));
         let options = SinkOptions {
             url: url.to_owned(),
-            options: self.options.clone(),
+            options: self.options.iter().cloned().chain(ca).collect(),
             give_up: self.give_up,
             creates_directory,
         };

@@ -202,6 +202,11 @@ settings! {
         "archive.options", LIST,
         "Options of the archive's store, such as endpoint=http://10.0.0.7:8333,allow_http=true"
     }
+    archive_ca: Option<PathBuf> = None;
+    {
+        "archive.ca", PATH,
+        "Certificates that the store's certificate may be signed by, besides those of the system"
+    }
     archive_jobs: usize = 16;
     { "archive.jobs", COUNT, "Uploads to the archive at a time" }
     archive_required: bool = true;
@@ -213,6 +218,11 @@ settings! {
     { "archive2.url", TEXT, "A second archive, beside that of `archive.url`" }
     archive2_options: Option<Vec<String>> = None;
     { "archive2.options", LIST, "Options of the second archive's store" }
+    archive2_ca: Option<PathBuf> = None;
+    {
+        "archive2.ca", PATH,
+        "Certificates that the second store's certificate may be signed by, besides the system's"
+    }
     archive2_jobs: usize = 16;
     { "archive2.jobs", COUNT, "Uploads to the second archive at a time" }
     archive2_required: bool = false;
@@ -233,7 +243,7 @@ settings! {
     live_ca: Option<PathBuf> = None;
     {
         "live.ca", PATH,
-        "Certificates that the engine's certificate may be signed by, besides those of the system"
+        "Certificates that the engine's certificate must be signed by, instead of the system's"
     }
     live_create_streams: Option<usize> = None;
     {

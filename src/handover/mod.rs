@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod ca;
 pub mod coverage;
 pub mod cursor;
 pub mod erase;

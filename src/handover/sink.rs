@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 mod open;
 mod retry;
 
+pub(crate) use open::CA;
 pub use open::SinkOptions;
 pub use retry::OnRetry;
 

@@ -54,7 +54,7 @@ fn frames(url: &str, call: &str) -> u64 {
     epochs(url, call).iter().map(|(frames, _)| frames).sum()
 }
 
-fn export(data_dir: &Path, call: &str) -> Vec<u8> {
+pub(crate) fn export(data_dir: &Path, call: &str) -> Vec<u8> {
     let (name, dir) = (format!("{TENANT}/{call}"), data_dir.to_str().unwrap());
     let args = ["calls", "export", &name, "--data-dir", dir, "--epoch", "all", "-o", "-"];
     let output = exo_ingest(&args);

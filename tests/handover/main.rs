@@ -20,6 +20,7 @@ mod object_store;
 mod proxy;
 mod replicated;
 mod seaweed;
+mod tls;
 
 /// The program under test.
 const EXO_INGEST: &str = env!("CARGO_BIN_EXE_exo-ingest");

@@ -1,6 +1,7 @@
 //! SeaweedFS: an object store with the interface of S3, as a process of the test.
 
 use exo_ingest_harness::PATIENCE;
+use exo_ingest_harness::certificates::Issued;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -26,22 +27,31 @@ pub(crate) struct Seaweed {
 impl Seaweed {
     /// Starts one. `None` if it is not installed: then the test is left out.
     pub(crate) fn start() -> Option<Seaweed> {
-        Seaweed::start_with(&identities(SECRET_KEY), None)
+        Seaweed::start_with(&identities(SECRET_KEY), None, None)
     }
 
     /// One that keeps its objects in this directory, for example of a small disk.
     pub(crate) fn start_on(files: &Path) -> Option<Seaweed> {
-        Seaweed::start_with(&identities(SECRET_KEY), Some(files))
+        Seaweed::start_with(&identities(SECRET_KEY), Some(files), None)
     }
 
     /// One that takes requests without a signature.
     pub(crate) fn start_open() -> Option<Seaweed> {
         let actions = r#"["Admin","Read","Write","List","Tagging"]"#;
         let identity = format!(r#"{{"identities":[{{"name":"anonymous","actions":{actions}}}]}}"#);
-        Seaweed::start_with(&identity, None)
+        Seaweed::start_with(&identity, None, None)
     }
 
-    fn start_with(identities: &str, files: Option<&Path>) -> Option<Seaweed> {
+    /// One that has a port for TLS, too: [`Seaweed::tls_port`].
+    pub(crate) fn start_tls(certificate: &Issued) -> Option<Seaweed> {
+        Seaweed::start_with(&identities(SECRET_KEY), None, Some(certificate))
+    }
+
+    fn start_with(
+        identities: &str,
+        files: Option<&Path>,
+        certificate: Option<&Issued>,
+    ) -> Option<Seaweed> {
         let target = Path::new(crate::EXO_INGEST).ancestors().nth(2).expect("target/debug/NAME");
         let mut program = target.join("handover/python/bin/weed");
         if !program.exists() {
@@ -56,6 +66,7 @@ impl Seaweed {
             None => std::fs::create_dir(dir.path().join("files")).unwrap(),
         }
         std::fs::write(dir.path().join("s3.json"), identities).unwrap();
+        certificate.iter().for_each(|certificate| drop(certificate.write(dir.path(), "s3")));
         // One after the other: a port that was free may be taken by the next server.
         let _turn = STARTS.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..5 {
@@ -152,6 +163,11 @@ impl Seaweed {
         self.ports[6]
     }
 
+    /// The port of its S3 interface with TLS.
+    pub(crate) fn tls_port(&self) -> u16 {
+        self.ports[8]
+    }
+
     /// The options to reach it, with its credentials.
     pub(crate) fn options(&self) -> Vec<String> {
         vec![
@@ -222,7 +238,7 @@ fn copy_dir(from: &Path, to: &Path) {
 
 /// Ports that differ, because all are taken at once.
 fn free_ports() -> Vec<u16> {
-    let taken: Vec<_> = (0..8).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let taken: Vec<_> = (0..9).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     taken.iter().map(|socket| socket.local_addr().unwrap().port()).collect()
 }
 
@@ -249,6 +265,10 @@ fn spawn(program: &Path, dir: &Path, ports: &[u16]) -> Child {
     ];
     for (flag, port) in flags.iter().zip(ports) {
         command.arg(format!("-{flag}={port}"));
+    }
+    if dir.join("s3.pem").exists() {
+        command.arg(format!("-s3.port.https={}", ports[8]));
+        command.args(["-s3.cert.file=s3.pem", "-s3.key.file=s3-key.pem"]);
     }
     let log = std::fs::File::create(dir.join("log")).unwrap();
     command.current_dir(dir).env("TMPDIR", dir).stdout(Stdio::null()).stderr(log);

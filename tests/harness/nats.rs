@@ -1,6 +1,7 @@
 //! A real NATS server with JetStream, alone or three as a cluster, on ports of their own.
 
 use crate::eventually;
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -12,6 +13,8 @@ use std::process::{Child, Command, Stdio};
 struct Server {
     port: u16,
     configuration: PathBuf,
+    /// The configuration without what a test adds.
+    basic: String,
     process: Option<Child>,
 }
 
@@ -27,6 +30,11 @@ impl NatsCluster {
     /// Starts this many servers, 1 or 3. The program is in this directory of programs. `None` if it
     /// is not installed: the test is left out, or fails in CI.
     pub fn start(programs: &Path, count: usize) -> Option<NatsCluster> {
+        NatsCluster::start_with(programs, count, "")
+    }
+
+    /// The same with more lines of configuration.
+    pub fn start_with(programs: &Path, count: usize, more: &str) -> Option<NatsCluster> {
         let program = installed(programs)?;
         let dir = tempfile::tempdir().expect("a directory");
         let ports: Vec<(u16, u16)> = (0..count).map(|_| (free_port(), free_port())).collect();
@@ -46,8 +54,8 @@ impl NatsCluster {
                  jetstream {{ store_dir: \"{}\", sync_interval: always }}\n",
                 dir.path().join(format!("{number}")).display()
             );
-            std::fs::write(&configuration, text).expect("a configuration");
-            Server { port: *port, configuration, process: None }
+            std::fs::write(&configuration, text.clone() + more).expect("a configuration");
+            Server { port: *port, configuration, basic: text, process: None }
         });
         let servers = servers.collect();
         let mut cluster = NatsCluster { program, servers, dir };
@@ -57,8 +65,23 @@ impl NatsCluster {
 
     /// The addresses of all servers, as commands take them.
     pub fn url(&self) -> String {
-        let urls = self.servers.iter().map(|server| format!("nats://127.0.0.1:{}", server.port));
+        self.url_with("nats://")
+    }
+
+    /// The same with another beginning, such as `tls://` or `nats://USER:PASSWORD@`.
+    pub fn url_with(&self, start: &str) -> String {
+        let urls = self.servers.iter().map(|server| format!("{start}127.0.0.1:{}", server.port));
         urls.collect::<Vec<_>>().join(",")
+    }
+
+    /// All servers take other lines of configuration, without a restart (SIGHUP).
+    pub fn reload_with(&self, more: &str) {
+        for (number, server) in self.servers.iter().enumerate() {
+            let text = server.basic.clone() + more;
+            std::fs::write(&server.configuration, text).expect("a configuration");
+            let pid = Pid::from_raw(self.pid(number) as i32).expect("a process");
+            kill_process(pid, Signal::HUP).expect("a server that runs");
+        }
     }
 
     /// Where the servers keep their streams.

@@ -33,7 +33,7 @@ pub(super) struct EventFlags {
     /// File with credentials for the engine (.creds)
     #[arg(long, value_name = "FILE", requires = "events")]
     credentials: Option<PathBuf>,
-    /// Certificates that the engine's certificate may be signed by, in PEM
+    /// Certificates that the engine's certificate must be signed by, in PEM, instead of the system's
     #[arg(long, value_name = "FILE", requires = "events")]
     ca: Option<PathBuf>,
 }

@@ -17,7 +17,7 @@ use crate::handover::live::publisher::{PublishStats, Publisher};
 use crate::handover::live::ship::{ShipError, ShippedShard, ship_shard};
 use clap::Args;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Flags for a message engine.
@@ -30,7 +30,8 @@ pub(in crate::cli) struct LiveFlags {
     /// File with credentials for the engine (.creds)
     #[arg(long, value_name = "FILE")]
     credentials: Option<PathBuf>,
-    /// Certificates that the engine's certificate may be signed by, in PEM
+    /// Certificates in PEM: an engine's must be signed by one of them; a store's, by one of them or
+    /// of the system's
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Make the streams that are missing: this many for audio
@@ -55,6 +56,13 @@ pub(in crate::cli) struct LiveFlags {
         value_parser = humantime::parse_duration
     )]
     give_up_after: Duration,
+}
+
+impl LiveFlags {
+    /// The file with certificates, which stores take too.
+    pub(super) fn ca(&self) -> Option<&Path> {
+        self.ca.as_deref()
+    }
 }
 
 #[derive(Debug, Default, Serialize)]

@@ -11,10 +11,11 @@
 #![forbid(unsafe_code)]
 
 use super::subject;
+use crate::handover::ca;
 use crate::handover::secrets::hide;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
-use async_nats::{ConnectErrorKind, ConnectOptions, ServerAddr};
+use async_nats::{ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
 use futures_util::TryStreamExt;
 use std::fmt;
 use std::path::PathBuf;
@@ -44,7 +45,7 @@ pub(crate) struct EngineConfig {
     pub(crate) url: String,
     /// A file with credentials (`.creds`).
     pub(crate) credentials: Option<PathBuf>,
-    /// Certificates that the engine's certificate may be signed by, besides those of the system.
+    /// Certificates of the CAs that count for the engine, instead of those of the system.
     pub(crate) ca: Option<PathBuf>,
 }
 
@@ -108,6 +109,7 @@ impl Engine {
             })?;
         }
         if let Some(path) = &config.ca {
+            ca::read(path).map_err(EngineError)?;
             options = options.add_root_certificates(path.clone());
         }
         let began = Instant::now();
@@ -118,7 +120,7 @@ impl Engine {
                 Err(error)
                     if error.kind() == ConnectErrorKind::TimedOut
                         && began.elapsed() < ELECTION_WAIT => {}
-                Err(error) => return Err(fail(chain(&error))),
+                Err(error) => return Err(fail(reason(&error))),
             }
         };
         let mut context = jetstream::new(client);
@@ -263,6 +265,19 @@ where
             answer => return answer,
         }
     }
+}
+
+/// Why there is no connection, and what to do.
+fn reason(error: &ConnectError) -> String {
+    let told = chain(error);
+    let hint = match error.kind() {
+        _ if told.contains(ca::UNTRUSTED) => ca::hint("--ca FILE", "live.ca"),
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            ": check the credentials".to_owned()
+        }
+        _ => String::new(),
+    };
+    format!("{told}{hint}")
 }
 
 /// An error with its causes.

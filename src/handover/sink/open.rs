@@ -4,13 +4,17 @@
 
 use super::retry::{OnRetry, Retry};
 use super::{LOOKUP_STEP, ObjectSink, SinkError, create_only};
+use crate::handover::ca;
 use crate::handover::secrets::{hide, hide_in_url};
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
+use object_store::client::{HttpClient, HttpConnector, ReqwestConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{Attribute, Error, ObjectStore, PutOptions, RetryConfig, TagSet};
+use object_store::{
+    Attribute, Certificate, ClientOptions, Error, ObjectStore, PutOptions, RetryConfig, TagSet,
+};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,7 +29,7 @@ const TIMEOUT: &str = "120 s";
 pub struct SinkOptions {
     /// `file:///DIR`, `s3://BUCKET/PREFIX`, `gs://…` or `az://…`.
     pub url: String,
-    /// Keys and values: of the store, `storage_class`, or `tag.NAME`.
+    /// Keys and values: of the store, `storage_class`, `tag.NAME`, or `ca` with a file.
     pub options: Vec<(String, String)>,
     /// How long a request is made again before it fails.
     pub give_up: Duration,
@@ -33,9 +37,41 @@ pub struct SinkOptions {
     pub creates_directory: bool,
 }
 
+/// The option that names a file with certificates.
+pub(crate) const CA: &str = "ca";
+
+/// Makes the client of a store. It knows more CAs than the system does.
+#[derive(Clone, Debug, Default)]
+struct Connector {
+    certificates: Vec<Certificate>,
+}
+
+impl Connector {
+    /// Adds the certificates in a file.
+    fn add(&mut self, path: &std::path::Path) -> Result<(), String> {
+        for der in ca::read(path)? {
+            let certificate = Certificate::from_der(&der)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
+            self.certificates.push(certificate);
+        }
+        Ok(())
+    }
+}
+
+impl HttpConnector for Connector {
+    fn connect(&self, options: &ClientOptions) -> Result<HttpClient, Error> {
+        let mut options = options.clone();
+        for certificate in &self.certificates {
+            options = options.with_root_certificate(certificate.clone());
+        }
+        ReqwestConnector::default().connect(&options)
+    }
+}
+
 /// Options that every kind of store has.
 struct Common {
     puts: PutOptions,
+    connector: Connector,
     /// The others.
     rest: Vec<(String, String)>,
 }
@@ -50,9 +86,10 @@ impl SinkOptions {
         let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
         let opened: Result<(Arc<dyn ObjectStore>, Path), Error> = match scheme {
             "file" => return self.open_directory(rest, common, on_retry),
-            "s3" | "s3a" => self.s3(&common.rest, retry).map(|store| (store, prefix(rest))),
+            "s3" | "s3a" => self.s3(&common, retry).map(|store| (store, prefix(rest))),
             "gs" => {
                 let start = GoogleCloudStorageBuilder::from_env().with_url(&self.url);
+                let start = start.with_http_connector(common.connector);
                 let mut options = with_timeout(&common.rest);
                 let built = options.try_fold(start.with_retry(retry), |builder, (key, value)| {
                     Ok(builder.with_config(key.to_ascii_lowercase().parse()?, value))
@@ -62,6 +99,7 @@ impl SinkOptions {
             }
             "az" | "azure" | "abfs" | "abfss" => {
                 let start = MicrosoftAzureBuilder::from_env().with_url(&self.url);
+                let start = start.with_http_connector(common.connector);
                 let mut options = with_timeout(&common.rest);
                 let built = options.try_fold(start.with_retry(retry), |builder, (key, value)| {
                     Ok(builder.with_config(key.to_ascii_lowercase().parse()?, value))
@@ -75,14 +113,12 @@ impl SinkOptions {
         Ok(self.sink(store, prefix, common.puts, on_retry))
     }
 
-    fn s3(
-        &self,
-        options: &[(String, String)],
-        retry: RetryConfig,
-    ) -> Result<Arc<dyn ObjectStore>, Error> {
+    fn s3(&self, common: &Common, retry: RetryConfig) -> Result<Arc<dyn ObjectStore>, Error> {
+        let options = &common.rest;
         let mut builder = AmazonS3Builder::from_env().with_url(&self.url).with_retry(retry);
         // The store checks this sum before it answers.
         builder = builder.with_config("checksum_algorithm".parse()?, "crc64nvme");
+        builder = builder.with_http_connector(common.connector.clone());
         let environment = std::env::vars().filter(|(key, _)| key.starts_with("AWS_"));
         let mut given: Vec<String> = environment.map(|(key, _)| key.to_ascii_lowercase()).collect();
         given.extend(options.iter().map(|(key, _)| key.to_ascii_lowercase()));
@@ -151,11 +187,14 @@ impl SinkOptions {
     /// finds keys that have changed.
     fn common(&self) -> Result<Common, SinkError> {
         let (mut puts, mut tags, mut rest) = (create_only(), TagSet::default(), Vec::new());
+        let mut connector = Connector::default();
         for (key, value) in &self.options {
             if key == "storage_class" {
                 puts.attributes.insert(Attribute::StorageClass, value.clone().into());
             } else if let Some(name) = key.strip_prefix("tag.") {
                 tags.push(name, value);
+            } else if key == CA {
+                connector.add(std::path::Path::new(value)).map_err(SinkError::Usage)?;
             } else if let Some(path) = value.strip_prefix('@') {
                 let text = std::fs::read_to_string(path).map_err(|error| {
                     SinkError::Usage(format!("cannot read {path} for the option {key}: {error}"))
@@ -166,7 +205,7 @@ impl SinkOptions {
             }
         }
         puts.tags = tags;
-        Ok(Common { puts, rest })
+        Ok(Common { puts, connector, rest })
     }
 
     fn bad_url(&self) -> SinkError {

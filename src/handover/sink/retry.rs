@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::handover::ca;
 use crate::handover::secrets::hide;
 use object_store::Error;
 use std::fmt;
@@ -92,6 +93,10 @@ impl Retry {
                 "{url} does not exist ({reason}): create the bucket or container, or correct the \
                  URL"
             ),
+            _ if is_of_certificate(error) => {
+                let hint = ca::hint("--sink-option ca=FILE", "archive.ca");
+                format!("cannot {what} at {url}: {reason}{hint}")
+            }
             _ if passes(error) => format!(
                 "cannot {what} at {url}: {reason}; gave up after pauses of {} s: the same command \
                  goes on from here",
@@ -109,7 +114,7 @@ fn passes(error: &Error) -> bool {
     match status(&error.to_string()) {
         Some(status) => status >= 500 || status == 429 || status == 408,
         // No answer: refused, reset, or too late. A local directory has other errors.
-        None => is_of_network(error),
+        None => is_of_network(error) && !is_of_certificate(error),
     }
 }
 
@@ -123,6 +128,11 @@ fn is_of_network(error: &Error) -> bool {
         source = cause.source();
     }
     false
+}
+
+/// Whether the store's certificate is not valid here.
+fn is_of_certificate(error: &Error) -> bool {
+    reason(error).contains(ca::UNTRUSTED)
 }
 
 /// The status of an answer in the text of an error.
