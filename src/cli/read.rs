@@ -34,7 +34,7 @@ pub(super) struct ReadArgs {
     /// One connection of the call, by its number in the order of their starts
     #[arg(long, value_name = "N")]
     epoch: Option<usize>,
-    /// File with credentials for the engine (.creds)
+    /// File with credentials for the engine: .creds, or a line USER:PASSWORD
     #[arg(long, value_name = "FILE")]
     credentials: Option<PathBuf>,
     /// Certificates that the engine's certificate must be signed by, in PEM, instead of the system's

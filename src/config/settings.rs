@@ -239,7 +239,10 @@ settings! {
         "Tenants whose audio the engine gets, or all; unset: none. Events go out for all calls"
     }
     live_credentials: Option<PathBuf> = None;
-    { "live.credentials", PATH, "Credentials for the engine (.creds)" }
+    {
+        "live.credentials", PATH,
+        "File with credentials for the engine: .creds, or a line USER:PASSWORD"
+    }
     live_ca: Option<PathBuf> = None;
     {
         "live.ca", PATH,

@@ -19,6 +19,7 @@ mod live_node;
 mod object_store;
 mod proxy;
 mod replicated;
+mod rotation;
 mod seaweed;
 mod tls;
 

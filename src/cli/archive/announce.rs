@@ -30,7 +30,7 @@ pub(super) struct EventFlags {
     /// Announce recordings to this engine: nats://HOST:PORT or tls://HOST:PORT
     #[arg(long, value_name = "URL")]
     events: Option<String>,
-    /// File with credentials for the engine (.creds)
+    /// File with credentials for the engine: .creds, or a line USER:PASSWORD
     #[arg(long, value_name = "FILE", requires = "events")]
     credentials: Option<PathBuf>,
     /// Certificates that the engine's certificate must be signed by, in PEM, instead of the system's

@@ -27,7 +27,7 @@ pub(in crate::cli) struct LiveFlags {
     /// Tenants whose audio is handed over, or all; events go out for all calls
     #[arg(long, value_name = "TENANT,…|all", default_value = "all", value_delimiter = ',')]
     audio: Vec<String>,
-    /// File with credentials for the engine (.creds)
+    /// File with credentials for the engine: .creds, or a line USER:PASSWORD
     #[arg(long, value_name = "FILE")]
     credentials: Option<PathBuf>,
     /// Certificates in PEM: an engine's must be signed by one of them; a store's, by one of them or

@@ -10,12 +10,12 @@
 
 #![forbid(unsafe_code)]
 
-use super::subject;
+use super::{credentials, subject};
 use crate::handover::ca;
 use crate::handover::secrets::hide;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
-use async_nats::{ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
+use async_nats::{ConnectError, ConnectErrorKind, ServerAddr};
 use futures_util::TryStreamExt;
 use std::fmt;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ const REPLICAS: usize = 3;
 pub(crate) struct EngineConfig {
     /// Addresses, separated by commas: `nats://host:4222` or `tls://host:4222`.
     pub(crate) url: String,
-    /// A file with credentials (`.creds`).
+    /// A file with credentials: `.creds`, or a line `USER:PASSWORD`.
     pub(crate) credentials: Option<PathBuf>,
     /// Certificates of the CAs that count for the engine, instead of those of the system.
     pub(crate) ca: Option<PathBuf>,
@@ -94,20 +94,14 @@ impl Engine {
             .map(|address| address.trim().parse::<ServerAddr>())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| fail(error.to_string()))?;
-        let mut options = ConnectOptions::new()
+        let options = credentials::options(config.credentials.as_deref(), &addresses);
+        let mut options = options
+            .map_err(EngineError)?
             .name("exo-ingest")
             // What a lost connection means for the journal is told by whoever sends it.
             .event_callback(|event| async move { tracing::debug!("message engine: {event}") })
             .connection_timeout(ANSWER_WAIT)
             .request_timeout(Some(ANSWER_WAIT));
-        if let Some(path) = &config.credentials {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                EngineError(format!("cannot read the credentials {}: {error}", path.display()))
-            })?;
-            options = options.credentials(&text).map_err(|error| {
-                EngineError(format!("{} holds no credentials: {error}", path.display()))
-            })?;
-        }
         if let Some(path) = &config.ca {
             ca::read(path).map_err(EngineError)?;
             options = options.add_root_certificates(path.clone());

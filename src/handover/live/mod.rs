@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod chunker;
+mod credentials;
 pub(crate) mod engine;
 pub(crate) mod erase;
 pub(crate) mod event;
