@@ -1,9 +1,7 @@
 //! Random peers on random shards: they connect, say sense and nonsense in random cuts, stop
 //! reading, end and vanish; meanwhile the ring fills, receive buffers run out and time jumps.
 //! Whatever happens, acks come in order and for frames that were sent, and at the end nothing is
-//! left. With a disk below them, writes fail, fall short and overtake each other, syncs fail, there
-//! is no room and no progress; and at any moment what has been acked is on that disk, byte for
-//! byte.
+//! left. In `disks` there is a disk below them that fails, and in `engine` a message engine.
 //!
 //! A failure prints its seed; `EXO_INGEST_SEED=… cargo test --lib shard::tests::random` plays that
 //! one again, and `EXO_INGEST_SEEDS=…` plays as many.
@@ -11,23 +9,21 @@
 #![forbid(unsafe_code)]
 
 mod cuts;
+mod disks;
 mod engine;
 mod image;
+mod peer;
 
 use super::*;
 use crate::ack_level::{AckLevel, CallLevels};
 use crate::constants::{ACCEPTS_MAX, SHED_CONNECTIONS_MAX};
-use crate::io::FileHandle;
-use crate::journal::writer::{Backlog, WRITES_MAX};
+use crate::journal::writer::Backlog;
 use engine::Engine;
-use rustix::io::Errno;
+use peer::{Peer, acked, peer_of};
 use std::ops::Range;
 
 /// Runs in a normal test: a few seconds.
 const RUNS: u64 = 40;
-
-/// Of them, those on a disk.
-const DISK_RUNS: u64 = 30;
 
 const STEPS: usize = 120;
 
@@ -66,159 +62,6 @@ impl Drop for SeedNote {
             eprintln!("this was EXO_INGEST_SEED={}", self.0);
         }
     }
-}
-
-/// A peer and what it is going to say.
-struct Peer {
-    /// Counts the peers of a play from 1; its audio tells.
-    number: usize,
-    rig: usize,
-    socket: Socket,
-    interaction: String,
-    script: Vec<u8>,
-    /// Bytes of the script that have been sent.
-    sent: usize,
-    /// Where in the script each audio frame after the first `start` ends.
-    frame_ends: Vec<usize>,
-    /// Bytes of each.
-    frame_sizes: Vec<usize>,
-    heard: Vec<u8>,
-    /// It has finished, reset, or both.
-    ended: bool,
-}
-
-impl Peer {
-    fn random(dice: &mut Dice, number: usize, rig: usize, socket: Socket) -> Peer {
-        let interaction = format!("call-{}", dice.within(0..4));
-        let (script, frame_ends, frame_sizes, heard) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut peer = Peer {
-            number,
-            rig,
-            socket,
-            interaction: interaction.clone(),
-            script,
-            sent: 0,
-            frame_ends,
-            frame_sizes,
-            heard,
-            ended: false,
-        };
-        let opening = match dice.within(0..12) {
-            0 => b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
-            1 => b"POST / HTTP/1.1\r\n\r\n".to_vec(),
-            2 => head_with_token("a.b.c"),
-            3 => (0..50).map(|_| dice.roll() as u8).collect(),
-            _ => head(&interaction),
-        };
-        peer.script.extend(opening);
-        if !dice.once_in(10) {
-            peer.script.extend(start(&interaction));
-        }
-        for _ in 0..dice.within(0..60) {
-            peer.say_something(dice, &interaction);
-        }
-        match dice.within(0..4) {
-            0 => peer.script.extend(text(STOP)),
-            1 => peer.script.extend(close(1000)),
-            _ => {}
-        }
-        peer
-    }
-
-    fn say_something(&mut self, dice: &mut Dice, interaction: &str) {
-        match dice.within(0..60) {
-            0 => self.script.extend(start(interaction)),
-            1 => self.script.extend(text(r#"{"event":"mark"}"#)),
-            2 => self.script.extend(masked(0x9, &vec![b'p'; dice.within(0..126)])),
-            3 if dice.once_in(6) => {
-                // Nonsense for sure, with a reserved bit set: else it is, once in a while, a good
-                // frame that no test counts.
-                self.script.push(dice.roll() as u8 | 0x40);
-                self.script.extend((1..20).map(|_| dice.roll() as u8));
-            }
-            4 if dice.once_in(6) => self.script.extend(text("{")),
-            5 if dice.once_in(6) => self.script.extend(audio(2000)),
-            _ => {
-                let size = match dice.within(0..3) {
-                    // The first frame says whose it is.
-                    _ if self.frame_ends.is_empty() => dice.within(TAG_SIZE..200),
-                    0 => dice.within(0..8),
-                    1 => dice.within(0..200),
-                    _ => dice.within(0..1025),
-                };
-                self.frame_sizes.push(size);
-                let tone = self.tone(self.frame_sizes.len() as u64);
-                self.script.extend(masked(0x2, &tone));
-                self.frame_ends.push(self.script.len());
-            }
-        }
-    }
-
-    /// The audio of a frame: no two alike that are long enough to say so.
-    fn tone(&self, seq: u64) -> Vec<u8> {
-        let tag = (self.number as u64).to_le_bytes().into_iter().chain(seq.to_le_bytes());
-        let noise = (0..).map(|at: usize| (at * 7 + self.number * 31 + seq as usize * 13) as u8);
-        tag.chain(noise).take(self.frame_sizes[seq as usize - 1]).collect()
-    }
-
-    /// The frames that it has been promised.
-    fn acked(&self) -> u64 {
-        acked(&self.heard)
-    }
-
-    /// Frames that the node can have in full by now, at the most.
-    fn frames_sent(&self) -> u64 {
-        self.frame_ends.iter().filter(|end| **end <= self.sent).count() as u64
-    }
-
-    /// What it has heard so far makes sense.
-    fn check(&self) {
-        let words = said_so_far(&self.heard);
-        let acks: Vec<u64> =
-            words.iter().filter_map(|word| word.strip_prefix("ack ")?.parse().ok()).collect();
-        for (index, ack) in acks.iter().enumerate() {
-            assert_eq!(*ack, (index as u64 + 1) * 10, "acks in order, none left out: {words:?}");
-        }
-        let acked = acks.last().copied().unwrap_or(0);
-        assert!(acked <= self.frames_sent(), "{acked} acked of {} sent", self.frames_sent());
-        let closed_at = words.iter().position(|word| word.starts_with("close"));
-        assert!(
-            closed_at.is_none_or(|at| at + 1 == words.len()),
-            "nothing comes after our Close: {words:?}"
-        );
-        let started = words.iter().position(|word| word == "started");
-        let first_ack = words.iter().position(|word| word.starts_with("ack"));
-        assert!(first_ack.is_none() || started < first_ack, "{words:?}");
-    }
-}
-
-/// How long a frame has to be to say whose it is and which, bytes.
-const TAG_SIZE: usize = 16;
-
-/// The peer whose first frame this is: its place in a play.
-fn peer_of(first_frame: &[u8]) -> usize {
-    let number = first_frame.first_chunk().map_or(0, |tag| u64::from_le_bytes(*tag));
-    usize::try_from(number)
-        .expect("a peer's number")
-        .checked_sub(1)
-        .expect("audio that a peer has sent")
-}
-
-/// The last frame that was promised to a peer that has heard this.
-fn acked(heard: &[u8]) -> u64 {
-    let words = said_so_far(heard);
-    let promises = words
-        .iter()
-        .filter_map(|word| word.strip_prefix("ack ").or_else(|| word.strip_prefix("stopped ")));
-    promises.filter_map(|seq| seq.parse().ok()).max().unwrap_or(0)
-}
-
-/// As [`said`], for bytes that may still lack the end of the head.
-fn said_so_far(heard: &[u8]) -> Vec<String> {
-    let is_upgraded =
-        heard.starts_with(b"HTTP/1.1 101") && heard.windows(4).any(|four| four == b"\r\n\r\n");
-    if is_upgraded { said(heard) } else { Vec::new() }
 }
 
 /// Tiny limits, and the time that a disk takes.
@@ -381,52 +224,6 @@ impl Play {
         }
     }
 
-    /// What disks do: they finish what is under way in any order, and sometimes not as they should.
-    fn step_disks(&mut self) {
-        self.is_slow ^= self.is_on_disk() && self.dice.once_in(8);
-        for rig in &mut self.rigs {
-            let Some(disk) = &mut rig.disk else { return };
-            let (dice, world) = (&mut self.dice, &rig.world);
-            if dice.once_in(2) {
-                world.advance(millis(dice.within(0..25) as u64));
-            }
-            // Batches come as if they had filled up: so that several wait.
-            if dice.once_in(2) {
-                rig.shard.ring.seal();
-            }
-            for _ in 0..if self.is_slow { 0 } else { dice.within(0..4) } {
-                world.finish_file_operation(dice.within(0..world.file_operation_count().max(1)));
-            }
-            if !disk.has_room && dice.once_in(10) {
-                disk.set_room(world, true);
-            }
-            if !dice.once_in(30) {
-                continue;
-            }
-            self.faults += 1;
-            let each = |fault: &dyn Fn(FileHandle)| disk.newest().for_each(fault);
-            match dice.within(0..7) {
-                0 | 1 if disk.settings.level == AckLevel::Durable => {
-                    each(&|file| world.fail_sync(file, Errno::IO))
-                }
-                2 => {
-                    let error = dice.one_of(&[Errno::IO, Errno::NOSPC, Errno::INTR, Errno::AGAIN]);
-                    each(&|file| world.fail_write(file, error));
-                }
-                3 => {
-                    let size = dice.within(0..20_000);
-                    each(&|file| world.shorten_write(file, size));
-                }
-                4 => disk.set_room(world, false),
-                5 => world.hold_file_operations(true),
-                _ => {
-                    world.hold_file_operations(false);
-                    while world.finish_file_operation(0) {}
-                }
-            }
-        }
-    }
-
     fn with_peer(&mut self, act: impl FnOnce(&mut Dice, &mut Rig, &mut Peer)) {
         if !self.peers.is_empty() {
             // On a disk the newest ones: those before them are gone, or have said what they had to
@@ -492,70 +289,6 @@ impl Play {
         }
         self.check_disks();
         self.check_engine();
-    }
-
-    /// Every acked frame is where a power loss would leave it.
-    fn check_disks(&mut self) {
-        let acked = self.peers.iter().map(Peer::acked).sum();
-        if self.rigs[0].disk.is_none() || acked == self.acked {
-            return;
-        }
-        self.acked = acked;
-        for (index, rig) in self.rigs.iter_mut().enumerate() {
-            let Some(disk) = &mut rig.disk else { continue };
-            let mut kept = vec![0; self.peers.len()];
-            let mut place = None;
-            for ((epoch, seq), audio) in disk.frames(&rig.world) {
-                if epoch == CallEpoch::default() {
-                    // What filled the ring.
-                    continue;
-                }
-                if seq == 1 {
-                    place = Some((epoch, peer_of(&audio)));
-                }
-                let (_, peer) = place
-                    .filter(|(of, _)| *of == epoch)
-                    .expect("frames of a turn from the first one on");
-                assert!(
-                    audio == self.peers[peer].tone(seq),
-                    "frame {seq} of peer {peer} is another"
-                );
-                kept[peer] += u64::from(kept[peer] + 1 == seq);
-            }
-            for (peer, kept) in self.peers.iter().zip(kept).filter(|(peer, _)| peer.rig == index) {
-                assert!(
-                    kept >= peer.acked(),
-                    "peer {}: {} acked, {kept} on the disk",
-                    peer.number,
-                    peer.acked()
-                );
-            }
-        }
-    }
-
-    /// Disks do as they should, and everything owed is done.
-    fn heal_disks(&mut self) {
-        for rig in &mut self.rigs {
-            let Some(disk) = &mut rig.disk else { continue };
-            disk.set_room(&rig.world, true);
-            rig.world.hold_file_operations(false);
-            while rig.world.finish_file_operation(0) {}
-        }
-        quiet_all(&mut self.rigs);
-        // What has failed again and again is tried again after a minute, and the faults that are
-        // left may fail it once more.
-        for rig in &mut self.rigs {
-            let is_late = |rig: &Rig| {
-                rig.disk.is_some() && rig.shard.ring.durable() < rig.shard.ring.sealed()
-            };
-            for _ in 0..600 {
-                if !is_late(rig) {
-                    break;
-                }
-                rig.pass(millis(500));
-            }
-            assert!(!is_late(rig), "a disk that does as it should is not written to");
-        }
     }
 
     /// All faults end, then all peers do; the shards may have as much time as they want to
@@ -668,41 +401,4 @@ fn whatever_peers_do_acks_are_true_and_nothing_is_left() {
         (0..STEPS).for_each(|_| play.step());
         play.finish();
     }
-}
-
-#[test]
-fn whatever_disks_and_peers_do_what_is_acked_is_on_the_disk() {
-    let (mut steps, mut faults, mut acked, mut fences, mut noted, mut deep) = (0, 0, 0, 0, 0, 0);
-    let seeds = seeds(DISK_RUNS);
-    for seed in seeds.clone() {
-        let _note = SeedNote(seed);
-        let level = if seed % 3 == 0 { AckLevel::Written } else { AckLevel::Durable };
-        let segment_size = [32 * 1024, 64 * 1024, 1 << 20][seed as usize / 3 % 3];
-        let mut play = Play::on(
-            seed,
-            1..3,
-            Some(DiskSettings { level, segment_size, backlog: backlog(seed), replication: None }),
-        );
-        (0..3 * STEPS).for_each(|_| play.step());
-        steps += 3 * STEPS;
-        faults += play.faults;
-        deep += u64::from(play.under_way_max > WRITES_MAX / 2);
-        acked += play.acked;
-        fences += play.rigs.iter().map(|rig| rig.counters.journal_fences.read()).sum::<u64>();
-        noted += play
-            .rigs
-            .iter()
-            .filter_map(|rig| rig.disk.as_ref())
-            .map(|disk| disk.noted)
-            .sum::<u64>();
-        play.finish();
-    }
-    println!(
-        "seeds {seeds:?}: {steps} steps, {faults} disk faults, {fences} fenced segments, {acked} frames acked, 0 lost"
-    );
-    println!(
-        "{noted} segments are what their record headers say; {deep} plays had more than four operations under way"
-    );
-    let is_full = [acked, fences, noted, deep].iter().all(|count| *count > 0);
-    assert!(seeds.clone().count() < 10 || is_full, "nothing was tested");
 }
