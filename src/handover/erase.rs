@@ -174,28 +174,9 @@ pub(super) fn compare(theirs: &[u8], ours: &[u8]) -> Likeness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::image::{self, Image};
     use crate::format::Lsn;
-    use crate::handover::shard_slices::{Made, ShardSlices};
+    use crate::handover::slice::tests::slice;
     use crate::handover::slice::{NodeName, Slice};
-
-    fn slice() -> Slice {
-        let mut image = Image::new(image::run(1), 0, 128 * 1024).unwrap();
-        let (one, two) = (image.start("acme", "one", 8_000), image.start("acme", "two", 8_000));
-        for number in 0..3u8 {
-            image.frame(one, &[number; 700]);
-            image.frame(two, &[number; 1_300]);
-            image.seal();
-        }
-        let dir = tempfile::tempdir().unwrap();
-        image.store(dir.path()).unwrap();
-        let journal = Journal::open(dir.path()).unwrap();
-        let node = NodeName::parse("node-1").unwrap();
-        match ShardSlices::new(node, &journal.shards()[0], Lsn(0)).advance().unwrap() {
-            Made::Slice(slice) => slice,
-            made => panic!("{made:?}"),
-        }
-    }
 
     /// The slice, with another statement about what is durable.
     fn told(slice: &Slice, durable_end: Lsn) -> Vec<u8> {

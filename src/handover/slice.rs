@@ -47,7 +47,7 @@ use std::io;
 mod header;
 mod name;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use header::SliceHeader;
 pub use name::{NodeName, ObjectKind, ObjectName};

@@ -3,7 +3,8 @@ use crate::archive::image::{self, Image};
 use crate::archive::reader::Journal;
 use crate::handover::shard_slices::{Made, ShardSlices};
 
-fn slice() -> Slice {
+/// A slice of two calls, with three frames of each.
+pub(in crate::handover) fn slice() -> Slice {
     let mut image = Image::new(image::run(1), 7, 128 * 1024).unwrap();
     let (one, two) = (image.start("acme", "one", 8_000), image.start("acme", "a/b", 24_000));
     for number in 0..3u8 {
