@@ -78,6 +78,26 @@ pub enum Answer {
     Refused(&'static str),
 }
 
+/// Listens on tokio's epoll, one task a connection, on one thread.
+#[cfg(feature = "tokio")]
+pub fn serve_on_epoll<S, E>(serve: impl Fn(tokio::net::TcpStream) -> S) -> io::Result<()>
+where
+    S: Future<Output = Result<(), E>> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async {
+        let listener = listen()?;
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            let connection = serve(stream);
+            // An error of a client ends only its own connection.
+            tokio::spawn(async move { drop(connection.await) });
+        }
+    })
+}
+
 /// Reads the request head from a socket and answers it. The client waits for the answer, so that
 /// no frame follows the head.
 #[cfg(feature = "tokio")]

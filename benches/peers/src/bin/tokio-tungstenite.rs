@@ -6,7 +6,7 @@ use std::cell::RefCell;
 
 use exo_ingest_peers::{Call, Event, Ring};
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -18,17 +18,7 @@ thread_local! {
 
 fn main() -> std::io::Result<()> {
     RING.with(|ring| drop(ring.borrow()));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    runtime.block_on(async {
-        let listener = exo_ingest_peers::listen()?;
-        listener.set_nonblocking(true)?;
-        let listener = TcpListener::from_std(listener)?;
-        loop {
-            let (stream, _) = listener.accept().await?;
-            // An error of a client ends only its own connection.
-            tokio::spawn(async move { drop(serve(stream).await) });
-        }
-    })
+    exo_ingest_peers::serve_on_epoll(serve)
 }
 
 async fn serve(mut stream: TcpStream) -> Result<(), Error> {
