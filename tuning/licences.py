@@ -20,18 +20,22 @@ def built_crates():
     return {tuple(line.split()[:2]) for line in lines if line}
 
 
-def main():
+def metadata():
+    """What Cargo knows of all crates of this platform."""
     version = subprocess.run(["rustc", "-vV"], check=True, text=True, stdout=-1).stdout
     host = version.split("host: ")[1].split()[0]
     # Crates of other platforms need not be fetched.
     command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform", host]
-    metadata = json.loads(subprocess.run(command, check=True, stdout=-1).stdout)
+    return json.loads(subprocess.run(command, check=True, stdout=-1).stdout)
+
+
+def main():
     wanted = built_crates()
     missing = []
     # Many crates have the same text: it is printed once, after the list of its crates.
     texts = {}
     print("exo-ingest and exo-load contain these crates.\n")
-    for package in sorted(metadata["packages"], key=lambda it: (it["name"], it["version"])):
+    for package in sorted(metadata()["packages"], key=lambda it: (it["name"], it["version"])):
         name = (package["name"], "v" + package["version"])
         if name not in wanted or package["source"] is None:
             continue

@@ -5,7 +5,8 @@
 #     sh tuning/package.sh --profile dev    # a quick build, to try the package itself
 #
 # Cargo.toml lists what is in it, below [package.metadata.deb]. This makes what is not in the
-# repository: completions, manual pages, the unit for /usr/bin, and the licences of all crates.
+# repository: completions, manual pages, the unit for /usr/bin, and the licences and a list of all
+# crates.
 set -eu
 
 fail() { echo "package.sh: $*" >&2; exit 1; }
@@ -49,8 +50,9 @@ use='systemctl enable --now exo-ingest.socket exo-ingest.service'
 sed "/^# systemd socket/,/^#   systemctl/c# systemd socket, optional. To use it:\\n#   $use" \
     tuning/exo-ingest.socket >"$made/exo-ingest.socket"
 
-# The programs contain the crates, so their licences come with them.
-python3 tuning/licences.py >"$made/THIRD-PARTY.txt"
+# The programs contain the crates, so their licences come with them, and a bill of materials.
+python3 -B tuning/licences.py >"$made/THIRD-PARTY.txt"
+python3 -B tuning/sbom.py >"$made/exo-ingest.cdx.json"
 
 version=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 date=$(date -R -d "@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}")

@@ -78,6 +78,8 @@ step 'also those of the load generator' \
 step 'manual pages' test -f "$root/usr/share/man/man1/exo-ingest-serve.1.gz" \
     -a -f "$root/usr/share/man/man1/exo-load-run.1.gz"
 step 'licences' grep -q '^rustls ' "$root/usr/share/doc/exo-ingest/THIRD-PARTY.txt"
+step 'bill of materials' \
+    grep -q '"pkg:cargo/rustls@' "$root/usr/share/doc/exo-ingest/exo-ingest.cdx.json"
 step 'host.sh' inside sh /usr/lib/exo-ingest/host.sh apply --dry-run
 step 'the unit has the program and the user of the package' \
     grep -c -e '^ExecStart=/usr/bin/exo-ingest ' -e '^User=exo-ingest$' \

@@ -212,3 +212,41 @@ fn every_crate_comes_from_the_registry_with_its_checksum() {
         assert!(package.get("checksum").is_some(), "{package}");
     }
 }
+
+/// The bill of materials names what is in the programs, and nothing else.
+#[test]
+fn the_bill_of_materials_names_every_crate_in_the_programs() {
+    let output = Command::new("python3")
+        .args(["-B", "tuning/sbom.py"])
+        .env("CARGO_NET_OFFLINE", "true")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("python3");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let bill: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let components = bill["components"].as_array().expect("components");
+    let all = || std::iter::once(&bill["metadata"]["component"]).chain(components);
+    let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
+    let named: BTreeSet<_> = all().map(|it| (text(&it["name"]), text(&it["version"]))).collect();
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["tree", "--offline", "--locked", "--edges", "normal", "--prefix", "none"]);
+    command.args(["--package", "exo-ingest", "--package", "exo-load", "--format", "{p}"]);
+    let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo");
+    let tree = String::from_utf8(output.stdout).expect("names are text");
+    let linked: BTreeSet<_> = tree
+        .lines()
+        .filter_map(|line| line.split_once(" v"))
+        .map(|(name, rest)| (name.to_owned(), rest.split(' ').next().unwrap_or(rest).to_owned()))
+        .collect();
+    assert!(linked.len() > 100 && named == linked, "{:?}", named.symmetric_difference(&linked));
+    let unproven: Vec<_> = components
+        .iter()
+        .filter(|it| it.get("purl").is_some())
+        .filter(|it| it["hashes"][0]["content"].as_str().is_none_or(|hash| hash.len() != 64))
+        .collect();
+    assert!(unproven.is_empty(), "{unproven:?}");
+    let parts = |it: &serde_json::Value| it["dependsOn"].as_array().map_or(0, Vec::len);
+    let graph = bill["dependencies"].as_array().expect("dependencies");
+    let node = graph.iter().find(|it| text(&it["ref"]).starts_with("pkg:cargo/exo-ingest@"));
+    assert!(graph.len() == named.len() && node.is_some_and(|it| parts(it) > 10), "{node:?}");
+}
