@@ -39,9 +39,9 @@ pub struct PlayArgs {
     /// of its own (--cpus), or it also delays the node
     #[arg(long)]
     pub realtime: bool,
-    /// The node's data directory: after the run its journal must hold every acked byte (ack level
-    /// durable or written). Frames that changed places between calls or runs are found too, except
-    /// with audio that repeats itself (--audio of run)
+    /// The node's data directory: after the run its journal must hold every acked byte (at every
+    /// ack level but received). Frames that changed places between calls or runs are found too,
+    /// except with audio that repeats itself (--audio of run)
     #[arg(long, value_name = "DATA_DIR")]
     pub verify: Option<PathBuf>,
     /// Process id of the node on this machine: its CPU and memory are measured

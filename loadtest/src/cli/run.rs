@@ -19,6 +19,9 @@ const RATE_DEFAULT: f64 = 500.0;
 /// Longest ramp, seconds: a day. A longer one is a mistake.
 const RAMP_SECONDS_MAX: f64 = 86_400.0;
 
+/// What ACKs of a node can promise.
+const ACK_LEVELS: [&str; 4] = ["replicated", "durable", "written", "received"];
+
 /// Flags of `run`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
@@ -31,9 +34,9 @@ const RAMP_SECONDS_MAX: f64 = 86_400.0;
       --reconnect-share 0.9 --slo 'storm_back.max<60s' --slo 'ack_during.p99<2*ack_before.p99'
   exo-load run --calls 1000 --duration 5m --churn 20 --key private.pem
 
-Exit: 0 pass · 1 could not run · 2 an SLO or a check failed · 3 invalid: the generator was late, or
-no ACK was due · 4 worse than --baseline · 130 interrupted by Ctrl-C; the results so far are
-written")]
+Exit: 0 pass · 1 could not run · 2 an SLO or a check failed · 3 invalid: the generator was late,
+used too much of its CPUs, or no ACK was due · 4 worse than --baseline · 130 interrupted by Ctrl-C;
+the results so far are written")]
 pub struct RunArgs {
     /// Number of calls
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -97,7 +100,7 @@ pub struct RunArgs {
     #[arg(long, default_value = "10%", value_parser = percent)]
     pub baseline_margin: f64,
     /// The node's ack level, for the record. Runs of different levels are not compared
-    #[arg(long, value_name = "LEVEL", value_parser = ["durable", "written", "received"])]
+    #[arg(long, value_name = "LEVEL", value_parser = ACK_LEVELS)]
     pub ack_level: Option<String>,
     /// Start at this Unix time (seconds), together with other generators: $(($(date +%s) + 20))
     #[arg(long, value_name = "SECONDS")]
@@ -248,5 +251,16 @@ pub mod tests {
         for rate in ["0", "-1", "NaN", "1e-9"] {
             assert!(args(&[&format!("--rate={rate}")]).ramp().is_err(), "{rate}");
         }
+    }
+
+    #[test]
+    fn the_schema_knows_every_ack_level() {
+        let schema: serde_json::Value = serde_json::from_str(crate::files::SCHEMA).unwrap();
+        let levels = &schema["properties"]["run"]["properties"]["ack_level"]["enum"];
+        let named: Vec<&str> =
+            levels.as_array().unwrap().iter().filter_map(serde_json::Value::as_str).collect();
+        assert_eq!(named, ACK_LEVELS);
+        let replicated = args(&["--ack-level", "replicated"]);
+        assert_eq!(replicated.ack_level.as_deref(), Some("replicated"));
     }
 }
