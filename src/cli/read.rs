@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Failure;
-use super::calls::name::{CallName, display};
+use super::calls::name::{CallName, display, parse};
 use super::calls::view::seconds;
 use super::calls::wav::{DATA_SIZE_MAX, header};
 use super::calls::{print_json, remark};
@@ -21,13 +21,24 @@ use std::path::{Path, PathBuf};
 
 /// Write the audio of a call to a WAV file, from the message engine that it was handed over to
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(
+    after_help = EXAMPLES,
+    mut_arg("call", |call| call.required_unless_present("named")),
+)]
 pub(super) struct ReadArgs {
     /// The engine: nats://HOST:PORT or tls://HOST:PORT, several separated by commas
     #[arg(long = "from", value_name = "URL")]
     url: String,
     #[command(flatten)]
     name: CallName,
+    /// The call by a flag, the same as TENANT/INTERACTION alone
+    #[arg(
+        id = "named",
+        long = "call",
+        value_name = "TENANT/INTERACTION",
+        conflicts_with_all = ["call", "tenant"]
+    )]
+    named: Option<String>,
     /// File to write, readable by this user only; - is standard output
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -88,7 +99,10 @@ struct EpochDocument {
 
 /// Reads the call and writes the file.
 pub(super) fn read(args: &ReadArgs) -> Result<(), Failure> {
-    let identity = args.name.identity()?;
+    let identity = match &args.named {
+        Some(call) => parse(call)?,
+        None => args.name.identity()?,
+    };
     let name = display(&identity);
     if args.output == Path::new("-") && args.json {
         return Err(Failure::Usage(

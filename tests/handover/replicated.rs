@@ -22,7 +22,7 @@ fn node(data_dir: &Path, nats: &NatsCluster, replicas: usize, args: &[&str]) -> 
 
 /// The audio of a call in the engine: what follows the header of the WAV file.
 fn read(url: &str, call: &str) -> Vec<u8> {
-    let args = ["read", "--from", url, &format!("{TENANT}/{call}"), "-o", "-"];
+    let args = ["read", "--from", url, "--call", &format!("{TENANT}/{call}"), "-o", "-"];
     let mut command = Command::new(EXO_INGEST);
     let output = command.args(args).env_clear().stdin(Stdio::null()).output().unwrap();
     let data = output.stdout.windows(4).position(|four| four == b"data");

@@ -51,17 +51,22 @@ pub(in crate::cli) struct CallName {
 impl CallName {
     /// The ids that were given.
     pub(in crate::cli) fn identity(&self) -> Result<CallIdentity, Failure> {
-        let (tenant, interaction) = match (&self.call, &self.tenant, &self.interaction) {
-            (Some(call), ..) => split(call)?,
-            (None, Some(tenant), Some(interaction)) => (tenant.clone(), interaction.clone()),
-            _ => {
-                return Err(Failure::Usage(
-                    "name the call: TENANT/INTERACTION, or --tenant and --interaction".into(),
-                ));
+        match (&self.call, &self.tenant, &self.interaction) {
+            (Some(call), ..) => parse(call),
+            (None, Some(tenant), Some(interaction)) => {
+                identity(tenant.clone(), interaction.clone())
             }
-        };
-        identity(tenant, interaction)
+            _ => Err(Failure::Usage(
+                "name the call: TENANT/INTERACTION, or --tenant and --interaction".into(),
+            )),
+        }
     }
+}
+
+/// The call of `TENANT/INTERACTION`.
+pub(in crate::cli) fn parse(call: &str) -> Result<CallIdentity, Failure> {
+    let (tenant, interaction) = split(call)?;
+    identity(tenant, interaction)
 }
 
 /// An error for an id that no call has.
