@@ -153,6 +153,9 @@ pub(super) const TEXT: Format<Option<String>> = Format {
     show: Clone::clone,
 };
 
+/// Where a sink is. What it says is checked when it is opened.
+pub(super) const URL: Format<Option<String>> = Format { shape: "URL", ..TEXT };
+
 /// A path.
 pub(super) const PATH: Format<Option<PathBuf>> = Format {
     shape: "FILE",

@@ -193,7 +193,7 @@ settings! {
     [JOURNAL]
     archive_url: Option<String> = None;
     {
-        "archive.url" flag "archive", TEXT,
+        "archive.url" flag "archive", URL,
         "Archive that gets the journal while the node serves: s3://BUCKET/PREFIX, gs://…, az://…, \
          or file:///DIR"
     }
@@ -215,7 +215,7 @@ settings! {
         "Retention leaves what the archive has not taken; false: the oldest audio goes even so"
     }
     archive2_url: Option<String> = None;
-    { "archive2.url", TEXT, "A second archive, beside that of `archive.url`" }
+    { "archive2.url", URL, "A second archive, beside that of `archive.url`" }
     archive2_options: Option<Vec<String>> = None;
     { "archive2.options", LIST, "Options of the second archive's store" }
     archive2_ca: Option<PathBuf> = None;
@@ -229,7 +229,7 @@ settings! {
     { "archive2.required", SWITCH, "Retention leaves what the second archive has not taken" }
     live_url: Option<String> = None;
     {
-        "live.url" flag "live", TEXT,
+        "live.url" flag "live", URL,
         "NATS JetStream that gets calls while they go on: nats://HOST:4222, or tls://…; several \
          servers separated by commas"
     }
