@@ -109,7 +109,7 @@ enum DoctorCommand {
 const EXAMPLES: &str = "\
 Examples:
   exo-ingest doctor --calls 8000
-  exo-ingest doctor --calls 8000 --config /etc/exo-ingest.toml --strict
+  exo-ingest doctor --calls 8000 --config /etc/exo-ingest/exo-ingest.toml --strict
   exo-ingest doctor --calls 8000 --data-dir /var/lib/exo-ingest --json > host.json
   exo-ingest doctor --calls 8000 --watch 10
   exo-ingest doctor --calls 8000 --output-script > fix.sh

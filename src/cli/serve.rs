@@ -26,8 +26,8 @@ const EXAMPLES: &str = "\
 Examples:
   exo-ingest serve --jwt-key keys/public.pem --data-dir /var/lib/exo-ingest
   exo-ingest serve --jwt-key keys/public.pem --no-journal
-  exo-ingest serve --config /etc/exo-ingest.toml --cpus 2-9 --log json
-  exo-ingest serve --config /etc/exo-ingest.toml --check
+  exo-ingest serve --config /etc/exo-ingest/exo-ingest.toml --cpus 2-9 --log json
+  exo-ingest serve --config /etc/exo-ingest/exo-ingest.toml --check
   exo-ingest serve --jwt-key keys/public.pem --data-dir /var/lib/exo-ingest \\
     --tls-cert exo.pem --tls-key exo-key.pem
 

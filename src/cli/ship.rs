@@ -56,8 +56,8 @@ const EXAMPLES: &str = "\
 Examples:
   exo-ingest ship --data-dir /var/lib/exo-ingest --to s3://recordings/exo
   exo-ingest ship --data-dir /mnt/rescued --node edge-7 --cursor ship.cursor --to file:///archive
-  exo-ingest ship --data-dir data --to s3://recordings/exo --sink-option endpoint=http://127.0.0.1:8333 \\
-    --sink-option allow_http=true
+  exo-ingest ship --data-dir data --to s3://recordings/exo \\
+    --sink-option endpoint=http://127.0.0.1:8333 --sink-option allow_http=true
   exo-ingest ship --data-dir data --to nats://engine:4222 --audio acme --create-streams 4
 
 Sends what is durable and not in the archive yet. It can be interrupted: the same command goes on. \
@@ -65,7 +65,11 @@ Of a live node it sends the slices that are complete; the rest comes with the ne
 that is mounted read-only, give --cursor FILE; without a cursor it asks the archive what it has.
 
 Credentials come from the store's usual variables, such as AWS_ACCESS_KEY_ID and \
-AWS_SECRET_ACCESS_KEY. Damage in the journal is sent as it is, named, and the exit code is 3.";
+AWS_SECRET_ACCESS_KEY.
+
+Exit codes: 0 all was sent, 1 the store or the engine failed or the command was interrupted, 2 \
+wrong usage, 3 the journal is damaged (the damage is named, and the rest was sent) or a deleted \
+call could not be erased.";
 
 #[derive(Serialize)]
 struct Document<'a> {

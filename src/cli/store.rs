@@ -17,7 +17,7 @@ pub(super) struct StoreFlags {
     /// storage_class=GLACIER_IR or tag.kind=audio; may be repeated
     #[arg(long = "sink-option", value_name = "KEY=VALUE", value_parser = parse_option)]
     options: Vec<(String, String)>,
-    /// How long to repeat a request that fails for a passing reason
+    /// How long to repeat a request to a store that fails for a passing reason
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
     give_up: Duration,
 }

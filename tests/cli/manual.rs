@@ -15,7 +15,7 @@ fn every_command_has_a_page_that_man_takes() {
 fn a_page_reads_like_the_help() {
     let Some(page) = PROGRAM.page("serve") else { return };
     for line in [
-        "exo-ingest serve --config /etc/exo-ingest.toml --cpus 2-9 --log json",
+        "exo-ingest serve --config /etc/exo-ingest/exo-ingest.toml --cpus 2-9 --log json",
         "--data-dir /var/lib/exo-ingest \\",
         "    --tls-cert exo.pem --tls-key exo-key.pem",
         "SIGTERM or SIGINT drains and exits 0",

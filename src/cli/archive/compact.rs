@@ -35,11 +35,11 @@ pub(in crate::cli) struct CompactArgs {
     choice: Choice,
     #[command(flatten)]
     archive: ArchiveFlags,
-    #[command(flatten)]
-    events: EventFlags,
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    events: EventFlags,
 }
 
 const EXAMPLES: &str = "\

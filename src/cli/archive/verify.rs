@@ -28,9 +28,9 @@ Example:
   exo-ingest archive verify --from s3://recordings/exo
 
 Reads the whole archive. It names objects that are damaged, ranges of a journal that are not there, \
-and the calls that miss frames. If a range is gone and the node's journal still has it, remove the \
-cursor below sinks/ and run `exo-ingest ship` again. What came before the first slice of a shard \
-counts as removed by the store's lifecycle rules.";
+and the calls that miss frames. If a range is gone and the node's journal still has it, run \
+`exo-ingest ship` there with a new --cursor FILE: it asks what is here, and sends the rest. What \
+came before the first slice of a shard counts as removed by the store's lifecycle rules.";
 
 #[derive(Serialize)]
 struct Document<'a> {
