@@ -22,6 +22,7 @@ import yaml
 VERSIONS = ("1.30", "1.33")
 # What the last call may take after the drain: docs/operations.md, "Drain".
 LAST_CALL_S = 12
+SINKS_S = 10
 
 
 def seconds(text):
@@ -53,7 +54,7 @@ def check(documents):
         if not holds:
             faults.append(sentence)
 
-    needed = container["lifecycle"]["preStop"]["sleep"]["seconds"] + LAST_CALL_S
+    needed = container["lifecycle"]["preStop"]["sleep"]["seconds"] + LAST_CALL_S + SINKS_S
     needed += seconds(settings["drain_grace"]) + seconds(settings["drain"])
     grace = pod["terminationGracePeriodSeconds"]
     expect(grace >= needed, f"a stop takes up to {needed} s, and the grace period is {grace} s")
