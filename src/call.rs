@@ -100,8 +100,10 @@ pub struct ReplicatedFrames {
     pub(crate) call: u64,
     /// The epoch of its connection.
     pub(crate) epoch: Epoch,
-    /// The engine has this frame and all before it.
-    pub(crate) seq: Seq,
+    /// The engine has all frames from this one on …
+    pub(crate) first: Seq,
+    /// … up to this one.
+    pub(crate) last: Seq,
 }
 
 #[cfg(test)]

@@ -161,8 +161,11 @@ counters! {
     /// ACK events queued to peers.
     acks: Counter Count,
     /// ACK events queued at the level `durable` although the level is `replicated`: the message
-    /// engine did not answer in time.
+    /// engine did not answer in time, or can never have all frames of the call.
     acks_degraded: Counter Count,
+    /// Calls with frames that the message engine can never have, because the journal lost them
+    /// before they were handed over.
+    calls_engine_lacks: Counter Count,
     /// Calls with durable frames that the message engine has not acknowledged.
     engine_calls_waiting: Gauge Count,
     /// Whether it has not acknowledged a call's frames for longer than forward.replicated_timeout.

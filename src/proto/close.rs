@@ -102,8 +102,8 @@ closings! {
         "the node cannot store audio now: connect again, with a growing delay",
     /// The message engine does not acknowledge audio.
     Engine = 1013 "engine" retry:
-        "the message engine does not answer, so the node cannot acknowledge audio: connect again, \
-         with a growing delay",
+        "the message engine does not answer or cannot have all audio of this call, so the node \
+         cannot acknowledge it: connect again, with a growing delay",
     /// The node is draining.
     Draining = 1001 "draining" retry:
         "the node is shutting down: connect again",

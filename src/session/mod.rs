@@ -48,7 +48,8 @@ pub enum Notice {
     Draining,
     /// The journal cannot accept more.
     Storage,
-    /// The message engine has acknowledged nothing of this call for too long.
+    /// The message engine has acknowledged nothing of this call for too long, or can never have
+    /// all of it.
     Engine,
 }
 

@@ -11,7 +11,11 @@
 //! grow with the time that the engine is away, and a call still has the true age of a promise.
 //!
 //! Reports come by mail, and at any time: before a promise is durable, twice, late, for calls that
-//! are gone. Only the highest number of an epoch counts.
+//! are gone. Those of an epoch come in order. A report that does not begin where those before it
+//! ended says that the engine can never have the frames between: the journal lost them. An ACK is a
+//! promise for all frames up to its own, so no later ACK of this call can mean `replicated`. With
+//! `degrade` they go out at `durable` at once, and with `hold` the call is closed: its next epoch
+//! starts without a gap. Such a call does not make the engine late.
 //!
 //! With `degrade` the whole shard sends at once at `durable` from the first timeout on. Otherwise
 //! each new call would wait again. That ends once the engine has acknowledged something and lacks
@@ -71,6 +75,8 @@ pub(super) enum Due {
     Late { calls: usize },
     /// It has caught up after this time.
     CaughtUp { after: Duration },
+    /// The engine can never have all frames of a call.
+    Gap,
     /// A promise goes out at a lower level.
     Degraded(ConnectionId, Kept),
     /// A call is to be closed.
@@ -96,6 +102,8 @@ struct Call {
     epoch: Epoch,
     /// The engine has this frame and all before it.
     covered: Seq,
+    /// It can never have the frame after that.
+    has_gap: bool,
     /// The session has the promise of this frame, at whatever level.
     told: Seq,
     /// The first durable promise that the engine lacks. It means nothing if `newest` is covered.
@@ -104,14 +112,18 @@ struct Call {
 }
 
 impl Call {
-    /// Whether the engine lacks durable frames.
+    /// Whether the engine lacks durable frames that it can have.
     fn is_behind(&self) -> bool {
-        self.covered < self.newest.seq
+        self.lacks_durable() && !self.has_gap
     }
 
     /// Whether the session waits for a promise.
     fn is_held(&self) -> bool {
-        self.is_behind() && self.told < self.newest.seq
+        self.lacks_durable() && self.told < self.newest.seq
+    }
+
+    fn lacks_durable(&self) -> bool {
+        self.covered < self.newest.seq
     }
 
     /// The promise of what is durable and acknowledged by the engine.
@@ -174,6 +186,7 @@ impl Replication {
             number: call.record_number(),
             epoch,
             covered: Seq(0),
+            has_gap: false,
             told: Seq(0),
             oldest: none,
             newest: none,
@@ -205,8 +218,12 @@ impl Replication {
         if !was_behind {
             call.oldest = call.newest;
         }
-        if !call.is_behind() {
+        if !call.lacks_durable() {
             return Some(call.replicated(since));
+        }
+        if call.has_gap {
+            let kept = self.pass_gap(connection.index as usize);
+            return kept.map(|kept| Kept { since, ..kept });
         }
         let kept = if is_degraded {
             Some(Kept { since, ..call.degraded() })
@@ -226,7 +243,7 @@ impl Replication {
         &mut self,
         report: ReplicatedFrames,
     ) -> Option<(ConnectionId, Kept)> {
-        let ReplicatedFrames { call: number, epoch, seq } = report;
+        let ReplicatedFrames { call: number, epoch, first, last } = report;
         let slot = self.slots.get(&epoch.micros).copied();
         let call = slot.and_then(|slot| self.calls[slot as usize].as_mut());
         let Some(call) = call.filter(|call| call.epoch == epoch && call.number == number) else {
@@ -234,11 +251,19 @@ impl Replication {
             self.note_news();
             return None;
         };
-        if seq <= call.covered {
+        if call.has_gap {
+            self.note_news();
+            return None;
+        }
+        if last <= call.covered {
+            return None;
+        }
+        if first.0 > call.covered.0 + 1 {
+            self.note_gap(slot?);
             return None;
         }
         let (was_behind, since) = (call.is_behind(), call.oldest.since);
-        call.covered = seq;
+        call.covered = last;
         let kept = was_behind.then(|| (call.connection, call.replicated(since)));
         if call.is_behind() && call.covered >= call.oldest.seq {
             call.oldest = call.newest;
@@ -258,7 +283,7 @@ impl Replication {
 
     /// When [`Replication::poll_due`] has something to do.
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
-        self.look_at
+        if self.due.is_empty() { self.look_at } else { Some(Moment::ZERO) }
     }
 
     /// The shard stood still for `gap`: that was not the engine's time.
@@ -302,6 +327,34 @@ impl Replication {
         if let Some(call) = self.calls[slot].take() {
             self.slots.remove(&call.epoch.micros);
             self.behind_count -= usize::from(call.is_behind());
+        }
+    }
+
+    /// The engine can never have all frames of a call.
+    fn note_gap(&mut self, slot: u32) {
+        let slot = slot as usize;
+        let Some(call) = self.calls[slot].as_mut() else { return };
+        self.behind_count -= usize::from(call.is_behind());
+        call.has_gap = true;
+        let (connection, is_held) = (call.connection, call.is_held());
+        self.due.push_back(Due::Gap);
+        if is_held && let Some(kept) = self.pass_gap(slot) {
+            self.due.push_back(Due::Degraded(connection, kept));
+        }
+        self.note_news();
+    }
+
+    /// A durable promise is for frames after a gap, too. Returns what holds. With `hold` the call
+    /// is to be closed. It stays here until its session has ended: no promise may go out meanwhile.
+    fn pass_gap(&mut self, slot: usize) -> Option<Kept> {
+        let call = self.calls[slot].as_mut()?;
+        match self.settings.on_timeout {
+            OnTimeout::Degrade => Some(call.degraded()),
+            OnTimeout::Hold => {
+                self.due.push_back(Due::GivenUp(call.connection));
+                let since = call.oldest.since;
+                (call.covered > call.told).then(|| call.replicated(since))
+            }
         }
     }
 
@@ -408,6 +461,7 @@ impl<I: Io, S: Service> Shard<I, S> {
 
     /// Does what is due for ACKs that wait for the engine.
     pub(super) fn drive_replication(&mut self, now: Now) {
+        let mut gaps = 0;
         while let Some(due) = self.replication.as_mut().and_then(|it| it.poll_due(now.moment)) {
             match due {
                 Due::Late { calls } => self.log_late(calls),
@@ -417,9 +471,21 @@ impl<I: Io, S: Service> Shard<I, S> {
                     acks_degraded = self.counters.acks_degraded.read(),
                     "the message engine acknowledges audio in time again: ACKs mean replicated"
                 ),
+                Due::Gap => {
+                    self.counters.calls_engine_lacks.add(1);
+                    gaps += 1;
+                }
                 Due::Degraded(id, kept) => self.keep(now, id, kept),
                 Due::GivenUp(id) => self.notify(now, id, Notice::Engine),
             }
+        }
+        if gaps > 0 {
+            tracing::error!(
+                shard = self.index,
+                calls = gaps,
+                "the journal lost frames of calls before the message engine had them: their ACKs \
+                 cannot mean replicated any more"
+            );
         }
     }
 

@@ -157,6 +157,37 @@ fn with_hold_a_call_is_closed_after_the_stall_timeout() {
 }
 
 #[test]
+fn calls_that_lost_audio_to_retention_do_not_keep_the_node_degraded() {
+    let Some(mut nats) = NatsCluster::start(&programs(), 1) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let policy = ["--set", "forward.replicated_timeout=1s", "--set", "forward.on_timeout=degrade"];
+    let limits = ["--set", "journal.segment_size=4MiB", "--retain-bytes", "24MiB"];
+    let node =
+        node(dir.path(), &nats, 1, &[&policy[..], &limits, &["--live-audio", "all"]].concat());
+    let pause = Duration::from_millis(5);
+    let players = [0, 1, 2].map(|seed| node.play(&format!("lossy-{seed}"), seed, pause));
+    eventually("acks come", || players.iter().all(|player| player.acked() > 20));
+    nats.kill(0);
+    let before: u64 = players.iter().map(|player| player.sent_bytes()).sum();
+    eventually("retention takes what the engine lacks", || {
+        players.iter().map(|player| player.sent_bytes()).sum::<u64>() > before + (48 << 20)
+    });
+    assert!(warns(&node, "ack_degraded"));
+    nats.restart(0);
+    eventually("it is told that the engine cannot have it all", || {
+        metric(&node, "calls_engine_lacks_total") == 3.0
+    });
+    // The calls go on.
+    eventually("the node is not degraded any more", || !warns(&node, "ack_degraded"));
+    assert_eq!(whole_call(&node, TENANT, "whole", 13)["level"], "replicated");
+    let acked = players[0].acked();
+    eventually("their acks go on", || players[0].acked() > acked + 20);
+    assert!(node.log().join("\n").contains("their ACKs cannot mean replicated any more"));
+    assert!(node.terminate().success());
+    players.into_iter().for_each(|player| drop(player.finish()));
+}
+
+#[test]
 fn with_degrade_acks_go_out_as_durable_until_the_engine_is_back() {
     let Some(mut nats) = NatsCluster::start(&programs(), 1) else { return };
     let dir = tempfile::tempdir().unwrap();

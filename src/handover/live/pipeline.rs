@@ -122,7 +122,9 @@ impl Pipeline {
             while let Some(outcome) = self.publisher.next().now_or_never() {
                 self.take(outcome);
             }
-            self.report();
+            if self.reported_at.elapsed() >= REPORT_INTERVAL {
+                self.report();
+            }
             let is_complete = self.is_over && self.publisher.is_idle();
             if is_complete || self.noted_at.elapsed() >= NOTE_INTERVAL {
                 self.note(is_complete);
@@ -269,7 +271,7 @@ impl Pipeline {
 
     /// Tells the shard what the engine has.
     fn report(&mut self) {
-        if !self.replicated.has_reports() || self.reported_at.elapsed() < REPORT_INTERVAL {
+        if !self.replicated.has_reports() {
             return;
         }
         self.reported_at = Instant::now();
@@ -289,8 +291,14 @@ impl Pipeline {
             // Beyond the end: see `read`.
             position = Lsn(next.0 + 1);
         }
-        self.shared.note(self.name, position, handed);
         self.shared.set_waiting(self.name, self.publisher.waiting());
+        // Work that begins again at the cursor reports nothing from before it. So the shard must
+        // know first. Once it has ended, it takes every report.
+        self.report();
+        if self.replicated.has_reports() {
+            return;
+        }
+        self.shared.note(self.name, position, handed);
         if let Some(pins) = &self.shared.config.pins {
             while self.segments.get(1).is_some_and(|(_, start)| *start <= position) {
                 self.segments.pop_front();

@@ -1,7 +1,8 @@
 //! How far each epoch is in the engine without a hole, for the shard that waits to say so.
 //!
 //! Messages of an epoch are acknowledged in any order. A frame counts once all messages before it
-//! are acknowledged, too. After a gap nothing counts: the engine cannot have all frames.
+//! are acknowledged, too. Frames that the journal lost are in no message: the shard sees from the
+//! numbers that they are missing.
 
 #![forbid(unsafe_code)]
 
@@ -13,15 +14,14 @@ use std::collections::{HashMap, VecDeque};
 #[derive(Debug, Default)]
 pub(super) struct Replicated {
     epochs: HashMap<(u64, Epoch), Track>,
-    /// What was not reported yet: the last frame of each epoch.
-    reports: HashMap<(u64, Epoch), u64>,
+    /// What was not reported yet: first and last frames of stretches, in order.
+    reports: HashMap<(u64, Epoch), Vec<(u64, u64)>>,
 }
 
 /// Messages of an epoch, in order, from the first that is not acknowledged.
 #[derive(Debug, Default)]
 struct Track {
     messages: VecDeque<Tracked>,
-    has_gap: bool,
 }
 
 #[derive(Debug)]
@@ -33,9 +33,8 @@ struct Tracked {
 
 #[derive(Clone, Copy, Debug)]
 enum What {
-    /// Frames up to this one.
-    Frames(u64),
-    Gap,
+    /// These frames, both included.
+    Frames(u64, u64),
     End,
 }
 
@@ -44,8 +43,7 @@ impl Replicated {
     pub(super) fn push(&mut self, number: u64, message: &LiveMessage) {
         let key = (message.call, message.epoch.epoch);
         let what = match &message.content {
-            Content::Audio(chunk) => What::Frames(chunk.last_seq()),
-            Content::Event { name: "gap", .. } => What::Gap,
+            Content::Audio(chunk) => What::Frames(chunk.seq, chunk.last_seq()),
             // Without audio there is nothing to report.
             Content::Event { name: "ended", .. } if self.epochs.contains_key(&key) => What::End,
             Content::Event { .. } => return,
@@ -64,11 +62,7 @@ impl Replicated {
         }
         while let Some(done) = track.messages.pop_front_if(|tracked| tracked.is_acknowledged) {
             match done.what {
-                What::Frames(last) if !track.has_gap => {
-                    self.reports.insert(key, last);
-                }
-                What::Frames(_) => {}
-                What::Gap => track.has_gap = true,
+                What::Frames(first, last) => add(&mut self.reports, key, (first, last)),
                 What::End => {
                     self.epochs.remove(&key);
                     return;
@@ -84,18 +78,39 @@ impl Replicated {
 
     /// What is new since the last call.
     pub(super) fn take_reports(&mut self) -> Vec<ReplicatedFrames> {
-        let reports = self.reports.drain();
-        reports
-            .map(|((call, epoch), seq)| ReplicatedFrames { call, epoch, seq: Seq(seq) })
-            .collect()
+        let reports = self.reports.drain().flat_map(|((call, epoch), stretches)| {
+            stretches.into_iter().map(move |(first, last)| ReplicatedFrames {
+                call,
+                epoch,
+                first: Seq(first),
+                last: Seq(last),
+            })
+        });
+        reports.collect()
     }
 
-    /// The shard could not take these: they are reported later, or later frames of their epochs.
+    /// The shard could not take these: they are reported later, before those that came since.
     pub(super) fn put_back(&mut self, refused: Vec<ReplicatedFrames>) {
-        for ReplicatedFrames { call, epoch, seq } in refused {
-            let last = self.reports.entry((call, epoch)).or_default();
-            *last = seq.0.max(*last);
+        let newer = std::mem::take(&mut self.reports);
+        for ReplicatedFrames { call, epoch, first, last } in refused {
+            add(&mut self.reports, (call, epoch), (first.0, last.0));
         }
+        for (key, stretches) in newer {
+            stretches.into_iter().for_each(|stretch| add(&mut self.reports, key, stretch));
+        }
+    }
+}
+
+/// Adds a stretch of frames to those of its epoch.
+fn add(
+    reports: &mut HashMap<(u64, Epoch), Vec<(u64, u64)>>,
+    key: (u64, Epoch),
+    (first, last): (u64, u64),
+) {
+    let stretches = reports.entry(key).or_default();
+    match stretches.last_mut() {
+        Some((_, end)) if first <= *end + 1 => *end = last.max(*end),
+        _ => stretches.push((first, last)),
     }
 }
 
@@ -130,10 +145,10 @@ mod tests {
         message(Content::Event { name, seq: 0, json: Bytes::new() })
     }
 
-    fn reported(replicated: &mut Replicated) -> Option<u64> {
+    fn reported(replicated: &mut Replicated) -> Vec<(u64, u64)> {
         let reports = replicated.take_reports();
         assert!(reports.iter().all(|report| (report.call, report.epoch) == (9, EPOCH)));
-        reports.first().map(|report| report.seq.0)
+        reports.iter().map(|report| (report.first.0, report.last.0)).collect()
     }
 
     #[test]
@@ -144,13 +159,13 @@ mod tests {
             replicated.push(number as u64, message);
         }
         replicated.acknowledge(1, &messages[1]);
-        assert_eq!(reported(&mut replicated), None);
+        assert_eq!(reported(&mut replicated), []);
         replicated.acknowledge(0, &messages[0]);
-        assert_eq!(reported(&mut replicated), Some(20));
+        assert_eq!(reported(&mut replicated), [(1, 20)]);
         replicated.acknowledge(3, &messages[3]);
         assert!(!replicated.has_reports());
         replicated.acknowledge(2, &messages[2]);
-        assert_eq!(reported(&mut replicated), Some(23));
+        assert_eq!(reported(&mut replicated), [(21, 23)]);
         assert!(replicated.epochs.is_empty());
     }
 
@@ -166,21 +181,24 @@ mod tests {
                 replicated.put_back(refused);
             }
         }
+        assert!(replicated.has_reports());
         let refused = replicated.take_reports();
-        replicated.put_back(vec![ReplicatedFrames { call: 9, epoch: EPOCH, seq: Seq(10) }]);
+        let message = audio(25, 6);
+        replicated.push(2, &message);
+        replicated.acknowledge(2, &message);
         replicated.put_back(refused);
-        assert_eq!(reported(&mut replicated), Some(20));
+        assert_eq!(reported(&mut replicated), [(1, 20), (25, 30)]);
     }
 
     #[test]
-    fn nothing_after_a_gap_is_reported() {
+    fn what_comes_after_a_gap_is_another_stretch() {
         let mut replicated = Replicated::default();
         let messages = [audio(1, 5), event("gap"), audio(7, 4), event("ended")];
         for (number, message) in messages.iter().enumerate() {
             replicated.push(number as u64, message);
             replicated.acknowledge(number as u64, message);
         }
-        assert_eq!(reported(&mut replicated), Some(5));
+        assert_eq!(reported(&mut replicated), [(1, 5), (7, 10)]);
         assert!(replicated.epochs.is_empty());
     }
 }

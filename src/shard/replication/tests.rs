@@ -30,7 +30,12 @@ fn start(replication: &mut Replication, index: u32) {
 }
 
 fn report(index: u32, seq: u64) -> ReplicatedFrames {
-    ReplicatedFrames { call: 7, epoch: epoch(u64::from(index) + 1), seq: Seq(seq) }
+    stretch(index, 1, seq)
+}
+
+fn stretch(index: u32, first: u64, last: u64) -> ReplicatedFrames {
+    let epoch = epoch(u64::from(index) + 1);
+    ReplicatedFrames { call: 7, epoch, first: Seq(first), last: Seq(last) }
 }
 
 fn all_due(replication: &mut Replication, now: Moment) -> Vec<Due> {
@@ -111,6 +116,8 @@ enum Step {
     /// The engine has this share of the durable frames, in hundredths. Over a hundred: also frames
     /// that are not durable here.
     Report(u64),
+    /// The journal lost the next frames, and the engine has later ones.
+    Lose,
     /// So many milliseconds pass.
     Pass(u64),
     StandStill(u64),
@@ -122,6 +129,7 @@ fn steps() -> impl Strategy<Value = Vec<(u32, Step)>> {
     let step = prop_oneof![
         4 => (1u64..30).prop_map(Step::Durable),
         4 => (0u64..130).prop_map(Step::Report),
+        1 => Just(Step::Lose),
         3 => (1u64..4_000).prop_map(Step::Pass),
         1 => (1_000u64..100_000).prop_map(Step::StandStill),
         1 => Just(Step::Restart),
@@ -139,6 +147,7 @@ struct Known {
     epoch: u64,
     /// When the first frame became durable that the engine lacks, standstills moved.
     lacks_since: Option<Moment>,
+    has_gap: bool,
     is_given_up: bool,
 }
 
@@ -173,11 +182,22 @@ fn play(on_timeout: OnTimeout, steps: Vec<(u32, Step)>) -> Result<(), TestCaseEr
             }
             Step::Report(share) => {
                 let seq = known.durable * share / 100;
-                known.covered = known.covered.max(seq);
+                if !known.has_gap {
+                    known.covered = known.covered.max(seq);
+                }
                 if known.covered >= known.durable {
                     known.lacks_since = None;
                 }
-                let report = ReplicatedFrames { call: 7, epoch: epoch(known.epoch), seq: Seq(seq) };
+                let (first, last) = (Seq(1), Seq(seq));
+                let report =
+                    ReplicatedFrames { call: 7, epoch: epoch(known.epoch), first, last };
+                kept.extend(replication.handle_report(report));
+            }
+            Step::Lose => {
+                known.has_gap = true;
+                let (first, last) = (Seq(known.covered + 2), Seq(known.covered + 9));
+                let report =
+                    ReplicatedFrames { call: 7, epoch: epoch(known.epoch), first, last };
                 kept.extend(replication.handle_report(report));
             }
             Step::Pass(count) => now = now + Duration::from_millis(count),
@@ -198,11 +218,12 @@ fn play(on_timeout: OnTimeout, steps: Vec<(u32, Step)>) -> Result<(), TestCaseEr
                     prop_assert_eq!(on_timeout, OnTimeout::Hold);
                     prop_assert!(known.told < known.durable, "it waits for something");
                     let since = known.lacks_since.expect("the engine lacks something");
-                    prop_assert!(now.since(since) >= STALL, "not before its time");
+                    let is_time = known.has_gap || now.since(since) >= STALL;
+                    prop_assert!(is_time, "not before its time");
                     known.is_given_up = true;
                 }
                 Due::Late { calls } => prop_assert!(calls > 0),
-                Due::CaughtUp { .. } => {}
+                Due::CaughtUp { .. } | Due::Gap => {}
             }
         }
         for (id, promise) in kept {
@@ -215,8 +236,12 @@ fn play(on_timeout: OnTimeout, steps: Vec<(u32, Step)>) -> Result<(), TestCaseEr
             }
             known.told = known.told.max(promise.seq.0);
         }
-        let behind = |known: &&Known| known.covered < known.durable && !known.is_given_up;
+        let behind = |known: &&Known| {
+            known.covered < known.durable && !known.has_gap && !known.is_given_up
+        };
         prop_assert_eq!(replication.behind_count, calls.iter().filter(behind).count());
+        let stuck = calls.iter().filter(|it| it.has_gap && it.told < it.durable);
+        prop_assert!(stuck.clone().all(|it| it.is_given_up), "nothing waits for lost frames");
         for known in calls.iter().filter(|known| !known.is_given_up) {
             prop_assert!(known.told >= known.covered.min(known.durable), "what holds is told");
             // The next look is in time for each call that waits.

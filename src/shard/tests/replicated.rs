@@ -71,7 +71,13 @@ impl Rig {
     }
 
     fn mail_report(&self, call: Named, seq: u64) {
-        let frames = vec![ReplicatedFrames { call: call.number, epoch: call.epoch, seq: Seq(seq) }];
+        self.mail_stretch(call, 1, seq);
+    }
+
+    fn mail_stretch(&self, call: Named, first: u64, last: u64) {
+        let Named { number: call, epoch, .. } = call;
+        let (first, last) = (Seq(first), Seq(last));
+        let frames = vec![ReplicatedFrames { call, epoch, first, last }];
         let sender = self.shard.mail.sender(self.shard.index);
         sender.try_send(Message::Replicated(frames)).expect("a test's mailbox has room");
     }
@@ -359,6 +365,74 @@ fn a_degraded_call_that_the_engine_has_in_the_end_is_replicated() {
     rig.send(call.socket, &text(STOP));
     rig.quiet();
     assert_eq!(rig.stopped(call.socket)["level"], "replicated");
+    rig.end();
+}
+
+/// Two calls with 20 durable frames each. The engine has the first ten of one of them.
+fn with_two_calls(on_timeout: OnTimeout) -> (Rig, [Named; 2]) {
+    let mut rig = rig(on_timeout);
+    let calls @ [lossy, whole] = ["lossy", "whole"].map(|name| rig.named_call(name));
+    for call in [lossy, whole] {
+        rig.ask(call.socket, &frames(20, 100));
+    }
+    rig.sync();
+    assert_eq!(rig.report(lossy, 10), ["ack 10"]);
+    (rig, calls)
+}
+
+#[test]
+fn with_degrade_a_call_that_the_engine_cannot_have_whole_is_degraded_alone() {
+    let (mut rig, [lossy, whole]) = with_two_calls(OnTimeout::Degrade);
+    // The journal lost the frames 11 to 15.
+    rig.mail_stretch(lossy, 16, 20);
+    rig.quiet();
+    assert_eq!(rig.said(lossy.socket), ["ack 20"]);
+    assert_eq!(rig.gauges(), [1, 0, 0]);
+    assert_eq!(rig.hear(lossy.socket, &frames(10, 100)), ["ack 30"]);
+    assert_eq!(rig.counters.acks_degraded.read(), 2);
+    assert_eq!(rig.hear(whole.socket, &frames(10, 100)), NOTHING);
+    rig.mail_stretch(lossy, 21, 30);
+    assert_eq!(rig.report(whole, 30), ["ack 10", "ack 20", "ack 30"]);
+    assert_eq!((rig.counters.acks_degraded.read(), rig.counters.calls_engine_lacks.read()), (2, 1));
+    rig.send(lossy.socket, &text(STOP));
+    rig.sync();
+    assert_eq!(rig.stopped(lossy.socket)["level"], "durable");
+    rig.end();
+}
+
+#[test]
+fn a_call_that_the_engine_cannot_have_whole_does_not_keep_its_shard_degraded() {
+    let (mut rig, [lossy, whole]) = with_two_calls(OnTimeout::Degrade);
+    rig.pass(TIMEOUT);
+    assert_eq!((rig.said(lossy.socket), rig.gauges()), (vec!["ack 20".into()], [2, 1, 1]));
+    assert_eq!(rig.said(whole.socket), ["ack 10", "ack 20"]);
+    rig.report(whole, 20);
+    rig.mail_stretch(lossy, 16, 20);
+    rig.quiet();
+    rig.pass(millis(100));
+    assert_eq!(rig.gauges(), [0, 0, 0]);
+    assert_eq!(rig.hear(whole.socket, &frames(10, 100)), NOTHING, "it waits for the engine");
+    assert_eq!(rig.hear(lossy.socket, &frames(10, 100)), ["ack 30"]);
+    rig.end();
+}
+
+#[test]
+fn with_hold_a_call_that_the_engine_cannot_have_whole_is_closed_at_once() {
+    let (mut rig, [lossy, whole]) = with_two_calls(OnTimeout::Hold);
+    rig.mail_stretch(lossy, 16, 20);
+    rig.quiet();
+    assert_eq!(rig.said(lossy.socket), GIVEN_UP);
+    // The engine is faster than the disk.
+    rig.report(whole, 20);
+    rig.world.hold_file_operations(true);
+    rig.ask(whole.socket, &frames(20, 100));
+    assert_eq!(rig.report(whole, 30), NOTHING);
+    rig.mail_stretch(whole, 36, 40);
+    rig.quiet();
+    assert_eq!(rig.said(whole.socket), NOTHING);
+    rig.sync();
+    assert_eq!(rig.said(whole.socket), ["ack 30", "error engine", "close 1013"]);
+    assert_eq!((rig.counters.acks_degraded.read(), rig.counters.calls_engine_lacks.read()), (0, 2));
     rig.end();
 }
 

@@ -56,7 +56,8 @@ impl Play {
                 engine.reports += 1;
                 let interaction = self.peers[peer].interaction.as_str().into();
                 let call = CallIdentity { tenant: TENANT.into(), interaction }.key();
-                let report = ReplicatedFrames { call: call.record_number(), epoch, seq: Seq(seq) };
+                let (call, first, last) = (call.record_number(), Seq(1), Seq(seq));
+                let report = ReplicatedFrames { call, epoch, first, last };
                 let sender = self.rigs[index].shard.mail.sender(index);
                 // One that finds no room is lost: a later one says more.
                 let _ = sender.try_send(Message::Replicated(vec![report]));
