@@ -79,9 +79,10 @@ impl Cursor {
         *position = to.max(*position);
     }
 
-    /// Takes over what another process has written, where that is further.
-    pub(crate) fn merge(&mut self, other: &Cursor) {
-        other.positions.iter().for_each(|(shard, to)| self.advance(*shard, *to));
+    /// Takes over what another process has written of these shards, where that is further.
+    pub(crate) fn merge(&mut self, other: &Cursor, of: impl Fn(&ShardName) -> bool) {
+        let positions = other.positions.iter().filter(|(shard, _)| of(shard));
+        positions.for_each(|(shard, to)| self.advance(*shard, *to));
     }
 
     /// Forgets shards that are not in the data directory any more.
@@ -200,6 +201,13 @@ mod tests {
         assert!(!secret.display().to_string().contains("pass"));
         assert!(!Cursor::new("nats://u:pass@h", node.clone()).encode().contains("pass"));
         assert_eq!(secret, Cursor::path(dir.path(), "nats://u:another@h"));
+        let mut other = Cursor::new(url, node.clone());
+        [1, 2].into_iter().for_each(|run| other.advance((image::run(run), 0), Lsn(0x9000)));
+        let mut merged = cursor.clone();
+        merged.merge(&other, |(run, _)| *run == image::run(2));
+        assert_eq!(merged.position(&(image::run(1), 0)), Some(Lsn(0x5000)), "not asked for");
+        assert_eq!(merged.position(&(image::run(2), 0)), Some(Lsn(0x9000)));
+        assert_eq!(merged.position(&(image::run(2), 7)), Some(Lsn(9)), "never back");
         let text = cursor.encode();
         for at in 0..text.len() {
             let mut bytes = text.clone().into_bytes();

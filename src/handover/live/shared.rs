@@ -174,10 +174,11 @@ impl Shared {
     pub(super) fn save(&self) {
         self.saved_at.set(Instant::now());
         let mut cursor = self.cursor.borrow_mut();
-        // Another process may have served from this directory until now.
+        // Another process may have served from this directory until now, or have sent earlier runs.
+        // Of its own shards this node knows best: `ship` beside it may have left audio out.
         let (path, config) = (&self.cursor_path, &self.config);
         if let Ok(Some(other)) = Cursor::load(path, &config.engine.url, &config.node) {
-            cursor.merge(&other);
+            cursor.merge(&other, |shard| !self.is_own(shard));
         }
         if self.is_unsaved.replace(false)
             && let Err(error) = cursor.store(path)
