@@ -189,15 +189,13 @@ fn play(on_timeout: OnTimeout, steps: Vec<(u32, Step)>) -> Result<(), TestCaseEr
                     known.lacks_since = None;
                 }
                 let (first, last) = (Seq(1), Seq(seq));
-                let report =
-                    ReplicatedFrames { call: 7, epoch: epoch(known.epoch), first, last };
+                let report = ReplicatedFrames { call: 7, epoch: epoch(known.epoch), first, last };
                 kept.extend(replication.handle_report(report));
             }
             Step::Lose => {
                 known.has_gap = true;
                 let (first, last) = (Seq(known.covered + 2), Seq(known.covered + 9));
-                let report =
-                    ReplicatedFrames { call: 7, epoch: epoch(known.epoch), first, last };
+                let report = ReplicatedFrames { call: 7, epoch: epoch(known.epoch), first, last };
                 kept.extend(replication.handle_report(report));
             }
             Step::Pass(count) => now = now + Duration::from_millis(count),
@@ -236,9 +234,8 @@ fn play(on_timeout: OnTimeout, steps: Vec<(u32, Step)>) -> Result<(), TestCaseEr
             }
             known.told = known.told.max(promise.seq.0);
         }
-        let behind = |known: &&Known| {
-            known.covered < known.durable && !known.has_gap && !known.is_given_up
-        };
+        let behind =
+            |known: &&Known| known.covered < known.durable && !known.has_gap && !known.is_given_up;
         prop_assert_eq!(replication.behind_count, calls.iter().filter(behind).count());
         let stuck = calls.iter().filter(|it| it.has_gap && it.told < it.durable);
         prop_assert!(stuck.clone().all(|it| it.is_given_up), "nothing waits for lost frames");
