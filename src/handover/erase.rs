@@ -11,10 +11,12 @@
 #![forbid(unsafe_code)]
 
 use super::mirror::{Mirror, MirrorError};
+use super::sink::Change;
 use super::slice::{self, ObjectName, SliceError, SliceHeader};
 use crate::archive::reader::{Call, Journal};
 use crate::constants::BLOCK_SIZE;
 use crate::format::{HEADER_SIZE, RecordHeader};
+use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -82,13 +84,11 @@ pub fn erase_call(
     };
     let mut erased = ArchiveErased::default();
     for name in names {
-        // It is gone: so is its audio.
-        let Some(bytes) = mirror.get(&name)? else { continue };
-        let again = without(&bytes, |header, _| is_ours(header))
-            .map_err(|error| ArchiveEraseError::Slice(name.clone(), error))?;
-        if let Some((bytes, of_slice)) = again {
-            mirror.replace(&name, bytes)?;
-            erased.add(of_slice);
+        // If it is gone, so is its audio.
+        let changed = mirror.change(&name, |bytes| without(bytes, |header, _| is_ours(header)))?;
+        match changed.map_err(|error| ArchiveEraseError::Slice(name.clone(), error))? {
+            Change::Made(of_slice) => erased.add(of_slice),
+            Change::Nothing | Change::Gone => {}
         }
     }
     Ok(erased)
@@ -108,7 +108,7 @@ impl ArchiveErased {
 pub(super) fn without(
     bytes: &[u8],
     is_chosen: impl Fn(&RecordHeader, usize) -> bool,
-) -> Result<Option<(Vec<u8>, ArchiveErased)>, SliceError> {
+) -> Result<Option<(Bytes, ArchiveErased)>, SliceError> {
     let index = slice::verify(bytes)?.index;
     let mut batches = bytes[BLOCK_SIZE..index.index.end as usize].to_vec();
     let mut found = Vec::new();
@@ -128,7 +128,7 @@ pub(super) fn without(
         batches[at + HEADER_SIZE..][..size].fill(0);
         erased.bytes += size as u64;
     }
-    Ok(Some((slice::made_again(&index, &batches)?.bytes, erased)))
+    Ok(Some((slice::made_again(&index, &batches)?.bytes.into(), erased)))
 }
 
 /// What a slice of the archive is to one of the same name that was made again.

@@ -14,7 +14,7 @@
 
 use super::coverage::{Coverage, Hole, HoleReason};
 use super::index_cache::IndexCache;
-use super::sink::{Listed, ObjectSink, SinkError};
+use super::sink::{Change, Listed, ObjectSink, SinkError};
 use super::slice::{NodeName, ObjectKind, ObjectName, SliceError, SliceIndex};
 use crate::archive::index::{IndexFile, SegmentIndex};
 use crate::archive::layout::{RunName, create_shard_dir, index_path, segment_path};
@@ -211,10 +211,13 @@ impl Mirror {
         parts.filter_map(|(path, ..)| self.objects.get(&path).cloned()).collect()
     }
 
-    /// Replaces an object.
-    pub(super) fn replace(&self, name: &ObjectName, bytes: Vec<u8>) -> Result<(), MirrorError> {
-        let name = name.to_string();
-        Ok(self.runtime.block_on(self.sink.replace(&name, bytes.into()))?)
+    /// Replaces an object by what `make` makes of it: see [`ObjectSink::change`].
+    pub(super) fn change<T, E>(
+        &self,
+        name: &ObjectName,
+        make: impl Fn(&[u8]) -> Result<Option<(Bytes, T)>, E>,
+    ) -> Result<Result<Change<T>, E>, MirrorError> {
+        Ok(self.runtime.block_on(self.sink.change(&name.to_string(), make))?)
     }
 
     /// Removes an object. Returns whether there was one.

@@ -15,7 +15,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions,
-    PutOptions, PutPayload,
+    PutOptions, PutPayload, UpdateVersion,
 };
 use retry::Retry;
 use std::fmt;
@@ -39,6 +39,9 @@ const LOOKUP_MAX: u64 = 512 * 1024;
 
 /// Bytes of a part of a large object. A WAV file of 4 GiB has 512 of them; S3 takes 10,000.
 const PART_SIZE: usize = 8 * 1024 * 1024;
+
+/// How often an object is read again because others have replaced it meanwhile.
+const CHANGE_ROUNDS: u32 = 20;
 
 /// Why a store could not do something: one sentence that says what to do.
 #[derive(Debug)]
@@ -70,6 +73,17 @@ pub enum Stored {
     New,
     /// It was there already, with the same bytes.
     Before,
+}
+
+/// What became of an object that was to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change<T> {
+    /// It was replaced.
+    Made(T),
+    /// It stays as it was.
+    Nothing,
+    /// It is not there.
+    Gone,
 }
 
 /// An object in a listing.
@@ -269,6 +283,48 @@ impl ObjectSink {
             Ok(_) => Ok(()),
             Err(_) => Err(self.no_such_place()),
         }
+    }
+
+    /// Replaces an object by what `make` makes of it, and returns what `make` says of that. If the
+    /// object was replaced since it was read, as by another command that erases another call, it
+    /// is read again. Directories, and stores that do not know this condition, replace it even so.
+    /// `make` may leave it as it is.
+    pub(super) async fn change<T, E>(
+        &self,
+        name: &str,
+        make: impl Fn(&[u8]) -> Result<Option<(Bytes, T)>, E>,
+    ) -> Result<Result<Change<T>, E>, SinkError> {
+        let path = self.path(name);
+        for _ in 0..CHANGE_ROUNDS {
+            let get = async || {
+                let found = self.store.get(&path).await?;
+                let (e_tag, version) = (found.meta.e_tag.clone(), found.meta.version.clone());
+                Ok((found.bytes().await?, UpdateVersion { e_tag, version }))
+            };
+            let Ok((before, version)) = self.request(&format!("get {name}"), get).await? else {
+                return Ok(Ok(Change::Gone));
+            };
+            let (bytes, made) = match make(&before) {
+                Ok(Some(made)) => made,
+                Ok(None) => return Ok(Ok(Change::Nothing)),
+                Err(error) => return Ok(Err(error)),
+            };
+            let put = async |mode| {
+                let puts = PutOptions { mode, ..self.puts.clone() };
+                self.store.put_opts(&path, PutPayload::from_bytes(bytes.clone()), puts).await
+            };
+            let put = async || match put(PutMode::Update(version.clone())).await {
+                Err(Error::NotImplemented { .. }) => put(PutMode::Overwrite).await,
+                done => done,
+            };
+            if self.request(&format!("replace {name}"), put).await?.is_ok() {
+                return Ok(Ok(Change::Made(made)));
+            }
+        }
+        Err(SinkError::Store(format!(
+            "{name} in {} is replaced by others all the time: try again when they are done",
+            self.url
+        )))
     }
 
     /// Removes an object. Returns whether there was one, where the store says so.

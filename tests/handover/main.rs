@@ -11,6 +11,7 @@ mod directory;
 mod engine_faults;
 mod engine_node_faults;
 mod erase;
+mod erase_at_once;
 mod erase_s3;
 mod forward;
 mod journal;

@@ -8,23 +8,23 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const URL: &str = "s3://recordings/exo";
+pub(crate) const URL: &str = "s3://recordings/exo";
 
 /// The flags and credentials for a server at this port.
-fn with(port: u16, command: &mut Command) -> &mut Command {
+pub(crate) fn with(port: u16, command: &mut Command) -> &mut Command {
     let endpoint = format!("endpoint=http://127.0.0.1:{port}");
     command.args(["--sink-option", &endpoint, "--sink-option", "allow_http=true"]);
     command.args(["--sink-option", "region=us-east-1"]);
     command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
 }
 
-fn ship(server: &Seaweed, journal: &Journal, args: &[&str]) -> Command {
+pub(crate) fn ship(server: &Seaweed, journal: &Journal, args: &[&str]) -> Command {
     let mut command = journal.ship(URL, args);
     with(server.port(), &mut command);
     command
 }
 
-fn read(server: &Seaweed, args: &[&str]) -> Command {
+pub(crate) fn read(server: &Seaweed, args: &[&str]) -> Command {
     let mut command = archive(URL, args);
     with(server.port(), &mut command);
     command

@@ -19,6 +19,8 @@ pub(crate) enum Mode {
     Answer(&'static str, &'static str),
     /// It passes HTTP requests on without the header that asks for create-only.
     DropCreateOnly,
+    /// It keeps each PUT until it has another mode, and passes it on then.
+    HoldPuts,
 }
 
 /// See the module. Its threads end with the test's process.
@@ -137,6 +139,13 @@ fn requests(client: &TcpStream, mut server: &TcpStream, state: &State) -> std::i
                 let kept = kept.concat();
                 (kept.len() < head.len()).then(|| state.hit());
                 server.write_all(kept.as_bytes())?;
+            }
+            Mode::HoldPuts if head.starts_with("PUT ") => {
+                state.hit();
+                while state.mode() == Mode::HoldPuts {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                server.write_all(head.as_bytes())?;
             }
             _ => pass(head.as_bytes(), server, state)?,
         }

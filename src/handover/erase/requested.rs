@@ -7,9 +7,10 @@
 #![forbid(unsafe_code)]
 
 use super::{ArchiveErased, damaged_slice, without};
+use crate::format::RecordHeader;
 use crate::handover::cursor::ShardName;
 use crate::handover::erasures::{ErasedEpoch, Erasure};
-use crate::handover::sink::{ObjectSink, SinkError};
+use crate::handover::sink::{Change, ObjectSink, SinkError};
 use crate::handover::slice::{NodeName, ObjectKind, ObjectName};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,15 +110,12 @@ async fn erase_in_shard(
             .filter(|epoch| is_here(epoch))
             .map(|epoch| (epoch.call, epoch.epoch))
             .collect();
-        if !here.is_empty()
-            && let Some(bytes) = sink.get(&name.to_string()).await?
-        {
-            match without(&bytes, |header, _| here.contains(&(header.call, header.epoch))) {
-                Ok(Some((bytes, erased))) => {
-                    sink.replace(&name.to_string(), bytes.into()).await?;
-                    outcome.erased.add(erased);
-                }
-                Ok(None) => {}
+        if !here.is_empty() {
+            let is_wanted = |header: &RecordHeader, _| here.contains(&(header.call, header.epoch));
+            match sink.change(&name.to_string(), |bytes| without(bytes, is_wanted)).await? {
+                Ok(Change::Made(of_slice)) => outcome.erased.add(of_slice),
+                // If it is gone, so is its audio.
+                Ok(Change::Nothing | Change::Gone) => {}
                 Err(error) => fail(damaged_slice(&name, &error), &wanted),
             }
         }

@@ -4,7 +4,7 @@
 
 use crate::handover::erase::{Likeness, Outcome, compare, erase_requested};
 use crate::handover::erasures::Erasure;
-use crate::handover::sink::{Listed, ObjectSink, SinkError, Stored};
+use crate::handover::sink::{Change, Listed, ObjectSink, SinkError, Stored};
 use crate::handover::slice::{ObjectKind, ObjectName};
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
@@ -215,12 +215,14 @@ async fn settle(
     told: String,
 ) -> Result<Stored, SinkError> {
     let name = name.to_string();
-    match sink.get(&name).await?.map(|theirs| compare(&theirs, &bytes)) {
-        Some(Likeness::Same) => Ok(Stored::Before),
-        Some(Likeness::Older) => {
-            sink.replace(&name, bytes).await?;
-            Ok(Stored::New)
-        }
-        Some(Likeness::Other) | None => Err(SinkError::Differs(told)),
+    let changed = sink.change(&name, |theirs| match compare(theirs, &bytes) {
+        Likeness::Same => Ok(None),
+        Likeness::Older => Ok(Some((bytes.clone(), ()))),
+        Likeness::Other => Err(()),
+    });
+    match changed.await? {
+        Ok(Change::Made(())) => Ok(Stored::New),
+        Ok(Change::Nothing) => Ok(Stored::Before),
+        Ok(Change::Gone) | Err(()) => Err(SinkError::Differs(told)),
     }
 }
