@@ -7,6 +7,7 @@ use super::store::node_name;
 use crate::archive::pins::Pins;
 use crate::config::settings::{ALL_TENANTS, AckLevel, Settings};
 use crate::handover::live::chunker::AudioOf;
+use crate::handover::live::earlier::{self, LiveFrom};
 use crate::handover::live::engine::{EngineConfig, StreamPlan};
 use crate::handover::live::forward::LiveForwarder;
 use crate::handover::live::safety::Safety;
@@ -14,6 +15,7 @@ use crate::handover::live::shared::LiveConfig;
 use crate::handover::secrets;
 use crate::handover::slice::NodeName;
 use crate::node::{Node, NodeConfig};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What to hand over, and where to; `None` without an engine.
@@ -47,6 +49,7 @@ fn config_of(settings: &Settings, shards: &[Option<usize>]) -> Result<Option<Liv
         plan,
         monitors: settings.live_monitor.clone().unwrap_or_default(),
         audio_of: audio_of(settings.live_audio.as_deref().unwrap_or_default()),
+        earlier: HashSet::new(),
         reports: settings.ack_level() == AckLevel::Replicated,
         pins: None,
         cpus: settings.forward_cpus.clone().unwrap_or_else(|| free_cpus(shards)),
@@ -73,6 +76,13 @@ pub(super) fn config(
     node: &mut NodeConfig,
 ) -> Result<Option<LiveConfig>, Failure> {
     let Some(mut config) = config_of(settings, &node.shards)? else { return Ok(None) };
+    let url = &config.engine.url;
+    if settings.live_from == LiveFrom::Now {
+        config.earlier = earlier::runs(&config.data_dir, url).map_err(|error| {
+            let dir = config.data_dir.display();
+            Failure::Run(format!("cannot note what of the journal in {dir} is older: {error}"))
+        })?;
+    }
     config.pins = settings.live_required.then(|| Arc::new(Pins::default()));
     if let Some(journal) = &mut node.journal {
         journal.pins.extend(config.pins.clone());
@@ -99,6 +109,13 @@ pub(super) fn start(config: LiveConfig, node: &Node) -> Result<LiveForwarder, Fa
         node = %config.node,
         "handing calls over to a message engine"
     );
+    if !config.earlier.is_empty() {
+        tracing::info!(
+            runs = config.earlier.len(),
+            "the journal of starts before the first one with this engine is not handed over \
+             (live.from=now): `exo-ingest ship --to` sends it"
+        );
+    }
     let Some(links) = node.links() else {
         return Err(Failure::Usage("--live needs a journal: give --data-dir DIR".into()));
     };

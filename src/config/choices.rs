@@ -4,6 +4,7 @@
 use super::format::{self, Format};
 use crate::ack_level::AckLevel;
 use crate::auth::ClientTenant;
+use crate::handover::live::earlier::LiveFrom;
 use crate::io::probe::KernelFeatures;
 use crate::session::ingest::ClaimMatch;
 use crate::shard::OnTimeout;
@@ -71,6 +72,7 @@ choices!(
         "error" Error, "warn" Warn, "info" Info, "debug" Debug, "trace" Trace
 );
 choices!(KERNEL_FEATURES: KernelFeatures = "newest" Newest, "6.1" V6_1);
+choices!(LIVE_FROM: LiveFrom = "now" Now, "oldest" Oldest);
 choices!(OVER_BUDGET: OverBudget = "refuse" Refuse, "drop-oldest" DropOldest);
 choices!(CLIENT_AUTH: ClientAuth = "required" Required, "optional" Optional);
 choices!(

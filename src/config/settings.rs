@@ -20,6 +20,7 @@ pub(crate) use crate::ack_level::AckLevel;
 use crate::ack_level::CallLevels;
 use crate::auth::{TokenPolicy, token_settings};
 use crate::declare::documentation;
+use crate::handover::live::earlier::LiveFrom;
 use crate::handover::secrets;
 use crate::io::probe::KernelFeatures;
 use crate::journal::settings::{JournalSettings, journal_settings};
@@ -262,6 +263,12 @@ settings! {
         "live.monitor", LIST,
         "Monitoring ports of the engine's servers, such as http://HOST:8222: they tell whether it \
          syncs what it acknowledges"
+    }
+    live_from: LiveFrom = LiveFrom::Oldest;
+    {
+        "live.from", LIVE_FROM,
+        "What the first start with an engine hands over. oldest: the journal of earlier starts, \
+         too; now: its own calls, and all later ones"
     }
     live_required: bool = false;
     {

@@ -49,13 +49,13 @@ impl<'a> Coverage<'a> {
     }
 
     /// The next slice. Returns the holes before it. What came before the first slice of an archive
-    /// is no hole: the store's lifecycle rules may have removed it.
+    /// is no hole if no note says so: the store's lifecycle rules may have removed it.
     pub fn slice(&mut self, header: &SliceHeader) -> Vec<Hole> {
         let segment = &header.segment;
         let begins_at = Lsn(segment.start.0 + BLOCK_SIZE as u64);
         let mut holes = Vec::new();
         match self.segment {
-            None => {}
+            None => holes = self.noted(header.first),
             Some(uuid) if uuid == segment.uuid => self.gap(self.covered, header.first, &mut holes),
             Some(_) => {
                 self.gap(self.covered, segment.predecessor_end, &mut holes);
@@ -75,9 +75,10 @@ impl<'a> Coverage<'a> {
     /// The end of the list: holes after the last slice.
     pub fn finish(&mut self) -> Vec<Hole> {
         let mut holes = Vec::new();
-        if self.segment.is_some() {
-            let end = self.notes.iter().map(|note| note.end).max().unwrap_or(Lsn(0));
-            self.gap(self.covered, end, &mut holes);
+        let end = self.notes.iter().map(|note| note.end).max().unwrap_or(Lsn(0));
+        match self.segment {
+            Some(_) => self.gap(self.covered, end, &mut holes),
+            None => holes = self.noted(end),
         }
         // A note without a size stands for segments of an unknown size.
         let unsized_notes = self
@@ -98,15 +99,21 @@ impl<'a> Coverage<'a> {
         ended.map(|note| note.end).max().is_some_and(|end| end >= self.covered)
     }
 
+    /// What notes say of the time before a position, and nothing else.
+    fn noted(&self, end: Lsn) -> Vec<Hole> {
+        let sized = self.notes.iter().filter(|note| note.first < note.end && note.end <= end);
+        let hole = |note: &ObjectName| {
+            let reason = reason_of(note)?;
+            Some(Hole { first: note.first, end: note.end, reason })
+        };
+        sized.filter_map(hole).collect()
+    }
+
     /// Adds what no slice covers between two positions, with the reasons that notes give.
     fn gap(&self, first: Lsn, end: Lsn, holes: &mut Vec<Hole>) {
         let mut next = first;
         for note in self.notes.iter().filter(|note| note.first < end && note.end > first) {
-            let reason = match note.kind {
-                ObjectKind::Expired => HoleReason::Expired,
-                ObjectKind::Lost => HoleReason::LostBefore,
-                ObjectKind::Slice | ObjectKind::Ended => continue,
-            };
+            let Some(reason) = reason_of(note) else { continue };
             if note.first > next {
                 holes.push(Hole { first: next, end: note.first, reason: HoleReason::Missing });
             }
@@ -117,6 +124,15 @@ impl<'a> Coverage<'a> {
         if next < end {
             holes.push(Hole { first: next, end, reason: HoleReason::Missing });
         }
+    }
+}
+
+/// Why there is no slice, by a note.
+fn reason_of(note: &ObjectName) -> Option<HoleReason> {
+    match note.kind {
+        ObjectKind::Expired => Some(HoleReason::Expired),
+        ObjectKind::Lost => Some(HoleReason::LostBefore),
+        ObjectKind::Slice | ObjectKind::Ended => None,
     }
 }
 
@@ -192,5 +208,17 @@ mod tests {
         assert_eq!(reasons, [HoleReason::LostBefore], "the marks do not say that it expired");
         let (found, _) = holes(&slices, &notes[1..]);
         assert_eq!(found[0].reason, HoleReason::Missing, "without the note it does not");
+    }
+
+    #[test]
+    fn notes_before_the_first_slice_and_without_a_slice_are_holes() {
+        let (slices, notes) = objects(&[3]);
+        let at = slices.iter().position(|slice| slice.first >= notes[0].end).unwrap();
+        let expected = [(notes[0].first, notes[0].end)];
+        for slices in [&slices[at..], &[]] {
+            let found = holes(slices, &notes).0;
+            let ranges: Vec<_> = found.iter().map(|hole| (hole.first, hole.end)).collect();
+            assert_eq!(ranges, expected, "{} slices", slices.len());
+        }
     }
 }

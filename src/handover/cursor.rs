@@ -30,6 +30,9 @@ const TITLE: &str = "exo-ingest sink 1";
 /// Directory of cursors in a data directory.
 const DIRECTORY: &str = "sinks";
 
+/// End of the name of a file that names runs from before an engine was first used.
+pub(crate) const EARLIER: &str = "earlier";
+
 /// A shard of a run.
 pub type ShardName = (RunName, u16);
 
@@ -110,7 +113,7 @@ impl Cursor {
         if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
-        let next = path.with_extension("next");
+        let next = beside(path, "next");
         // A killed process may have left it, or a user a link.
         match std::fs::remove_file(&next) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -153,6 +156,15 @@ impl Cursor {
     }
 }
 
+/// The name of a file beside a cursor. Cursors have dots in their names, so replacing what follows
+/// the last one would give two of them one file.
+pub(crate) fn beside(path: &Path, extension: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(extension);
+    PathBuf::from(name)
+}
+
 /// The cursors in a data directory; `None` for one that is damaged.
 pub(super) fn list(data_dir: &Path) -> Result<Vec<(PathBuf, Option<Cursor>)>, JournalError> {
     let dir = data_dir.join(DIRECTORY);
@@ -164,7 +176,10 @@ pub(super) fn list(data_dir: &Path) -> Result<Vec<(PathBuf, Option<Cursor>)>, Jo
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(at)?.path();
-        if !path.is_file() || path.extension().is_some_and(|ending| ending == "next") {
+        let is_other = ["next", EARLIER]
+            .iter()
+            .any(|other| path.extension().is_some_and(|ending| ending == *other));
+        if !path.is_file() || is_other {
             continue;
         }
         let bytes = std::fs::read(&path).map_err(at)?;
@@ -179,6 +194,17 @@ pub(super) fn list(data_dir: &Path) -> Result<Vec<(PathBuf, Option<Cursor>)>, Jo
 mod tests {
     use super::*;
     use crate::archive::image;
+
+    #[test]
+    fn each_cursor_is_written_by_way_of_a_file_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let urls = ["nats://127.0.0.1:4222", "nats://127.0.0.1:4223"];
+        let [one, other] = urls.map(|url| beside(&Cursor::path(dir.path(), url), "next"));
+        assert_ne!(one, other);
+        std::fs::create_dir_all(one.parent().unwrap()).unwrap();
+        std::fs::write(one, "half of it").unwrap();
+        assert!(list(dir.path()).unwrap().is_empty());
+    }
 
     #[test]
     fn a_cursor_is_read_as_it_was_written_and_for_its_archive_only() {

@@ -343,10 +343,15 @@ impl Builder {
                 }
                 progress(None);
             }
-            if let (Some(mut shard), Some(first)) = (shard, listed.first()) {
-                let holes = coverage.finish();
-                self.skip(&mut shard, &first.name, holes);
-                self.end(shard, coverage.has_ended())?;
+            let Some(first) = listed.first() else { continue };
+            let holes = coverage.finish();
+            match shard {
+                Some(mut shard) => {
+                    self.skip(&mut shard, &first.name, holes);
+                    self.end(shard, coverage.has_ended())?;
+                }
+                // There are only notes.
+                None => holes.into_iter().for_each(|hole| self.note_hole(&first.name, hole)),
             }
         }
         Ok(())
@@ -376,9 +381,13 @@ impl Builder {
                 shard.removed_to = shard.next_id;
             }
             shard.next_id += 1;
-            let of_shard = (name.node.clone(), name.run, name.shard);
-            self.state.holes.push((of_shard, hole));
+            self.note_hole(name, hole);
         }
+    }
+
+    fn note_hole(&mut self, name: &ObjectName, hole: Hole) {
+        let of_shard = (name.node.clone(), name.run, name.shard);
+        self.state.holes.push((of_shard, hole));
     }
 
     /// Adds a slice as a segment.

@@ -4,6 +4,7 @@
 
 use super::secrets;
 use crate::archive::pins::Pins;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,8 +32,9 @@ pub struct SinkView {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What fails now, and since when.
-    failure: Option<(String, Instant)>,
+    /// What fails now, and since when, by the part of the sink that fails: the name of a stream,
+    /// or nothing for the whole of it. A part that works must not hide one that fails.
+    failures: BTreeMap<String, (String, Instant)>,
     logged_at: Option<Instant>,
     /// What its settings may lose, one sentence each.
     risks: Vec<String>,
@@ -133,9 +135,18 @@ impl SinkView {
         self.erasures.store(count, Ordering::Relaxed);
     }
 
-    /// What fails now, and for how long.
+    /// What fails now, and for how long. Of several parts: what has failed for the longest time.
     pub fn failure(&self) -> Option<(String, Duration)> {
-        self.lock().failure.as_ref().map(|(told, since)| (told.clone(), since.elapsed()))
+        let state = self.lock();
+        let (told, since) = state.failures.values().min_by_key(|(_, since)| *since)?;
+        Some((told.clone(), since.elapsed()))
+    }
+
+    /// The streams that fail while the rest may work, separated by commas.
+    fn failing_streams(&self) -> String {
+        let state = self.lock();
+        let names: Vec<&str> = state.failures.keys().map(String::as_str).collect();
+        names.join(", ").trim_start_matches(", ").to_owned()
     }
 
     /// A sentence about what fails, if something does.
@@ -143,23 +154,43 @@ impl SinkView {
         let (told, time) = self.failure()?;
         let (kind, url, seconds) = (self.kind, &self.url, time.as_secs());
         let lag = self.lag_bytes();
-        Some(format!(
-            "the {kind} {url} has taken nothing for {seconds} s ({told}): {lag} bytes of the \
-             journal are not there"
-        ))
+        Some(match self.failing_streams() {
+            streams if streams.is_empty() => format!(
+                "the {kind} {url} has taken nothing for {seconds} s ({told}): {lag} bytes of the \
+                 journal are not there"
+            ),
+            streams => format!(
+                "the {kind} {url} has taken nothing in {streams} for {seconds} s ({told}): {lag} \
+                 bytes of the journal are not there"
+            ),
+        })
     }
 
     /// A request failed. The sentence says why.
     pub(crate) fn fail(&self, told: &str) {
+        self.fail_in("", told);
+    }
+
+    /// A stream does not take a message. The sentence says why.
+    pub(crate) fn fail_in(&self, stream: &str, told: &str) {
         let told = &secrets::hide(told);
         self.failures.fetch_add(1, Ordering::Relaxed);
         let mut state = self.lock();
-        let since = state.failure.as_ref().map_or_else(Instant::now, |(_, since)| *since);
-        state.failure = Some((told.to_owned(), since));
-        if state.logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+        let is_new = !state.failures.contains_key(stream);
+        let failure = state.failures.entry(stream.to_owned());
+        failure.or_insert_with(|| (String::new(), Instant::now())).0 = told.to_owned();
+        if is_new || state.logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
             state.logged_at = Some(Instant::now());
             drop(state);
-            tracing::warn!(sink = self.kind, "the {} does not take the journal: {told}", self.kind);
+            let kind = self.kind;
+            match stream {
+                "" => tracing::warn!(sink = kind, "the {kind} does not take the journal: {told}"),
+                stream => tracing::warn!(
+                    sink = kind,
+                    stream,
+                    "a stream of the {kind} does not take its messages: {told}"
+                ),
+            }
         }
     }
 
@@ -175,19 +206,44 @@ impl SinkView {
 
     /// The sink has acknowledged an object.
     pub(crate) fn acknowledge(&self, bytes: u64) {
+        self.acknowledge_in("", bytes);
+    }
+
+    /// A stream has acknowledged a message.
+    pub(crate) fn acknowledge_in(&self, stream: &str, bytes: u64) {
         self.objects.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.recover();
+        self.recover_in(stream);
     }
 
     /// The sink answers again.
     pub(crate) fn recover(&self) {
+        self.recover_in("");
+    }
+
+    /// A stream works, and so does the way to it.
+    fn recover_in(&self, stream: &str) {
         let mut state = self.lock();
-        if let Some((_, since)) = state.failure.take() {
+        let failures = &mut state.failures;
+        if failures.is_empty() {
+            return;
+        }
+        let recovered = [failures.remove(""), failures.remove(stream)].into_iter().flatten();
+        let Some(since) = recovered.map(|(_, since)| since).min() else { return };
+        let is_whole = failures.is_empty();
+        if is_whole {
             state.logged_at = None;
-            drop(state);
-            let seconds = since.elapsed().as_secs();
-            tracing::info!(sink = self.kind, seconds, "the {} takes the journal again", self.kind);
+        }
+        drop(state);
+        let (kind, seconds) = (self.kind, since.elapsed().as_secs());
+        match is_whole {
+            true => tracing::info!(sink = kind, seconds, "the {kind} takes the journal again"),
+            false => tracing::info!(
+                sink = kind,
+                stream,
+                seconds,
+                "a stream of the {kind} takes its messages again, and others do not yet"
+            ),
         }
     }
 
@@ -227,5 +283,22 @@ mod tests {
         assert_eq!(view.failure().map(|(told, _)| told).as_deref(), Some("HTTP 500"));
         view.acknowledge(5);
         assert_eq!((view.failure(), view.failures(), view.bytes()), (None, 2, 5));
+    }
+
+    #[test]
+    fn a_stream_that_works_does_not_hide_one_that_fails() {
+        let view = SinkView::new("engine", "nats://a");
+        view.fail_in("EXO_AUDIO_1", "timed out");
+        view.acknowledge_in("EXO_AUDIO_0", 5);
+        let notice = view.notice().unwrap();
+        assert!(notice.contains("nothing in EXO_AUDIO_1 for 0 s (timed out)"), "{notice}");
+        view.fail_in("EXO_EVENTS", "timed out");
+        view.fail("no connection");
+        let notice = view.notice().unwrap();
+        assert!(notice.contains("nothing in EXO_AUDIO_1, EXO_EVENTS for"), "{notice}");
+        view.acknowledge_in("EXO_AUDIO_1", 5);
+        assert!(view.notice().unwrap().contains("nothing in EXO_EVENTS for"));
+        view.acknowledge_in("EXO_EVENTS", 5);
+        assert_eq!((view.notice(), view.failures()), (None, 3));
     }
 }

@@ -54,16 +54,20 @@ pub struct VerifyReport {
     pub damaged_before: Vec<BadObject>,
     /// Ranges that are not there.
     pub holes: Vec<NamedHole>,
-    /// Calls that miss frames for one of these reasons.
+    /// Calls that miss frames for one of these reasons, but for ranges that retention removed.
     pub calls_incomplete: Vec<IncompleteCall>,
     /// Shards that may go on.
     pub shards_open: u64,
 }
 
 impl VerifyReport {
-    /// Whether nothing is missing or damaged. What retention removed before it was sent does not
-    /// count.
+    /// Whether nothing is missing or damaged.
     pub fn is_sound(&self) -> bool {
+        self.is_sound_but_for_expired() && self.holes.is_empty()
+    }
+
+    /// Whether nothing is missing or damaged but for what retention removed before it was sent.
+    pub fn is_sound_but_for_expired(&self) -> bool {
         self.bad_objects.is_empty()
             && self.damaged_before.is_empty()
             && self.calls_incomplete.is_empty()

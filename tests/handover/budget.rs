@@ -146,8 +146,9 @@ fn past_the_budget_new_calls_are_refused_and_nothing_that_was_acked_is_lost() {
         assert_eq!(metrics.value("exo_ingest_not_ready{reason=\"sink_budget\"}"), 1.0);
         let acked: Vec<u64> = players.iter().map(Player::acked).collect();
         // Nothing is read for sending any more, and the lag grows as the journal does.
+        // It is measured by another thread than the budget.
+        eventually("the lag shows", || of_sink(&node, "lag_bytes", "archive") > 24.0 * MIB);
         let lag = of_sink(&node, "lag_bytes", "archive");
-        assert!(lag > 24.0 * MIB, "{lag}");
         assert!(of_sink(&node, "lag_seconds", "archive") > 0.0);
         eventually("live calls go on, and the lag is right", || {
             let is_on =
@@ -193,6 +194,15 @@ fn past_the_budget_the_oldest_audio_goes_if_so_chosen_and_it_is_told() {
     eventually("the archive takes it", || of_sink(&node, "failing", "archive") == 0.0);
     assert!(node.terminate().success());
     players.into_iter().for_each(|player| drop(player.finish()));
+    // The exit code says so, too.
+    let verify = |more: &[&str]| {
+        let output = exo_ingest(&[&["archive", "verify", "--from", &bad], more].concat(), &[]);
+        (output.status.code(), text(&output.stderr).to_owned())
+    };
+    let (code, told) = verify(&[]);
+    assert_eq!(code, Some(3), "{told}");
+    assert!(told.contains("removed by retention before it was sent: v1/"), "{told}");
+    assert_eq!(verify(&["--allow-expired"]).0, Some(0));
 }
 
 /// Puts the objects of a shard aside: every put fails until they are back.

@@ -116,6 +116,38 @@ fn a_full_engine_is_told_and_holds_up_no_call() {
 }
 
 #[test]
+fn a_stream_that_is_full_is_named_while_the_others_work() {
+    let Some(nats) = NatsCluster::start(&programs(), 1) else { return };
+    let (dir, url) = (tempfile::tempdir().unwrap(), nats.url());
+    operate(&url, async |context| {
+        for (name, subject, size) in [
+            ("EXO_EVENTS", "exo.events.>", -1),
+            ("EXO_AUDIO_0", "exo.audio.0.>", -1),
+            // Enough for the message of the probe.
+            ("EXO_AUDIO_1", "exo.audio.1.>", 32 << 10),
+        ] {
+            context.create_stream(stream(name, subject, size)).await.unwrap();
+        }
+    });
+    let node = node(dir.path(), &url);
+    let names: Vec<String> = (0..8).map(|number| format!("call-{number}")).collect();
+    let players = play(&node, &names.iter().map(String::as_str).collect::<Vec<_>>());
+    await_told(&node, "nothing in EXO_AUDIO_1 for");
+    // Some of the calls are in the other stream, and the shard has room for them for a while.
+    let before = engine(&node, "objects_total");
+    eventually("the other stream works", || engine(&node, "objects_total") > before + 5.0);
+    assert_eq!(engine(&node, "failing"), 1.0, "what works hides nothing");
+    operate(&url, async |context| {
+        context.update_stream(stream("EXO_AUDIO_1", "exo.audio.1.>", -1)).await.unwrap();
+    });
+    eventually("nothing fails", || engine(&node, "failing") == 0.0);
+    await_acks(&players, 30);
+    assert!(node.terminate().success());
+    players.into_iter().for_each(|player| drop(player.finish()));
+    names.iter().for_each(|name| assert_same(dir.path(), &url, name));
+}
+
+#[test]
 fn an_engine_that_is_set_back_gets_everything_from_a_node_without_a_cursor() {
     let Some(mut nats) = NatsCluster::start(&programs(), 1) else { return };
     let (dir, url) = (tempfile::tempdir().unwrap(), nats.url());
@@ -140,7 +172,9 @@ fn an_engine_that_is_set_back_gets_everything_from_a_node_without_a_cursor() {
     let lost = read(&url, "one");
     assert_eq!(lost.status.code(), Some(3), "the hole is named");
     std::fs::remove_dir_all(dir.path().join("sinks")).unwrap();
-    let second = node(dir.path(), &url);
+    // Without a cursor it is a first start.
+    let again = ["--set", "forward.node=edge-7", "--set", "live.from=oldest"];
+    let second = start(dir.path(), &url, 1, &[&["--live-audio", "all"], &again[..]].concat());
     eventually("everything is handed over again", || {
         NAMES.iter().all(|name| read(&url, name).status.code() == Some(0))
     });

@@ -149,6 +149,43 @@ fn a_node_that_is_killed_hands_the_rest_over_after_its_next_start() {
 }
 
 #[test]
+fn a_first_start_can_hand_over_only_what_is_live_from_then_on() {
+    let Some(mut nats) = NatsCluster::start(&programs(), 1) else { return };
+    let (dir, url) = (tempfile::tempdir().unwrap(), nats.url());
+    let played = |node: &NodeProcess, name| {
+        let players = play(node, &[name]);
+        await_acks(&players, 50);
+        players
+    };
+    let finish = |players: Vec<Player>| players.into_iter().for_each(|it| drop(it.finish()));
+    let before = NodeProcess::start(EXO_INGEST, dir.path(), &FAST);
+    let players = played(&before, "before");
+    before.kill();
+    finish(players);
+    // The engine never knew of the run that is killed here. Its calls are sent all the same.
+    nats.kill(0);
+    let args = ["--live-audio", "all", "--set", "forward.node=edge-7", "--set", "live.from=now"];
+    let first = start(dir.path(), &url, 1, &args);
+    let is_told = |node: &NodeProcess| node.log().iter().any(|line| line.contains("live.from=now"));
+    assert!(is_told(&first));
+    let players = played(&first, "first");
+    first.kill();
+    finish(players);
+    nats.restart(0);
+    let second = start(dir.path(), &url, 1, &args);
+    let players = played(&second, "second");
+    eventually("the first one is over", || epochs(&url, "first").iter().any(|(_, ended)| *ended));
+    assert!(is_told(&second) && second.terminate().success());
+    finish(players);
+    ["first", "second"].iter().for_each(|name| assert_same(dir.path(), &url, name));
+    assert_eq!(epochs(&url, "before"), []);
+    let data_dir = dir.path().to_str().unwrap();
+    let shipped = exo_ingest(&["ship", "--data-dir", data_dir, "--to", &url, "--node", "edge-7"]);
+    assert!(shipped.status.success(), "{}", text(&shipped.stderr));
+    assert_same(dir.path(), &url, "before");
+}
+
+#[test]
 fn an_engine_that_stands_still_and_is_killed_gets_everything() {
     let Some(mut nats) = NatsCluster::start(&programs(), 1) else { return };
     let (dir, url) = (tempfile::tempdir().unwrap(), nats.url());

@@ -157,6 +157,35 @@ fn with_hold_a_call_is_closed_after_the_stall_timeout() {
 }
 
 #[test]
+fn acks_go_on_while_other_calls_are_erased_from_the_same_shard() {
+    let Some(nats) = NatsCluster::start(&programs(), 1) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let segments = ["--set", "journal.segment_size=4MiB", "--set", "journal.segment_age=2s"];
+    let node = node(dir.path(), &nats, 1, &[&segments[..], &["--live-audio", "all"]].concat());
+    let player = node.play("stays", 1, Duration::from_millis(5));
+    for round in 0..3 {
+        let call = format!("{TENANT}/gone-{round}");
+        whole_call(&node, TENANT, &format!("gone-{round}"), 13);
+        // The work on the shard is broken off for it, and begins again at the cursor.
+        let mut delete = Command::new(EXO_INGEST);
+        delete.args(["calls", "delete", &call, "--data-dir"]).arg(dir.path()).env_clear();
+        assert!(delete.output().unwrap().status.success());
+        eventually("the engine has erased it", || {
+            let mut read = Command::new(EXO_INGEST);
+            read.args(["read", "--from", &nats.url(), &call, "-o", "-"]).env_clear();
+            String::from_utf8_lossy(&read.output().unwrap().stderr).contains("was deleted")
+        });
+        let acked = player.acked();
+        eventually("acks go on", || player.acked() > acked + 100);
+    }
+    assert_eq!(metric(&node, "calls_engine_lacks_total"), 0.0);
+    assert!(node.terminate().success());
+    let played = player.finish();
+    let (found, acked) = (read(&nats.url(), "stays"), sent(1, played.acked));
+    assert!(found.len() >= acked.len() && found[..acked.len()] == acked, "LOST: {played:?}");
+}
+
+#[test]
 fn calls_that_lost_audio_to_retention_do_not_keep_the_node_degraded() {
     let Some(mut nats) = NatsCluster::start(&programs(), 1) else { return };
     let dir = tempfile::tempdir().unwrap();

@@ -18,6 +18,9 @@ use std::fmt::Write;
 pub(in crate::cli) struct VerifyArgs {
     #[command(flatten)]
     archive: ArchiveFlags,
+    /// Name what retention removed before it was sent, and do not exit with 3 for it
+    #[arg(long)]
+    allow_expired: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -30,7 +33,9 @@ Example:
 Reads the whole archive. It names objects that are damaged, ranges of a journal that are not there, \
 and the calls that miss frames. If a range is gone and the node's journal still has it, run \
 `exo-ingest ship` there with a new --cursor FILE: it asks what is here, and sends the rest. What \
-came before the first slice of a shard counts as removed by the store's lifecycle rules.";
+retention removed before it was sent (archive.required=false, forward.over_budget=drop-oldest) is \
+lost, too: with --allow-expired it is named, and the exit code does not say so. What came before \
+the first slice of a shard counts as removed by the store's lifecycle rules.";
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -52,10 +57,10 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<(), Failure> {
     } else {
         print(&text(&report))?;
     }
-    if is_sound {
+    if is_sound || (args.allow_expired && report.is_sound_but_for_expired()) {
         return Ok(());
     }
-    let holes = report.holes.iter().filter(|hole| hole.reason != HoleReason::Expired).count();
+    let holes = report.holes.len();
     let bad = report.bad_objects.len() + report.damaged_before.len();
     Err(Failure::Damaged(format!(
         "the archive has {} and {}: everything else can be exported",

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+use super::message::{Content, LiveMessage};
 use super::{credentials, subject};
 use crate::handover::ca;
 use crate::handover::secrets::hide;
@@ -217,6 +218,17 @@ impl Engine {
     pub(super) fn stream_names(&self) -> impl Iterator<Item = String> {
         let audio = (0..self.slots).map(|slot| format!("{AUDIO_STREAM}{slot}"));
         std::iter::once(EVENTS_STREAM.to_owned()).chain(audio)
+    }
+
+    /// The name of the stream that a message is for.
+    pub(super) fn stream_of(&self, message: &LiveMessage) -> String {
+        match &message.content {
+            Content::Audio(_) => {
+                let slot = subject::slot(&message.identity, self.slots);
+                format!("{AUDIO_STREAM}{slot}")
+            }
+            Content::Event { .. } => EVENTS_STREAM.to_owned(),
+        }
     }
 
     /// The names of the streams of audio.

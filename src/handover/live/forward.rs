@@ -246,7 +246,7 @@ impl Tasks {
             }
             let from = self.shared.cursor.borrow().position(&name).unwrap_or_default();
             let dir = shard.dir().to_owned();
-            if !is_own && is_told(from) {
+            if !is_own && (is_told(from) || self.shared.is_earlier(&name)) {
                 self.shared.finish(name, &dir);
                 self.done.insert(name);
                 continue;

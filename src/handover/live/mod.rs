@@ -10,6 +10,7 @@
 
 pub(crate) mod chunker;
 mod credentials;
+pub(crate) mod earlier;
 pub(crate) mod engine;
 pub(crate) mod erase;
 pub(crate) mod event;

@@ -260,12 +260,13 @@ impl Pipeline {
     fn take(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Acknowledged(number, message) => {
-                self.shared.view.acknowledge(message.payload().len() as u64);
+                let (stream, size) = (self.publisher.stream_of(&message), message.payload().len());
+                self.shared.view.acknowledge_in(&stream, size as u64);
                 if self.reports() {
                     self.replicated.acknowledge(number, &message);
                 }
             }
-            Outcome::Failed { told, .. } => self.shared.view.fail(&told),
+            Outcome::Failed { stream, told, .. } => self.shared.view.fail_in(&stream, &told),
         }
     }
 

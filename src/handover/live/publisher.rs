@@ -80,6 +80,8 @@ pub(crate) enum Outcome {
     Acknowledged(u64, LiveMessage),
     /// It will be sent again.
     Failed {
+        /// The stream that it is for.
+        stream: String,
         /// Why.
         told: String,
         /// The engine will never take it as it is set up now.
@@ -106,6 +108,11 @@ impl Publisher {
     /// What it has done so far.
     pub(crate) fn stats(&self) -> PublishStats {
         self.stats
+    }
+
+    /// The name of the stream that a message is for.
+    pub(crate) fn stream_of(&self, message: &LiveMessage) -> String {
+        self.engine.stream_of(message)
     }
 
     /// The oldest position that a message here needs; `None` if there is none.
@@ -185,15 +192,17 @@ impl Publisher {
             self.resend_at = Some(now + self.wait);
             self.wait = (2 * self.wait).min(RESEND_WAITS.1);
         }
+        let message = self.messages.get(&number);
+        let stream = message.map(|message| self.engine.stream_of(message)).unwrap_or_default();
         if error.kind() == PublishErrorKind::MaxPayloadExceeded {
-            let size = self.messages.get(&number).map_or(0, |message| message.payload().len());
+            let size = message.map_or(0, |message| message.payload().len());
             let told = format!(
                 "the message engine takes no message of {size} bytes: raise its max_payload to \
                  1 MiB"
             );
-            return Outcome::Failed { told, is_lasting: true };
+            return Outcome::Failed { stream, told, is_lasting: true };
         }
-        Outcome::Failed { told: chain(error), is_lasting: false }
+        Outcome::Failed { stream, told: chain(error), is_lasting: false }
     }
 
     /// Sends what waits. Waits until there is room for more messages, or with `wants_all` until all
@@ -213,7 +222,7 @@ impl Publisher {
             match outcome {
                 None => return Ok(()),
                 Some(Ok(Outcome::Acknowledged(..))) => began = Instant::now(),
-                Some(Ok(Outcome::Failed { told, is_lasting: true })) => {
+                Some(Ok(Outcome::Failed { told, is_lasting: true, .. })) => {
                     return Err(EngineError(told));
                 }
                 Some(Ok(Outcome::Failed { told, .. })) => failure = told,

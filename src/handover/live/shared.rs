@@ -52,6 +52,8 @@ pub(crate) struct LiveConfig {
     pub(crate) monitors: Vec<String>,
     /// Calls whose audio is handed over.
     pub(crate) audio_of: AudioOf,
+    /// Runs that are not handed over.
+    pub(crate) earlier: HashSet<RunName>,
     /// Tell the shards what the engine has.
     pub(crate) reports: bool,
     /// What retention must leave; `None`: retention does not wait for this sink.
@@ -124,6 +126,11 @@ impl Shared {
         self.shards.durable_lsn(run, *shard).is_some()
     }
 
+    /// Whether the shard is from before the first start with this engine, and is not handed over.
+    pub(super) fn is_earlier(&self, (run, _): &ShardName) -> bool {
+        self.config.earlier.contains(run)
+    }
+
     /// The engine has everything of the shard before `position`. What was handed over may be more:
     /// frames wait for the rest of their chunk.
     pub(super) fn note(&self, name: ShardName, position: Lsn, handed: Lsn) {
@@ -150,6 +157,11 @@ impl Shared {
         for shard in shards {
             let name = name_of(shard);
             if progress.contains_key(&name) {
+                continue;
+            }
+            if self.is_earlier(&name) {
+                progress.insert(name, Progress::default());
+                self.config.pins.iter().for_each(|pins| pins.release(shard.dir()));
                 continue;
             }
             let handed = cursor.position(&name).unwrap_or_default().0;
