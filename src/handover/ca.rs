@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-/// What the error of a certificate that nobody here vouches for contains.
+/// Every error about a certificate that is not trusted has these words in it.
 pub(super) const UNTRUSTED: &str = "invalid peer certificate";
 
 /// What to do then, after the error.

@@ -110,19 +110,8 @@ impl Cursor {
 
     /// Replaces the file. A reader sees the old or the new text.
     pub fn store(&self, path: &Path) -> io::Result<()> {
-        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-        }
-        let next = beside(path, "next");
-        // A killed process may have left it, or a user a link.
-        match std::fs::remove_file(&next) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut options = std::fs::File::options();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(&next)?;
-        file.write_all(self.encode().as_bytes())?;
-        std::fs::rename(&next, path)
+        // Not synced: a lost cursor means only that more is sent again.
+        replace(path, &self.encode(), false)
     }
 
     fn encode(&self) -> String {
@@ -154,6 +143,27 @@ impl Cursor {
         }
         Some(cursor)
     }
+}
+
+/// Replaces a file, and makes its directory if needed. A reader sees the old or the new text. With
+/// `is_synced` the new text is on disk first.
+pub(crate) fn replace(path: &Path, text: &str, is_synced: bool) -> io::Result<()> {
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    }
+    let next = beside(path, "next");
+    // A killed process may have left it, or a user a link.
+    match std::fs::remove_file(&next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = std::fs::File::options();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(&next)?;
+    file.write_all(text.as_bytes())?;
+    if is_synced {
+        file.sync_all()?;
+    }
+    std::fs::rename(&next, path)
 }
 
 /// The name of a file beside a cursor. Cursors have dots in their names, so replacing what follows

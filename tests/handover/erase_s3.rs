@@ -2,7 +2,7 @@
 //! while the node sends other calls there.
 
 use crate::EXO_INGEST;
-use crate::erase::{assert_as_new, delete};
+use crate::erase::{assert_as_new, delete_ended};
 use crate::forward::FAST;
 use crate::journal::{archive, files, json, run};
 use crate::seaweed::Seaweed;
@@ -141,10 +141,10 @@ fn a_call_leaves_its_slices_and_its_recording_while_others_are_sent() {
     assert!(files_with(&before, 3, 400).len() > 1, "in a slice and in a WAV file");
     // Slices go out all the time.
     let sent = other.acked();
-    run(&mut delete(&data_dir, &format!("{TENANT}/gone")), 0);
+    delete_ended(&data_dir, "gone");
     // A call that is deleted the moment it has ended: its last slices are not sent yet.
     drop(play(&node, "short", 4, 30).finish());
-    run(&mut delete(&data_dir, &format!("{TENANT}/short")), 0);
+    delete_ended(&data_dir, "short");
     eventually("both are erased in the archive", || requests(&data_dir) == 0);
     eventually("the other call goes on", || other.acked() > sent + 100);
     let after = mirror(&store, &copy);
@@ -175,14 +175,14 @@ fn a_store_that_is_killed_meanwhile_erases_the_call_when_it_is_back() {
     compact(&store, &["gone"]);
     // Killed at another moment of the work each time.
     for pause_ms in [0, 60, 150] {
-        run(&mut delete(&data_dir, &format!("{TENANT}/gone")), 0);
+        delete_ended(&data_dir, "gone");
         std::thread::sleep(Duration::from_millis(pause_ms));
         store.kill();
         store.restart();
     }
     store.kill();
     drop(play(&first, "late", 3, 150).finish());
-    run(&mut delete(&data_dir, &format!("{TENANT}/late")), 0);
+    delete_ended(&data_dir, "late");
     eventually("the request waits", || waiting(&first) >= 1.0);
     first.kill();
     drop(other.finish());

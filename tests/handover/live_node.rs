@@ -167,7 +167,7 @@ fn a_first_start_can_hand_over_only_what_is_live_from_then_on() {
     let args = ["--live-audio", "all", "--set", "forward.node=edge-7", "--set", "live.from=now"];
     let first = start(dir.path(), &url, 1, &args);
     let is_told = |node: &NodeProcess| node.log().iter().any(|line| line.contains("live.from=now"));
-    assert!(is_told(&first));
+    eventually("it is told", || is_told(&first));
     let players = played(&first, "first");
     first.kill();
     finish(players);

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+use crate::erase::delete_ended;
 use crate::{EXO_INGEST, programs};
 use exo_ingest_harness::{
     Message, NatsCluster, NodeProcess, Peer, TENANT, audio, eventually, wire,
@@ -167,9 +168,7 @@ fn acks_go_on_while_other_calls_are_erased_from_the_same_shard() {
         let call = format!("{TENANT}/gone-{round}");
         whole_call(&node, TENANT, &format!("gone-{round}"), 13);
         // The work on the shard is broken off for it, and begins again at the cursor.
-        let mut delete = Command::new(EXO_INGEST);
-        delete.args(["calls", "delete", &call, "--data-dir"]).arg(dir.path()).env_clear();
-        assert!(delete.output().unwrap().status.success());
+        delete_ended(dir.path(), &format!("gone-{round}"));
         eventually("the engine has erased it", || {
             let mut read = Command::new(EXO_INGEST);
             read.args(["read", "--from", &nats.url(), &call, "-o", "-"]).env_clear();

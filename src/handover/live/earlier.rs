@@ -14,11 +14,9 @@
 #![forbid(unsafe_code)]
 
 use crate::archive::layout::{self, RunName, sync_dir};
-use crate::handover::cursor::{Cursor, EARLIER, beside};
+use crate::handover::cursor::{Cursor, EARLIER, beside, replace};
 use std::collections::HashSet;
-use std::fs::{DirBuilder, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::Path;
 
 /// What the first start with an engine hands over.
@@ -68,19 +66,10 @@ fn decode(text: &str) -> impl Iterator<Item = RunName> {
 }
 
 fn store(path: &Path, runs: &HashSet<RunName>) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let next = beside(path, "next");
-    match std::fs::remove_file(&next) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
     let mut text = format!("{TITLE}\n");
     runs.iter().for_each(|run| text.push_str(&format!("{run}\n")));
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&next)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&next, path)?;
+    replace(path, &text, true)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
     sync_dir(dir)?;
     dir.parent().map_or(Ok(()), sync_dir)
 }
